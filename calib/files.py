@@ -1,0 +1,166 @@
+"""Files that are whole or absent: atomic writes, and safetensors with one JSON record beside the tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+RECORD = "calib"  # the one metadata key of our safetensors files
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path` and move it there when the block ends without an error.
+
+    Readers see the old file or the new one, never a half-written one. On an error the temporary file is
+    removed.
+
+    Args:
+        path: Where the finished file belongs. Missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary ones
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON atomically; an undefined number (NaN or infinite) becomes `null`.
+
+    Args:
+        path: The file.
+        value: Dicts, lists, strings, numbers, booleans, None.
+    """
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        ValueError: The file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Was it cut off? Make it anew.") from error
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write tensors and one JSON record into a safetensors file, atomically.
+
+    Args:
+        path: The file.
+        tensors: Name to tensor, on any device.
+        record: JSON-able facts about the tensors; kept under the metadata key `calib`.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = serialize(ready, {RECORD: json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)})
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON record of a file written by `save_tensors`.
+
+    Args:
+        path: The file.
+        kind: What the record's `kind` must say, e.g. "prompt"; the wrong kind is refused.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is cut off, is not safetensors, or is of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
+        ) from error
+    try:
+        record = json.loads(metadata.get(RECORD, "null"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The metadata of {path} is not valid JSON ({error}).") from error
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        found = record.get("kind") if isinstance(record, dict) else None
+        raise ValueError(f"{path} is not a calib {kind} file (its kind is {found!r}).")
+    return tensors, record
+
+
+def require_tensor(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    shape: tuple[int | None, ...],
+    *,
+    path: str | Path,
+    floating: bool = True,
+) -> Tensor:
+    """Return one tensor of a loaded file after checking that it is there, of the right shape and finite.
+
+    Args:
+        tensors: The file's tensors.
+        name: The tensor wanted.
+        shape: The shape expected; None means any size along that axis.
+        path: The file, for the message.
+        floating: Whether it must hold floating-point numbers (else integers).
+
+    Raises:
+        ValueError: It is missing, of another shape or type, or holds NaN or infinite values.
+    """
+    if name not in tensors:
+        raise ValueError(f"{path} has no tensor '{name}' (it has: {', '.join(sorted(tensors)) or 'none'}).")
+    tensor = tensors[name]
+    fits = tensor.dim() == len(shape) and all(
+        w is None or w == s for w, s in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise ValueError(f"{path}: tensor '{name}' must have shape {wanted}, not {tuple(tensor.shape)}.")
+    if tensor.is_floating_point() != floating:
+        raise ValueError(
+            f"{path}: tensor '{name}' has type {tensor.dtype}, expected "
+            f"{'floats' if floating else 'integers'}."
+        )
+    if floating and not torch.isfinite(tensor).all():
+        raise ValueError(f"{path}: tensor '{name}' holds NaN or infinite values.")
+    return tensor
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
