@@ -1,0 +1,30 @@
+"""The losses by the name a configuration gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from calib.losses.confidence import dca, mdca, mmce, smac
+from calib.losses.logits import logitnorm, margin_mean_var, mbls
+from calib.losses.task import cross_entropy, focal, label_smoothing
+from calib.losses.text import angular_separation, text_moment_matching
+from calib.losses.zero_shot import penalty, zs_norm
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "ce": cross_entropy,
+    "ls": label_smoothing,
+    "fl": focal,
+    "smac": smac,
+    "as": angular_separation,
+    "mdca": mdca,
+    "dca": dca,
+    "mmce": mmce,
+    "zs_norm": zs_norm,
+    "penalty": penalty,
+    "mbls": mbls,
+    "logitnorm": logitnorm,
+    "margin_mean_var": margin_mean_var,
+    "text_moment_matching": text_moment_matching,
+}
