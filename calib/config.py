@@ -1,0 +1,379 @@
+"""Run settings: dataclasses are the schema, YAML files the values, `key=value` arguments the last word.
+
+`load_config(["configs/prompt.yaml", "data.shots=16"])` merges from left to right over the defaults below.
+Unknown keys and wrong types are refused with the nearest known key; nothing is imported by a dotted path from
+a YAML file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from calib.errors import unknown_name
+
+
+@dataclass
+class BackboneConfig:
+    """Which frozen model, and from where.
+
+    Attributes:
+        name: embedded, clip, plip, quiltnet, biomedclip, medclip, open_clip:<model>, local-dir:<folder> or
+            hf-hub:<id>.
+        weights: File, folder or hub id of the weights; "random" for a random model (for trying things out).
+            None: the packaged weights of `embedded`.
+        tokenizer: Folder or vocab.txt of a BERT text tower. None: beside the weights.
+        revision: Commit or tag when `weights` is a hub id.
+        preprocessing: "own" (what the model was trained with) or "calibprompt" (what the paper fed it).
+        quick_gelu: Overrides the activation of a CLIP model. None: as published.
+    """
+
+    name: str = "embedded"
+    weights: str | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    preprocessing: str = "own"
+    quick_gelu: bool | None = None
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how many of them.
+
+    Attributes:
+        name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own.
+        root: Folder or file of the images. None: the packaged features of the two embedded tasks.
+        shots: Training images per class. None: all.
+        val_shots: Validation images per class, taken from the rest of the training split.
+        batch_size: Images per training step.
+        views: Augmented views encoded per training image; 0 trains on the plain image.
+        cache: Encode each image once and keep the features; false encodes afresh at every step, as the
+            paper's code.
+        cache_dir: Folder of the feature cache.
+        encode_batch_size: Images encoded at once.
+        drop_last: Leave out the last, smaller batch of an epoch, as the paper's code.
+        template: Zero-shot text with {} for the class name. None: the data set's own.
+        class_names: Names in label order. None: the data set's own.
+        options: Further arguments of the data set's reader, e.g. {image_column: file}.
+    """
+
+    name: str = "cxr3"
+    root: str | None = None
+    shots: int | None = 8
+    val_shots: int = 4
+    batch_size: int = 16
+    views: int = 8
+    cache: bool = True
+    cache_dir: str = ".calib_cache"
+    encode_batch_size: int = 32
+    drop_last: bool = False
+    template: str | None = None
+    class_names: list[str] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PromptConfig:
+    """The learned context.
+
+    Attributes:
+        n_ctx: Context tokens.
+        class_specific: One context per class instead of one for all.
+        init: Words to start from. None: random, N(0, init_std).
+        init_std: Standard deviation of the random start.
+        class_position: Where the class name stands: end, middle or front.
+    """
+
+    n_ctx: int = 16
+    class_specific: bool = False
+    init: str | None = None
+    init_std: float = 0.02
+    class_position: str = "end"
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and learning-rate schedule.
+
+    Attributes:
+        name: sgd or adamw.
+        lr: Learning rate after the warm-up.
+        momentum: Of sgd.
+        weight_decay: Of both.
+        warmup_epochs: Epochs at `warmup_lr` before the cosine begins.
+        warmup_lr: The constant learning rate of the warm-up.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.002
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+
+
+@dataclass
+class LogConfig:
+    """Where the curves go. A CSV file is always written to the run folder.
+
+    Attributes:
+        wandb: disabled, offline or online.
+        project: W&B project.
+        tags: W&B tags.
+    """
+
+    wandb: str = "disabled"
+    project: str = "calib"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ParityConfig:
+    """Behaviour of the CalibPrompt release that we changed, switched back by name to reproduce its numbers.
+
+    Attributes:
+        double_embedding: BiomedCLIP: add positions and LayerNorm twice to the fixed tokens of a prompt.
+        truncate: MedCLIP: cut prompts at 25 tokens without a word.
+        metrics: Also report ECE and MCE as the release defines them (`ece_official`, `mce_official`).
+    """
+
+    double_embedding: bool = False
+    truncate: bool = False
+    metrics: bool = False
+
+
+@dataclass
+class PromptRun:
+    """Settings of `train.py`: learn a prompt, compare it with zero-shot and with baselines, export it.
+
+    Attributes:
+        task: Always "prompt".
+        seed: Draws the shots, starts the context, orders the batches.
+        out: Run folder. None: runs/<backbone>-<data>-<preset>-<shots>shot-s<seed>.
+        preset: Named objective (calibprompt, calibprompt-ls, coop, ...); "none" starts from nothing.
+        loss: Changes to the preset, e.g. {smac: {alpha: 0.1}, as: {weight: 0}}.
+        baselines: Presets trained beside it on the same shots.
+        trainer: Handed to lightning.Trainer as it is.
+        n_bins: Bins of ECE and its kin.
+        resume: Go on with an interrupted run of the same settings in `out`.
+        overwrite: Throw away the run in `out` and train anew.
+    """
+
+    task: str = "prompt"
+    seed: int = 1
+    out: str | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    preset: str = "calibprompt"
+    loss: dict[str, Any] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=lambda: ["coop"])
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 50})
+    log: LogConfig = field(default_factory=LogConfig)
+    parity: ParityConfig = field(default_factory=ParityConfig)
+    n_bins: int = 10
+    resume: bool = True
+    overwrite: bool = False
+
+
+@dataclass
+class EvaluateRun:
+    """Settings of `evaluate.py`: apply exported prompts to a data set and compare them.
+
+    Attributes:
+        task: Always "evaluate".
+        runs: Run folders or prompt.safetensors files. On the command line, arguments that are such paths.
+        out: Folder of the results. None: runs/evaluation.
+        data: The data set. `data.name` left out: each run's own.
+        split: Which split to evaluate: test or val (the data set's own validation split).
+        weights: Weights of the backbone where they have moved since training. None: where the export says.
+        tokenizer: Likewise for the tokenizer.
+        baseline: The method the others are compared with, by its name in the table. None: no comparison.
+        n_bins: Bins of ECE and its kin.
+        n_resamples: Bootstrap resamples of the intervals.
+        level: Coverage of the intervals.
+        seed: Of the bootstrap.
+    """
+
+    task: str = "evaluate"
+    runs: list[str] = field(default_factory=list)
+    out: str | None = None
+    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
+    split: str = "test"
+    weights: str | None = None
+    tokenizer: str | None = None
+    baseline: str | None = None
+    n_bins: int = 10
+    n_resamples: int = 2000
+    level: float = 0.95
+    seed: int = 0
+
+
+SCHEMAS: dict[str, type] = {"prompt": PromptRun, "evaluate": EvaluateRun}
+
+
+def load_config(argv: Sequence[str], *, task: str) -> Any:
+    """Return the settings that YAML files and `key=value` arguments describe, as the dataclass of the task.
+
+    Args:
+        argv: YAML files (arguments without "=") merged from left to right, then `key=value` changes in order.
+        task: "prompt" or "evaluate"; a file that says another task is refused.
+
+    Returns:
+        A `PromptRun` or `EvaluateRun`, interpolations resolved.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: An unknown key, a value of the wrong type, a flag, or YAML that cannot be read.
+
+    Example:
+        >>> load_config(["data.shots=16", "loss.smac.alpha=0.1"], task="prompt").loss
+        {'smac': {'alpha': 0.1}}
+    """
+    schema = SCHEMAS[task]
+    merged = OmegaConf.structured(schema)
+    files = [argument for argument in argv if not _is_change(argument)]
+    changes = [argument for argument in argv if _is_change(argument)]
+    for file in files:
+        merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
+    for change in changes:
+        merged = _merge(merged, _read_change(change), schema, source=f"argument '{change}'", task=task)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The settings cannot be resolved: {_first_line(error)}") from error
+    _check_ranges(config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a settings dataclass as plain dicts, lists and numbers."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Any) -> str:
+    """Return a settings dataclass as YAML text that `load_config` reads back to the same settings."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def run_name(config: PromptRun) -> str:
+    """Return the default name of a run's folder.
+
+    Example:
+        >>> run_name(PromptRun())
+        'embedded-cxr3-calibprompt-8shot-s1'
+    """
+    shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
+    parts = [config.backbone.name, config.data.name, config.preset, shots, f"s{config.seed}"]
+    return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
+
+
+def _is_change(argument: str) -> bool:
+    if argument.startswith("-"):
+        name = argument.lstrip("-").split("=")[0] or "key"
+        raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+    return "=" in argument
+
+
+def _read_yaml(file: str) -> DictConfig:
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # yaml's and omegaconf's errors share no base class
+        raise ValueError(f"{file} is not valid YAML: {_first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
+    return loaded
+
+
+def _read_change(change: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([change])
+    except Exception as error:
+        raise ValueError(f"Argument '{change}' cannot be read: {_first_line(error)}") from error
+
+
+def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
+    said = new.get("task") if "task" in new else task
+    if said != task:
+        if said in SCHEMAS:
+            raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
+        raise unknown_name("task", said, SCHEMAS)
+    _check_keys(OmegaConf.to_container(new, resolve=False), schema, prefix="", source=source)
+    try:
+        return typing.cast(DictConfig, OmegaConf.merge(base, new))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{_first_line(error)}") from error
+
+
+def _check_keys(values: Any, schema: type, *, prefix: str, source: str) -> None:
+    fields = typing.get_type_hints(schema)
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            raise ValueError(
+                f"{source}: " + str(unknown_name("key", name, [prefix + known for known in fields]))
+            )
+        inner = _dataclass_of(fields[key])
+        if inner is None:
+            continue
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{source}: '{name}' holds several settings; write {name}.<key>=..., not {value!r}."
+            )
+        _check_keys(value, inner, prefix=f"{name}.", source=source)
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)  # type: ignore[return-value]
+
+
+def _check_ranges(config: Any) -> None:
+    data = config.data
+    limits = [
+        ("data.shots", data.shots, 1),
+        ("data.val_shots", data.val_shots, 0),
+        ("data.batch_size", data.batch_size, 1),
+        ("data.views", data.views, 0),
+        ("data.encode_batch_size", data.encode_batch_size, 1),
+        ("n_bins", config.n_bins, 1),
+        ("seed", config.seed, 0),
+    ]
+    if isinstance(config, PromptRun):
+        limits += [
+            ("prompt.n_ctx", config.prompt.n_ctx, 1),
+            ("optim.warmup_epochs", config.optim.warmup_epochs, 0),
+        ]
+        positive = {"optim.lr": config.optim.lr, "prompt.init_std": config.prompt.init_std}
+        for key, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"{key} must be above 0, got {value}.")
+        for key, option, allowed in [
+            ("log.wandb", config.log.wandb, ["disabled", "offline", "online"]),
+            ("optim.name", config.optim.name, ["sgd", "adamw"]),
+            ("prompt.class_position", config.prompt.class_position, ["end", "middle", "front"]),
+            ("backbone.preprocessing", config.backbone.preprocessing, ["own", "calibprompt"]),
+        ]:
+            if option not in allowed:
+                raise unknown_name(f"value of {key}", option, allowed)
+    for key, number, least in limits:
+        if number is not None and number < least:
+            raise ValueError(f"{key} must be at least {least}, got {number}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
