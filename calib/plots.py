@@ -1,0 +1,153 @@
+"""Reliability diagrams: what is promised (confidence) against what happens (accuracy), bin by bin.
+
+Figures are plain `matplotlib.figure.Figure` objects, made without pyplot and its global state: they need no
+display and no closing, and are saved with `figure.savefig(path)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from calib.binning import BinStatistics, bin_edges, bin_statistics
+from calib.metrics.calibration import error_from_sums
+from calib.metrics.inputs import Outcomes
+
+# From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
+SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"
+_WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+
+
+def reliability_diagram(
+    probs: Tensor, labels: Tensor, *, n_bins: int = 10, title: str | None = None
+) -> Figure:
+    """Return a reliability diagram with the histogram of the confidences below it.
+
+    Above, each bin that holds samples has a bar up to its accuracy, and a hatched bar from there to its mean
+    confidence: the gap. The ECE is the mean of the gaps, weighted with the shares of the histogram. A bin
+    without samples has no bar at all. Below, the share of the samples in each bin with their number, and
+    lines at accuracy and mean confidence.
+
+    Args:
+        probs: (N, C) in [0, 1], rows sum to 1.
+        labels: (N,) class indices.
+        n_bins: Number of equally wide bins on [0, 1].
+        title: Written above; None for nothing.
+
+    Raises:
+        ValueError: If the inputs are not as above.
+
+    Example:
+        >>> import torch
+        >>> figure = reliability_diagram(torch.tensor([[0.95, 0.05], [1.0, 0.0]]), torch.tensor([0, 1]))
+        >>> figure.axes[0].texts[0].get_text().splitlines()
+        ['ECE 47.5 %', 'Accuracy 50.0 %', 'Confidence 97.5 %', 'n = 2']
+    """
+    return _figure([(title or "", Outcomes.from_probs(probs, labels))], n_bins)
+
+
+def reliability_panels(systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: int = 10) -> Figure:
+    """Return reliability diagrams of several systems side by side, on the same axes.
+
+    Args:
+        systems: Title -> (probs (N, C), labels (N,)), at least one; drawn from left to right.
+        n_bins: Number of equally wide bins on [0, 1].
+
+    Raises:
+        ValueError: If there is no system, or the inputs are not as above.
+
+    Example:
+        >>> import torch
+        >>> one = (torch.tensor([[0.95, 0.05], [1.0, 0.0]]), torch.tensor([0, 1]))
+        >>> figure = reliability_panels({"zero-shot": one, "CE": one})
+        >>> [axes.get_title() for axes in figure.axes[:2]]
+        ['zero-shot', 'CE']
+    """
+    if not systems:
+        raise ValueError("Expected at least one system to draw, got none.")
+    return _figure([(title, Outcomes.from_probs(*given)) for title, given in systems.items()], n_bins)
+
+
+def _figure(panels: list[tuple[str, Outcomes]], n_bins: int) -> Figure:
+    figure = Figure(figsize=(0.6 + 3.2 * len(panels), 4.8), dpi=200, layout="constrained")
+    grid = figure.subplots(
+        2, len(panels), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
+    )
+    for (title, p), above, below in zip(panels, *grid, strict=True):
+        stats = BinStatistics(*(s.cpu() for s in bin_statistics(p.confidence, p.correct, n_bins)))
+        _draw_bars(above, stats, f"{_caption(p, stats)}\nn = {len(p.labels):,}")
+        _draw_histogram(below, stats, p)
+        above.set_title(title, fontsize=11)
+        below.set_xlabel("Confidence (%)")
+    grid[0, 0].set_ylabel("Accuracy (%)")
+    grid[1, 0].set_ylabel("Samples (%)")
+    grid[1, 0].set_ylim(0, 1.3 * max(bar.get_height() for axes in grid[1] for bar in axes.patches))
+    columns = {1: 2, 2: 3}.get(len(panels), 5)  # as many of the five names as fit the width
+    legend = [axes.get_legend_handles_labels() for axes in grid[:, 0]]
+    handles, names = (above + below for above, below in zip(*legend, strict=True))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_bars(axes: Axes, stats: BinStatistics, caption: str) -> None:
+    held = stats.counts > 0  # an empty bin has no accuracy, not accuracy 0
+    counts, confidence_sums, correct_sums = (s[held].numpy() for s in stats)
+    accuracy, confidence = correct_sums / counts, confidence_sums / counts
+    left, width = bin_edges(len(held))[:-1][held].numpy(), 1 / len(held)
+    axes.bar(left, accuracy, width, align="edge", color=SKY, edgecolor="white", label="Accuracy")
+    gap = {"fill": False, "edgecolor": VERMILION, "hatch": "////", "clip_on": False}
+    label = "Gap to mean confidence"
+    axes.bar(left, confidence - accuracy, width, bottom=accuracy, align="edge", label=label, **gap)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="Perfect calibration")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.text(0.04, 0.97, caption, transform=axes.transAxes, va="top", fontsize=9, bbox=_WHITE_BOX)
+    _tidy(axes)
+
+
+def _draw_histogram(axes: Axes, stats: BinStatistics, p: Outcomes) -> None:
+    n_bins = len(stats.counts)
+    shares = (stats.counts / stats.counts.sum()).numpy()
+    bars = axes.bar(
+        bin_edges(n_bins)[:-1].numpy(), shares, 1 / n_bins, align="edge", color=GREY, edgecolor="white"
+    )
+    axes.axvline(_mean(p.correct), color=BLUE, linewidth=1.5, label="Accuracy of all samples")
+    axes.axvline(
+        _mean(p.confidence), color=VERMILION, linewidth=1.5, linestyle=":", label="Confidence of all samples"
+    )
+    counts = [_short(int(count)) for count in stats.counts]
+    rotation = 90 if n_bins > 10 else 0
+    axes.bar_label(bars, counts, fontsize=6.5, padding=2, rotation=rotation, bbox=_WHITE_BOX, zorder=3)
+    _tidy(axes)
+
+
+def _caption(p: Outcomes, stats: BinStatistics) -> str:
+    shares = {
+        "ECE": float(error_from_sums(stats)),
+        "Accuracy": _mean(p.correct),
+        "Confidence": _mean(p.confidence),
+    }
+    return "\n".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())
+
+
+def _short(count: int) -> str:
+    """Return a count in at most four characters below a million; nothing for 0."""
+    if count < 10_000:
+        return str(count or "")
+    return f"{count / 1000:.0f}k"
+
+
+def _tidy(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
