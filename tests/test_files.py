@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.files import atomic_path, load_tensors, read_json, require_tensor, save_tensors, write_json, write_text
+from calib.files import (
+    atomic_path,
+    load_tensors,
+    read_json,
+    require_tensor,
+    save_tensors,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Frozen vision-language models behind one interface. Importing this package builds and loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from calib.backbones.base import Backbone
+from calib.backbones.options import BackboneOptions
+from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.errors import unknown_name
+
+
+def _lazy(module: str, function: str) -> Callable[..., Backbone]:
+    """Return a function that imports its module when called: open_clip and transformers take seconds."""
+
+    def build(*args: object) -> Backbone:
+        return cast(Backbone, getattr(import_module(f"calib.backbones.{module}"), function)(*args))
+
+    return build
+
+
+BACKBONES: dict[str, Callable[[BackboneOptions], Backbone]] = {
+    "embedded": _lazy("named", "embedded"),
+    "clip": _lazy("named", "clip"),
+    "plip": _lazy("named", "plip"),
+    "quiltnet": _lazy("named", "quiltnet"),
+    "biomedclip": _lazy("named", "biomedclip"),
+    "medclip": _lazy("medclip", "medclip"),
+}
+
+# "prefix:rest" -> a function of (rest, options).
+PREFIXES: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
+    "open_clip": _lazy("named", "open_clip_model"),
+    "local-dir": _lazy("named", "local_dir"),
+    "hf-hub": _lazy("named", "hf_hub"),
+}
+
+
+def create_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    preprocessing: str | Preprocessing = "own",
+    quick_gelu: bool | None = None,
+    seed: int = 0,
+    parity: Mapping[str, bool] | None = None,
+) -> Backbone:
+    """Return a frozen backbone, built offline unless a hub id is named.
+
+    Args:
+        name: One of `BACKBONES`, or "open_clip:<model name>", "local-dir:<folder>", "hf-hub:<org/name>".
+        weights: A file, a folder, a hub id ("hf://org/name"), or "random". None takes packaged weights
+            ("embedded", "local-dir:", "hf-hub:"); the other backbones have none and say where to get them.
+        tokenizer: Vocabulary of a BERT text tower: vocab.txt, tokenizer.json, their folder, or a hub id
+            ("hf://org/name"). None looks beside the weights.
+        revision: Commit, tag or branch of a hub id. None takes the newest.
+        preprocessing: "own" is what the model was trained with; "calibprompt" is CLIP's for every model;
+            "clip" and "medclip" are those models' own; or a `Preprocessing`.
+        quick_gelu: Activation of CLIP towers. None takes the published one: QuickGELU for clip, plip and
+            quiltnet.
+        seed: For weights "random". Torch's global random state is not touched.
+        parity: Official quirks to switch on, e.g. {"official_double_embedding": True} for biomedclip.
+
+    Raises:
+        ValueError: A name or setting is unknown, or the weights do not fit.
+        FileNotFoundError: Weights or vocabulary are not where they should be.
+
+    Example:
+        >>> backbone = create_backbone("plipp")
+        Traceback (most recent call last):
+        ValueError: Unknown backbone 'plipp'. Did you mean 'plip'? Known: biomedclip, ...
+    """
+    options = BackboneOptions(
+        weights=weights,
+        tokenizer=tokenizer,
+        revision=revision,
+        preprocessing=preprocessing,
+        quick_gelu=quick_gelu,
+        seed=seed,
+        parity=dict(parity or {}),
+    )
+    prefix, colon, rest = name.partition(":")
+    if colon and rest and prefix in PREFIXES:
+        return partial(PREFIXES[prefix], rest)(options)
+    if name not in BACKBONES:
+        raise unknown_name(
+            "backbone", name, [*BACKBONES, "open_clip:<model>", "local-dir:<folder>", "hf-hub:<org/name>"]
+        )
+    return BACKBONES[name](options)

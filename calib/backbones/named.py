@@ -1,0 +1,156 @@
+"""The open_clip backbones by name: published ones, open_clip's own, those in a folder or on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
+from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
+from calib.backbones.options import BackboneOptions
+from calib.backbones.weights import HUB, download
+from calib.errors import unknown_name
+from calib.files import read_json
+
+PUBLISHED = {
+    "clip": "openai/clip-vit-base-patch32 on the Hugging Face hub, or OpenAI's own ViT-B-32.pt",
+    "plip": "vinid/plip on the Hugging Face hub, or plip_vit_b32.pt of BAPLe",
+    "quiltnet": "wisdomik/QuiltNet-B-32 on the Hugging Face hub, or quiltnet_b32.pt of BAPLe",
+    "biomedclip": "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224 on the Hugging Face hub",
+}
+
+
+def clip(options: BackboneOptions) -> OpenClipBackbone:
+    """Return OpenAI's CLIP ViT-B/32."""
+    return create_open_clip(CLIP_VIT_B32, options, name="clip", published=PUBLISHED["clip"])
+
+
+def plip(options: BackboneOptions) -> OpenClipBackbone:
+    """Return PLIP, a CLIP ViT-B/32 for histopathology."""
+    return create_open_clip(CLIP_VIT_B32, options, name="plip", published=PUBLISHED["plip"])
+
+
+def quiltnet(options: BackboneOptions) -> OpenClipBackbone:
+    """Return QuiltNet-B-32, a CLIP ViT-B/32 for histopathology; QuickGELU as in CalibPrompt."""
+    return create_open_clip(CLIP_VIT_B32, options, name="quiltnet", published=PUBLISHED["quiltnet"])
+
+
+def biomedclip(options: BackboneOptions) -> OpenClipBackbone:
+    """Return BiomedCLIP: ViT-B/16 and PubMedBERT."""
+    return create_open_clip(BIOMEDCLIP, options, name="biomedclip", published=PUBLISHED["biomedclip"])
+
+
+def open_clip_model(model: str, options: BackboneOptions) -> OpenClipBackbone:
+    """Return one of open_clip's own models by its name there.
+
+    Args:
+        model: E.g. "ViT-B-16-quickgelu".
+        options: What the user said; weights are required.
+
+    Raises:
+        ValueError: open_clip has no such model, or its published weights disagree about the preprocessing.
+    """
+    import open_clip
+
+    config = open_clip.get_model_config(model)
+    if config is None or "/" in model:
+        raise unknown_name("open_clip model", model, open_clip.list_models())
+    published = f"the tags {', '.join(open_clip.list_pretrained_tags_by_model(model))} of open_clip"
+    preprocess = _published_preprocessing(model) if options.preprocessing == "own" else {}
+    return create_open_clip(
+        config,
+        options,
+        name=f"open_clip:{model}",
+        published=published,
+        preprocess_config=preprocess,
+        registered=model,
+    )
+
+
+def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None = None) -> OpenClipBackbone:
+    """Return the model of a folder with an `open_clip_config.json` and weights.
+
+    Args:
+        folder: The folder.
+        options: What the user said. Weights None are those in the folder.
+        name: The backbone's name. None is "local-dir:" and the folder.
+
+    Raises:
+        FileNotFoundError: The configuration or the weights are missing.
+        ValueError: The configuration has no `model_cfg`.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.")
+    content = read_json(path)
+    if "model_cfg" not in content:
+        raise ValueError(f"{path} has no model_cfg; its keys are {', '.join(content)}.")
+    if options.weights is None:
+        options = replace(options, weights=folder)
+    return create_open_clip(
+        content["model_cfg"],
+        options,
+        name=name or f"local-dir:{folder}",
+        published=str(folder),
+        preprocess_config=content.get("preprocess_cfg", {}),
+        text_tower=_text_tower_beside(folder, content["model_cfg"]["text_cfg"]),
+        registered=f"local-dir:{folder}",
+    )
+
+
+def hf_hub(hub_id: str, options: BackboneOptions) -> OpenClipBackbone:
+    """Return an open_clip model of the Hugging Face hub.
+
+    Args:
+        hub_id: "org/name".
+        options: What the user said; `revision` picks the version.
+    """
+    folder = download(hub_id, options.revision)
+    backbone = local_dir(folder, replace(options, revision=None), name=f"hf-hub:{hub_id}")
+    if options.weights is None:
+        backbone.weights = f"{HUB}{hub_id}" + (f"@{options.revision}" if options.revision else "")
+    return backbone
+
+
+def embedded(options: BackboneOptions) -> OpenClipBackbone:
+    """Return the small model that comes with this package, for trying things out without any download."""
+    folder = Path(str(files("calib"))) / "assets" / "embedded"
+    if not (folder / CONFIG_NAME).is_file():
+        raise FileNotFoundError(
+            f"This installation lacks the embedded model: there is no {folder / CONFIG_NAME}."
+        )
+    backbone = local_dir(folder, options, name="embedded")
+    if options.weights is None:
+        backbone.weights = "embedded"
+    return backbone
+
+
+def _text_tower_beside(folder: Path, text: Mapping[str, Any]) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if text.get("hf_model_name", "") in TEXT_TOWERS or "hf_model_name" not in text or not path.is_file():
+        return None
+    numbers = read_json(path)
+    return numbers if "model_type" in numbers else None
+
+
+def _published_preprocessing(model: str) -> dict[str, Any]:
+    """Return the preprocessing that all published weights of an open_clip model share."""
+    import open_clip
+
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    found: list[dict[str, Any]] = []
+    for tag in open_clip.list_pretrained_tags_by_model(model):
+        config = open_clip.get_pretrained_cfg(model, tag)
+        chosen = {key: config[key] for key in keys if config.get(key)}
+        if chosen not in found:
+            found.append(chosen)
+    if len(found) > 1:
+        raise ValueError(
+            f"The published weights of {model} want different preprocessings; pass preprocessing=. "
+            f"They are: {found}."
+        )
+    return found[0] if found else {}

@@ -1,0 +1,237 @@
+"""A backbone from an open_clip configuration: built offline, loaded strictly."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from calib.backbones.architectures import TEXT_TOWERS
+from calib.backbones.base import Backbone
+from calib.backbones.convert import load_strictly
+from calib.backbones.options import BackboneOptions, isolated_rng
+from calib.backbones.preprocessing import CLIP, Preprocessing
+from calib.backbones.tokenization import (
+    PromptTokenizer,
+    bert_tokenizer,
+    clip_tokenizer,
+    warn_if_vocabulary_differs,
+    wrap_open_clip,
+)
+from calib.backbones.weights import WeightFile, read_weights
+from calib.files import read_json
+
+CONFIG_NAME = "open_clip_config.json"
+
+
+class OpenClipBackbone(Backbone):
+    """A frozen model of open_clip, with a causal CLIP text tower or a Hugging Face one.
+
+    `parity={"official_double_embedding": True}` (Hugging Face text towers only) gives `encode_prompts` the
+    fixed tokens after BERT's whole embedding layer, so positions, token types and LayerNorm are applied to
+    them twice and to the context once, as github.com/iabh1shekbasu/CalibPrompt c6ec13e does for BiomedCLIP.
+    Whole texts are not affected.
+    """
+
+    quirks = ("official_double_embedding",)
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)
+        if self.parity["official_double_embedding"] and not self.has_bert:
+            raise ValueError(
+                f"official_double_embedding applies to BERT text towers; that of {self.name} is none."
+            )
+        mask = getattr(self._text, "attn_mask", None)
+        self.supports_positions = ("end",) if self.has_bert or mask is None else ("end", "middle", "front")
+
+    @property
+    def _text(self) -> Any:
+        return getattr(self.model, "text", self.model)  # open_clip's CLIP keeps its text tower at the top
+
+    @property
+    def has_bert(self) -> bool:
+        """Return whether the text tower is a Hugging Face model."""
+        return hasattr(self._text.transformer, "get_input_embeddings")
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """Return the text tower's table of token embeddings."""
+        return self._text.transformer.get_input_embeddings() if self.has_bert else self._text.token_embedding
+
+    def prompt_embeddings(self, tokens: Tensor) -> Tensor:
+        """Return what `encode_prompts` puts the context into; see the class for the parity switch."""
+        if self.parity["official_double_embedding"]:
+            return self._text.transformer.embeddings(input_ids=tokens)
+        return super().prompt_embeddings(tokens)
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images)  # type: ignore[operator]
+
+    def _text_features(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)  # type: ignore[operator]
+
+
+def build_model(config: Mapping[str, Any], text_tower: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return open_clip's randomly initialised model of a configuration, without any network call.
+
+    Args:
+        config: `model_cfg` of an open_clip configuration.
+        text_tower: Numbers of the Hugging Face text tower. None takes them from `TEXT_TOWERS`, and from the
+            hub for a tower that is not listed there.
+
+    Raises:
+        ValueError: The model is a CoCa.
+    """
+    from open_clip.model import CLIP as OpenClip  # noqa: N811  our CLIP is a preprocessing
+    from open_clip.model import CustomTextCLIP
+
+    if "multimodal_cfg" in config:
+        raise ValueError("CoCa models are not supported: their text tower appends a token of its own.")
+    built: dict[str, Any] = copy.deepcopy(dict(config))
+    built["vision_cfg"]["timm_model_pretrained"] = False
+    text = built["text_cfg"]
+    if not built.pop("custom_text", False) and "hf_model_name" not in text:
+        return OpenClip(**built)
+    text["hf_model_pretrained"] = False
+    text_tower = text_tower or TEXT_TOWERS.get(text.get("hf_model_name", ""))
+    if text_tower is None:
+        return CustomTextCLIP(**built)
+    # open_clip reads the text tower's numbers from a folder; given a config object it would add a pooler.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(dict(text_tower)), encoding="utf-8")
+        text["hf_model_name"] = folder
+        return CustomTextCLIP(**built)
+
+
+def create_open_clip(
+    config: Mapping[str, Any],
+    options: BackboneOptions,
+    *,
+    name: str,
+    published: str,
+    preprocess_config: Mapping[str, Any] | None = None,
+    text_tower: Mapping[str, Any] | None = None,
+    registered: str | None = None,
+) -> OpenClipBackbone:
+    """Return a backbone for an open_clip configuration: built offline, loaded strictly.
+
+    Args:
+        config: `model_cfg`: embed_dim, vision_cfg, text_cfg, quick_gelu.
+        options: What the user said.
+        name: The backbone's name.
+        published: Where its weights are, for messages.
+        preprocess_config: `preprocess_cfg` of an open_clip configuration. None is CLIP's.
+        text_tower: Numbers of a Hugging Face text tower, see `build_model`.
+        registered: Name under which open_clip knows the model and its tokenizer. None for CLIP's or BERT's.
+
+    Raises:
+        ValueError: Options or weights do not fit.
+        FileNotFoundError: Weights or vocabulary are not there.
+    """
+    config = {**config, "quick_gelu": _activation(config, options, name)}
+    found = options.find_weights(name, published)
+    tokenizer = _tokenizer(config["text_cfg"], options, found, name, registered)
+    with isolated_rng(options.seed):
+        model = build_model(config, text_tower)
+    if found:
+        if options.quick_gelu is None:
+            _warn_if_activation_differs(found.folder, config["quick_gelu"], name)
+        load_strictly(model, read_weights(found.path), name=name, source=found.source)
+    backbone = OpenClipBackbone(
+        model,
+        name=name,
+        tokenizer=tokenizer,
+        preprocess=options.choose_preprocessing(_own_preprocessing(model, preprocess_config or {})),
+        architecture=_facts(config, model),
+        weights=options.weights_source(found),
+        parity=options.parity,
+    )
+    if backbone.has_bert and found:
+        warn_if_vocabulary_differs(name, tokenizer.vocab_size, backbone.token_embedding.num_embeddings)
+    return backbone
+
+
+def _activation(config: Mapping[str, Any], options: BackboneOptions, name: str) -> bool:
+    if options.quick_gelu is None:
+        return bool(config.get("quick_gelu", False))
+    if "timm_model_name" in config["vision_cfg"] and "hf_model_name" in config["text_cfg"]:
+        raise ValueError(f"quick_gelu does not apply to {name}: timm and BERT have activations of their own.")
+    return options.quick_gelu
+
+
+def _warn_if_activation_differs(folder: Path, used: bool, name: str) -> None:
+    for path in (folder / CONFIG_NAME, folder / "config.json"):
+        said = _quick_gelu_said(read_json(path)) if path.is_file() else None
+        if said is not None and said != used:
+            warnings.warn(
+                f"{path} says quick_gelu={said}, but {name} is used with quick_gelu={used}; features differ. "
+                f"Pass quick_gelu={said} to follow the file, or quick_gelu={used} to confirm.",
+                stacklevel=4,
+            )
+
+
+def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:
+    """Return what a configuration of open_clip or Hugging Face says about QuickGELU, None for nothing."""
+    if "model_cfg" in config:
+        return bool(config["model_cfg"].get("quick_gelu", False))
+    towers = [config.get(key) or {} for key in ("text_config", "vision_config")]
+    said = {tower["hidden_act"] for tower in towers if "hidden_act" in tower}
+    return said == {"quick_gelu"} if len(said) == 1 else None
+
+
+def _tokenizer(
+    text: Mapping[str, Any],
+    options: BackboneOptions,
+    found: WeightFile | None,
+    name: str,
+    registered: str | None,
+) -> PromptTokenizer:
+    import open_clip
+
+    length = int(text.get("context_length", 77))
+    tower = text.get("hf_model_name")
+    if tower and (tower in TEXT_TOWERS or options.tokenizer is not None):
+        published = text.get("hf_tokenizer_name") or tower
+        clean = open_clip.tokenizer.get_clean_fn("whitespace")
+        return bert_tokenizer(options.find_tokenizer(name, found, published), length, clean=clean)
+    if options.tokenizer is not None:
+        raise ValueError(
+            f"tokenizer={options.tokenizer!r} does not apply to {name}: its text tower is no BERT."
+        )
+    own_tokenizer = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"))
+    if registered and own_tokenizer:
+        return wrap_open_clip(open_clip.get_tokenizer(registered), length)
+    return clip_tokenizer(length)
+
+
+def _own_preprocessing(model: nn.Module, config: Mapping[str, Any]) -> Preprocessing:
+    size = getattr(model.visual, "image_size", config.get("size", 224))
+    sides = set(size) if isinstance(size, (tuple, list)) else {size}
+    if len(sides) != 1:
+        raise ValueError(f"Only square images are supported, the image tower wants {size}.")
+    return Preprocessing(
+        image_size=int(sides.pop()),
+        mean=tuple(config.get("mean", CLIP.mean)),
+        std=tuple(config.get("std", CLIP.std)),
+        interpolation=config.get("interpolation", CLIP.interpolation),
+        resize=config.get("resize_mode", CLIP.resize),
+    )
+
+
+def _facts(config: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    text = getattr(model, "text", model)
+    pooler = getattr(text, "pooler", None)
+    pooling = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+    return {
+        "library": "open_clip",
+        "embed_dim": config["embed_dim"],
+        "activation": "quick_gelu" if config["quick_gelu"] else "gelu",
+        "pooling": type(pooler).__name__ if pooler else pooling,
+        "config": copy.deepcopy(dict(config)),
+    }

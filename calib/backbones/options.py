@@ -1,0 +1,96 @@
+"""What a user may say about a backbone, and how it is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.backbones.tokenization import find_tokenizer_file
+from calib.backbones.weights import HUB, RANDOM, TOKENIZER_NAMES, WeightFile, download, find_weights
+from calib.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """What a user may say about a backbone; `create_backbone` explains each field."""
+
+    weights: str | Path | None = None
+    tokenizer: str | Path | None = None
+    revision: str | None = None
+    preprocessing: str | Preprocessing = "own"
+    quick_gelu: bool | None = None
+    seed: int = 0
+    parity: Mapping[str, bool] = field(default_factory=dict)
+
+    def choose_preprocessing(self, own: Preprocessing) -> Preprocessing:
+        """Return the backbone's own preprocessing, a preset at the same image size, or the one given."""
+        if isinstance(self.preprocessing, Preprocessing):
+            return self.preprocessing
+        presets = {
+            name: replace(preset, image_size=own.image_size) for name, preset in PREPROCESSINGS.items()
+        }
+        choices = {"own": own, **presets}
+        if self.preprocessing not in choices:
+            raise unknown_name("preprocessing", self.preprocessing, choices)
+        return choices[self.preprocessing]
+
+    def find_weights(self, name: str, published: str) -> WeightFile | None:
+        """Return the weight file, None for random weights.
+
+        Args:
+            name: The backbone, for the message.
+            published: Where its weights are published, for the message.
+
+        Raises:
+            ValueError: No weights were given.
+            FileNotFoundError: They are not there.
+        """
+        if self.weights is None:
+            raise ValueError(
+                f"{name} comes without weights. Published: {published}. Pass weights=<file or folder> for "
+                f"what you have, weights='{HUB}org/name' to load from the Hugging Face hub, or "
+                f"weights='{RANDOM}' for an untrained model."
+            )
+        return None if self.weights == RANDOM else find_weights(self.weights, self.revision)
+
+    def find_tokenizer(self, name: str, found: WeightFile | None, published: str) -> Path:
+        """Return the vocabulary that was given, or the one beside the weights.
+
+        Args:
+            name: The backbone, for the message.
+            found: The weight file, None for random weights.
+            published: The hub id whose vocabulary it is, for the message.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        if self.tokenizer is not None:
+            given = str(self.tokenizer)
+            on_hub = given.startswith(HUB)
+            return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES) if on_hub else Path(given)
+        beside = found and find_tokenizer_file(found.folder)
+        if not beside:
+            where = f"in {found.folder}" if found else "given"
+            raise FileNotFoundError(
+                f"{name} reads text with the vocabulary of {published}, and no vocab.txt or tokenizer.json "
+                f"is {where}. Put one beside the weights, or pass tokenizer=<file or folder> or "
+                f"tokenizer='{HUB}{published}'."
+            )
+        return beside
+
+    def weights_source(self, found: WeightFile | None) -> str:
+        """Return how `describe()` names the weights."""
+        return found.source if found else f"{RANDOM} (seed {self.seed})"
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Run a block with torch's CPU generator seeded, and give the global state back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

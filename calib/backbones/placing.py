@@ -1,0 +1,73 @@
+"""Placing context tokens in a text tower that knows nothing of prompts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def replaced_output(embedding: nn.Embedding, embeddings: Tensor) -> Iterator[None]:
+    """Run a block in which this thread's next call of `embedding` returns `embeddings`.
+
+    Args:
+        embedding: The token table of a text tower.
+        embeddings: (C, L, E), what the tower shall see instead; may carry a graph.
+
+    Raises:
+        RuntimeError: The tower did not look its tokens up exactly once, so the features are not those of the
+            prompts.
+    """
+    owner, used = threading.get_ident(), []
+
+    def swap(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if threading.get_ident() != owner:
+            return None  # another thread encodes its own texts with the same tower
+        used.append(tuple(output.shape))
+        return embeddings.to(output.dtype)
+
+    handle = embedding.register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if used != [tuple(embeddings.shape)]:
+        raise RuntimeError(
+            f"The text tower looked tokens up {len(used)} times, with shapes {used}, instead of once with "
+            f"{tuple(embeddings.shape)}: prompts cannot be placed in it."
+        )
+
+
+def expand_context(context: Tensor, tokens: Tensor, positions: Tensor, width: int, sets: bool) -> Tensor:
+    """Return the context of every set and class: (S, C, M, E), S = 1 without sets.
+
+    Args:
+        context: (M, E) or (C, M, E); with `sets` (S, M, E) or (S, C, M, E).
+        tokens: (C, L).
+        positions: (C, M) int64.
+        width: E.
+        sets: Whether the first dimension counts sets.
+
+    Raises:
+        ValueError: A shape does not fit.
+    """
+    n_classes, n_ctx = tokens.shape[0], positions.shape[-1]
+    if positions.shape != (n_classes, n_ctx) or positions.dtype != torch.int64:
+        raise ValueError(
+            f"Expected positions of shape ({n_classes}, M) and type int64, "
+            f"got {tuple(positions.shape)} {positions.dtype}."
+        )
+    batch = context if sets else context[None]
+    shared, specific = (n_ctx, width), (n_classes, n_ctx, width)
+    if batch.ndim not in (3, 4) or tuple(batch.shape[1:]) not in (shared, specific):
+        front = "S, " if sets else ""
+        raise ValueError(
+            f"Expected a context of shape ({front}{n_ctx}, {width}) or ({front}{n_classes}, {n_ctx}, "
+            f"{width}), got {tuple(context.shape)}."
+        )
+    batch = batch[:, None] if batch.ndim == 3 else batch
+    return batch.to(tokens.device).expand(-1, n_classes, -1, -1)

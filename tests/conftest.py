@@ -1,0 +1,101 @@
+"""Small models of every kind, with the structure of the published ones and random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for the network
+
+WORDS = {10: "x", 11: ".", 12: ",", 20: "covid", 21: "normal", 22: "lung", 23: "opacity", 24: "##s", 25: "a"}
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(WORDS.get(i, f"[unused{i}]") for i in range(4, 30))]
+
+CLIP_CONFIG = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 32},
+    "text_cfg": {"context_length": 22, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 3},
+}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+BIOMEDCLIP_CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+    "text_cfg": {
+        "hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+        "context_length": 20,
+    },
+}
+MEDCLIP_CONFIG = {
+    "embed_dim": 16,
+    "image_tower": {
+        "image_size": 32,
+        "patch_size": 2,
+        "embed_dim": 12,
+        "depths": [1, 2],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    },
+    "text_tower": BERT,
+    "context_length": 14,
+    "hidden_states": [1, 2, -1],
+}
+IMAGE_SIZES = {"clip": 64, "biomedclip": 160, "medclip": 32}
+
+
+@pytest.fixture(scope="session")
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(vocab: Path):
+    """Return a function (kind, **options) -> small backbone; weights are random unless said."""
+    from calib.backbones.medclip import create_medclip
+    from calib.backbones.openclip import create_open_clip
+    from calib.backbones.options import BackboneOptions
+
+    def build(kind: str, **options):
+        given = {"weights": "random", **({} if kind == "clip" else {"tokenizer": vocab}), **options}
+        if kind == "medclip":
+            return create_medclip(MEDCLIP_CONFIG, BackboneOptions(**given))
+        config, tower = (CLIP_CONFIG, None) if kind == "clip" else (BIOMEDCLIP_CONFIG, BERT)
+        return create_open_clip(
+            config, BackboneOptions(**given), name=kind, published="here", text_tower=tower
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def configs() -> SimpleNamespace:
+    return SimpleNamespace(clip=CLIP_CONFIG, biomedclip=BIOMEDCLIP_CONFIG, medclip=MEDCLIP_CONFIG, bert=BERT)
+
+
+@pytest.fixture(scope="module", params=["clip", "biomedclip", "medclip"])
+def backbone(request, small):
+    return small(request.param)
+
+
+@pytest.fixture
+def images(backbone):
+    import torch
+
+    generator = torch.Generator().manual_seed(5)
+    size = IMAGE_SIZES[backbone.name]
+    return torch.randn(5, 3, size, size, generator=generator)
