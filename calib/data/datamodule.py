@@ -1,0 +1,303 @@
+"""Batches for training and evaluation, in an order that depends on seed and epoch only: runs can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from calib.data.features import FeatureTable
+from calib.data.helpers import stable_hash
+from calib.data.records import ImageTable
+from calib.data.task import Table
+
+if TYPE_CHECKING:
+    from calib.backbones.preprocessing import Preprocessing
+
+Batch: TypeAlias = dict[str, Tensor]
+
+
+class BatchSource(Protocol):
+    """Something that makes a batch of row indices into tensors."""
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        """Return the batch for (epoch, row indices)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBatches:
+    """Batches of features held in memory.
+
+    Attributes:
+        table: The features.
+        augment: Whether epoch e gets view e modulo V, where there are views.
+    """
+
+    table: FeatureTable
+    augment: bool
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        """Return image_features (B, D), labels (B,) and index (B,)."""
+        epoch, index = key
+        features = self.table.image_features
+        if self.augment and self.table.augmented_features is not None:
+            features = self.table.augmented_features[:, epoch % self.table.views]  # (N, D), no copy
+        return {"image_features": features[index], "labels": self.table.labels[index], "index": index}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatches:
+    """Batches of images read afresh.
+
+    Attributes:
+        table: The images.
+        preprocess: The backbone's.
+        augment: Whether every epoch sees another random view, drawn with SHA-256("seed:epoch:index").
+        seed: The seed of the views.
+    """
+
+    table: ImageTable
+    preprocess: Preprocessing
+    augment: bool
+    seed: int
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        """Return images (B, 3, H, W), labels (B,) and index (B,)."""
+        epoch, index = key
+        images = [self._image(epoch, row) for row in index.tolist()]
+        return {"images": torch.stack(images), "labels": self.table.labels[index], "index": index}
+
+    def _image(self, epoch: int, row: int) -> Tensor:
+        image = self.table.open(row)
+        return (
+            self.preprocess.augment(image, stable_hash(self.seed, epoch, row))
+            if self.augment
+            else self.preprocess(image)
+        )
+
+
+class BatchOrder:
+    """The batches of row indices of one epoch.
+
+    A batch is one step of the whole run: with several processes, each gets an equal part of it. What does not
+    divide evenly at the end of a shuffled epoch is left out (fewer images than processes); evaluation never
+    repeats or leaves out an image.
+
+    Args:
+        size: Number of rows N.
+        batch_size: Rows per batch, over all processes.
+        seed: Shuffles every epoch in its own way. None: rows in order, for evaluation.
+        drop_last: Leave out a last batch smaller than `batch_size`, unless it is the only one.
+        rank: Which process this is.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: A shuffled batch cannot be divided evenly among the processes, or nothing would be left.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if seed is not None and (batch_size % world_size or size < world_size):
+            shares = f"{batch_size} of {size} images"
+            raise ValueError(f"Batches of {shares} cannot be shared evenly by {world_size} processes.")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> BatchOrder:
+        """The order itself: Lightning calls `loader.batch_sampler.sampler.set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield this process's row indices (B,), batch by batch."""
+        order = torch.arange(self.size)
+        if self.seed is not None:
+            seed, epoch = self.seed, self.epoch
+            order = torch.tensor(sorted(range(self.size), key=lambda row: stable_hash(seed, epoch, row)))
+        for number, length in enumerate(self._lengths()):
+            batch = order[number * self.batch_size :][:length]
+            if self.seed is None:
+                yield batch[self.rank :: self.world_size]
+            else:
+                yield batch.chunk(self.world_size)[self.rank]
+
+    def _lengths(self) -> list[int]:
+        full, rest = divmod(self.size, self.batch_size)
+        if self.seed is not None:
+            rest -= rest % self.world_size
+            if self.drop_last and full:
+                rest = 0
+        return [self.batch_size] * full + ([rest] if rest else [])
+
+
+class BatchLoader:
+    """An iterable of batches with a length, for Lightning.
+
+    It is not a `DataLoader`, so Lightning leaves its order alone, and it can be stopped and gone on with in
+    the middle of an epoch: `state_dict` says how many batches of which epoch are done.
+
+    Args:
+        source: Makes the tensors.
+        order: Says which rows.
+        num_workers: Processes that read images ahead; started anew every epoch. 0: none, best for features.
+    """
+
+    def __init__(self, source: BatchSource, order: BatchOrder, *, num_workers: int = 0) -> None:
+        self.source = source
+        self.batch_sampler = order
+        self.num_workers = num_workers
+        self._done = (0, 0)  # epoch, batches
+        self._resume = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the present epoch, those already done before a resume left out."""
+        # A generator on purpose: Lightning calls iter() first and sets the epoch after it.
+        epoch = self.batch_sampler.epoch
+        skip = self._resume[1] if self._resume[0] == epoch else 0  # after a finished epoch comes another one
+        self._resume = (0, 0)
+        keys = [(epoch, index) for index in self.batch_sampler][skip:]
+        for number, batch in enumerate(self._fetch(keys), start=skip + 1):
+            self._done = (epoch, number)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far this epoch is, and what that depends on."""
+        return {"epoch": self._done[0], "batches": self._done[1], **self._settings()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: It was taken with another data set size, batch size, seed or drop_last.
+        """
+        for key, value in self._settings().items():
+            if state[key] != value:
+                raise ValueError(
+                    f"The checkpoint was made with {key}={state[key]}, this run has {key}={value}."
+                )
+        self._resume = (state["epoch"], state["batches"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {key: getattr(self.batch_sampler, key) for key in ("size", "batch_size", "seed", "drop_last")}
+
+    def _fetch(self, keys: list[tuple[int, Tensor]]) -> Iterator[Batch]:
+        if self.num_workers == 0:
+            return (self.source[key] for key in keys)
+        # The keys are the sampler's items, and the source fetches a whole batch for one key.
+        return iter(DataLoader(self.source, batch_size=None, sampler=keys, num_workers=self.num_workers))  # type: ignore[arg-type]
+
+
+class FewShotDataModule(LightningDataModule):
+    """Batches of a training table and, where there are any, of a validation and a test table.
+
+    A batch holds `image_features` (B, D) for a feature table or `images` (B, 3, H, W) for an image table, and
+    `labels` (B,) and `index` (B,), the rows of the table. Epoch e trains on augmented view e modulo V where
+    features hold views, and on fresh random views of images. Order and views depend on (seed, epoch, row)
+    alone.
+
+    Args:
+        train: The shots.
+        val: The validation shots.
+        test: The test split.
+        batch_size: Images per training step, over all processes.
+        eval_batch_size: Images per evaluation step.
+        seed: Of the order, and of the views of images.
+        drop_last: Leave out the last, smaller training batch of an epoch, as the official CalibPrompt code
+            does.
+        preprocess: The backbone's; needed for image tables.
+        augment: Whether training sees augmented views.
+        num_workers: Processes that read images ahead; feature tables need none.
+
+    Raises:
+        ValueError: An image table without `preprocess`, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        train: Table,
+        val: Table | None = None,
+        test: Table | None = None,
+        *,
+        batch_size: int = 16,
+        eval_batch_size: int = 512,
+        seed: int = 0,
+        drop_last: bool = False,
+        preprocess: Preprocessing | None = None,
+        augment: bool = True,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if any(isinstance(table, ImageTable) for table in (train, val, test)) and preprocess is None:
+            raise ValueError(
+                "Batches of images need the backbone's preprocessing: preprocess=backbone.preprocess."
+            )
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError(f"Batch sizes must be at least 1, not {batch_size} and {eval_batch_size}.")
+        self.train, self.val, self.test = train, val, test
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.seed, self.drop_last = seed, drop_last
+        self.preprocess, self.augment, self.num_workers = preprocess, augment, num_workers
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the shuffled training batches."""
+        rank, world_size = self._process()
+        order = BatchOrder(
+            len(self.train),
+            self.batch_size,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self._loader(self.train, order, augment=self.augment)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        """Return the validation batches; an empty list without a validation table."""
+        return self._evaluation(self.val)
+
+    def test_dataloader(self) -> BatchLoader | list[Any]:
+        """Return the test batches; an empty list without a test table."""
+        return self._evaluation(self.test)
+
+    def _evaluation(self, table: Table | None) -> BatchLoader | list[Any]:
+        if table is None:
+            return []
+        rank, world_size = self._process()
+        order = BatchOrder(len(table), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(table, order, augment=False)
+
+    def _loader(self, table: Table, order: BatchOrder, *, augment: bool) -> BatchLoader:
+        if isinstance(table, FeatureTable):
+            return BatchLoader(FeatureBatches(table, augment), order)
+        assert self.preprocess is not None  # checked in __init__
+        source = ImageBatches(table, self.preprocess, augment, self.seed)
+        return BatchLoader(source, order, num_workers=self.num_workers)
+
+    def _process(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

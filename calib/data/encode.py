@@ -1,0 +1,171 @@
+"""From images to features, once: encode a table, and keep the result in a cache that is never stale."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import PIL
+import torch
+from torch import Tensor
+
+import calib
+from calib.data.features import SCHEMA, TOWER, FeatureTable
+from calib.data.helpers import ProgressLog, json_digest, stable_hash
+from calib.data.records import ImageTable
+
+if TYPE_CHECKING:
+    from calib.backbones.base import Backbone
+
+logger = logging.getLogger(__name__)
+
+
+def encode_table(
+    backbone: Backbone,
+    table: ImageTable,
+    *,
+    views: int = 0,
+    view_seed: int = 0,
+    batch_size: int = 32,
+    meta: Mapping[str, Any] | None = None,
+) -> FeatureTable:
+    """Return the features of all images of a table, on the CPU.
+
+    Memory does not grow with the number of images, except for the features. Every batch has `batch_size`
+    images (the last one is filled up and the filling thrown away), so a feature does not depend on how many
+    images there are.
+
+    Args:
+        backbone: The frozen model; images are encoded where it is.
+        table: N images.
+        views: Augmented views per image beside the plain one. View v of an image is drawn with the seed
+            SHA-256("view_seed:id:v"), whatever its place in the table.
+        view_seed: Any integer.
+        batch_size: Images encoded at once.
+        meta: JSON-able facts to keep with the features, e.g. class names, source and licence.
+
+    Raises:
+        ValueError: An image cannot be read, or the backbone returns something else than finite (B, D)
+            features.
+    """
+    if views < 0 or batch_size < 1:
+        raise ValueError(f"views must be at least 0 and batch_size at least 1, not {views} and {batch_size}.")
+    per_image = 1 + views
+    features = torch.empty(len(table) * per_image, backbone.embed_dim)
+    progress = ProgressLog(logger, "encoding images", len(table))
+    inputs = _inputs(backbone, table, views, view_seed)
+    start = 0
+    with torch.inference_mode():
+        while batch := list(islice(inputs, batch_size)):
+            filled = batch + [batch[-1]] * (batch_size - len(batch))
+            encoded = backbone.encode_image(torch.stack(filled))[: len(batch)].float().cpu()  # (B, D)
+            if encoded.shape != (len(batch), backbone.embed_dim):
+                raise ValueError(f"'{backbone.name}' returned features of shape {tuple(encoded.shape)}.")
+            bad = (~encoded.isfinite()).any(dim=1).nonzero().flatten().tolist()
+            if bad:
+                name = table.names[(start + bad[0]) // per_image]
+                raise ValueError(f"'{backbone.name}' returned NaN or infinite features for the image {name}.")
+            features[start : start + len(batch)] = encoded
+            start += len(batch)
+            progress.update(start // per_image)
+    features = features.view(len(table), per_image, -1)  # (N, 1 + V, D)
+    return FeatureTable(
+        features[:, 0].contiguous(),
+        table.labels,
+        table.ids,
+        list(table.names),
+        None if table.groups is None else list(table.groups),
+        features[:, 1:].contiguous() if views else None,
+        {**_facts(backbone, table, views, view_seed, batch_size), **(meta or {})},
+    )
+
+
+def cache_features(
+    backbone: Backbone,
+    table: ImageTable,
+    cache_dir: str | Path,
+    *,
+    views: int = 0,
+    view_seed: int = 0,
+    batch_size: int = 32,
+    meta: Mapping[str, Any] | None = None,
+) -> FeatureTable:
+    """Return the features of all images of a table, from the cache if they are there.
+
+    The file's name is a digest of the images' contents, the image tower's weights, architecture and
+    preprocessing, and the views: if any of them changes, another file is looked for, so a stale one is never
+    read. Labels, names, groups and the order of the images are not part of it; they are taken from the table.
+    A damaged file is reported in the log and made anew. Files are written whole or not at all, so parallel
+    runs may share a folder.
+
+    Args:
+        backbone: The frozen model.
+        table: N images.
+        cache_dir: The folder; made if needed.
+        views: Augmented views per image; see `encode_table`.
+        view_seed: Any integer.
+        batch_size: Images encoded at once.
+        meta: JSON-able facts to add to the returned table.
+
+    Raises:
+        ValueError: As `encode_table`.
+    """
+    first = {id_: row for row, id_ in reversed(list(enumerate(table.ids)))}  # of copies, the first
+    wanted = sorted(first)
+    tower = {what: get(backbone.describe()) for what, get in TOWER.items()}
+    key = json_digest([SCHEMA, wanted, tower, views, view_seed, table.grey16_max])
+    path = Path(cache_dir) / f"{key}.safetensors"
+    cached = _read_cache(path, wanted, views)
+    if cached is None:
+        unique = table.subset(first[id_] for id_ in wanted)
+        cached = encode_table(backbone, unique, views=views, view_seed=view_seed, batch_size=batch_size)
+        cached.save(path)
+    place = {id_: row for row, id_ in enumerate(wanted)}
+    return replace(
+        cached.subset(place[id_] for id_ in table.ids),
+        labels=table.labels,
+        names=list(table.names),
+        groups=None if table.groups is None else list(table.groups),
+        meta={**cached.meta, **(meta or {})},
+    )
+
+
+def _inputs(backbone: Backbone, table: ImageTable, views: int, view_seed: int) -> Iterator[Tensor]:
+    """Yield (3, H, W) per image: the plain one, then its views."""
+    for row in range(len(table)):
+        image = table.open(row)
+        yield backbone.preprocess(image)
+        for view in range(views):
+            yield backbone.preprocess.augment(image, stable_hash(view_seed, table[row].id, view))
+
+
+def _facts(
+    backbone: Backbone, table: ImageTable, views: int, view_seed: int, batch_size: int
+) -> dict[str, Any]:
+    versions = {"calib": calib.__version__, "torch": str(torch.__version__), "pillow": PIL.__version__}
+    return {
+        "backbone": backbone.describe(),
+        "views": views,
+        "view_seed": view_seed,
+        "batch_size": batch_size,
+        "grey16_max": table.grey16_max,
+        "versions": versions,
+    }
+
+
+def _read_cache(path: Path, ids: list[str], views: int) -> FeatureTable | None:
+    if not path.is_file():
+        return None
+    try:
+        cached = FeatureTable.load(path)
+    except ValueError as error:
+        logger.warning("The cached features are damaged and are made anew: %s", error)
+        return None
+    if cached.ids != ids or cached.views != views:
+        logger.warning("The cached features in %s are of other images; they are made anew.", path)
+        return None
+    return cached

@@ -1,0 +1,177 @@
+"""Images of the Hugging Face `datasets` library: a folder written by `save_to_disk`, or one on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from calib.data.helpers import few
+from calib.data.images import decode_image
+from calib.data.records import ImageTable
+from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
+from calib.errors import unknown_name
+
+KEYS = ("image", "label", "group")
+USUAL_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+
+
+@dataclass(frozen=True, eq=False)
+class RowSource:
+    """The encoded image in one row of a `datasets` table.
+
+    Attributes:
+        rows: The table, with images not decoded.
+        column: The image column.
+        index: The row.
+        name: What error messages call it.
+    """
+
+    rows: Any
+    column: str
+    index: int
+    name: str
+
+    def content_id(self) -> str:
+        """Return the digest of the encoded image's bytes."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def open(self, *, grey16_max: int | None = None) -> Image.Image:
+        """Return the image as RGB."""
+        return decode_image(io.BytesIO(self._bytes()), self.name, grey16_max=grey16_max)
+
+    def _bytes(self) -> bytes:
+        cell = self.rows[self.index][self.column]
+        if cell is None:
+            raise ValueError(f"{self.name} has no image.")
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def load_hf(
+    root: str | Path | None = None,
+    *,
+    class_names: ClassNames | None = None,
+    dataset: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    splits: Mapping[str, str] | None = None,
+) -> Splits:
+    """Return the splits of a `datasets.DatasetDict`.
+
+    Args:
+        root: A folder written by `DatasetDict.save_to_disk`; or None with `dataset`.
+        class_names: Names in label order, or ClassLabel name to name. None: the ClassLabel's own.
+        dataset: A data set on the Hugging Face hub; downloaded only when named here.
+        config: Its configuration, where it has several.
+        revision: Its commit or tag; without one the newest is taken, which may change.
+        columns: What the columns image, label and group are called. None: the only Image column, the only
+            ClassLabel column, no group.
+        splits: Our split to theirs, e.g. {"test": "validation"}. None: train, test and val or validation.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: Both or neither of `root` and `dataset`, or a split, column or label is not as described.
+    """
+    loaded = _load(root, dataset, config, revision)
+    chosen = _choose_splits(loaded, splits or {})
+    names = _column_names(loaded[chosen["train"]], columns or {})
+    keys = loaded[chosen["train"]].features[names["label"]].names
+    labels, ordered = number_classes(keys, class_names, what="label")
+    tables: dict[str, Table] = {}
+    for split, theirs in chosen.items():
+        if loaded[theirs].features[names["label"]].names != keys:
+            raise ValueError(
+                f"The splits '{chosen['train']}' and '{theirs}' number their classes differently."
+            )
+        tables[split] = _table(loaded[theirs], names, [labels[key] for key in keys], split)
+    return Splits(ordered, tables)
+
+
+def _load(root: str | Path | None, dataset: str | None, config: str | None, revision: str | None) -> Any:
+    import datasets  # takes seconds to import
+
+    if (root is None) == (dataset is None):
+        raise ValueError(
+            "Give either root (a folder written by save_to_disk) or dataset (a name on the hub), not both."
+        )
+    if dataset is not None:
+        loaded = datasets.load_dataset(dataset, config, revision=revision)
+    elif not Path(str(root)).is_dir():
+        raise FileNotFoundError(f"There is no folder {root}.")
+    else:
+        try:
+            loaded = datasets.load_from_disk(str(root))
+        except FileNotFoundError as error:
+            raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
+    if not isinstance(loaded, datasets.DatasetDict):
+        raise ValueError(f"{root or dataset} has no splits: save a DatasetDict with 'train' and 'test'.")
+    return loaded
+
+
+def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
+    for ours, theirs in splits.items():
+        if ours not in SPLITS:
+            raise unknown_name("split", ours, SPLITS)
+        if theirs not in loaded:
+            raise unknown_name("split", theirs, loaded)
+    chosen = {}
+    for ours, usual in USUAL_SPLITS.items():
+        found = splits.get(ours) or next(
+            (name for name in usual if name in loaded and name not in splits.values()), None
+        )
+        if found is not None:
+            chosen[ours] = found
+        elif ours != "val":
+            listed = few(list(loaded))
+            raise ValueError(
+                f"There is no split '{ours}', only {listed}. Say which: splits={{{ours}: NAME}}."
+            )
+    return chosen
+
+
+def _column_names(rows: Any, columns: Mapping[str, str]) -> dict[str, str]:
+    import datasets
+
+    for key, name in columns.items():
+        if key not in KEYS:
+            raise unknown_name("column", key, KEYS)
+        if name not in rows.features:
+            raise unknown_name("column", name, rows.features)
+    names = dict(columns)
+    for key, kind in (("image", datasets.Image), ("label", datasets.ClassLabel)):
+        found = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
+        if key not in names and len(found) != 1:
+            listed = ", ".join(
+                f"{name} ({type(feature).__name__})" for name, feature in rows.features.items()
+            )
+            raise ValueError(
+                f"Expected one {kind.__name__} column, found {len(found)}: {listed}. "
+                f"Say which: columns={{{key}: NAME}}."
+            )
+        names.setdefault(key, next(iter(found), ""))
+        if names[key] not in found:
+            actual = type(rows.features[names[key]]).__name__
+            raise ValueError(f"The column '{names[key]}' is of type {actual}, not {kind.__name__}.")
+    return names
+
+
+def _table(rows: Any, names: Mapping[str, str], labels: list[int], split: str) -> ImageTable:
+    import datasets
+
+    raw = [int(label) if label is not None else -1 for label in rows[names["label"]]]
+    if any(not 0 <= label < len(labels) for label in raw):
+        bad = next(index for index, label in enumerate(raw) if not 0 <= label < len(labels))
+        raise ValueError(f"Row {bad} of the split '{split}' has no label.")
+    undecoded = rows.select_columns(names["image"]).cast_column(names["image"], datasets.Image(decode=False))
+    row_names = [f"{split}/{index}" for index in range(len(rows))]
+    sources = [
+        RowSource(undecoded, names["image"], index, f"row {name}") for index, name in enumerate(row_names)
+    ]
+    groups = [str(group) for group in rows[names["group"]]] if "group" in names else None
+    return ImageTable(sources, [labels[label] for label in raw], row_names, groups=groups)

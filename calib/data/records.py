@@ -1,0 +1,190 @@
+"""The images of one split, not yet read: where each is, its label, its group and its content id."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from calib.data.helpers import ProgressLog, few
+from calib.data.images import file_id, open_image, to_rgb
+
+logger = logging.getLogger(__name__)
+
+
+class ImageSource(Protocol):
+    """Something one image can be read from."""
+
+    def content_id(self) -> str:
+        """Return the SHA-256 hex digest of the image's content."""
+
+    def open(self, *, grey16_max: int | None = None) -> Image.Image:
+        """Return the image as RGB; see `calib.data.images.open_image`."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """An image file.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
+
+    def content_id(self) -> str:
+        """Return the digest of the file's bytes."""
+        return file_id(self.path)
+
+    def open(self, *, grey16_max: int | None = None) -> Image.Image:
+        """Return the image as RGB."""
+        return open_image(self.path, grey16_max=grey16_max)
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """One image of an array of images.
+
+    Attributes:
+        images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
+        index: Which of the N.
+        name: What error messages call it.
+    """
+
+    images: np.ndarray
+    index: int
+    name: str
+
+    def content_id(self) -> str:
+        """Return the digest of the image's shape and pixels."""
+        pixels = np.ascontiguousarray(self.images[self.index])
+        return hashlib.sha256(f"{pixels.shape}:{pixels.dtype}:".encode() + pixels.tobytes()).hexdigest()
+
+    def open(self, *, grey16_max: int | None = None) -> Image.Image:
+        """Return the image as RGB."""
+        return to_rgb(Image.fromarray(self.images[self.index]), self.name, grey16_max=grey16_max)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a table.
+
+    Attributes:
+        source: Where its pixels are.
+        label: Class index.
+        id: SHA-256 hex digest of its content.
+        group: Patient, slide or whatever images share when they must not be split apart; None when unknown.
+        name: A readable name, such as the path within the data set.
+    """
+
+    source: ImageSource
+    label: int
+    id: str
+    group: str | None
+    name: str
+
+
+class ImageTable:
+    """The images of one split, in a fixed order. Nothing is read before it is asked for.
+
+    Args:
+        sources: N images.
+        labels: N class indices, from 0.
+        names: N readable names, all different.
+        groups: N group names, e.g. patients. None: not known.
+        ids: N content ids where they are already known (None for those that are not).
+        grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
+
+    Raises:
+        ValueError: The lengths differ, a label is negative, or a name occurs twice.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ImageSource],
+        labels: Sequence[int] | Tensor,
+        names: Sequence[str],
+        *,
+        groups: Sequence[str] | None = None,
+        ids: Sequence[str | None] | None = None,
+        grey16_max: int | None = None,
+    ) -> None:
+        self.labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        self.names = list(names)
+        self.groups = None if groups is None else [str(group) for group in groups]
+        self.grey16_max = grey16_max
+        self._sources = list(sources)
+        self._ids: list[str | None] = [None] * len(self._sources) if ids is None else list(ids)
+        sizes = {"labels": len(self.labels), "names": len(self.names), "ids": len(self._ids)}
+        if self.groups is not None:
+            sizes["groups"] = len(self.groups)
+        wrong = [f"{size} {column}" for column, size in sizes.items() if size != len(self)]
+        if wrong:
+            raise ValueError(f"There are {len(self)} images, but {few(wrong)}.")
+        if len(self) and int(self.labels.min()) < 0:
+            raise ValueError(f"Labels are class indices from 0; the smallest is {int(self.labels.min())}.")
+        if len(set(self.names)) < len(self):
+            twice = [name for name, count in Counter(self.names).items() if count > 1]
+            raise ValueError(f"Names of images must differ; these occur more than once: {few(twice)}.")
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        """Return one image's record. Its file is hashed if its id is not known yet."""
+        index = range(len(self))[index]
+        group = None if self.groups is None else self.groups[index]
+        return ImageRecord(
+            self._sources[index], int(self.labels[index]), self._id(index), group, self.names[index]
+        )
+
+    @property
+    def ids(self) -> list[str]:
+        """The N content ids; files are hashed the first time this is asked for."""
+        progress = ProgressLog(logger, "hashing images", len(self))
+        ids = []
+        for index in range(len(self)):
+            ids.append(self._id(index))
+            progress.update(index)
+        return ids
+
+    def open(self, index: int) -> Image.Image:
+        """Return one image as RGB.
+
+        Raises:
+            ValueError: It cannot be read; the message names it.
+        """
+        return self._sources[index].open(grey16_max=self.grey16_max)
+
+    def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
+        """Return a table of some of the images, in the order of the indices."""
+        rows = [int(i) for i in indices]
+        return ImageTable(
+            [self._sources[i] for i in rows],
+            self.labels[torch.as_tensor(rows, dtype=torch.int64)],
+            [self.names[i] for i in rows],
+            groups=None if self.groups is None else [self.groups[i] for i in rows],
+            ids=[self._ids[i] for i in rows],
+            grey16_max=self.grey16_max,
+        )
+
+    def with_groups(self, groups: Sequence[str] | None) -> ImageTable:
+        """Return the same images with other groups, one name per image; None: not known."""
+        return ImageTable(
+            self._sources, self.labels, self.names, groups=groups, ids=self._ids, grey16_max=self.grey16_max
+        )
+
+    def _id(self, index: int) -> str:
+        known = self._ids[index]
+        if known is None:
+            known = self._ids[index] = self._sources[index].content_id()
+        return known

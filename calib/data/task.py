@@ -1,0 +1,164 @@
+"""A classification task: splits, class names, the zero-shot template, and where the images come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from calib.data.features import FeatureTable
+from calib.data.helpers import few
+from calib.data.records import ImageTable
+from calib.errors import unknown_name
+
+SPLITS = ("train", "val", "test")
+DEFAULT_TEMPLATE = "An image of {}."
+
+Table: TypeAlias = ImageTable | FeatureTable
+ClassNames: TypeAlias = Mapping[str, str] | Sequence[str]
+
+
+@dataclass
+class Splits:
+    """What a reader of some file layout finds.
+
+    Attributes:
+        class_names: C names in label order.
+        tables: One table per split; `train` and `test` always, `val` if there is one.
+        notes: What a user should know about this data, e.g. images that were left out.
+    """
+
+    class_names: list[str]
+    tables: dict[str, Table]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class TaskData:
+    """Everything a run needs to know about a data set.
+
+    Attributes:
+        name: The data set's name.
+        class_names: C different names in label order.
+        template: Zero-shot text with one {} for the class name.
+        train: Images the shots are drawn from.
+        test: Images results are reported on.
+        val: The data set's own validation images, if it has any.
+        source: Where the data can be got.
+        licence: Their terms.
+        notes: Known leaks and limits.
+
+    Raises:
+        ValueError: The template, the class names, a label or a split is not as described.
+    """
+
+    name: str
+    class_names: list[str]
+    template: str
+    train: Table
+    test: Table
+    val: Table | None = None
+    source: str = ""
+    licence: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+        check_class_names(self.class_names)
+        for split, table in self.splits().items():
+            if len(table) == 0:
+                raise ValueError(f"The {split} split of data set '{self.name}' is empty.")
+            highest = int(table.labels.max())
+            if highest >= len(self.class_names):
+                raise ValueError(
+                    f"The {split} split of data set '{self.name}' has label {highest}, but there are only "
+                    f"{len(self.class_names)} class names (labels start at 0)."
+                )
+
+    def splits(self) -> dict[str, Table]:
+        """Return the splits that exist, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: table for split, table in named.items() if table is not None}
+
+
+def check_template(template: str) -> None:
+    """Refuse a template without exactly one place for the class name.
+
+    Raises:
+        ValueError: There is no `{}`, more than one, or another brace.
+    """
+    if template.count("{}") != 1 or any(brace in template.replace("{}", "") for brace in "{}"):
+        raise ValueError(f"A template has {{}} exactly once, e.g. {DEFAULT_TEMPLATE!r}; got {template!r}.")
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse class names that cannot be told apart.
+
+    Raises:
+        ValueError: Fewer than two, an empty one, or one that occurs twice.
+    """
+    if len(names) < 2:
+        raise ValueError(f"A classification task needs at least 2 classes; found {len(names)}.")
+    empty = [index for index, name in enumerate(names) if not name.strip()]
+    if empty:
+        raise ValueError(f"Class {empty[0]} has an empty name.")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"Class names must differ; {few(twice)} occurs more than once.")
+
+
+def readable(key: str) -> str:
+    """Return a folder name or label as a class name: underscores become spaces.
+
+    Example:
+        >>> readable("smooth_muscle")
+        'smooth muscle'
+    """
+    return " ".join(key.replace("_", " ").split())
+
+
+def number_classes(
+    keys: Sequence[str], class_names: ClassNames | None, *, what: str
+) -> tuple[dict[str, int], list[str]]:
+    """Return the label of every class key (folder name or label value) and the class names in label order.
+
+    Without `class_names` the keys are numbered in the order given and underscores become spaces. A mapping
+    from key to name sets both the numbering (its order) and the names. A list that holds the keys themselves
+    sets the numbering; any other list of the right length names the keys one after the other.
+
+    Args:
+        keys: The class keys found in the data, each once, in their natural order (sorted folder names, say).
+        class_names: Names from the user or the data set's description. None: from the keys.
+        what: What a key is, for messages: "class folder" or "label".
+
+    Raises:
+        ValueError: Names and keys do not fit together.
+
+    Example:
+        >>> number_classes(["ADI", "TUM"], {"ADI": "adipose tissue", "TUM": "tumour"}, what="class folder")
+        ({'ADI': 0, 'TUM': 1}, ['adipose tissue', 'tumour'])
+    """
+    found = list(keys)
+    if class_names is None:
+        return {key: label for label, key in enumerate(found)}, [readable(key) for key in found]
+    if isinstance(class_names, Mapping):
+        known = [str(key) for key in class_names]
+        strangers = [key for key in found if key not in known]
+        if strangers:
+            raise unknown_name(what, strangers[0], known)
+        return {key: label for label, key in enumerate(known)}, [str(name) for name in class_names.values()]
+    names = [str(name) for name in class_names]
+    by_key = {name: label for label, name in enumerate(names)}
+    by_name = {readable(name): label for label, name in enumerate(names)}
+    matches = {key: by_key.get(key, by_name.get(readable(key))) for key in found}
+    labels = {key: label for key, label in matches.items() if label is not None}
+    if len(labels) == len(found) and len(set(labels.values())) == len(found):
+        return labels, names
+    if labels:
+        stranger = next(key for key in found if key not in labels)
+        raise unknown_name(what, stranger, names)
+    if len(names) != len(found):
+        raise ValueError(
+            f"There are {len(names)} class names for {len(found)} values of {what}: {few(found, 10)}."
+        )
+    return {key: label for label, key in enumerate(found)}, names

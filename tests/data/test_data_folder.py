@@ -1,0 +1,165 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calib.data import load_data
+from calib.data.image_folder import load_image_folder
+
+MakeFolder = Callable[..., Path]
+FOUR = {"train/ADI": 3, "train/smooth_muscle": 2, "test/ADI": 1, "test/smooth_muscle": 2}
+
+
+def test_classes_are_the_sorted_folders_with_spaces_for_underscores(make_folder: MakeFolder) -> None:
+    task = load_data("folder", make_folder(FOUR))
+    assert task.class_names == ["ADI", "smooth muscle"]
+    assert task.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert task.test.names == ["test/ADI/0.png", "test/smooth_muscle/0.png", "test/smooth_muscle/1.png"]
+    assert task.val is None
+    assert task.template == "An image of {}."
+
+
+def test_sorting_is_by_code_point_as_in_the_official_code(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{split}/{name}": 1 for split in ("train", "test") for name in ("b", "C", "a")})
+    assert load_data("folder", root).class_names == ["C", "a", "b"]
+
+
+def test_the_official_layout_with_class_names_and_a_validation_split(make_folder: MakeFolder) -> None:
+    root = make_folder(
+        {f"images/{split}/{name}": 1 for split in ("train", "val", "test") for name in ("N", "T")}
+    )
+    (root / "classnames.txt").write_text("T colorectal adenocarcinoma\n\nN normal mucosa\n", encoding="utf-8")
+    task = load_data("folder", root)
+    assert task.class_names == [
+        "normal mucosa",
+        "colorectal adenocarcinoma",
+    ]  # the folders' order, not the file's
+    assert task.val is not None
+    assert task.val.names == ["images/val/N/0.png", "images/val/T/0.png"]
+
+
+def test_a_tab_allows_folders_with_spaces(make_folder: MakeFolder) -> None:
+    root = make_folder(
+        {f"{split}/{name}": 1 for split in ("train", "test") for name in ("low grade", "high")}
+    )
+    (root / "classnames.txt").write_text(
+        "\ufefflow grade\tlow-grade glioma\nhigh\thigh grade\n", encoding="utf-8"
+    )
+    assert load_data("folder", root).class_names == ["high grade", "low-grade glioma"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("ADI adipose\nsmooth_muscle\n", r"line 2: expected '<folder> <class name>', got 'smooth_muscle'"),
+        ("ADI a\nADI b\n", r"line 2: the folder 'ADI' is listed twice"),
+        ("ADI a\nsmooth_muscle b\nTUM c\n", r"names the folder 'TUM', which no split has"),
+        ("ADI a\n", r"Unknown class folder 'smooth_muscle'.*Known: ADI"),
+        ("ADI same\nsmooth_muscle same\n", r"same occurs more than once"),
+    ],
+)
+def test_a_wrong_classnames_file_is_explained(make_folder: MakeFolder, lines: str, message: str) -> None:
+    root = make_folder(FOUR)
+    (root / "classnames.txt").write_text(lines, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_data("folder", root)
+
+
+def test_class_names_given_by_folder_set_names_and_numbering(make_folder: MakeFolder) -> None:
+    task = load_data("folder", make_folder(FOUR), class_names={"smooth_muscle": "muscle", "ADI": "fat"})
+    assert task.class_names == ["muscle", "fat"]
+    assert task.train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert task.train.names[0] == "train/smooth_muscle/0.png"
+
+
+def test_class_names_given_as_a_list(make_folder: MakeFolder) -> None:
+    root = make_folder(FOUR)
+    assert load_data("folder", root, class_names=["fat", "muscle"]).train.labels.tolist() == [0, 0, 0, 1, 1]
+    swapped = load_data(
+        "folder", root, class_names=["smooth muscle", "ADI"]
+    )  # the folders' own names, turned round
+    assert swapped.class_names[int(swapped.train.labels[0])] == "smooth muscle"
+    assert swapped.train.names[0] == "train/smooth_muscle/0.png"
+    with pytest.raises(ValueError, match=r"3 class names for 2 values of class folder"):
+        load_data("folder", root, class_names=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"Unknown class folder 'smooth_muscle'"):
+        load_data("folder", root, class_names=["ADI", "muscle"])
+    with pytest.raises(ValueError, match=r"has no folder for class 'TUM'"):
+        load_data("folder", root, class_names=["ADI", "TUM", "smooth_muscle"])
+
+
+def test_a_class_missing_in_one_split_is_an_error_not_a_shift(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/A": 1, "train/B": 1, "train/C": 1, "test/A": 1, "test/C": 1})
+    with pytest.raises(ValueError, match=r"The test split .* has no folder for class 'B'"):
+        load_data("folder", root)
+
+
+def test_an_empty_class_folder_is_an_error(make_folder: MakeFolder) -> None:
+    root = make_folder({**FOUR, "test/smooth_muscle": 0})
+    with pytest.raises(ValueError, match=r"class folder .*test/smooth_muscle has no images \(\.bmp"):
+        load_data("folder", root)
+
+
+def test_stray_files_are_skipped_with_a_warning_that_names_them(
+    make_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder(FOUR)
+    (root / "train/ADI/notes.txt").write_text("x")
+    (root / "test/README").write_text("x")
+    (root / "train/ADI/.DS_Store").write_text("x")
+    (root / "train/ADI/Thumbs.db").write_text("x")
+    with caplog.at_level(logging.WARNING):
+        task = load_data("folder", root)
+    assert len(task.train) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "Skipped 3 files that are not images: train/ADI/Thumbs.db, train/ADI/notes.txt, test/README"
+    ]
+
+
+def test_images_in_a_format_that_is_not_read_are_an_error(make_folder: MakeFolder) -> None:
+    root = make_folder(FOUR)
+    (root / "train/ADI/scan.dcm").write_bytes(b"DICM")
+    with pytest.raises(ValueError, match=r"scan\.dcm is of a kind that is not read \(\.dcm\)\. Convert it"):
+        load_data("folder", root)
+
+
+def test_a_text_file_named_like_an_image_is_an_error_when_opened(make_folder: MakeFolder) -> None:
+    root = make_folder(FOUR)
+    (root / "train/ADI/9.png").write_text("not pixels")
+    task = load_data("folder", root)
+    with pytest.raises(ValueError, match=r"9\.png is not an image"):
+        task.train.open(task.train.names.index("train/ADI/9.png"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"A": 1, "B": 1}, r"has no 'train' and 'test' folders; it has: A, B\. .*split column"),
+        ({}, r"it has: no folders"),
+        ({"train/A": 1, "train/B": 1}, r"has no 'test' folder; it has: train"),
+        ({**FOUR, "validation/ADI": 1}, r"validation: please name this folder 'val'"),
+        ({**FOUR, "images/train/ADI": 1}, r"both directly and under 'images'"),
+        ({**FOUR, "train": 1}, r"train/0\.png lies outside the class folders"),
+        ({**FOUR, "train/ADI/patient1": 1}, r"patient1 is a folder inside a class folder"),
+        ({"train": 0, "test/A": 1}, r"train has no class folders"),
+    ],
+)
+def test_other_layouts_are_explained(
+    make_folder: MakeFolder, tmp_path: Path, counts: dict[str, int], message: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ValueError, match=message):
+        load_image_folder(make_folder(counts))
+
+
+def test_a_broken_link_is_named(make_folder: MakeFolder) -> None:
+    root = make_folder(FOUR)
+    (root / "train/ADI/linked.png").symlink_to(root / "gone.png")
+    with pytest.raises(ValueError, match=r"linked\.png is a broken link"):
+        load_image_folder(root)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_data("folder", tmp_path / "nowhere")

@@ -1,0 +1,122 @@
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calib.data import load_data
+
+datasets = pytest.importorskip("datasets")
+
+Save = Callable[..., Path]
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Return a function that writes a DatasetDict with the given labels per split."""
+
+    def write(
+        labels: dict[str, list[int]], names: tuple[str, ...] = ("no_tumour", "tumour"), **more: object
+    ) -> Path:
+        features = datasets.Features(
+            {
+                "scan": datasets.Image(),
+                "diagnosis": datasets.ClassLabel(names=list(names)),
+                "patient": datasets.Value("string"),
+            }
+        )
+        seed = iter(range(100))
+        splits = {
+            split: datasets.Dataset.from_dict(
+                {
+                    "scan": [{"bytes": png(next(seed)), "path": None} for _ in found],
+                    "diagnosis": found,
+                    "patient": [f"{split}{number // 2}" for number in range(len(found))],
+                },
+                features=features,
+            )
+            for split, found in labels.items()
+        }
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+        return tmp_path / "saved"
+
+    return write
+
+
+def test_a_saved_data_set_is_read_with_its_class_labels(save: Save) -> None:
+    root = save({"train": [0, 1, 1], "validation": [1], "test": [1, 0]})
+    task = load_data("hf", root, columns={"group": "patient"})
+    assert task.class_names == ["no tumour", "tumour"]
+    assert [(split, table.labels.tolist()) for split, table in task.splits().items()] == [
+        ("train", [0, 1, 1]),
+        ("val", [1]),
+        ("test", [1, 0]),
+    ]
+    assert task.train.groups == ["train0", "train0", "train1"]
+    assert task.train.ids[1] == hashlib.sha256(png(1)).hexdigest()
+    assert np.array_equal(np.array(task.train.open(1)), np.array(Image.open(io.BytesIO(png(1)))))  # type: ignore[union-attr]
+
+
+def test_splits_can_be_named_otherwise(save: Save) -> None:
+    root = save({"train": [0, 1], "validation": [1, 0, 1]})
+    with pytest.raises(
+        ValueError, match=r"no split 'test', only train, validation\. Say which: splits=\{test: NAME\}"
+    ):
+        load_data("hf", root)
+    task = load_data("hf", root, splits={"test": "validation"})
+    assert (len(task.test), task.val) == (3, None)
+    with pytest.raises(ValueError, match=r"Unknown split 'vaildation'\. Did you mean 'validation'"):
+        load_data("hf", root, splits={"test": "vaildation"})
+
+
+def test_class_names_rename_in_label_order(save: Save) -> None:
+    root = save({"train": [0, 1, 2], "test": [2]}, names=("z", "a", "m"))
+    task = load_data("hf", root, class_names=["first", "second", "third"])
+    assert (task.class_names, task.train.labels.tolist()) == (["first", "second", "third"], [0, 1, 2])
+
+
+def test_wrong_columns_and_labels_are_explained(save: Save, tmp_path: Path) -> None:
+    root = save({"train": [0, 1], "test": [-1]})
+    with pytest.raises(ValueError, match="Row 0 of the split 'test' has no label"):
+        load_data("hf", root)
+    with pytest.raises(ValueError, match="The column 'patient' is of type Value, not ClassLabel"):
+        load_data("hf", root, columns={"label": "patient"})
+    with pytest.raises(ValueError, match=r"Unknown column 'scna'\. Did you mean 'scan'"):
+        load_data("hf", root, columns={"image": "scna"})
+    plain = datasets.DatasetDict(
+        {split: datasets.Dataset.from_dict({"x": [1]}) for split in ("train", "test")}
+    )
+    plain.save_to_disk(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"Expected one Image column, found 0: x \(Value\)"):
+        load_data("hf", tmp_path / "plain")
+
+
+def test_what_is_not_a_saved_dict_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"either root .* or dataset"):
+        load_data("hf")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_data("hf", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"was not written by DatasetDict\.save_to_disk"):
+        load_data("hf", tmp_path)
+    datasets.Dataset.from_dict({"x": [1]}).save_to_disk(tmp_path / "single")
+    with pytest.raises(ValueError, match="single has no splits"):
+        load_data("hf", tmp_path / "single")
+
+
+def test_a_damaged_image_is_named(save: Save) -> None:
+    root = save({"train": [0, 1], "test": [1, 0]})
+    task = load_data("hf", root)
+    source = task.train[1].source  # type: ignore[union-attr]
+    broken = type(source)([{"scan": {"bytes": b"nothing", "path": None}}] * 2, "scan", 1, source.name)  # type: ignore[call-arg,attr-defined]
+    with pytest.raises(ValueError, match="row train/1 is not an image"):
+        broken.open()

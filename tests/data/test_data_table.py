@@ -1,0 +1,188 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calib.data import TaskData, load_data
+
+ROWS = """file,label,split,patient
+a/0.png,benign,train,p1
+a/1.png,low_grade,train,p2
+a/2.png,benign,test,p3
+a/3.png,low_grade,val,p4
+"""
+
+
+@pytest.fixture
+def make_table(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., Path]:
+    """Return a function that writes labels.csv beside four images."""
+
+    def make(text: str = ROWS, name: str = "labels.csv") -> Path:
+        for number in range(4):
+            write_image(tmp_path / "set" / "a" / f"{number}.png", number)
+        (tmp_path / "set" / name).write_text(text, encoding="utf-8")
+        return tmp_path / "set"
+
+    return make
+
+
+MakeTable = Callable[..., Path]
+
+
+def summary(task: TaskData) -> list[tuple[str, list[str], list[int], list[str] | None]]:
+    return [
+        (split, table.names, table.labels.tolist(), table.groups) for split, table in task.splits().items()
+    ]
+
+
+EXPECTED = [
+    ("train", ["a/0.png", "a/1.png"], [0, 1], ["p1", "p2"]),
+    ("val", ["a/3.png"], [1], ["p4"]),
+    ("test", ["a/2.png"], [0], ["p3"]),
+]
+
+
+def test_a_csv_table_by_folder_and_by_file(make_table: MakeTable) -> None:
+    root = make_table("\ufeff" + ROWS)
+    by_folder, by_file = load_data("table", root), load_data("table", root / "labels.csv")
+    assert summary(by_folder) == summary(by_file) == EXPECTED
+    assert by_folder.class_names == ["benign", "low grade"]
+    assert by_folder.train.open(1).size == (7, 5)  # type: ignore[union-attr]
+
+
+def test_parquet_and_tsv_read_the_same(make_table: MakeTable) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    root = make_table(ROWS.replace(",", "\t"), "labels.tsv")
+    assert summary(load_data("table", root)) == EXPECTED
+    lines = [line.split(",") for line in ROWS.splitlines()]
+    columns = dict(zip(lines[0], map(list, zip(*lines[1:], strict=True)), strict=True))
+    pyarrow.parquet.write_table(pyarrow.table(columns), root / "labels.parquet")
+    assert summary(load_data("table", root, table="labels.parquet")) == EXPECTED
+    with pytest.raises(ValueError, match=r"has labels\.parquet, labels\.tsv .*say which with table=NAME"):
+        load_data("table", root)
+
+
+def test_columns_can_be_named_and_left_out(make_table: MakeTable) -> None:
+    text = "image_path,diagnosis,split,patient,id\na/0.png,x,train,p1,s7\na/1.png,y,test,p1,s8\n"
+    task = load_data(
+        "table", make_table(text), columns={"file": "image_path", "label": "diagnosis", "group": None}
+    )
+    assert summary(task) == [("train", ["s7"], [0], None), ("test", ["s8"], [1], None)]
+
+
+def test_one_table_per_split(make_table: MakeTable) -> None:
+    root = make_table("path,class\na/0.png,x\na/1.png,y\n", "train.csv")
+    (root / "other.csv").write_text("path;class\na/2.png;y\n")
+    (root / "test.csv").write_text("path,class\na/2.png,y\n")
+    task = load_data("table", root, table={"train": "train.csv", "test": "test.csv"})
+    assert summary(task) == [
+        ("train", ["a/0.png", "a/1.png"], [0, 1], None),
+        ("test", ["a/2.png"], [1], None),
+    ]
+    with pytest.raises(ValueError, match="Unknown split 'dev'"):
+        load_data("table", root, table={"train": "train.csv", "dev": "test.csv"})
+
+
+def test_integer_labels_need_names(make_table: MakeTable) -> None:
+    root = make_table("file,label,split\na/0.png,10,train\na/1.png,2,test\n")
+    with pytest.raises(ValueError, match=r"labels are integers \(10, 2\): give their names"):
+        load_data("table", root)
+    names = [f"class {label}" for label in range(11)]
+    task = load_data("table", root, class_names=names)
+    assert [table.labels.tolist() for table in (task.train, task.test)] == [[10], [2]]
+    with pytest.raises(ValueError, match=r"line 2: label 10 has no name; names are given up to 9"):
+        load_data("table", root, class_names=names[:10])
+    mapped = load_data("table", root, class_names={"2": "two", "10": "ten"})
+    assert (mapped.class_names, mapped.train.labels.tolist()) == (["two", "ten"], [1])
+
+
+def test_a_class_name_list_orders_text_labels(make_table: MakeTable) -> None:
+    task = load_data("table", make_table(), class_names=["low_grade", "benign"])
+    assert task.train.labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"Unknown label 'low_grade'\. Did you mean 'lowgrade'"):
+        load_data("table", make_table(), class_names=["benign", "lowgrade"])
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "a/../../secret.png", "/etc/secret.png", "C:\\secret.png", "..\\s.png"]
+)
+def test_paths_must_not_escape_the_root(
+    make_table: MakeTable, write_image: Callable[..., Path], path: str
+) -> None:
+    root = make_table(ROWS.replace("a/1.png", path))
+    write_image(root.parent / "secret.png")
+    with pytest.raises(ValueError, match=r"labels\.csv, line 3: the path '.*' leads out of"):
+        load_data("table", root)
+
+
+def test_paths_outside_are_read_when_allowed(make_table: MakeTable, write_image: Callable[..., Path]) -> None:
+    outside = write_image(make_table().parent / "elsewhere.png")
+    root = make_table(ROWS.replace("a/1.png", str(outside)).replace("a/2.png", "../elsewhere.png"))
+    assert load_data("table", root, allow_outside=True).train.open(1).size == (7, 5)  # type: ignore[union-attr]
+
+
+def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -> None:
+    rows = "".join(f"b/{number}.png,benign,train,p\n" for number in range(7))
+    with pytest.raises(ValueError, match=r"7 of the 11 images .*: b/0\.png, b/1\.png, .*b/4\.png and 2 more"):
+        load_data("table", make_table(ROWS + rows))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("label,", "disease,", r"no column for the label \(one of: label, class\).*columns=\{label: NAME\}"),
+        ("split,patient", "fold,patient", r"has no split column \(columns: file, label, fold, patient\)"),
+        ("file,label", "file,file", r"more than one column 'file'"),
+        ("patient\n", "group\n", None),
+        ("label,split,patient", "label,split,path", r"columns file and path may each be the file"),
+        (
+            "train,p2",
+            "pretrain,p2",
+            r"line 3: the split is 'pretrain'; allowed: train, val, test.*skip_splits",
+        ),
+        ("train,p2", "train", r"line 3: expected 4 values"),
+        ("train,p2", "train,p2,extra", r"line 3: expected 4 values"),
+        ("train,p2", "train,", r"line 3: column 'patient' is empty"),
+        ("a/1.png", "a/1.dcm", r"line 3: 'a/1\.dcm' does not end like an image"),
+        ("a/1.png", "a/0.png", r"1 images are listed more than once in 'train': a/0\.png"),
+        ("test", "val", r"No row of the table .* belongs to the split 'test'"),
+    ],
+)
+def test_wrong_tables_are_explained(make_table: MakeTable, old: str, new: str, message: str | None) -> None:
+    assert old in ROWS
+    root = make_table(ROWS.replace(old, new, 1))
+    if message is None:
+        assert load_data("table", root).train.groups == ["p1", "p2"]
+        return
+    with pytest.raises(ValueError, match=message):
+        load_data("table", root)
+
+
+def test_rows_of_other_splits_are_left_out_on_request(make_table: MakeTable) -> None:
+    root = make_table(ROWS.replace("train,p2", "pretrain,p2"))
+    task = load_data("table", root, skip_splits=["pretrain"])
+    assert task.train.names == ["a/0.png"]
+
+
+def test_unknown_column_keys_and_names_are_explained(make_table: MakeTable) -> None:
+    root = make_table()
+    with pytest.raises(ValueError, match=r"Unknown column 'lable'\. Did you mean 'label'"):
+        load_data("table", root, columns={"lable": "label"})
+    with pytest.raises(ValueError, match=r"no column 'dx' .*It has: file, label, split, patient"):
+        load_data("table", root, columns={"label": "dx"})
+
+
+def test_missing_and_unreadable_tables_are_named(make_table: MakeTable, tmp_path: Path) -> None:
+    root = make_table()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_data("table", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
+        load_data("table", root, table="other.csv")
+    (root / "labels.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match=r"labels\.parquet cannot be read as Parquet"):
+        load_data("table", root, table="labels.parquet")
+    (root / "labels.csv").write_bytes(b"file,label,split\n\xff\xfe,x,train\n")
+    with pytest.raises(ValueError, match=r"labels\.csv cannot be read as a UTF-8 table"):
+        load_data("table", root, table="labels.csv")
