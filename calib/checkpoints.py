@@ -1,0 +1,166 @@
+"""Exported prompts: one small safetensors file with everything a prediction needs besides the image tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.files import load_tensors, require_tensor, save_tensors
+
+KIND = "prompt"
+VERSION = 1
+
+
+@dataclass
+class PromptCheckpoint:
+    """A learned (or zero-shot) prompt, finished for use.
+
+    `logits = exp(logit_scale) / temperature * image_features @ text_features.T`
+
+    Attributes:
+        text_features: (C, D) unit norm: the finished class embeddings.
+        class_names: C names in label order.
+        logit_scale: Log of the scale.
+        backbone: The backbone's `describe()`: name, weights digest, preprocessing, ...;
+            and, under `build`, the settings that make it again.
+        context: The learned vectors (M, E) or (C, M, E). None: a zero-shot prompt.
+        prompt: n_ctx, class_position, class_specific, init of a learned prompt; template of a zero-shot one.
+        temperature: Divides the logits; 1 unless fitted on validation images.
+        training: Objective, seed, split digest, data set, software versions.
+    """
+
+    text_features: Tensor
+    class_names: list[str]
+    logit_scale: float
+    backbone: dict[str, Any]
+    context: Tensor | None = None
+    prompt: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Return the logits (N, C) of images.
+
+        Args:
+            image_features: (N, D) unit norm, made by the backbone the prompt was trained for.
+
+        Raises:
+            ValueError: The features have another width than the prompt.
+        """
+        width = self.text_features.shape[1]
+        if image_features.dim() != 2 or image_features.shape[1] != width:
+            raise ValueError(
+                f"image_features must be (N, {width}) for this prompt, not {tuple(image_features.shape)}."
+            )
+        text = self.text_features.to(image_features)
+        return (
+            torch.tensor(self.logit_scale).exp().to(image_features)
+            / self.temperature
+            * image_features
+            @ text.T
+        )
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse a backbone other than the one the prompt was trained for.
+
+        Raises:
+            ValueError: Its weights or its preprocessing differ; the message says which.
+        """
+        mine, theirs = self.backbone, backbone.describe()
+        ours, other = mine["weights"]["digest"], theirs["weights"]["digest"]
+        if ours != other:
+            raise ValueError(
+                f"This prompt was made for {mine['name']} with weights {ours[:12]}, and the backbone at hand "
+                f"is "
+                f"{theirs['name']} with weights {other[:12]}. Give the weights it was trained with."
+            )
+        for key in ("preprocessing", "architecture", "parity"):
+            if mine.get(key) != theirs[key]:
+                raise ValueError(
+                    f"This prompt was made for {mine['name']} with {key} {mine.get(key)}, and the backbone "
+                    f"at hand has "
+                    f"{theirs[key]}. Use the same."
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write the prompt to a safetensors file, atomically."""
+        tensors = {"text_features": self.text_features.float()}
+        if self.context is not None:
+            tensors["context"] = self.context.float()
+        record = {
+            "kind": KIND,
+            "version": VERSION,
+            "class_names": self.class_names,
+            "logit_scale": self.logit_scale,
+            "temperature": self.temperature,
+            "backbone": self.backbone,
+            "prompt": self.prompt,
+            "training": self.training,
+        }
+        save_tensors(path, tensors, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PromptCheckpoint:
+        """Return the prompt in a file written by `save`, checked.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+        """
+        tensors, record = load_tensors(path, kind=KIND)
+        missing = {
+            "version",
+            "class_names",
+            "logit_scale",
+            "temperature",
+            "backbone",
+            "prompt",
+            "training",
+        } - record.keys()
+        if missing:
+            raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
+        if record["version"] != VERSION:
+            raise ValueError(
+                f"{path} is version {record['version']} of the format; this calib reads version {VERSION}."
+            )
+        names = record["class_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: class_names must be a list of strings.")
+        for key in ("logit_scale", "temperature"):
+            if not isinstance(record[key], int | float) or (key == "temperature" and not record[key] > 0):
+                raise ValueError(
+                    f"{path}: {key} must be a {'positive ' if key == 'temperature' else ''}number, not "
+                    f"{record[key]!r}."
+                )
+        _check_description(record["backbone"], path)
+        text_features = require_tensor(tensors, "text_features", (len(names), None), path=path)
+        norms = text_features.norm(dim=1)
+        if (norms - 1).abs().max() > 1e-3:
+            raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
+        context = tensors.get("context")
+        if context is not None:
+            require_tensor(tensors, "context", (None,) * context.dim(), path=path)
+        return cls(
+            text_features=text_features,
+            class_names=names,
+            logit_scale=float(record["logit_scale"]),
+            backbone=record["backbone"],
+            context=context,
+            prompt=record["prompt"],
+            temperature=float(record["temperature"]),
+            training=record["training"],
+        )
+
+
+def _check_description(backbone: Any, path: str | Path) -> None:
+    for key in ("name", "weights", "preprocessing"):
+        if not isinstance(backbone, dict) or key not in backbone:
+            raise ValueError(f"{path}: the description of the backbone lacks '{key}'.")
+    weights = backbone["weights"]
+    if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str):
+        raise ValueError(f"{path}: the description of the backbone lacks the digest of its weights.")

@@ -1,0 +1,61 @@
+"""Optimisers and the learning-rate schedule of few-shot prompt tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from calib.errors import unknown_name
+
+
+def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, warmup_factor: float) -> float:
+    """Return the share of the learning rate used during an epoch.
+
+    `warmup_factor` for `epoch < warmup_epochs`, then `(1 + cos(pi * (epoch - warmup_epochs) / max_epochs)) /
+    2`. The cosine is as long as the whole run, so the last epochs are small and never zero.
+
+    Args:
+        epoch: Counted from 0.
+        max_epochs: Length of the run.
+        warmup_epochs: Epochs of constant warm-up.
+        warmup_factor: Warm-up learning rate divided by the learning rate.
+
+    Example:
+        >>> 0.002 * learning_rate_factor(49, max_epochs=50, warmup_epochs=1, warmup_factor=0.005)
+        7.885298685522124e-06
+
+    Source: the schedule of CalibPrompt (github.com/iabh1shekbasu/CalibPrompt c6ec13e), which is Dassl's.
+    """
+    if epoch < warmup_epochs:
+        return warmup_factor
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epochs))
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter],
+    *,
+    name: str,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Return an SGD or AdamW optimiser.
+
+    Args:
+        parameters: What is trained.
+        name: "sgd" or "adamw".
+        lr: Learning rate.
+        momentum: Of sgd; adamw does not use it.
+        weight_decay: Of both.
+
+    Raises:
+        ValueError: Another name.
+    """
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    raise unknown_name("optimiser", name, ["sgd", "adamw"])

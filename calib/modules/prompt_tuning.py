@@ -1,0 +1,154 @@
+"""Prompt tuning on Lightning: frozen backbone, learned context, objective over named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.losses import Objective, check_finite
+from calib.metrics import metric_collection
+from calib.modules.optim import learning_rate_factor, make_optimizer
+from calib.prompts import PromptLearner
+
+
+class PromptTuningModule(LightningModule):
+    """Learns the context of a `PromptLearner` on image features or images.
+
+    Batches are dicts with `labels` (B,) and either `image_features` (B, D) unit norm or `images` (B, 3, H,
+    W).
+
+    Args:
+        backbone: The frozen model; left out of checkpoints.
+        learner: The prompt to train.
+        objective: Terms over logits, labels, text_features, zero_shot_logits, zero_shot_text_features.
+        zero_shot_features: (C, D) unit norm text features of the fixed sentences; used by losses that ask for
+            them.
+        optimizer: Arguments of `make_optimizer`.
+        warmup_epochs: Epochs at the constant `warmup_lr`.
+        warmup_lr: Learning rate of the warm-up.
+        n_bins: Bins of the validation ECE.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        learner: PromptLearner,
+        objective: Objective,
+        zero_shot_features: Tensor,
+        *,
+        optimizer: Mapping[str, Any],
+        warmup_epochs: int = 1,
+        warmup_lr: float = 1e-5,
+        n_bins: int = 10,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.learner = learner
+        self.objective = objective
+        self.register_buffer("zero_shot_features", zero_shot_features, persistent=False)
+        self.optimizer_settings = dict(optimizer)
+        self.warmup_epochs = warmup_epochs
+        self.warmup_lr = warmup_lr
+        self.val_metrics = metric_collection(len(learner.class_names), n_bins, prefix="val/")
+        self.strict_loading = (
+            False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
+        )
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def text_features(self) -> Tensor:
+        """Return the present class embeddings (C, D)."""
+        return self.learner(self.backbone)
+
+    def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
+        """Return everything a loss may ask for by name."""
+        features = self._image_features(batch)
+        scale = self.backbone.logit_scale.exp()
+        zero_shot = self.zero_shot_features
+        return {
+            "logits": scale * features @ text_features.T,  # (B, C)
+            "labels": batch["labels"],
+            "text_features": text_features,
+            "zero_shot_logits": scale * features @ zero_shot.T,  # (B, C)
+            "zero_shot_text_features": zero_shot,
+        }
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the objective of one batch."""
+        values = self.objective(**self.tensors(batch, self.text_features()))
+        for name, value in values.items():  # summed on the device: a step never waits for a number
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._steps += 1
+        return values["total"]
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        self._sums, self._steps = {}, 0
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean of every loss term; stop with its name if one is not finite."""
+        means = self._finite_means()
+        self.log_dict({f"train/{name}": value for name, value in means.items()})
+        self.log("train/loss", means["total"], prog_bar=True, logger=False)
+
+    def _finite_means(self) -> dict[str, Tensor]:
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        try:
+            check_finite(means)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"Training stopped in epoch {self.current_epoch}. {error}") from None
+        return means
+
+    def on_validation_epoch_start(self) -> None:
+        """Encode the classes once for all validation batches."""
+        if self._steps:
+            self._finite_means()  # validation comes before the end of the training epoch
+        self._val_text_features = self.text_features()
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Add one batch to the validation metrics."""
+        logits = self.tensors(batch, self._val_text_features)["logits"]
+        self.val_metrics.update(logits=logits, labels=batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy, ECE and the rest on the validation shots."""
+        values = {
+            name: value.float() for name, value in self.val_metrics.compute().items() if value.isfinite()
+        }
+        self.log_dict(values)
+        self.val_metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimiser and its per-epoch schedule."""
+        optimizer = make_optimizer([self.learner.context], **self.optimizer_settings)
+        warmup_factor = self.warmup_lr / self.optimizer_settings["lr"]
+        epochs = self.trainer.max_epochs or 1
+
+        def factor(epoch: int) -> float:
+            return learning_rate_factor(
+                epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, warmup_factor=warmup_factor
+            )
+
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen backbone out: a checkpoint is some tens of kilobytes."""
+        checkpoint["state_dict"] = {"learner.context": self.learner.context.detach()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose context is missing or of another shape."""
+        found = checkpoint["state_dict"].get("learner.context")
+        wanted = tuple(self.learner.context.shape)
+        if found is None or tuple(found.shape) != wanted:
+            shape = None if found is None else tuple(found.shape)
+            raise ValueError(f"The checkpoint's context has shape {shape}, this run's has {wanted}.")
+
+    def _image_features(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if "image_features" in batch:
+            return batch["image_features"]
+        return self.backbone.encode_image(batch["images"])

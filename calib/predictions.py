@@ -1,0 +1,114 @@
+"""What a model said about each image, in one file that every metric, plot and table is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.checkpoints import PromptCheckpoint
+from calib.data.features import FeatureTable
+from calib.files import load_tensors, require_tensor, save_tensors
+
+KIND = "predictions"
+_LISTS = ("ids", "names", "class_names", "groups")
+
+
+@dataclass
+class Predictions:
+    """Logits, labels and image features of N images under one prompt.
+
+    Attributes:
+        logits: (N, C), scale and temperature already applied.
+        labels: (N,) int64.
+        image_features: (N, D) unit norm.
+        ids: N content ids.
+        names: N readable names, such as paths within the data set.
+        class_names: C names in label order.
+        groups: N group names (patients, slides) for intervals that resample groups. None: not known.
+        about: Where they come from: method, seed, data set, backbone.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    image_features: Tensor
+    ids: list[str]
+    names: list[str]
+    class_names: list[str]
+    groups: list[str] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, c = self.logits.shape
+        parts = ("labels", "image_features", "ids", "names", *(["groups"] if self.groups is not None else []))
+        wrong = {part: len(getattr(self, part)) for part in parts if len(getattr(self, part)) != n}
+        if wrong:
+            raise ValueError(
+                f"There are {n} rows of logits, but {', '.join(f'{s} {k}' for k, s in wrong.items())}."
+            )
+        if c != len(self.class_names):
+            raise ValueError(f"There are {c} columns of logits and {len(self.class_names)} class names.")
+        if n == 0:
+            raise ValueError("There are no predictions: the data set is empty.")
+
+    @classmethod
+    def of(cls, checkpoint: PromptCheckpoint, table: FeatureTable, *, data: str) -> Predictions:
+        """Return what a prompt says about every image of a feature table.
+
+        Args:
+            checkpoint: The prompt.
+            table: Image features with labels, from the prompt's backbone.
+            data: Name of the data set.
+        """
+        about = {key: checkpoint.training.get(key) for key in ("method", "seed", "split")}
+        return cls(
+            logits=checkpoint.logits(table.image_features),
+            labels=table.labels,
+            image_features=table.image_features,
+            ids=list(table.ids),
+            names=list(table.names),
+            class_names=list(checkpoint.class_names),
+            groups=None if table.groups is None else [str(group) for group in table.groups],
+            about={**about, "backbone": checkpoint.backbone["name"], "data": data},
+        )
+
+    @property
+    def probs(self) -> Tensor:
+        """Softmax of the logits (N, C), in double precision."""
+        return self.logits.double().softmax(dim=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file, atomically."""
+        tensors = {"logits": self.logits, "labels": self.labels, "image_features": self.image_features}
+        lists = {name: getattr(self, name) for name in _LISTS}
+        save_tensors(path, tensors, {"kind": KIND, "version": 1, **lists, "about": self.about})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Predictions:
+        """Return the predictions in a file written by `save`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, of another kind, or its parts do not fit together.
+        """
+        tensors, record = load_tensors(path, kind=KIND)
+        missing = {*_LISTS, "about"} - record.keys()
+        if missing:
+            raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
+        try:
+            return cls(
+                logits=require_tensor(tensors, "logits", (None, None), path=path),
+                labels=require_tensor(tensors, "labels", (None,), path=path, floating=False),
+                image_features=require_tensor(tensors, "image_features", (None, None), path=path),
+                **{name: record[name] for name in _LISTS},
+                about=record["about"],
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+    def same_images(self, other: Predictions) -> bool:
+        """Return whether both hold the same images in the same order with the same labels."""
+        return self.ids == other.ids and torch.equal(self.labels, other.labels)
