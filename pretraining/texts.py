@@ -123,7 +123,7 @@ def save_tokenizer(tokenizer: Tokenizer, out: Path, context_length: int) -> None
         out: Folder.
         context_length: Longest text in tokens.
     """
-    tokenizer.save(str(out / "tokenizer.json"))
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SOS,

@@ -1,0 +1,1 @@
+"""Whole jobs: what `train.py`, `evaluate.py` and the `calib` command run."""

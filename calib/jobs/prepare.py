@@ -1,0 +1,151 @@
+"""What a job needs before it begins: the frozen backbone, the data, few-shot draw, image features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from calib.backbones import create_backbone
+from calib.backbones.base import Backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.config import BackboneConfig, DataConfig, PromptRun, to_dict
+from calib.data import (
+    FeatureTable,
+    ImageTable,
+    TaskData,
+    cache_features,
+    check_overlap,
+    few_shot_split,
+    load_data,
+)
+from calib.prompts import zero_shot_features
+
+
+@dataclass
+class Prepared:
+    """Everything that the runs on one few-shot draw share.
+
+    Attributes:
+        backbone: The frozen model.
+        task: The data set.
+        train: The shots: features, or images where nothing is cached.
+        val: Features of the validation shots. None: there are none.
+        test: Features of the test split.
+        zero_shot: The prompt made of the template.
+        record: What split.json says: the draw, and images found on both sides of a split.
+    """
+
+    backbone: Backbone
+    task: TaskData
+    train: FeatureTable | ImageTable
+    val: FeatureTable | None
+    test: FeatureTable
+    zero_shot: PromptCheckpoint
+    record: dict[str, Any]
+
+
+def prepare(config: PromptRun) -> Prepared:
+    """Return the backbone, data, draw and features that a configuration describes.
+
+    Raises:
+        FileNotFoundError: Images or weights are not there.
+        ValueError: A class has too few images, an image cannot be read, packaged features belong to another
+        backbone.
+    """
+    backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
+    task = load_task(config.data)
+    overlap = check_overlap(task)
+    split = few_shot_split(
+        task.train.labels,
+        task.train.ids,
+        config.data.shots,
+        val_shots=config.data.val_shots,
+        seed=config.seed,
+        groups=task.train.groups,
+        class_names=task.class_names,
+    )
+    shots = task.train.subset(split.train)
+    return Prepared(
+        backbone=backbone,
+        task=task,
+        train=features_of(shots, backbone, config.data, views=config.data.views)
+        if config.data.cache
+        else shots,
+        val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
+        test=features_of(task.test, backbone, config.data),
+        zero_shot=zero_shot_prompt(backbone, task, config),
+        record={**split.to_dict(), "overlap": overlap.to_dict()},
+    )
+
+
+def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backbone:
+    """Return the frozen model that the settings name.
+
+    Args:
+        settings: Name, weights and the rest.
+        parity: Official quirks of the backbone to switch on.
+    """
+    return create_backbone(
+        settings.name,
+        weights=settings.weights,
+        tokenizer=settings.tokenizer,
+        revision=settings.revision,
+        preprocessing=settings.preprocessing,
+        quick_gelu=settings.quick_gelu,
+        parity=parity,
+    )
+
+
+def parity_of(config: PromptRun) -> dict[str, bool]:
+    """Return the quirks that a backbone itself must know, if any is switched on."""
+    return {"official_double_embedding": True} if config.parity.double_embedding else {}
+
+
+def load_task(data: DataConfig) -> TaskData:
+    """Return the data set that the settings name."""
+    return load_data(
+        data.name, data.root, template=data.template, class_names=data.class_names, **data.options
+    )
+
+
+def features_of(
+    table: FeatureTable | ImageTable, backbone: Backbone, data: DataConfig, *, views: int = 0
+) -> FeatureTable:
+    """Return the image features of a table: encoded once and cached, or as packaged.
+
+    Args:
+        table: Images, or features that were encoded before.
+        backbone: The frozen model.
+        data: Where the cache is and how many images are encoded at once.
+        views: Augmented views per image.
+
+    Raises:
+        ValueError: Packaged features are of another backbone or preprocessing, or hold fewer views.
+    """
+    if isinstance(table, FeatureTable):
+        table.check_backbone(backbone)
+        return table.with_views(views)
+    return cache_features(backbone, table, data.cache_dir, views=views, batch_size=data.encode_batch_size)
+
+
+def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun) -> PromptCheckpoint:
+    """Return the prompt that the data set's template makes, in the form of an export."""
+    return PromptCheckpoint(
+        text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
+        class_names=list(task.class_names),
+        logit_scale=float(backbone.logit_scale),
+        backbone={**backbone.describe(), "build": asdict(config.backbone)},
+        prompt={"template": task.template},
+        training={"method": "zero-shot", "seed": config.seed, "config": to_dict(config)},
+    )
+
+
+def pick_device(trainer: dict[str, Any]) -> torch.device:
+    """Return the device that Lightning would train on with these trainer settings."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    probe = Trainer(accelerator=trainer.get("accelerator", "auto"), devices=1, **quiet)
+    return probe.strategy.root_device

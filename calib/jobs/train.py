@@ -1,0 +1,235 @@
+"""`train.py`: learn a calibrated prompt from a few images, and show it beside zero-shot and baselines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import seed_everything
+from lightning.pytorch.loggers import Logger
+
+import calib
+from calib.checkpoints import PromptCheckpoint
+from calib.config import PromptRun, load_config, run_name, to_dict
+from calib.data import FewShotDataModule
+from calib.files import read_json, write_json, write_text
+from calib.jobs.prepare import Prepared, prepare
+from calib.jobs.runfolder import RunFolder, save_figure
+from calib.jobs.trainer import check_trainer, make_loggers, make_trainer
+from calib.losses import Objective, resolve_terms
+from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
+from calib.modules.prompt_tuning import PromptTuningModule
+from calib.plots import reliability_panels
+from calib.predictions import Predictions
+from calib.prompts import PromptLearner
+from calib.report import results_table
+
+ZERO_SHOT = "zero-shot"
+log = logging.getLogger(__name__)
+
+
+def train(config: PromptRun) -> dict[str, Any]:
+    """Run the whole job and return the test metrics of every method and where things lie.
+
+    Trains the preset and each baseline on the same shots, exports the prompts, evaluates them and zero-shot
+    on the test split, and writes everything to the run folder. An interrupted run of the same settings is
+    continued; what is finished is read back.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        {"methods": {name: metrics}, "titles": {name: name with its losses}, "folder": path, "prompt": path,
+        "reused": whether nothing was trained}.
+
+    Raises:
+        FileNotFoundError: Images or weights are not there.
+        ValueError: A setting, a file or the data are not right. Nothing has been written then.
+        FloatingPointError: A loss became NaN or infinite; its name and epoch are said.
+    """
+    folder = RunFolder(config.out or Path("runs") / run_name(config))
+    check_trainer(config.trainer)
+    runs = _runs(config, folder)
+    for run, place in runs.values():
+        place.check(run)
+    objectives = {name: Objective(resolve_terms(run.preset, run.loss)) for name, (run, _) in runs.items()}
+    todo = [name for name, (_, place) in runs.items() if config.overwrite or not place.finished]
+    if todo:
+        prepared = prepare(config)
+        _learner(config, prepared)  # a class name that does not fit is refused before any file is written
+        folder.claim(config, prepared.record)
+        _evaluate(config, prepared.zero_shot, prepared, RunFolder(folder.baselines / ZERO_SHOT))
+        for name in todo:
+            run, place = runs[name]
+            _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
+    titles = {name: title(name, objective) for name, objective in objectives.items()}
+    return {**_report(folder, runs, reused=not todo), "titles": {ZERO_SHOT: ZERO_SHOT, **titles}}
+
+
+def title(method: str, objective: Objective) -> str:
+    """Return a method's name with its losses.
+
+    Example:
+        >>> title("calibprompt", Objective({"ce": {}, "smac": {}, "as": {"weight": 0.01}}))
+        'calibprompt (CE + SMAC + AS)'
+    """
+    return f"{method} ({' + '.join(name.upper() for name in objective.weights)})"
+
+
+def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, RunFolder]]:
+    """Return the settings and folder of every prompt to train: the baselines, then the preset."""
+    runs = {}
+    for name in dict.fromkeys(config.baselines):
+        if name != config.preset:
+            place = RunFolder(folder.baselines / name)
+            runs[name] = (replace(config, preset=name, loss={}, baselines=[], out=str(place.path)), place)
+    return runs | {config.preset: (config, folder)}
+
+
+def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: Prepared) -> None:
+    folder.claim(config, prepared.record)
+    log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
+    logger = make_loggers(config, folder)
+    checkpoint = _fit(config, prepared, objective, folder, logger)
+    test = _evaluate(config, checkpoint, prepared, folder)
+    numbers = {f"test/{name}": value for name, value in test.items() if isinstance(value, int | float)}
+    for each in logger:
+        each.log_metrics(numbers)
+        each.finalize("success")
+    if config.log.wandb != "disabled":
+        import wandb  # takes a second to import
+
+        wandb.finish()  # the next prompt is a W&B run of its own
+
+
+def _fit(
+    config: PromptRun, prepared: Prepared, objective: Objective, folder: RunFolder, logger: list[Logger]
+) -> PromptCheckpoint:
+    """Train one prompt, from its last checkpoint if there is one, and return it ready for export."""
+    seed_everything(config.seed, workers=True, verbose=False)
+    backbone, settings = prepared.backbone, config.optim
+    module = PromptTuningModule(
+        backbone,
+        _learner(config, prepared),
+        objective,
+        prepared.zero_shot.text_features,
+        optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=settings.warmup_lr,
+        n_bins=config.n_bins,
+    )
+    data = FewShotDataModule(
+        prepared.train,
+        prepared.val,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        drop_last=config.data.drop_last,
+        preprocess=backbone.preprocess,
+        augment=config.data.views > 0,
+    )
+    trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
+    resume = str(folder.checkpoint) if folder.checkpoint.is_file() else None
+    try:
+        trainer.fit(module, data, ckpt_path=resume)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished prompt is not exported
+        raise KeyboardInterrupt from stop
+    with torch.no_grad():
+        text_features = module.text_features().cpu()
+    return replace(
+        prepared.zero_shot,
+        text_features=text_features,
+        context=module.learner.context.detach().cpu(),
+        prompt=asdict(config.prompt),
+        training={
+            "method": config.preset,
+            "objective": resolve_terms(config.preset, config.loss),
+            "seed": config.seed,
+            "split": prepared.record["digest"],
+            "config": to_dict(config),
+            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+        },
+    )
+
+
+def _learner(config: PromptRun, prepared: Prepared) -> PromptLearner:
+    return PromptLearner(
+        prepared.backbone,
+        prepared.task.class_names,
+        **asdict(config.prompt),
+        seed=config.seed,
+        truncate=config.parity.truncate,
+    )
+
+
+def _evaluate(
+    config: PromptRun, checkpoint: PromptCheckpoint, prepared: Prepared, folder: RunFolder
+) -> dict[str, Any]:
+    """Write a prompt's export, test predictions and metrics, and return the metrics."""
+    method = checkpoint.training["method"]
+    predictions = Predictions.of(checkpoint, prepared.test, data=config.data.name)
+    results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
+    results["test"] = _metrics(predictions, config)
+    if prepared.val is not None:
+        results["val"] = _metrics(Predictions.of(checkpoint, prepared.val, data=config.data.name), config)
+    checkpoint.save(folder.prompt)
+    predictions.save(folder.predictions)
+    write_json(folder.metrics, results)
+    return results["test"]
+
+
+def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:
+    """Return all metrics and, on request, ECE and MCE as the CalibPrompt release defines them."""
+    names, n_bins = predictions.class_names, config.n_bins
+    values = summarize(predictions.logits, predictions.labels, class_names=names, n_bins=n_bins)
+    if not config.parity.metrics:
+        return values
+    confidence, top = predictions.probs.max(dim=1)
+    correct = top == predictions.labels
+    return values | {
+        "ece_official": float(expected_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
+        "mce_official": float(maximum_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
+    }
+
+
+def _report(
+    folder: RunFolder, runs: dict[str, tuple[PromptRun, RunFolder]], *, reused: bool
+) -> dict[str, Any]:
+    """Write the table and the reliability diagrams of a finished job, and return its results."""
+    places = {ZERO_SHOT: RunFolder(folder.baselines / ZERO_SHOT)} | {
+        name: place for name, (_, place) in runs.items()
+    }
+    methods = {name: read_json(place.metrics)["test"] for name, place in places.items()}
+    if not reused:
+        write_text(folder.path / "table.md", results_table(methods) + "\n")
+        predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+        panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
+        save_figure(
+            reliability_panels(panels, n_bins=runs[next(iter(runs))][0].n_bins),
+            folder.path / "reliability.png",
+        )
+    return {"methods": methods, "folder": str(folder.path), "prompt": str(folder.prompt), "reused": reused}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `train.py` and print the table. Returns the exit status."""
+    config = load_config(argv, task="prompt")
+    started = time.monotonic()
+    results = train(config)
+    say = sys.stdout.write
+    n = next(iter(results["methods"].values()))["n"]
+    say(f"\n{config.data.name}, {config.backbone.name} backbone, {n} test images, seed {config.seed}\n\n")
+    say(results_table({results["titles"][name]: row for name, row in results["methods"].items()}) + "\n\n")
+    if results["reused"]:
+        say("This run was finished before; its results are shown. Train anew with overwrite=true.\n")
+    else:
+        say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
+    say(f"Calibrated prompt: {results['prompt']}\n")
+    say(f"Reliability diagrams, metrics, predictions: {results['folder']}\n")
+    return 0

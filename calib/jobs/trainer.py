@@ -1,0 +1,107 @@
+"""The Lightning trainer of a run: loggers, whole-or-absent checkpoints, settings that are refused."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from calib.config import PromptRun, to_dict
+from calib.errors import unknown_name
+from calib.files import atomic_path
+from calib.jobs.runfolder import RunFolder
+
+OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, so that a killed run leaves the last good one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        with atomic_path(path) as part:
+            super().save_checkpoint(checkpoint, part, storage_options)
+
+
+def make_loggers(config: PromptRun, folder: RunFolder) -> list[Logger]:
+    """Return the CSV logger and, where the settings ask for it, the W&B logger of a run."""
+    loggers: list[Logger] = [CSVLogger(folder.path, name="logs")]
+    if config.log.wandb != "disabled":
+        loggers.append(
+            WandbLogger(
+                name=folder.path.name,
+                save_dir=folder.path,
+                project=config.log.project,
+                tags=list(config.log.tags),
+                offline=config.log.wandb == "offline",
+                config=to_dict(config),
+            )
+        )
+    return loggers
+
+
+def make_trainer(config: PromptRun, folder: RunFolder, logger: list[Logger], *, validate: bool) -> Trainer:
+    """Return a trainer that keeps the last epoch's checkpoint in the run folder.
+
+    Args:
+        config: The run's settings; `trainer` goes to `lightning.Trainer` as it is.
+        folder: The run's folder.
+        logger: Where the curves go.
+        validate: Whether there are validation images.
+    """
+    last = ModelCheckpoint(
+        dirpath=folder.checkpoint.parent,
+        filename=folder.checkpoint.stem,
+        save_top_k=1,
+        every_n_epochs=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    defaults = {
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    if not validate:
+        defaults["limit_val_batches"] = 0
+    return Trainer(
+        **(defaults | config.trainer),
+        logger=logger,
+        callbacks=[last],
+        default_root_dir=folder.path,
+        plugins=[_AtomicCheckpoints()],
+    )
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse trainer settings that are unknown, or that would change what a run means.
+
+    Args:
+        settings: What the configuration hands to `lightning.Trainer`.
+
+    Raises:
+        ValueError: A setting is unknown, belongs to the run folder, asks for several devices, or would round
+        the
+            frozen weights.
+    """
+    for key in OWNED_SETTINGS:
+        if key in settings:
+            raise ValueError(f"trainer.{key} cannot be set: the run folder decides it.")
+    known = inspect.signature(Trainer).parameters
+    for key in settings:
+        if key not in known:
+            raise unknown_name("key", f"trainer.{key}", [f"trainer.{name}" for name in known])
+    if str(settings.get("precision", "")).endswith("-true"):
+        raise ValueError(
+            f"trainer.precision={settings['precision']} would round the frozen weights for good; "
+            "use bf16-mixed or 16-mixed."
+        )
+    if settings.get("devices", 1) not in (1, "1") or settings.get("num_nodes", 1) != 1:
+        raise ValueError("Prompts are trained on one device for now: trainer.devices=1, trainer.num_nodes=1.")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from calib.backbones import create_backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.config import load_config
+from calib.data import load_data
+from calib.files import read_json
+from calib.jobs.train import train
+from calib.metrics import summarize
+from calib.predictions import Predictions
+from calib.prompts import PromptLearner, zero_shot_features
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_run_folder_holds_what_the_readme_says(runs: dict[int, Path]) -> None:
+    names = {path.name for path in runs[1].iterdir()}
+    files = {"config.yaml", "split.json", "metrics.json", "prompt.safetensors", "predictions.safetensors"}
+    assert names == files | {"reliability.png", "table.md", "checkpoints", "logs", "baselines"}
+    assert {path.name for path in (runs[1] / "baselines").iterdir()} == {"zero-shot", "coop"}
+    assert sum(path.stat().st_size for path in runs[1].rglob("*.ckpt")) < 200_000
+    with (runs[1] / "logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train/total"]) for row in rows if row["train/total"]] != []
+    assert [row["test/ece"] for row in rows if row["test/ece"]] != []
+
+
+def test_the_written_settings_are_valid_input(runs: dict[int, Path], settings) -> None:
+    written = load_config([str(runs[1] / "config.yaml")], task="prompt")
+    assert written == settings("seed=1", f"out={runs[1]}")
+
+
+def test_the_export_equals_the_trained_prompt(runs: dict[int, Path]) -> None:
+    export = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    backbone, task = create_backbone("embedded"), load_data("cxr3")
+    learner = PromptLearner(backbone, task.class_names)
+    with torch.no_grad():
+        assert export.context is not None
+        learner.context.copy_(export.context)
+        text = learner(backbone)
+        logits = backbone.logit_scale.exp() * task.test.image_features @ text.T
+    export.check_backbone(backbone)
+    assert torch.allclose(text, export.text_features, atol=1e-6)
+    predictions = Predictions.load(runs[1] / "predictions.safetensors")
+    assert torch.allclose(logits, predictions.logits, atol=1e-3)  # at a scale of 100
+    assert predictions.ids == task.test.ids
+    assert predictions.groups == task.test.groups
+    metrics = read_json(runs[1] / "metrics.json")
+    expected = summarize(logits, task.test.labels, class_names=task.class_names)
+    assert metrics["test"]["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+    assert metrics["val"]["n"] == 12  # 4 validation shots of 3 classes
+
+
+def test_zero_shot_is_the_template(runs: dict[int, Path]) -> None:
+    export = PromptCheckpoint.load(runs[1] / "baselines" / "zero-shot" / "prompt.safetensors")
+    task = load_data("cxr3")
+    text = zero_shot_features(create_backbone("embedded"), task.class_names, task.template)
+    assert torch.equal(export.text_features, text)
+    assert export.context is None
+
+
+def test_baselines_share_the_shots_and_differ_in_the_losses(runs: dict[int, Path]) -> None:
+    assert read_json(runs[1] / "split.json") == read_json(runs[1] / "baselines" / "coop" / "split.json")
+    assert read_json(runs[1] / "split.json")["train"] != read_json(runs[2] / "split.json")["train"]
+    coop = PromptCheckpoint.load(runs[1] / "baselines" / "coop" / "prompt.safetensors")
+    ours = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    assert (coop.training["method"], ours.training["method"]) == ("coop", "calibprompt")
+    assert not torch.allclose(coop.text_features, ours.text_features, atol=1e-3)
+
+
+def test_a_finished_run_is_read_back_and_a_new_baseline_added(runs, settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    before = (folder / "prompt.safetensors").stat().st_mtime_ns
+    assert train(settings("seed=1", f"out={folder}"))["reused"]
+    more = train(settings("seed=1", f"out={folder}", "baselines=[coop,ls]"))
+    assert list(more["methods"]) == ["zero-shot", "coop", "ls", "calibprompt"]
+    assert not more["reused"]
+    assert (folder / "prompt.safetensors").stat().st_mtime_ns == before
+
+
+def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    results = train(settings("seed=3", f"out={folder}", "overwrite=true"))
+    assert not results["reused"]
+    assert read_json(folder / "metrics.json")["seed"] == 3
+    assert read_json(folder / "baselines" / "coop" / "metrics.json")["seed"] == 3
+    assert not load_config([str(folder / "config.yaml")], task="prompt").overwrite
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    arguments = [
+        "trainer.max_epochs=12",
+        "trainer.enable_progress_bar=false",
+        "trainer.accelerator=cpu",
+        "baselines=[]",
+    ]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*command, f"out={killed}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "metrics.json").exists()
+    for folder in (killed, whole):
+        subprocess.run([*command, f"out={folder}"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert (
+        len(list((killed / "logs").iterdir())) == 2
+    )  # the second start went on, and kept the first one's log
+    assert read_json(killed / "metrics.json") == read_json(whole / "metrics.json")
+
+
+def test_images_are_encoded_once_and_cached(
+    image_folder: Path, settings, tmp_path: Path, monkeypatch
+) -> None:
+    data = [
+        "data.name=folder",
+        f"data.root={image_folder}",
+        "data.shots=3",
+        "data.val_shots=2",
+        "data.views=2",
+    ]
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    first = train(settings(*data, cache, f"out={tmp_path / 'a'}", "baselines=[]"))
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == 3  # shots, validation shots, test
+    monkeypatch.setattr("calib.data.encode.encode_table", None)  # encoding again would fail
+    second = train(settings(*data, cache, f"out={tmp_path / 'b'}", "baselines=[]"))
+    assert first["methods"] == second["methods"]
+
+
+def test_encoding_at_every_step_sees_fresh_views(image_folder: Path, settings, tmp_path: Path) -> None:
+    data = [
+        "data.name=folder",
+        f"data.root={image_folder}",
+        "data.shots=3",
+        "data.val_shots=0",
+        "data.cache=false",
+    ]
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    results = train(settings(*data, cache, f"out={tmp_path / 'a'}", "baselines=[]"))
+    again = train(settings(*data, cache, f"out={tmp_path / 'b'}", "baselines=[]"))
+    plain = train(settings(*data, cache, f"out={tmp_path / 'c'}", "baselines=[]", "data.views=0"))
+    assert results["methods"] == again["methods"]
+    assert results["methods"]["calibprompt"] != plain["methods"]["calibprompt"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # the test split only
+
+
+def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
+    results = train(settings(f"out={tmp_path / 'run'}", "baselines=[]", "parity.metrics=true"))
+    values = results["methods"]["calibprompt"]
+    assert values["mce_official"] <= values["ece"] <= values["mce"]
+    assert values["ece_official"] == pytest.approx(values["ece"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["preset=calibpromt"], "Unknown loss preset 'calibpromt'. Did you mean 'calibprompt'"),
+        (["loss.smak.alpha=1"], "Unknown loss 'smak'. Did you mean 'smac'"),
+        (["loss.smac.alfa=1"], "Unknown setting of loss 'smac' 'alfa'. Did you mean 'alpha'"),
+        (["backbone.name=plpi"], "Unknown backbone 'plpi'. Did you mean 'plip'"),
+        (["data.name=cxr4"], "Did you mean 'cxr3'"),
+        (["trainer.max_epoch=3"], "Unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
+        (["trainer.logger=false"], "trainer.logger cannot be set"),
+        (["trainer.devices=2"], "one device"),
+        (["trainer.precision=bf16-true"], "would round the frozen weights"),
+        (["data.shots=100"], "Class 0 ('no finding') has 85 different images in 62 groups"),
+        (["data.views=9"], "9 augmented views were asked for, but these features hold 8"),
+        (["prompt.n_ctx=40"], "Class name 'no finding' does not fit: 40 context tokens"),
+        (
+            ["backbone.name=clip", "backbone.weights=random"],
+            "These image features come from 'embedded' and do not fit 'clip'",
+        ),
+        (["data.name=folder", "data.root=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong_and_write_nothing(changes, message, settings, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        train(settings(f"out={tmp_path / 'run'}", f"data.cache_dir={tmp_path / 'cache'}", *changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_leaves_no_result(settings, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"stopped in epoch \d+.*ce = nan"):
+        train(settings(f"out={tmp_path / 'run'}", "baselines=[]", "optim.lr=1e38", "optim.warmup_lr=1e38"))
+    assert not (tmp_path / "run" / "prompt.safetensors").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
