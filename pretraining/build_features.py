@@ -1,7 +1,7 @@
 """Encode the embedded tasks with the embedded backbone: python pretraining/build_features.py --data DIR.
 
-Writes calib/assets/tasks/<task>/{train,val,test}.safetensors, which `data.name=cxr3` and `data.name=lc25000` read
-when no images are given. DIR is the folder described in README.md. Takes some minutes on two CPU cores.
+Writes calib/assets/tasks/<task>/{train,val,test}.safetensors, which `data.name=cxr3` and `data.name=lc25000`
+read when no images are given. DIR is the folder described in README.md. Takes some minutes on two CPU cores.
 """
 
 from __future__ import annotations
