@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
-    line.split("; done")[0].removeprefix("for seed in 1 2 3; do ").replace("$seed", "1")
+    line.split("; done")[0]
+    .removeprefix("for seed in 1 2 3; do ")
+    .strip()
+    .replace("$seed", "1")
+    .replace("$task", "cxr3")
     for block in BLOCKS
     for line in block.splitlines()
     if "train.py" in line or "evaluate.py" in line
