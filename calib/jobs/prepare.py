@@ -36,7 +36,8 @@ class Prepared:
         val: Features of the validation shots. None: there are none.
         test: Features of the test split.
         zero_shot: The prompt made of the template.
-        record: What split.json says: the draw, and images found on both sides of a split.
+        record: What split.json says: the draw, images found on both sides of a split, terms and limits of the
+            data.
     """
 
     backbone: Backbone
@@ -78,8 +79,13 @@ def prepare(config: PromptRun) -> Prepared:
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
         test=features_of(task.test, backbone, config.data),
         zero_shot=zero_shot_prompt(backbone, task, config),
-        record={**split.to_dict(), "overlap": overlap.to_dict()},
+        record={**split.to_dict(), "overlap": overlap.to_dict(), "data": _terms(task)},
     )
+
+
+def _terms(task: TaskData) -> dict[str, Any]:
+    """Return where the data come from and what a reader of the results should know about them."""
+    return {"name": task.name, "source": task.source, "licence": task.licence, "notes": list(task.notes)}
 
 
 def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backbone:
