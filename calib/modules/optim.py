@@ -24,8 +24,9 @@ def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, war
         warmup_factor: Warm-up learning rate divided by the learning rate.
 
     Example:
-        >>> 0.002 * learning_rate_factor(49, max_epochs=50, warmup_epochs=1, warmup_factor=0.005)
-        7.885298685522124e-06
+        >>> factor = learning_rate_factor(49, max_epochs=50, warmup_epochs=1, warmup_factor=0.005)
+        >>> f"{0.002 * factor:.4e}"
+        '7.8853e-06'
 
     Source: the schedule of CalibPrompt (github.com/iabh1shekbasu/CalibPrompt c6ec13e), which is Dassl's.
     """
