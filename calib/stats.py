@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,14 @@ _CHUNK = 4_000_000  # resample counts held at once, 32 MB
 Arrays = np.ndarray | tuple[np.ndarray, ...]
 # A number computed from arrays that share their first axis, the samples.
 Statistic = Callable[..., float]
+
+
+@runtime_checkable
+class CountedStatistic(Protocol):
+    """A statistic that computes many resamples at once from how often each sample was drawn."""
+
+    def of_counts(self, *arrays: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function from counts (R, N) to the statistic of each resample (R,)."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +283,9 @@ def _draws(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
 def _evaluator(statistic: Statistic, arrays: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from counts (R, N) to the statistic of each resample and run, (R, S)."""
     runs = [tuple(array[s] for array in arrays) for s in range(len(arrays[0]))]
+    if isinstance(statistic, CountedStatistic):
+        by_run = [statistic.of_counts(*run) for run in runs]
+        return lambda counts: np.stack([of_run(counts) for of_run in by_run], axis=1)
     if isinstance(statistic, MeanStatistic):
         columns = [np.asarray(statistic.columns(*run), dtype=np.float64) for run in runs]
 

@@ -8,8 +8,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "calib"
 FLOORS = {
     0: {"binning", "byname", "config", "errors", "files", "stats"},
-    1: {"losses", "metrics", "backbones"},
-    2: {"prompts", "checkpoints", "predictions", "plots", "report", "data"},
+    1: {"losses", "metrics", "backbones", "scores"},
+    2: {
+        "prompts",
+        "checkpoints",
+        "predictions",
+        "plots",
+        "report",
+        "data",
+        "embeddings",
+        "failure_checkpoints",
+        "prototypes",
+        "vilu",
+    },
     3: {"modules", "jobs", "cli"},
 }
 # Within a floor, who may import whom besides its own package.
@@ -17,6 +28,10 @@ SAME_FLOOR = {
     ("checkpoints", "prompts"),
     ("predictions", "checkpoints"),
     ("predictions", "data"),
+    ("embeddings", "data"),
+    ("failure_checkpoints", "checkpoints"),
+    ("failure_checkpoints", "vilu"),
+    ("scores", "metrics"),
     ("jobs", "modules"),
     ("cli", "jobs"),
 }

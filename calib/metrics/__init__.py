@@ -2,7 +2,8 @@
 
 Functions say what they take: (confidence, correct), (predictions, labels), (probs, labels) or (logits,
 labels). They return a () float64 tensor; results are fractions, never percent. Tensors on MPS, which has no
-float64, are computed on the CPU. Wrong shapes, types, ranges, NaN and empty inputs raise ValueError.
+float64, are computed on the CPU. Wrong shapes, types, ranges, NaN and empty inputs raise ValueError. The
+failure metrics take (uncertainty, failure) and are NaN, with a reason, where there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -16,6 +17,23 @@ from calib.metrics.calibration import (
     mean_confidence,
     overconfidence,
     underconfidence,
+)
+from calib.metrics.failure import (
+    FAILURE_METRICS,
+    FailureStatistic,
+    RiskCoverage,
+    augrc,
+    aupr_error,
+    aurc,
+    auroc,
+    coverage_at_risk,
+    eaurc,
+    failure_statistic,
+    fpr_at_tpr,
+    risk_at_coverage,
+    risk_coverage_curve,
+    summarize_failure,
+    undefined_reason,
 )
 from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothed_accuracy
 from calib.metrics.modular import (

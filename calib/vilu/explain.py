@@ -1,0 +1,177 @@
+"""Why a failure head doubts a prediction: the classes weighed against it, and what each part contributed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WORDS = {
+    "image": "the image itself",
+    "alternatives": "the classes it resembles",
+    "predicted": "the predicted class",
+    "confidence": "the model's own confidence",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The reasons behind B failure logits.
+
+    The contributions are Shapley values: the effect of putting a part of this image in the place of the
+    average training image's, averaged over all orders of doing so. They are exact (at most 8 runs of the
+    small MLP), and complete: `failure_logit = baseline + sum of the contributions`.
+
+    Attributes:
+        failure_logit: (B,).
+        predictions: (B,) int64, the classes judged.
+        weights: (B, C) attention over the classes, rows sum to 1. Of a head without attention: the softmax of
+            the logits, which is what untrained attention is.
+        alternatives: (B, K) int64, the classes besides the predicted one with the largest weights, in order.
+        alternative_weights: (B, K), their weights.
+        contributions: (B,) each, above 0 where the part raises the doubt: image (v), alternatives (the
+            attention's average text), predicted (the predicted text), confidence (MCP of a residual head), as
+            far as the head uses them.
+        baseline: The failure logit of the average training case.
+    """
+
+    failure_logit: Tensor
+    predictions: Tensor
+    weights: Tensor
+    alternatives: Tensor
+    alternative_weights: Tensor
+    contributions: dict[str, Tensor]
+    baseline: float
+
+    def sentences(self, class_names: Sequence[str]) -> list[str]:
+        """Return one or two plain sentences per image.
+
+        Args:
+            class_names: C names in label order.
+
+        Raises:
+            ValueError: There are more or fewer names than classes.
+        """
+        if len(class_names) != self.weights.shape[1]:
+            raise ValueError(f"There are {len(class_names)} names for {self.weights.shape[1]} classes.")
+        return [self._sentence(i, class_names) for i in range(len(self.failure_logit))]
+
+    def _sentence(self, i: int, names: Sequence[str]) -> str:
+        risk = float(self.failure_logit[i].double().sigmoid())
+        weighed = ", ".join(
+            f"{names[c]} ({weight:.0%})"
+            for c, weight in zip(
+                self.alternatives[i].tolist(), self.alternative_weights[i].tolist(), strict=True
+            )
+        )
+        moved = {name: float(values[i]) for name, values in self.contributions.items()}
+        strongest = max(moved, key=lambda name: abs(moved[name]))
+        direction = "raised" if moved[strongest] > 0 else "lowered"
+        text = f"Predicted {names[int(self.predictions[i])]}, score for being wrong {risk:.0%}"
+        text += f"; weighed against {weighed}." if weighed else "."
+        return f"{text} Compared with an average case, {WORDS[strongest]} {direction} the doubt most."
+
+
+def explain_failure(
+    mlp: Callable[[Mapping[str, Tensor]], Tensor],
+    parts: Mapping[str, Tensor],
+    confidence: Tensor | None,
+    *,
+    means: Mapping[str, Tensor],
+    weights: Tensor,
+    predictions: Tensor,
+    top: int,
+) -> Explanation:
+    """Return the explanation of a head; `ViLU.explain` calls it.
+
+    Args:
+        mlp: Parts (B, D) -> logit of being right (B,).
+        parts: (B, D) each.
+        confidence: (B,), added to the MLP's output. None: nothing is.
+        means: (D,) per part, () for the confidence.
+        weights: (B, C).
+        predictions: (B,) int64.
+        top: Alternatives per image, at least 1.
+
+    Raises:
+        ValueError: `means` has other parts, or `top` is below 1.
+    """
+    expected = {*parts, *(["confidence"] if confidence is not None else [])}
+    if means.keys() != expected:
+        raise ValueError(
+            f"means must hold {sorted(expected)} as part_means returns them, not {sorted(means)}."
+        )
+    wrong = [name for name, part in parts.items() if means[name].shape != part.shape[1:]]
+    if wrong:
+        raise ValueError(f"means of {', '.join(wrong)} must be (D,) like the features.")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}.")
+    values, average, right = shapley_values(mlp, parts, means)
+    contributions = {name: -value for name, value in values.items()}
+    failure_logit = -right
+    baseline = -average
+    if confidence is not None:  # only ever added, so its Shapley value is its own change
+        mean = means["confidence"].to(confidence)
+        contributions["confidence"] = mean - confidence
+        failure_logit, baseline = failure_logit - confidence, baseline - float(mean)
+    others = weights.scatter(1, predictions[:, None], -math.inf)
+    ranked = others.topk(min(top, weights.shape[1] - 1), dim=1)
+    return Explanation(
+        failure_logit=failure_logit,
+        predictions=predictions,
+        weights=weights,
+        alternatives=ranked.indices,
+        alternative_weights=ranked.values,
+        contributions=contributions,
+        baseline=baseline,
+    )
+
+
+def shapley_values(
+    function: Callable[[Mapping[str, Tensor]], Tensor],
+    parts: Mapping[str, Tensor],
+    means: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], float, Tensor]:
+    """Return every part's exact Shapley value, the function's value on the means, and on the parts.
+
+    `phi_i = sum_{S without i} |S|! (n - |S| - 1)! / n! (f(S with i) - f(S))` where f(S) takes the parts in S
+    from the image and the others from the means.
+
+    Args:
+        function: Parts (B, D) each -> (B,).
+        parts: n of them; 2^n runs.
+        means: (D,) per part.
+
+    Returns:
+        Values (B,) per part, which sum to the difference of the other two; a number; (B,).
+
+    Example:
+        >>> parts = {"x": torch.tensor([[2.0]]), "y": torch.tensor([[3.0]])}
+        >>> means = {"x": torch.zeros(1), "y": torch.zeros(1)}
+        >>> values, _, _ = shapley_values(lambda p: (p["x"] * p["y"])[:, 0], parts, means)
+        >>> {name: value.item() for name, value in values.items()}  # 2 * 3, shared equally
+        {'x': 3.0, 'y': 3.0}
+
+    Source: Shapley (1953); as attribution Lundberg and Lee, NeurIPS 2017, eq. 4.
+    """
+    names = list(parts)
+    n, rows = len(names), len(parts[names[0]])
+    subsets = [frozenset(s) for size in range(1, n + 1) for s in itertools.combinations(names, size)]
+    average = {name: means[name].to(part)[None] for name, part in parts.items()}  # (1, D) each
+    base = function(average)  # (1,)
+    value = {frozenset[str](): base.expand(rows)}
+    for s in subsets:
+        mixed = {name: part if name in s else average[name].expand_as(part) for name, part in parts.items()}
+        value[s] = function(mixed)
+    share = [math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n) for size in range(n)]
+    values = {
+        name: torch.stack(
+            [share[len(s)] * (value[s | {name}] - value[s]) for s in value if name not in s]
+        ).sum(0)
+        for name in names
+    }
+    return values, float(base), value[frozenset(names)]
