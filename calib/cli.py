@@ -9,13 +9,15 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import calib
+from calib.config import task_of
 
 COMMANDS = {
-    "train": "learn a calibrated prompt: calib train [CONFIG.yaml ...] [key=value ...]",
+    "train": "learn a calibrated prompt, or with task=failure to predict its failures: calib train "
+    "[CONFIG.yaml ...] [key=value ...]",
     "evaluate": "compare exported prompts: calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value "
     "...]",
-    "predict": "classify images with an exported prompt: calib predict PROMPT IMAGE_OR_FOLDER ... [--out "
-    "FILE.csv]",
+    "predict": "classify images with an exported prompt: calib predict PROMPT IMAGE_OR_FOLDER ... "
+    "[--failure FAILURE] [--out FILE.csv]",
 }
 
 
@@ -51,7 +53,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         )
         return 0
     try:
-        return _command(command)(argv)
+        return _command(command, argv)(argv)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"calib {command}: {error}\n")
         return 1
@@ -62,9 +64,11 @@ def run(command: str, argv: Sequence[str]) -> int:
         return 130
 
 
-def _command(name: str) -> Callable[[Sequence[str]], int]:
+def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
     """Return the command's function; torch and the rest are imported only now."""
-    if name == "train":
+    if name == "train" and task_of(argv) == "failure":
+        from calib.jobs.failure import main as command
+    elif name == "train":
         from calib.jobs.train import main as command
     elif name == "evaluate":
         from calib.jobs.evaluate import main as command

@@ -187,6 +187,125 @@ class PromptRun:
 
 
 @dataclass
+class EmbeddingsConfig:
+    """Features made by other code, to judge a model of which there is nothing else: see calib.embeddings.
+
+    Attributes:
+        train: The file (safetensors or npz) the head is trained on. None: images are used, see `data`.
+        test: The file results are reported on. None: the rows of `train` whose `split` is "test".
+        normalize: Bring features to unit norm; false refuses those that are not.
+    """
+
+    train: str | None = None
+    test: str | None = None
+    normalize: bool = False
+
+
+@dataclass
+class HeadConfig:
+    """The failure head; see calib.vilu.ViLU.
+
+    Attributes:
+        residual: Start at the model's own confidence and learn what to add to it.
+        keep_frozen: Keep the attention's projections at the identity.
+        use_attention: Attend over the class texts. With use_predicted_caption=false this off is LVU.
+        concat: Put the attention's result beside the image feature instead of adding it.
+        use_predicted_caption: Give the text of the predicted class as well.
+        hidden: Widths of the MLP's hidden layers.
+        activation: relu or leaky_relu.
+        n_iter_freeze_proj: Steps before the projections are let go, where keep_frozen is false.
+        official_decay: Let weight decay shrink frozen projections, as the release's code.
+        learn_mcp: Learn scale and offset of the confidence in the residual form.
+    """
+
+    residual: bool = True
+    keep_frozen: bool = True
+    use_attention: bool = True
+    concat: bool = True
+    use_predicted_caption: bool = True
+    hidden: list[int] = field(default_factory=lambda: [512, 256, 128])
+    activation: str = "relu"
+    n_iter_freeze_proj: int = 200
+    official_decay: bool = False
+    learn_mcp: bool = True
+
+
+@dataclass
+class FailureLossConfig:
+    """The loss of the failure head; see calib.losses.failure.
+
+    Attributes:
+        name: bce or tcp.
+        weighting: Of the wrong predictions: static, adaptive (as the release) or balanced.
+        weight: The static weight.
+        max_weight: Bound of the balanced weight.
+        entropy: Share of the entropy in the target of tcp.
+    """
+
+    name: str = "bce"
+    weighting: str = "static"
+    weight: float = 1.0
+    max_weight: float = 100.0
+    entropy: float = 0.0
+
+
+@dataclass
+class FailureRun:
+    """Settings of `train.py task=failure`: learn which predictions are wrong, compare with simple scores.
+
+    The predictions come from a prompt, from zero-shot (no prompt), or from a file of embeddings.
+
+    Attributes:
+        task: Always "failure".
+        seed: Draws the images, starts the head, orders the batches.
+        out: Run folder. None: runs/failure-<...>, see `run_name`.
+        prompt: Run folder or prompt.safetensors of the prompt to judge. None: zero-shot with the template.
+        embeddings: Features from a file instead of images; needs neither backbone nor data.
+        backbone: The frozen model of zero-shot. With a prompt it is the prompt's own; `weights` and
+            `tokenizer` then say where these are now.
+        data: The images. `data.name` left out: the prompt's own data set, or cxr3. `data.shots`: images per
+            class the head is trained on (null = all there are), `data.views`: augmented views beside each.
+        fit_on: Which images the head learns from: "outside" the prompt's shots; "cross_fitted": the prompt's
+            shots, each judged by a prompt trained without it; "auto": outside, and where a class has too few
+            images there, its cross-fitted shots as well.
+        folds: Parts of the shots for "cross_fitted".
+        head: The head.
+        loss: Its loss.
+        optim: Its optimiser. The learning rate rises in a straight line from `warmup_lr` to `lr` during
+            `warmup_epochs`, under a cosine that spans the run.
+        trainer: Handed to lightning.Trainer as it is.
+        log: Where the curves go.
+        scores: Scores reported beside the head, by name. Empty: all. "mcp" is always there.
+        n_resamples: Bootstrap resamples of the intervals.
+        level: Coverage of the intervals.
+        resume: Go on with an interrupted run of the same settings in `out`.
+        overwrite: Throw away the run in `out` and train anew.
+    """
+
+    task: str = "failure"
+    seed: int = 1
+    out: str | None = None
+    prompt: str | None = None
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(
+        default_factory=lambda: DataConfig(name="", shots=None, val_shots=4, batch_size=128, views=0)
+    )
+    fit_on: str = "auto"
+    folds: int = 5
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss: FailureLossConfig = field(default_factory=FailureLossConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.01, warmup_epochs=5, warmup_lr=0.001))
+    trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 100})
+    log: LogConfig = field(default_factory=LogConfig)
+    scores: list[str] = field(default_factory=list)
+    n_resamples: int = 2000
+    level: float = 0.95
+    resume: bool = True
+    overwrite: bool = False
+
+
+@dataclass
 class EvaluateRun:
     """Settings of `evaluate.py`: apply exported prompts to a data set and compare them.
 
@@ -219,7 +338,33 @@ class EvaluateRun:
     seed: int = 0
 
 
-SCHEMAS: dict[str, type] = {"prompt": PromptRun, "evaluate": EvaluateRun}
+SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
+TRAINED = ("prompt", "failure")  # tasks of train.py
+
+
+def task_of(argv: Sequence[str]) -> str:
+    """Return the task that YAML files and `key=value` arguments ask for; "prompt" where none says.
+
+    Args:
+        argv: As in `load_config`.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: The task is unknown or not one that is trained.
+
+    Example:
+        >>> task_of(["task=failure", "seed=2"]), task_of(["seed=2"])
+        ('failure', 'prompt')
+    """
+    task = TRAINED[0]
+    for argument in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
+        if not _is_change(argument):
+            task = _read_yaml(str(argument)).get("task", task)
+        elif argument.split("=")[0] == "task":
+            task = argument.split("=", 1)[1]
+    if task not in TRAINED:
+        raise unknown_name("task of train.py", task, TRAINED)
+    return task
 
 
 def load_config(argv: Sequence[str], *, task: str) -> Any:
@@ -227,10 +372,10 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
 
     Args:
         argv: YAML files (arguments without "=") merged from left to right, then `key=value` changes in order.
-        task: "prompt" or "evaluate"; a file that says another task is refused.
+        task: "prompt", "failure" or "evaluate"; a file that says another task is refused.
 
     Returns:
-        A `PromptRun` or `EvaluateRun`, interpolations resolved.
+        A `PromptRun`, `FailureRun` or `EvaluateRun`, interpolations resolved.
 
     Raises:
         FileNotFoundError: A YAML file does not exist.
@@ -256,6 +401,24 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     return config
 
 
+def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
+    """Return the settings that `to_dict` wrote, e.g. those in an exported prompt.
+
+    Args:
+        values: Settings by name; those left out keep their defaults.
+        task: As in `load_config`.
+        source: Where they come from, for messages.
+
+    Raises:
+        ValueError: An unknown key or a value of the wrong type.
+    """
+    schema = SCHEMAS[task]
+    new = OmegaConf.create(values)
+    config = OmegaConf.to_object(_merge(OmegaConf.structured(schema), new, schema, source=source, task=task))
+    _check_ranges(config)
+    return config
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a settings dataclass as plain dicts, lists and numbers."""
     return dataclasses.asdict(config)
@@ -266,15 +429,28 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
-def run_name(config: PromptRun) -> str:
+def run_name(config: PromptRun | FailureRun) -> str:
     """Return the default name of a run's folder.
 
     Example:
         >>> run_name(PromptRun())
         'embedded-cxr3-calibprompt-8shot-s1'
+        >>> run_name(FailureRun(prompt="runs/mine/prompt.safetensors"))
+        'failure-mine-all-s1'
+        >>> run_name(FailureRun(data=DataConfig(shots=16)))
+        'failure-embedded-cxr3-zero-shot-16shot-s1'
     """
     shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
-    parts = [config.backbone.name, config.data.name, config.preset, shots, f"s{config.seed}"]
+    if isinstance(config, PromptRun):
+        judged = [config.backbone.name, config.data.name, config.preset]
+    elif config.embeddings.train is not None:
+        judged = ["failure", Path(config.embeddings.train).stem]
+    elif config.prompt is not None:
+        prompt = Path(config.prompt)
+        judged = ["failure", prompt.parent.name if prompt.suffix else prompt.name]
+    else:
+        judged = ["failure", config.backbone.name, config.data.name, "zero-shot"]
+    parts = [*judged, shots, f"s{config.seed}"]
     return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
 
 
@@ -344,35 +520,56 @@ def _dataclass_of(hint: Any) -> type | None:
 
 def _check_ranges(config: Any) -> None:
     data = config.data
-    limits = [
+    limits: list[tuple[str, float | None, float]] = [
         ("data.shots", data.shots, 1),
         ("data.val_shots", data.val_shots, 0),
         ("data.batch_size", data.batch_size, 1),
         ("data.views", data.views, 0),
         ("data.encode_batch_size", data.encode_batch_size, 1),
-        ("n_bins", config.n_bins, 1),
         ("seed", config.seed, 0),
     ]
+    if isinstance(config, PromptRun | EvaluateRun):
+        limits.append(("n_bins", config.n_bins, 1))
+    if isinstance(config, FailureRun | EvaluateRun):
+        limits.append(("n_resamples", config.n_resamples, 1))
+        if not 0 < config.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {config.level}.")
+    if isinstance(config, PromptRun | FailureRun):
+        limits.append(("optim.warmup_epochs", config.optim.warmup_epochs, 0))
+        _check_positive({"optim.lr": config.optim.lr})
+        _check_option("log.wandb", config.log.wandb, ["disabled", "offline", "online"])
+        _check_option("optim.name", config.optim.name, ["sgd", "adamw"])
+        _check_option("backbone.preprocessing", config.backbone.preprocessing, ["own", "calibprompt"])
     if isinstance(config, PromptRun):
-        limits += [
-            ("prompt.n_ctx", config.prompt.n_ctx, 1),
-            ("optim.warmup_epochs", config.optim.warmup_epochs, 0),
-        ]
-        positive = {"optim.lr": config.optim.lr, "prompt.init_std": config.prompt.init_std}
-        for key, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{key} must be above 0, got {value}.")
-        for key, option, allowed in [
-            ("log.wandb", config.log.wandb, ["disabled", "offline", "online"]),
-            ("optim.name", config.optim.name, ["sgd", "adamw"]),
-            ("prompt.class_position", config.prompt.class_position, ["end", "middle", "front"]),
-            ("backbone.preprocessing", config.backbone.preprocessing, ["own", "calibprompt"]),
-        ]:
-            if option not in allowed:
-                raise unknown_name(f"value of {key}", option, allowed)
+        limits.append(("prompt.n_ctx", config.prompt.n_ctx, 1))
+        _check_positive({"prompt.init_std": config.prompt.init_std})
+        _check_option("prompt.class_position", config.prompt.class_position, ["end", "middle", "front"])
+    if isinstance(config, FailureRun):
+        limits.append(("folds", config.folds, 2))
+        _check_option("fit_on", config.fit_on, ["auto", "outside", "cross_fitted"])
+        _check_source(config)
     for key, number, least in limits:
         if number is not None and number < least:
             raise ValueError(f"{key} must be at least {least}, got {number}.")
+
+
+def _check_positive(values: dict[str, float]) -> None:
+    for key, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{key} must be above 0, got {value}.")
+
+
+def _check_option(key: str, option: str, allowed: list[str]) -> None:
+    if option not in allowed:
+        raise unknown_name(f"value of {key}", option, allowed)
+
+
+def _check_source(config: FailureRun) -> None:
+    files = config.embeddings
+    if files.train is not None and config.prompt is not None:
+        raise ValueError("Predictions come from `prompt` or from `embeddings.train`, not from both.")
+    if files.test is not None and files.train is None:
+        raise ValueError("embeddings.test was given without embeddings.train.")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from calib.binning import BinStatistics, bin_edges, bin_statistics
 from calib.metrics.calibration import error_from_sums
+from calib.metrics.failure import risk_coverage_curve
 from calib.metrics.inputs import Outcomes
 
 # From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
 SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"
+_LINES = ((BLUE, "-"), (VERMILION, "-"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "--"), (SKY, "-."))
 _WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
@@ -151,3 +153,54 @@ def _tidy(axes: Axes) -> None:
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def risk_coverage_diagram(
+    systems: Mapping[str, tuple[Tensor, Tensor]], *, title: str | None = None
+) -> Figure:
+    """Return risk-coverage curves: the share of failures among the accepted, by how many are accepted.
+
+    A curve that stays low for long is a good one. The dashed line is the share of failures of all samples,
+    which accepting at random would give.
+
+    Args:
+        systems: Name -> (uncertainty (N,), failure (N,) bool), at least one, all on the same samples; the
+            first is drawn strongest.
+        title: Written above; None for nothing.
+
+    Raises:
+        ValueError: If there is no system or no sample, or the inputs are not as above.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([0.1, 0.2, 0.9]), torch.tensor([False, False, True])
+        >>> figure = risk_coverage_diagram({"mine": scores})
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['mine', 'Accepted at random']
+    """
+    if not systems:
+        raise ValueError("There is no system to draw.")
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, (uncertainty, failure)) in enumerate(systems.items()):
+        if not len(failure):
+            raise ValueError(f"There are no samples of '{name}'.")
+        curve = risk_coverage_curve(uncertainty, failure)
+        colour, style = _LINES[number % len(_LINES)]
+        axes.step(
+            curve.coverage.cpu().numpy(),
+            curve.risk.cpu().numpy(),
+            where="post",
+            color=colour,
+            linestyle=style,
+            linewidth=2.0 if number == 0 else 1.2,
+            label=name,
+        )
+    share = _mean(next(iter(systems.values()))[1])
+    axes.axhline(share, color="black", linewidth=0.8, linestyle="--", label="Accepted at random")
+    axes.set(xlim=(0, 1), xlabel="Accepted samples (%)", ylabel="Wrong among the accepted (%)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title or "", fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    _tidy(axes)
+    return figure

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from calib.config import PromptRun, load_config
+from calib.config import FailureRun, PromptRun, load_config, task_of
+from calib.jobs.failure import loss_settings
 from calib.losses import Objective, resolve_terms
+from calib.vilu import ViLU
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -28,13 +31,19 @@ CELLS = {
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_file_builds_an_objective(path: Path) -> None:
-    config = load_config([str(path)], task="prompt")
-    assert Objective(resolve_terms(config.preset, config.loss)).weights
+def test_every_file_builds_what_it_trains(path: Path) -> None:
+    task = task_of([str(path)])
+    config = load_config([str(path)], task=task)
+    if task == "prompt":
+        assert Objective(resolve_terms(config.preset, config.loss)).weights
+    else:
+        assert ViLU(8, logit_scale=1.0, **asdict(config.head)).options["dim"] == 8
+        assert loss_settings(config.loss)["weighting"] == config.loss.weighting
 
 
-def test_the_main_file_holds_the_defaults() -> None:
-    assert len(FILES) == 11
+def test_the_main_files_hold_the_defaults() -> None:
+    assert len(FILES) == 12
+    assert load_config([str(CONFIGS / "failure.yaml")], task="failure") == FailureRun()
     assert load_config([str(CONFIGS / "prompt.yaml")], task="prompt") == PromptRun()
 
 

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig
 from calib.data.images import IMAGE_SUFFIXES, open_image
+from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import write_text
 from calib.jobs.prepare import make_backbone
 
@@ -25,6 +27,7 @@ def predict(
     prompt: str | Path,
     images: Sequence[str],
     *,
+    failure: str | Path | None = None,
     out: str | Path | None = None,
     weights: str | None = None,
     tokenizer: str | None = None,
@@ -33,11 +36,15 @@ def predict(
 ) -> str:
     """Return the predictions for images as CSV text, one row per image, and write them to a file.
 
-    The columns are file, prediction, confidence and one probability per class.
+    The columns are file, prediction, confidence and one probability per class; with a failure head also
+    uncertainty (its score in [0, 1] that the prediction is wrong: a probability as far as the head is
+    calibrated) and why, in words.
 
     Args:
         prompt: A prompt.safetensors file, or the run folder that holds one.
         images: Image files, folders (searched in depth) and glob patterns.
+        failure: A failure.safetensors file trained for this prompt, or the run folder that holds one. None:
+            no uncertainty.
         out: The CSV file. None: nothing is written.
         weights: The backbone's weights where they have moved since training. None: where the export says.
         tokenizer: Likewise for the tokenizer.
@@ -45,28 +52,58 @@ def predict(
         device: Where the image tower runs.
 
     Raises:
-        FileNotFoundError: The prompt or an image is not there.
-        ValueError: The prompt is damaged, the backbone is another one, or a file is not an image; nothing is
-        written.
+        FileNotFoundError: The prompt, the failure head or an image is not there.
+        ValueError: The prompt or the head is damaged, the head was trained for another prompt or backbone,
+            the backbone is another one, or a file is not an image; nothing is written.
     """
     checkpoint = PromptCheckpoint.load(prompt_path(prompt))
+    head = None if failure is None else FailureCheckpoint.load(failure_path(failure))
+    if head is not None:
+        head.check_prompt(checkpoint)
     files = find_images(images)
     backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(device)
+    if head is not None:
+        head.check_backbone(backbone)
+    names = checkpoint.class_names
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "prediction", "confidence", *(f"p({name})" for name in checkpoint.class_names)])
+    more = [] if head is None else ["uncertainty", "why"]
+    writer.writerow(["file", "prediction", "confidence", *(f"p({name})" for name in names), *more])
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels = torch.stack([backbone.preprocess(open_image(file)) for file in batch]).to(device)
-        probs = checkpoint.logits(backbone.encode_image(pixels)).double().softmax(dim=1).cpu()  # (B, C)
-        for file, row in zip(batch, probs.tolist(), strict=True):
-            best = max(range(len(row)), key=row.__getitem__)
-            writer.writerow(
-                [str(file), checkpoint.class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row)]
-            )
+        features = backbone.encode_image(pixels).cpu()
+        probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
+        best = probs.argmax(dim=1)
+        doubts = [[] for _ in batch] if head is None else _doubts(head, features, best)
+        for file, row, top, doubt in zip(batch, probs.tolist(), best.tolist(), doubts, strict=True):
+            writer.writerow([str(file), names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt])
     if out is not None:
         write_text(out, text.getvalue())
     return text.getvalue()
+
+
+def _doubts(head: FailureCheckpoint, features: Tensor, predictions: Tensor) -> list[list[str]]:
+    """Return uncertainty and reasons of every image, as they stand in the CSV."""
+    uncertainty = head.uncertainty(features, predictions).tolist()
+    why = head.explain(features, predictions).sentences(head.class_names)
+    return [[f"{value:.6f}", reason] for value, reason in zip(uncertainty, why, strict=True)]
+
+
+def failure_path(path: str | Path) -> Path:
+    """Return the failure head that a file or run folder names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "failure.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
+        )
+    return path
 
 
 def prompt_path(path: str | Path) -> Path:
@@ -143,6 +180,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("prompt", help="prompt.safetensors, or the run folder that holds it")
     parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
+    parser.add_argument(
+        "--failure", help="failure.safetensors (or its run folder): adds how likely each prediction is wrong"
+    )
     parser.add_argument("--out", help="CSV file; without it the table goes to standard output")
     parser.add_argument("--weights", help="the backbone's weights, where they have moved since training")
     parser.add_argument("--tokenizer", help="the tokenizer, where it has moved since training")
@@ -152,6 +192,7 @@ def main(argv: Sequence[str]) -> int:
     text = predict(
         given.prompt,
         given.images,
+        failure=given.failure,
         out=given.out,
         weights=given.weights,
         tokenizer=given.tokenizer,

@@ -12,7 +12,7 @@ from lightning import Trainer
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
-from calib.config import BackboneConfig, DataConfig, PromptRun, to_dict
+from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
 from calib.data import (
     FeatureTable,
     ImageTable,
@@ -79,11 +79,11 @@ def prepare(config: PromptRun) -> Prepared:
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
         test=features_of(task.test, backbone, config.data),
         zero_shot=zero_shot_prompt(backbone, task, config),
-        record={**split.to_dict(), "overlap": overlap.to_dict(), "data": _terms(task)},
+        record={**split.to_dict(), "overlap": overlap.to_dict(), "data": terms_of(task)},
     )
 
 
-def _terms(task: TaskData) -> dict[str, Any]:
+def terms_of(task: TaskData) -> dict[str, Any]:
     """Return where the data come from and what a reader of the results should know about them."""
     return {"name": task.name, "source": task.source, "licence": task.licence, "notes": list(task.notes)}
 
@@ -138,7 +138,7 @@ def features_of(
     return cache_features(backbone, table, data.cache_dir, views=views, batch_size=data.encode_batch_size)
 
 
-def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun) -> PromptCheckpoint:
+def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> PromptCheckpoint:
     """Return the prompt that the data set's template makes, in the form of an export."""
     return PromptCheckpoint(
         text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),

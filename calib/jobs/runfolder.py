@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calib.config import PromptRun, load_config, to_dict, to_yaml
+from calib.config import FailureRun, PromptRun, load_config, task_of, to_dict, to_yaml
 from calib.files import atomic_path, read_json, write_json, write_text
 
 # Settings that do not change what is learned: a run may be continued with other values of these.
@@ -27,8 +27,13 @@ OWNED = (
     "metrics.json",
     "table.md",
     "prompt.safetensors",
+    "failure.safetensors",
     "predictions.safetensors",
+    "uncertainties.safetensors",
+    "failures.csv",
     "reliability.png",
+    "risk_coverage.png",
+    "folds",
     "checkpoints",
     "logs",
     "baselines",
@@ -49,16 +54,18 @@ class RunFolder:
         self.split = self.path / "split.json"
         self.metrics = self.path / "metrics.json"
         self.prompt = self.path / "prompt.safetensors"
+        self.failure = self.path / "failure.safetensors"
         self.predictions = self.path / "predictions.safetensors"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.baselines = self.path / "baselines"
+        self.folds = self.path / "folds"
 
     @property
     def finished(self) -> bool:
         """Whether the run has written its metrics, which is the last thing a run does."""
         return self.metrics.is_file()
 
-    def check(self, config: PromptRun) -> None:
+    def check(self, config: PromptRun | FailureRun) -> None:
         """Refuse the folder where using it would mix or lose results. Changes nothing.
 
         Raises:
@@ -76,7 +83,7 @@ class RunFolder:
                     f"out=FOLDER."
                 )
             return
-        differences = describe_differences(load_config([str(self.config)], task="prompt"), config)
+        differences = self._differences(config)
         if differences:
             listed = "; ".join(differences[:4]) + (
                 f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
@@ -93,7 +100,7 @@ class RunFolder:
                 "replace it (overwrite=true), or give another folder (out=FOLDER)."
             )
 
-    def claim(self, config: PromptRun, split: dict[str, Any]) -> None:
+    def claim(self, config: PromptRun | FailureRun, split: dict[str, Any]) -> None:
         """Make the folder and write what it belongs to; `overwrite` first removes an earlier run's files.
 
         Args:
@@ -119,6 +126,12 @@ class RunFolder:
                 f"The run folder '{self.path}' cannot be written: {error.strerror or error}."
             ) from error
 
+    def _differences(self, config: PromptRun | FailureRun) -> list[str]:
+        task = task_of([str(self.config)])
+        if task != config.task:
+            return [f"task is {task!r} there and {config.task!r} here"]
+        return describe_differences(load_config([str(self.config)], task=task), config)
+
     def _clear(self) -> None:
         for name in OWNED:
             target = self.path / name
@@ -128,7 +141,7 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
 
-def describe_differences(old: PromptRun, new: PromptRun) -> list[str]:
+def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRun) -> list[str]:
     """Return one phrase per setting that differs between two configurations and matters for the result.
 
     Example:

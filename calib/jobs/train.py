@@ -97,7 +97,7 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
     folder.claim(config, prepared.record)
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     logger = make_loggers(config, folder)
-    checkpoint = _fit(config, prepared, objective, folder, logger)
+    checkpoint = fit_prompt(config, prepared, objective, folder, logger)
     test = _evaluate(config, checkpoint, prepared, folder)
     numbers = {f"test/{name}": value for name, value in test.items() if isinstance(value, int | float)}
     for each in logger:
@@ -109,10 +109,21 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
         wandb.finish()  # the next prompt is a W&B run of its own
 
 
-def _fit(
+def fit_prompt(
     config: PromptRun, prepared: Prepared, objective: Objective, folder: RunFolder, logger: list[Logger]
 ) -> PromptCheckpoint:
-    """Train one prompt, from its last checkpoint if there is one, and return it ready for export."""
+    """Train one prompt, from its last checkpoint if there is one, and return it ready for export.
+
+    Args:
+        config: The settings.
+        prepared: Backbone, task and shots.
+        objective: What is minimised.
+        folder: Where the checkpoints are.
+        logger: Where the curves go.
+
+    Raises:
+        FloatingPointError: A loss became NaN or infinite.
+    """
     seed_everything(config.seed, workers=True, verbose=False)
     backbone, settings = prepared.backbone, config.optim
     module = PromptTuningModule(

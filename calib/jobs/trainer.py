@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from calib.config import PromptRun, to_dict
+from calib.config import FailureRun, PromptRun, to_dict
 from calib.errors import unknown_name
 from calib.files import atomic_path
 from calib.jobs.runfolder import RunFolder
@@ -29,7 +29,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, part, storage_options)
 
 
-def make_loggers(config: PromptRun, folder: RunFolder) -> list[Logger]:
+def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
     """Return the CSV logger and, where the settings ask for it, the W&B logger of a run."""
     loggers: list[Logger] = [CSVLogger(folder.path, name="logs")]
     if config.log.wandb != "disabled":
@@ -46,7 +46,14 @@ def make_loggers(config: PromptRun, folder: RunFolder) -> list[Logger]:
     return loggers
 
 
-def make_trainer(config: PromptRun, folder: RunFolder, logger: list[Logger], *, validate: bool) -> Trainer:
+def make_trainer(
+    config: PromptRun | FailureRun,
+    folder: RunFolder,
+    logger: list[Logger],
+    *,
+    validate: bool,
+    every_n_epochs: int = 1,
+) -> Trainer:
     """Return a trainer that keeps the last epoch's checkpoint in the run folder.
 
     Args:
@@ -54,12 +61,13 @@ def make_trainer(config: PromptRun, folder: RunFolder, logger: list[Logger], *, 
         folder: The run's folder.
         logger: Where the curves go.
         validate: Whether there are validation images.
+        every_n_epochs: Epochs between two checkpoints.
     """
     last = ModelCheckpoint(
         dirpath=folder.checkpoint.parent,
         filename=folder.checkpoint.stem,
         save_top_k=1,
-        every_n_epochs=1,
+        every_n_epochs=every_n_epochs,
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
@@ -104,4 +112,4 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             "use bf16-mixed or 16-mixed."
         )
     if settings.get("devices", 1) not in (1, "1") or settings.get("num_nodes", 1) != 1:
-        raise ValueError("Prompts are trained on one device for now: trainer.devices=1, trainer.num_nodes=1.")
+        raise ValueError("Training runs on one device for now: trainer.devices=1, trainer.num_nodes=1.")

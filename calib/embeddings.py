@@ -1,0 +1,279 @@
+"""A file of embeddings: what is needed to judge a model of which there is nothing else.
+
+One `.npz` (numpy, no pickled objects) or `.safetensors` file with the arrays
+
+| name | shape | |
+|---|---|---|
+| image_features | (N, D) floats | unit norm |
+| text_features | (C, D) floats | unit norm, one row per class |
+| labels | (N,) integers | in [0, C) |
+| logit_scale | one number | the *log* of the scale, as a CLIP model holds it: 4.6 for 100 |
+| scale | one number | instead of `logit_scale`: the scale itself |
+| predictions | (N,) integers | left out: the most similar class |
+| class_names | C strings | left out: "class 0", "class 1", ... |
+| split | N strings | train, val or test; needed where one file holds more than one split |
+| ids, names, groups | N strings or integers | left out: made from the features; "row 0", ...; not known |
+
+A safetensors file holds no strings: there they are JSON lists in its metadata, under the same names. (Its
+numpy writer takes contiguous arrays only: numpy.ascontiguousarray after a transpose.)
+
+    numpy.savez("mine.npz", image_features=..., text_features=..., labels=..., logit_scale=4.6052)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import normalize as to_unit_norm
+
+from calib.data.features import FeatureTable
+from calib.data.helpers import few
+from calib.errors import unknown_name
+
+NEEDED = ("image_features", "text_features", "labels")
+SCALES = ("logit_scale", "scale")
+STRINGS = ("class_names", "split", "ids", "names", "groups")
+KNOWN = (*NEEDED, *SCALES, "predictions", *STRINGS)
+SPLITS = ("train", "val", "test")
+LARGEST_LOGIT_SCALE = 12.0  # as a log; above it the scale itself was surely given
+UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Image features with labels, and the class texts they are compared with.
+
+    Attributes:
+        table: Features (N, D), labels, ids, names and groups.
+        text_features: (C, D) unit norm float32.
+        class_names: C names in label order.
+        logit_scale: Log of the scale.
+        predictions: (N,) int64: what the model predicted.
+        split: N of train, val, test. None: not said.
+        path: The file.
+    """
+
+    table: FeatureTable
+    text_features: Tensor
+    class_names: list[str]
+    logit_scale: float
+    predictions: Tensor
+    split: list[str] | None
+    path: str
+
+    def rows(self, name: str) -> Tensor:
+        """Return the rows (n,) int64 of a split; an empty tensor if there are none.
+
+        Args:
+            name: train, val or test.
+        """
+        where = [] if self.split is None else [i for i, split in enumerate(self.split) if split == name]
+        return torch.tensor(where, dtype=torch.int64)
+
+    def check_same_model(self, other: Embeddings) -> None:
+        """Refuse a second file whose texts, classes or scale are not those of this one.
+
+        Raises:
+            ValueError: They differ; the message says in what.
+        """
+        if self.text_features.shape != other.text_features.shape:
+            ours, theirs = tuple(self.text_features.shape), tuple(other.text_features.shape)
+            raise ValueError(f"text_features are {ours} in {self.path} and {theirs} in {other.path}.")
+        differing = [
+            what
+            for what, same in (
+                ("text_features", torch.allclose(self.text_features, other.text_features, atol=1e-5)),
+                ("class_names", self.class_names == other.class_names),
+                ("logit_scale", math.isclose(self.logit_scale, other.logit_scale, abs_tol=1e-4)),
+            )
+            if not same
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path} and {other.path} are not of one model: {few(differing)} differ. Both files "
+                "must hold the same ones."
+            )
+
+
+def load_embeddings(path: str | Path, *, normalize: bool = False) -> Embeddings:
+    """Return the embeddings in a file, checked; see the head of this module for the format.
+
+    Args:
+        path: The `.npz` or `.safetensors` file.
+        normalize: Bring features to unit norm; False refuses those that are not.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, something is missing or unknown, shapes do not fit, values are not
+            finite or not of unit norm, or a label is not a class. File, name and row are said.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of embeddings '{path}'.")
+    arrays = _read(path)
+    for name in arrays:
+        if name not in KNOWN:
+            raise ValueError(f"{path}: {unknown_name('array', name, KNOWN)}")
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {few(missing)}; it has {few(sorted(arrays), 10) or 'nothing'}.")
+    texts = _features(arrays, "text_features", path, normalize)
+    images = _features(arrays, "image_features", path, normalize)
+    if images.shape[1] != texts.shape[1]:
+        raise ValueError(
+            f"{path}: image_features have width {images.shape[1]} and text_features {texts.shape[1]}; they "
+            "must be the two sides of one model."
+        )
+    if len(texts) < 2:
+        raise ValueError(f"{path}: text_features hold one class; with one class no prediction is wrong.")
+    labels = _classes(arrays, "labels", (len(images), len(texts)), path)
+    scale = _logit_scale(arrays, path)
+    logits = math.exp(scale) * images @ texts.T  # (N, C)
+    picked = (
+        _classes(arrays, "predictions", (len(images), len(texts)), path)
+        if "predictions" in arrays
+        else logits.argmax(dim=1)
+    )
+    table = FeatureTable(
+        image_features=images,
+        labels=labels,
+        ids=_strings(arrays, "ids", len(images), path) or _content_ids(images),
+        names=_strings(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
+        groups=_strings(arrays, "groups", len(images), path),
+    )
+    names = _strings(arrays, "class_names", len(texts), path) or [f"class {c}" for c in range(len(texts))]
+    split = _split(arrays, len(images), path)
+    return Embeddings(table, texts, names, scale, picked, split, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the file's arrays, and its lists of strings, by name."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} cannot be read as npz without pickled objects ({error}). Save plain arrays of "
+                "numbers and strings."
+            ) from error
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}). Was it cut off?") from error
+    arrays = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in tensors.items()
+    }
+    return arrays | {name: _json_list(metadata[name], name, path) for name in STRINGS if name in metadata}
+
+
+def _json_list(text: str, name: str, path: Path) -> np.ndarray:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the metadata '{name}' is not a JSON list ({error}).") from error
+    if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
+        raise ValueError(f"{path}: the metadata '{name}' must be a JSON list of strings.")
+    return np.asarray([str(value) for value in values], dtype=np.str_)
+
+
+def _features(arrays: Mapping[str, Any], name: str, path: Path, normalize: bool) -> Tensor:
+    values = arrays[name]
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: {name} must be (rows, width) floats, not {tuple(values.shape)} {values.dtype}."
+        )
+    values = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+    norms = values.norm(dim=1)
+    broken = (~torch.isfinite(norms)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(f"{path}: {name} holds NaN or infinite values in rows {few(broken)}.")
+    zero = (norms == 0).nonzero().flatten().tolist()
+    if zero:
+        raise ValueError(f"{path}: {name} is zero in rows {few(zero)}.")
+    off = ((norms - 1).abs() > UNIT_NORM_TOLERANCE).nonzero().flatten().tolist()
+    if off and not normalize:
+        raise ValueError(
+            f"{path}: {name} must have unit norm; row {off[0]} has norm {norms[off[0]]:.4g} "
+            f"({len(off)} such rows of {len(norms)}). Divide by the norm, or set embeddings.normalize=true."
+        )
+    return to_unit_norm(values, dim=1).float()
+
+
+def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path: Path) -> Tensor:
+    """Return checked class indices (N,)."""
+    values, (n, size) = arrays[name], shape
+    if values.shape != (n,) or values.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: {name} must be ({n},) integers, one per image, not {tuple(values.shape)} "
+            f"{values.dtype}."
+        )
+    wrong = np.flatnonzero((values < 0) | (values >= size))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: {name} must lie in 0..{size - 1}, one per row of text_features; row {wrong[0]} has "
+            f"{values[wrong[0]]} ({len(wrong)} such rows)."
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
+    given = [name for name in SCALES if name in arrays]
+    if len(given) != 1:
+        raise ValueError(
+            f"{path} must hold either logit_scale (its log, 4.6 for 100) or scale (the scale itself), "
+            f"{'not both' if given else 'and has neither'}."
+        )
+    value = np.asarray(arrays[given[0]], dtype=np.float64)
+    if value.size != 1 or not np.isfinite(value).all():
+        raise ValueError(f"{path}: {given[0]} must be one finite number.")
+    number = float(value.reshape(()))
+    if given[0] == "scale":
+        if not number > 0:
+            raise ValueError(f"{path}: scale must be above 0, got {number:g}.")
+        return math.log(number)
+    if number > LARGEST_LOGIT_SCALE:
+        raise ValueError(
+            f"{path}: logit_scale is the log of the scale (4.6 for 100), got {number:g}. Name it `scale` if "
+            "it is the scale itself."
+        )
+    return number
+
+
+def _strings(arrays: Mapping[str, Any], name: str, count: int, path: Path) -> list[str] | None:
+    if name not in arrays:
+        return None
+    values = arrays[name]
+    if values.shape != (count,) or values.dtype.kind not in "Uiu":
+        raise ValueError(
+            f"{path}: {name} must be {count} strings or integers, not {tuple(values.shape)} {values.dtype}."
+        )
+    return [str(value) for value in values.tolist()]
+
+
+def _split(arrays: Mapping[str, Any], count: int, path: Path) -> list[str] | None:
+    split = _strings(arrays, "split", count, path)
+    for row, name in enumerate(split or ()):
+        if name not in SPLITS:
+            raise ValueError(f"{path}: split of row {row}: {unknown_name('split', name, SPLITS)}")
+    return split
+
+
+def _content_ids(features: Tensor) -> list[str]:
+    return [hashlib.sha256(row.tobytes()).hexdigest() for row in features.numpy()]

@@ -1,0 +1,241 @@
+"""`train.py task=failure`: learn which predictions are wrong, and compare the head with simple scores."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import seed_everything
+from lightning.pytorch.loggers import Logger
+
+import calib
+from calib.byname import settings as settings_of
+from calib.checkpoints import PromptCheckpoint
+from calib.config import FailureLossConfig, FailureRun, load_config, run_name, to_dict
+from calib.errors import unknown_name
+from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
+from calib.files import read_json
+from calib.jobs.cross_fit import cross_fit
+from calib.jobs.failure_data import FailureData, check_both_kinds
+from calib.jobs.failure_embeddings import from_embeddings
+from calib.jobs.failure_images import from_images, resolve
+from calib.jobs.failure_report import tables
+from calib.jobs.failure_results import write_results
+from calib.jobs.failure_scores import part_means, score_names
+from calib.jobs.predict import prompt_path
+from calib.jobs.runfolder import RunFolder
+from calib.jobs.trainer import check_trainer, make_loggers, make_trainer
+from calib.losses.failure import FAILURE_LOSSES, failure_weights
+from calib.modules.failure_prediction import Cases, FailurePredictionModule
+from calib.vilu import ViLU
+
+CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
+log = logging.getLogger(__name__)
+
+
+def train_failure(config: FailureRun) -> dict[str, Any]:
+    """Run the whole job and return the test metrics of every score and where things lie.
+
+    Trains the head on predictions it can learn from, exports it, evaluates it and every other score on the
+    test split, and writes everything to the run folder. An interrupted run of the same settings is continued;
+    a finished one is read back.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        {"scores": {name: metrics}, "head": its name among them, "test": {"n", "n_failures"}, "folder": path,
+        "failure": path of the export, "reused": whether nothing was trained}.
+
+    Raises:
+        FileNotFoundError: Images, weights, the prompt or a file of embeddings are not there.
+        ValueError: A setting, a file or the data are not right, or all training predictions are right or all
+            are wrong.
+        FloatingPointError: The loss became NaN or infinite.
+    """
+    config = resolve(config)
+    folder = RunFolder(config.out or Path("runs") / run_name(config))
+    check_trainer(config.trainer)
+    names = score_names(config.scores)
+    loss = loss_settings(config.loss)
+    folder.check(config)
+    if folder.finished and not config.overwrite:
+        _check_same_prompt(config, folder)
+        return _results(folder, reused=True)
+    files = config.embeddings.train
+    data = from_images(config) if files is None else from_embeddings(config, files)
+    seed_everything(config.seed, workers=True, verbose=False)
+    head = _head(config, data)  # an option that does not fit is refused before any file is written
+    if data.cases is not None and not data.kept:
+        check_both_kinds(data.cases)
+    folder.claim(config, data.record)
+    cases = data.cases
+    if data.kept:
+        crossed = cross_fit(config, data, folder)
+        cases = crossed if cases is None else Cases.join([cases, crossed])
+        check_both_kinds(cases)
+        seed_everything(config.seed, workers=True, verbose=False)
+        head = _head(config, data)
+    assert cases is not None
+    logger = make_loggers(config, folder)
+    checkpoint = _fit(config, data, cases, head, loss, folder, logger)
+    if data.judged.prompt is not None:
+        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
+    checkpoint.save(folder.failure)
+    write_results(config, data, cases, checkpoint, names, folder)
+    results = _results(folder, reused=False)
+    _log(logger, results, config)
+    return results
+
+
+def loss_settings(config: FailureLossConfig) -> dict[str, Any]:
+    """Return the settings of the loss of that name; those it does not have must be at their defaults.
+
+    Raises:
+        ValueError: The loss is unknown, or a setting was given that it does not have.
+    """
+    if config.name not in FAILURE_LOSSES:
+        raise unknown_name("failure loss", config.name, FAILURE_LOSSES)
+    known, blank = settings_of(FAILURE_LOSSES[config.name]), FailureLossConfig()
+    given = {key: value for key, value in asdict(config).items() if key != "name"}
+    for key, value in given.items():
+        if key not in known and value != getattr(blank, key):
+            raise ValueError(f"The failure loss '{config.name}' has no setting '{key}' (loss.{key}={value}).")
+    weights = {key: given[key] for key in ("weighting", "weight", "max_weight")}
+    failure_weights(torch.tensor([True, False]), **weights)  # refuses what is out of range, before any work
+    return {key: value for key, value in given.items() if key in known}
+
+
+def _head(config: FailureRun, data: FailureData) -> ViLU:
+    dim = data.judged.text_features.shape[1]
+    return ViLU(dim, logit_scale=data.judged.logit_scale, **asdict(config.head))
+
+
+def _fit(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    head: ViLU,
+    loss: dict[str, Any],
+    folder: RunFolder,
+    logger: list[Logger],
+) -> FailureCheckpoint:
+    """Train the head, from its last checkpoint if there is one, and return it ready for export."""
+    texts, val = cases.text_features, data.val
+    if val is not None and len(texts) > 1:  # cross-fitted; validation is judged by the exported prompt
+        val = replace(val, source=val.source + len(texts))
+        texts = torch.cat([texts, val.text_features])
+    settings = config.optim
+    module = FailurePredictionModule(
+        head,
+        texts,
+        loss=config.loss.name,
+        loss_settings=loss,
+        optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=settings.warmup_lr,
+    )
+    epochs = int(config.trainer.get("max_epochs") or CHECKPOINTS)
+    trainer = make_trainer(
+        config,
+        folder,
+        logger,
+        validate=val is not None,
+        every_n_epochs=max(1, epochs // CHECKPOINTS),
+    )
+    batch = config.data
+    log.info(
+        "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())
+    )
+    try:
+        trainer.fit(
+            module,
+            cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last),
+            None if val is None else val.batches(512),
+            ckpt_path=str(folder.checkpoint) if folder.checkpoint.is_file() else None,
+        )
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished head is not exported
+        raise KeyboardInterrupt from stop
+    head = module.head.cpu().eval()
+    prompt = data.judged.prompt
+    return FailureCheckpoint(
+        head=head,
+        text_features=data.judged.text_features,
+        class_names=data.judged.class_names,
+        means=part_means(head, cases),
+        backbone=None if prompt is None else prompt.backbone,
+        prompt=None if prompt is None else prompt_digest(prompt),
+        training={
+            "loss": {config.loss.name: loss},
+            "seed": config.seed,
+            "split": data.record["digest"],
+            "fit_on": data.record["fit_on"],
+            "images": len(cases),
+            "failures": int(cases.failure.sum()),
+            "config": to_dict(config),
+            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+        },
+    )
+
+
+def _check_same_prompt(config: FailureRun, folder: RunFolder) -> None:
+    """Refuse to show the results of a prompt that has been trained anew since."""
+    if config.prompt is None:
+        return
+    now = prompt_digest(PromptCheckpoint.load(prompt_path(config.prompt)))
+    if read_json(folder.split)["prompt"] != now:
+        raise ValueError(
+            f"The prompt '{config.prompt}' is another one than the run in '{folder.path}' judged. Train anew "
+            "(overwrite=true) or give another folder (out=FOLDER)."
+        )
+
+
+def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
+    written = read_json(folder.metrics)
+    return {
+        **{key: written[key] for key in ("scores", "head", "test", "images", "data")},
+        "folder": str(folder.path),
+        "failure": str(folder.failure),
+        "reused": reused,
+    }
+
+
+def _log(logger: list[Logger], results: dict[str, Any], config: FailureRun) -> None:
+    row = results["scores"][results["head"]]
+    numbers = {f"test/{name}": value for name, value in row.items() if isinstance(value, int | float)}
+    for each in logger:
+        each.log_metrics(numbers)
+        each.finalize("success")
+    if config.log.wandb != "disabled":
+        import wandb  # takes a second to import
+
+        wandb.finish()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `train.py task=failure` and print the tables. Returns the exit status."""
+    config = load_config(argv, task="failure")
+    started = time.monotonic()
+    results = train_failure(config)
+    say = sys.stdout.write
+    images, test = results["images"], results["test"]
+    say(
+        f"\n{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
+        f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
+        f"{images['failures']} wrong. Intervals: {config.level:.0%}.\n\n"
+    )
+    say(tables(results["scores"]) + "\n\n")
+    if results["reused"]:
+        say("This run was finished before; its results are shown. Train anew with overwrite=true.\n")
+    else:
+        say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
+    say(f"Failure head: {results['failure']}\n")
+    say(f"Doubtful images with reasons, curves, metrics: {results['folder']}\n")
+    return 0

@@ -1,0 +1,134 @@
+"""What a failure head learns from and is judged on, wherever it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.config import FailureRun
+from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
+from calib.data.task import Table
+from calib.failure_checkpoints import prompt_digest, text_digest
+from calib.modules.failure_prediction import Cases
+from calib.predictions import Predictions
+
+
+@dataclass
+class Judged:
+    """The frozen model whose predictions are judged.
+
+    Attributes:
+        text_features: (C, D) unit norm.
+        class_names: C names in label order.
+        logit_scale: Log of the scale, the prompt's temperature included.
+        prompt: Its prompt. None: a model known by a file of embeddings only.
+        backbone: Its backbone. None likewise.
+    """
+
+    text_features: Tensor
+    class_names: list[str]
+    logit_scale: float
+    prompt: PromptCheckpoint | None = None
+    backbone: Backbone | None = None
+
+    @classmethod
+    def of(cls, prompt: PromptCheckpoint, backbone: Backbone) -> Judged:
+        """Return the model that a prompt makes of a backbone."""
+        scale = prompt.logit_scale - math.log(prompt.temperature)
+        return cls(prompt.text_features, list(prompt.class_names), scale, prompt, backbone)
+
+    def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> Cases:
+        """Return what the model says about the images of a table, their augmented views included."""
+        looks = table.image_features[None]  # (1, N, D)
+        if table.augmented_features is not None:
+            looks = torch.cat([looks, table.augmented_features.transpose(0, 1)])
+        return Cases.of(
+            looks, table.labels, self.text_features, logit_scale=self.logit_scale, predictions=predictions
+        )
+
+    def digest(self) -> str:
+        """Return what names the model in split.json: a digest of its texts."""
+        return text_digest(self.text_features) if self.prompt is None else prompt_digest(self.prompt)
+
+
+@dataclass
+class FailureData:
+    """Everything a failure run needs before it begins.
+
+    Attributes:
+        judged: The model.
+        cases: Its predictions on images it was not trained on. None: there are none.
+        val: Predictions on the validation images. None: there are none.
+        test: What the model says about the test images.
+        picked: (N,) int64: its predictions on them.
+        record: What split.json says.
+        task: The data set. None: a file of embeddings.
+        shots: The prompt's own shots, where some are cross-fitted; see `calib.jobs.cross_fit`.
+        kept: Which of these the head learns from, as positions among them.
+    """
+
+    judged: Judged
+    cases: Cases | None
+    val: Cases | None
+    test: Predictions
+    picked: Tensor
+    record: dict[str, Any]
+    task: TaskData | None = None
+    shots: FewShotSplit | None = None
+    kept: tuple[int, ...] = ()
+
+
+def check_both_kinds(cases: Cases) -> None:
+    """Refuse predictions that are all right or all wrong: there is nothing to tell apart.
+
+    Raises:
+        ValueError: They are.
+    """
+    failure = cases.predictions != cases.labels  # (V, N)
+    if failure.any() and not failure.all():
+        return
+    kind, other = ("wrong", "right") if failure.any() else ("right", "wrong")
+    raise ValueError(
+        f"All {len(cases)} training predictions are {kind}: nothing shows the head what makes one {other}. "
+        "Use more images (data.shots), or others than the prompt was trained on."
+    )
+
+
+def draw_rows(
+    config: FailureRun, table: Table, rows: Sequence[int], class_names: Sequence[str], *, val_shots: int = -1
+) -> FewShotSplit:
+    """Return the head's draw among some rows of a table, as rows of the table.
+
+    Args:
+        config: Shots, validation shots and seed.
+        table: The training split.
+        rows: Which images may be drawn.
+        class_names: C names, for messages.
+        val_shots: Instead of the settings' own, where at least 0.
+
+    Raises:
+        ValueError: A class has too few images.
+    """
+    index, ids = torch.tensor(rows, dtype=torch.int64), table.ids
+    split = few_shot_split(
+        table.labels[index],
+        [ids[row] for row in rows],
+        config.data.shots,
+        val_shots=config.data.val_shots if val_shots < 0 else val_shots,
+        seed=config.seed,
+        groups=None if table.groups is None else [table.groups[row] for row in rows],
+        class_names=class_names,
+    )
+    return replace(split, train=index[split.train], val=index[split.val])
+
+
+def owners(table: Table) -> list[str]:
+    """Return what must not be divided: the group of every image, or the image itself."""
+    return list(table.ids) if table.groups is None else [str(group) for group in table.groups]

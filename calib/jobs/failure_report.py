@@ -1,0 +1,156 @@
+"""Tables, the list of doubtful images and the picture of a failure run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.jobs.failure_scores import BASELINE, Judgements
+from calib.plots import risk_coverage_diagram
+from calib.predictions import Predictions
+from calib.report import aligned
+from calib.vilu.explain import Explanation
+
+# column title, metric, factor, decimals
+COLUMNS = (
+    ("AUROC %", "auroc", 100, 1),
+    ("FPR95 %", "fpr95", 100, 1),
+    ("AURC %", "aurc", 100, 2),
+    ("E-AURC %", "eaurc", 100, 2),
+    ("AUGRC %", "augrc", 100, 2),
+    ("AUPR-error %", "aupr_error", 100, 1),
+)
+DRAWN = 5  # curves in the picture besides the head and MCP would hide each other
+
+
+def tables(metrics: dict[str, dict[str, Any]]) -> str:
+    """Return everything that is shown of a run: metrics, differences from MCP, and what is undefined.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    differences = differences_table(metrics)
+    parts = [failure_table(metrics), *([differences] if differences else []), *remarks(metrics)]
+    return "\n\n".join(parts)
+
+
+def failure_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table: every score's metrics with their intervals.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    rows = [
+        [name, *(_cell(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+        for name, row in metrics.items()
+    ]
+    return aligned(["score", *(title for title, *_ in COLUMNS)], rows)
+
+
+def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a Markdown table of the paired differences from MCP. None: there is none.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    rows = [
+        [name, *(_difference(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+        for name, row in metrics.items()
+        if row.get("minus_mcp")
+    ]
+    return aligned(["minus mcp", *(title for title, *_ in COLUMNS)], rows) if rows else None
+
+
+def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for everything in the table that is undefined, and why; each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in metrics.items():
+        for metric, reason in row["undefined"].items():
+            what = name if reason.startswith("not fitted") else metric
+            reasons.setdefault(reason, []).append(what)
+    texts = [f"{', '.join(dict.fromkeys(names))}: {reason.rstrip('.')}." for reason, names in reasons.items()]
+    lacking = {row["no_interval"] for row in metrics.values() if row.get("no_interval")}
+    return [f"n/a is undefined. {text}" for text in texts] + [
+        f"No intervals: {text}" for text in sorted(lacking)
+    ]
+
+
+def failures_csv(
+    predictions: Predictions, picked: Tensor, checkpoint: FailureCheckpoint, *, top: int = 3
+) -> str:
+    """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
+
+    Args:
+        predictions: What the model says about the images.
+        picked: (N,) int64: its predictions.
+        checkpoint: The head.
+        top: Alternative classes to name.
+    """
+    features, names = predictions.image_features, predictions.class_names
+    uncertainty = checkpoint.uncertainty(features, picked)
+    explanation = checkpoint.explain(features, picked, top=top)
+    confidence = predictions.probs.gather(1, picked[:, None])[:, 0]
+    parts = list(explanation.contributions)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
+    writer.writerow([*head, *(f"doubt from {part}" for part in parts), "why"])
+    why = explanation.sentences(names)
+    for i in uncertainty.argsort(descending=True, stable=True).tolist():
+        label, prediction = int(predictions.labels[i]), int(picked[i])
+        writer.writerow(
+            [
+                predictions.names[i],
+                names[label],
+                names[prediction],
+                "yes" if label == prediction else "no",
+                f"{float(confidence[i]):.6f}",
+                f"{float(uncertainty[i]):.6f}",
+                alternatives(explanation, i, names),
+                *(f"{float(explanation.contributions[part][i]):+.4f}" for part in parts),
+                why[i],
+            ]
+        )
+    return text.getvalue()
+
+
+def alternatives(explanation: Explanation, row: int, names: Sequence[str]) -> str:
+    """Return the classes weighed against the predicted one, with their weights, in words."""
+    classes = explanation.alternatives[row].tolist()
+    weights = explanation.alternative_weights[row].tolist()
+    return "; ".join(f"{names[c]} {weight:.0%}" for c, weight in zip(classes, weights, strict=True))
+
+
+def risk_coverage_figure(judgements: Judgements, head: str) -> Any:
+    """Return the risk-coverage curves of the head, of MCP and of a few others.
+
+    Args:
+        judgements: Uncertainties of the test images.
+        head: The head's name among them.
+    """
+    others = [name for name in judgements.values if name not in (head, BASELINE)]
+    shown = [head, BASELINE, *others[-(DRAWN - 2) :]]
+    return risk_coverage_diagram({name: (judgements.values[name], judgements.failure) for name in shown})
+
+
+def _cell(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
+    value = row[metric]
+    if value is None or value != value:
+        return "n/a"
+    text = f"{factor * value:.{decimals}f}"
+    if metric in row.get("intervals", {}):
+        low, high = row["intervals"][metric]
+        text += f" [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
+    return text
+
+
+def _difference(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
+    if metric not in row["minus_mcp"]:
+        return "n/a"
+    low, middle, high = (f"{factor * x:+.{decimals}f}" for x in row["minus_mcp"][metric])
+    return f"{middle} [{low}, {high}]"

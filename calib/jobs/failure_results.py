@@ -1,0 +1,95 @@
+"""The files of a finished failure run: predictions, scores, metrics, tables, doubtful images, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from calib.config import FailureRun
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.files import save_tensors, write_json, write_text
+from calib.jobs.failure_data import FailureData
+from calib.jobs.failure_report import failures_csv, risk_coverage_figure, tables
+from calib.jobs.failure_scores import BASELINE, Judgements, add_intervals, head_name, judge, metrics_of
+from calib.jobs.runfolder import RunFolder, save_figure
+from calib.modules.failure_prediction import Cases
+
+
+def write_results(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    checkpoint: FailureCheckpoint,
+    names: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    """Judge the test images by every score and write all results; metrics.json comes last.
+
+    Args:
+        config: The settings.
+        data: The model and its predictions on the test images.
+        cases: What the head learned from, and the other scores are fitted on.
+        checkpoint: The head.
+        names: The other scores, from `score_names`.
+        folder: The run's folder.
+    """
+    test, head = data.test, head_name(checkpoint.head)
+    judged = judge(
+        names,
+        fit=cases,
+        image_features=test.image_features,
+        logits=test.logits,
+        labels=test.labels,
+        predictions=data.picked,
+        checkpoint=checkpoint,
+        groups=test.groups,
+    )
+    metrics = metrics_of(judged)
+    add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
+    results = {
+        "head": head,
+        "baseline": BASELINE,
+        "seed": config.seed,
+        "data": test.about.get("data"),
+        "images": {
+            "train": len(cases),
+            "failures": int(cases.failure.sum()),
+            "fit_on": data.record["fit_on"],
+        },
+        "test": {"n": len(judged.failure), "n_failures": int(judged.failure.sum())},
+        "level": config.level,
+        "n_resamples": config.n_resamples,
+        "scores": metrics,
+        "val": _validation_metrics(data, cases, checkpoint, names),
+    }
+    test.save(folder.predictions)
+    _save_uncertainties(judged, data, folder)
+    write_text(folder.path / "failures.csv", failures_csv(test, data.picked, checkpoint))
+    write_text(folder.path / "table.md", tables(metrics) + "\n")
+    save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
+    write_json(folder.metrics, results)
+
+
+def _validation_metrics(
+    data: FailureData, cases: Cases, checkpoint: FailureCheckpoint, names: Sequence[str]
+) -> dict[str, Any] | None:
+    if data.val is None:
+        return None
+    val = data.val
+    judged = judge(
+        names,
+        fit=cases,
+        image_features=val.image_features[0],
+        logits=val.logits[0],
+        labels=val.labels,
+        predictions=val.predictions[0],
+        checkpoint=checkpoint,
+    )
+    return metrics_of(judged)
+
+
+def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
+    tensors = {f"uncertainty.{name}": value for name, value in judged.values.items()}
+    tensors |= {"failure": judged.failure, "predictions": data.picked}
+    record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
+    save_tensors(folder.path / "uncertainties.safetensors", tensors, record)

@@ -1,0 +1,217 @@
+"""Every uncertainty score of a failure run: training-free, fitted on the images of the head, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib.errors import unknown_name
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.metrics.failure import failure_statistic, summarize_failure
+from calib.modules.failure_prediction import Cases
+from calib.prototypes import ClassGaussians, ImagePrototypes
+from calib.scores import SCORES, fit_score, score
+from calib.stats import bootstrap_interval, paired_bootstrap
+from calib.vilu import ViLU, mcp_log_odds
+
+BASELINE = "mcp"
+# Scores that compare images with images; fitted on the images the head learns from.
+IMAGE_SCORES: dict[str, Callable[[], Any]] = {
+    "image_prototypes": ImagePrototypes,
+    "class_gaussians": ClassGaussians,
+}
+# Metrics with intervals, in the order of the table.
+REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
+
+
+@dataclass
+class Judgements:
+    """Uncertainties of N predictions by several scores.
+
+    Attributes:
+        values: Score to (N,) float64; higher = more likely wrong.
+        failure: (N,) bool: which predictions are wrong.
+        groups: N groups for the intervals. None: not known.
+        not_fitted: Score to the reason why there is none.
+    """
+
+    values: dict[str, Tensor]
+    failure: Tensor
+    groups: Sequence[str] | None = None
+    not_fitted: dict[str, str] = field(default_factory=dict)
+
+
+def head_name(head: ViLU) -> str:
+    """Return what a head is called in tables: vilu or lvu, and whether it is residual.
+
+    Example:
+        >>> head_name(ViLU(8, logit_scale=1.0, residual=True))
+        'vilu-residual'
+    """
+    options = head.options
+    kind = "vilu" if options["use_attention"] or options["use_predicted_caption"] else "lvu"
+    return f"{kind}-residual" if options["residual"] else kind
+
+
+def score_names(wanted: Sequence[str]) -> list[str]:
+    """Return the scores to report, MCP first.
+
+    Args:
+        wanted: Names; empty for all.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    known = [*SCORES, *IMAGE_SCORES]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("score", name, known)
+    return list(dict.fromkeys([BASELINE, *(wanted or known)]))
+
+
+def judge(
+    names: Sequence[str],
+    *,
+    fit: Cases,
+    image_features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    checkpoint: FailureCheckpoint,
+    groups: Sequence[str] | None = None,
+) -> Judgements:
+    """Return the uncertainty of N predictions by every score and by the head.
+
+    Scores but MCP and the head judge the class of the largest logit, whatever `predictions` says.
+
+    Args:
+        names: Scores, from `score_names`.
+        fit: What scores that need it are fitted on: the plain images the head learned from.
+        image_features: (N, D) of the images to judge.
+        logits: (N, C).
+        labels: (N,).
+        predictions: (N,) int64.
+        checkpoint: The head.
+        groups: N groups. None: not known.
+    """
+    values, not_fitted = {}, {}
+    for name in names:
+        found = _score_or_reason(name, fit, image_features, logits, predictions)
+        if isinstance(found, str):
+            not_fitted[name] = found
+        else:
+            values[name] = found
+    values[head_name(checkpoint.head)] = checkpoint.uncertainty(image_features, predictions)
+    return Judgements(values, predictions != labels, groups, not_fitted)
+
+
+def _score_or_reason(name: str, *tensors: Any) -> Tensor | str:
+    try:
+        return _score(name, *tensors)
+    except ValueError as error:  # say all training predictions are right: nothing to fit a temperature to
+        return str(error)
+
+
+def _score(name: str, fit: Cases, image_features: Tensor, logits: Tensor, predictions: Tensor) -> Tensor:
+    if name == BASELINE:
+        return -mcp_log_odds(logits.double(), predictions)
+    if name in IMAGE_SCORES:
+        fitted = IMAGE_SCORES[name]().fit(fit.image_features[0], fit.labels, n_classes=logits.shape[1])
+        return fitted.uncertainty(image_features, logits)
+    return score(name, fit_score(name, logits=fit.logits[0], labels=fit.labels), logits=logits)
+
+
+def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:
+    """Return `summarize_failure` of every score; one that could not be fitted has the reason only."""
+    values: dict[str, dict[str, Any]] = {
+        name: summarize_failure(uncertainty, judgements.failure)
+        for name, uncertainty in judgements.values.items()
+    }
+    for name, reason in judgements.not_fitted.items():
+        values[name] = {metric: float("nan") for metric in REPORTED} | {
+            "undefined": dict.fromkeys(REPORTED, f"not fitted: {reason}")
+        }
+    return values
+
+
+def add_intervals(
+    metrics: Mapping[str, dict[str, Any]],
+    judgements: Judgements,
+    *,
+    n_resamples: int,
+    level: float,
+    seed: int = 0,
+) -> None:
+    """Add `intervals` {metric: [low, high]} and `minus_mcp` {metric: [low, difference, high]} to the metrics.
+
+    Groups are resampled where they are known. A metric that is undefined, or undefined in every resample, has
+    none.
+
+    Args:
+        metrics: What `metrics_of` returned.
+        judgements: What it was computed from.
+        n_resamples: Bootstrap resamples.
+        level: Coverage.
+        seed: Of the bootstrap.
+    """
+    failure = judgements.failure.cpu().numpy()
+    arrays = {name: value.cpu().numpy() for name, value in judgements.values.items()}
+    groups = None if judgements.groups is None else np.asarray(judgements.groups)
+    settings: dict[str, Any] = {
+        "groups": groups,
+        "n_resamples": n_resamples,
+        "level": level,
+        "seed": seed,
+        "undefined": "drop",
+    }
+    for name, uncertainty in arrays.items():
+        row = metrics[name]
+        row["intervals"], row["minus_mcp"] = {}, {}
+        for metric in REPORTED:
+            if metric in row["undefined"]:
+                continue
+            statistic, ours = failure_statistic(metric), (uncertainty, failure)
+            try:
+                interval = bootstrap_interval(statistic, *ours, **settings)
+                row["intervals"][metric] = [interval.low, interval.high]
+                if name != BASELINE:
+                    difference = paired_bootstrap(statistic, ours, (arrays[BASELINE], failure), **settings)
+                    row["minus_mcp"][metric] = [difference.low, difference.estimate, difference.high]
+            except ValueError as error:  # one group, or no resample in which the metric is defined
+                row["no_interval"] = str(error)
+                break
+
+
+def plain(cases: Cases) -> Cases:
+    """Return the cases without augmented views."""
+    return Cases(
+        cases.image_features[:1],
+        cases.labels,
+        cases.text_features,
+        cases.source,
+        cases.predictions[:1],
+        cases.logits[:1],
+    )
+
+
+def part_means(head: ViLU, cases: Cases) -> dict[str, Tensor]:
+    """Return the mean input of the head over the plain training images, for its explanations.
+
+    Args:
+        head: The trained head.
+        cases: What it was trained on; with several models each image counts with the texts that judged it.
+    """
+    sums: dict[str, Tensor] = {}
+    for model, texts in enumerate(cases.text_features):
+        rows = (cases.source == model).nonzero().flatten()
+        if not len(rows):
+            continue
+        means = head.part_means(cases.image_features[0][rows], texts, cases.predictions[0][rows])
+        for name, value in means.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(rows) / len(cases)
+    return sums

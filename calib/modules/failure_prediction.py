@@ -1,0 +1,280 @@
+"""Failure prediction on Lightning: a head learns which predictions of a frozen model are wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from calib.byname import bind
+from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.errors import unknown_name
+from calib.losses import check_finite
+from calib.losses.failure import FAILURE_LOSSES
+from calib.metrics.failure import summarize_failure
+from calib.modules.optim import make_optimizer
+from calib.vilu import ViLU
+
+WATCHED = ("auroc", "aurc")  # metrics of the validation images that are logged
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Predictions of a frozen model with what was right: what a failure head learns from. All in memory.
+
+    An image may have been seen in several looks (the plain image and augmented views), each with a prediction
+    of its own. The model may have been several: with cross-fitted prompts every image is judged by the texts
+    of the prompt that was trained without it.
+
+    Attributes:
+        image_features: (V, N, D) unit norm, V looks at N images; the first is the plain image.
+        labels: (N,) int64.
+        text_features: (K, C, D) unit norm: the class texts of K models.
+        source: (N,) int64 in [0, K): whose texts judged the image.
+        predictions: (V, N) int64.
+        logits: (V, N, C).
+    """
+
+    image_features: Tensor
+    labels: Tensor
+    text_features: Tensor
+    source: Tensor
+    predictions: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        image_features: Tensor,
+        labels: Tensor,
+        text_features: Tensor,
+        *,
+        logit_scale: float,
+        predictions: Tensor | None = None,
+    ) -> Cases:
+        """Return the cases of one model.
+
+        Args:
+            image_features: (N, D) or (V, N, D) unit norm.
+            labels: (N,) int64.
+            text_features: (C, D) unit norm.
+            logit_scale: Log of the scale.
+            predictions: (N,) or (V, N) int64. None: the most similar class.
+        """
+        looks = image_features if image_features.dim() == 3 else image_features[None]
+        logits = math.exp(logit_scale) * looks @ text_features.T  # (V, N, C)
+        picked = logits.argmax(dim=2) if predictions is None else predictions.expand(looks.shape[:2])
+        source = torch.zeros(len(labels), dtype=torch.int64)
+        return cls(looks, labels, text_features[None], source, picked, logits)
+
+    @classmethod
+    def join(cls, parts: Sequence[Cases]) -> Cases:
+        """Return the cases of several models, one after the other."""
+        models = [len(part.text_features) for part in parts]
+        shifted = [part.source + sum(models[:i]) for i, part in enumerate(parts)]
+        rows = {
+            name: torch.cat([getattr(part, name) for part in parts], dim=1)
+            for name in ("image_features", "predictions", "logits")
+        }
+        return cls(
+            labels=torch.cat([part.labels for part in parts]),
+            text_features=torch.cat([part.text_features for part in parts]),
+            source=torch.cat(shifted),
+            **rows,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def failure(self) -> Tensor:
+        """Which predictions on the plain images are wrong, (N,) bool."""
+        return self.predictions[0] != self.labels
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        """Return the batch for (epoch, row indices): epoch e sees look e modulo V."""
+        epoch, index = key
+        look = epoch % len(self.image_features)
+        return {
+            "image_features": self.image_features[look][index],
+            "labels": self.labels[index],
+            "predictions": self.predictions[look][index],
+            "logits": self.logits[look][index],
+            "source": self.source[index],
+        }
+
+    def batches(self, batch_size: int, *, seed: int | None = None, drop_last: bool = False) -> BatchLoader:
+        """Return the batches for `Trainer.fit`, in an order that depends on seed and epoch only.
+
+        Args:
+            batch_size: Images per batch.
+            seed: Shuffles every epoch in its own way. None: in order, plain images, for evaluation.
+            drop_last: Leave out a last, smaller batch.
+        """
+        source = self
+        if seed is None:
+            fields = ("image_features", "predictions", "logits")
+            source = dataclasses.replace(self, **{name: getattr(self, name)[:1] for name in fields})
+        return BatchLoader(source, BatchOrder(len(self), batch_size, seed=seed, drop_last=drop_last))
+
+
+class FailurePredictionModule(LightningModule):
+    """Trains a failure head on the batches of `Cases`.
+
+    Weights of the loss that depend on how many predictions are wrong (adaptive, balanced) are those of the
+    batch of this process: train on one device, as the jobs do, or with static weights.
+
+    Args:
+        head: The head to train.
+        text_features: (K, C, D) unit norm, as in `Cases`.
+        loss: A key of FAILURE_LOSSES.
+        loss_settings: Its settings.
+        optimizer: Arguments of `make_optimizer`.
+        warmup_epochs: Epochs during which the learning rate rises in a straight line.
+        warmup_lr: Learning rate of the first epoch.
+
+    Raises:
+        ValueError: The loss, one of its settings or the optimiser is unknown.
+    """
+
+    def __init__(
+        self,
+        head: ViLU,
+        text_features: Tensor,
+        *,
+        loss: str = "bce",
+        loss_settings: Mapping[str, Any] | None = None,
+        optimizer: Mapping[str, Any],
+        warmup_epochs: int = 5,
+        warmup_lr: float = 0.001,
+    ) -> None:
+        super().__init__()
+        if loss not in FAILURE_LOSSES:
+            raise unknown_name("failure loss", loss, FAILURE_LOSSES)
+        self.head = head
+        self.register_buffer("text_features", text_features, persistent=False)
+        self.loss_name = loss
+        self.loss = bind(FAILURE_LOSSES[loss], loss_settings or {}, name=f"failure loss '{loss}'")
+        self.optimizer_settings = dict(optimizer)
+        self.warmup_epochs = warmup_epochs
+        self.warmup_lr = warmup_lr
+        self._sum: Tensor | float = 0.0
+        self._steps = 0
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+
+    def failure_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to."""
+        images, picked = batch["image_features"], batch["predictions"]
+        if len(self.text_features) == 1:
+            return self.head(images, self.text_features[0], picked)
+        logits = images.new_zeros(len(images))
+        for model in batch["source"].unique().tolist():
+            rows = (batch["source"] == model).nonzero().flatten()
+            part = self.head(images[rows], self.text_features[model], picked[rows])
+            logits = logits.index_copy(0, rows, part.to(logits))
+        return logits
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        value = self._loss(batch, self.failure_logits(batch))
+        self._sum = self._sum + value.detach()  # on the device: a step never waits for a number
+        self._steps += 1
+        return value
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sum."""
+        self._sum, self._steps = 0.0, 0
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss; stop with its name if it is not finite."""
+        mean = self._finite_mean()
+        self.log(f"train/{self.loss_name}", mean)
+        self.log("train/loss", mean, prog_bar=True, logger=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """Stop before evaluating a head that is broken: validation comes before the end of the epoch."""
+        if self._steps:
+            self._finite_mean()
+        self._outputs = []
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Keep the failure logits of one batch."""
+        logits = self.failure_logits(batch)
+        self._outputs.append((logits, batch["predictions"] != batch["labels"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log AUROC and AURC of the validation images, as far as they are defined."""
+        logits, failure = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        if logits.isfinite().all():  # else the training epoch, which ends after this, says so
+            values = summarize_failure(logits, failure)
+            self.log_dict({f"val/{name}": values[name] for name in WATCHED if math.isfinite(values[name])})
+        self._outputs = []
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimiser and its per-epoch schedule."""
+        settings = dict(self.optimizer_settings)
+        groups = self.head.parameter_groups(settings.get("weight_decay", 0.0))
+        optimizer = make_optimizer(groups, **settings)  # type: ignore[arg-type]
+        epochs, start = self.trainer.max_epochs or 1, self.warmup_lr / settings["lr"]
+
+        def factor(epoch: int) -> float:
+            return warm_cosine_factor(epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, start=start)
+
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another head; names and shapes are compared."""
+        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        if found != wanted:
+            differing = sorted(
+                name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+            )
+            first = differing[0]
+            raise ValueError(
+                f"The checkpoint is of another head: {first} is {found.get(first)} there and "
+                f"{wanted.get(first)} here ({len(differing)} such entries)."
+            )
+
+    def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
+        return self.loss(
+            failure_logits=failure_logits,
+            failure=batch["predictions"] != batch["labels"],
+            logits=batch["logits"],
+            labels=batch["labels"],
+        )
+
+    def _finite_mean(self) -> Tensor:
+        mean = torch.as_tensor(self._sum) / self._steps
+        try:
+            check_finite({self.loss_name: mean})
+        except FloatingPointError as error:
+            raise FloatingPointError(f"Training stopped in epoch {self.current_epoch}. {error}") from None
+        return mean
+
+
+def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
+    """Return the share of the learning rate used during an epoch.
+
+    `(start + (1 - start) * min(epoch / warmup_epochs, 1)) * (1 + cos(pi * epoch / max_epochs)) / 2`
+
+    Args:
+        epoch: Counted from 0.
+        max_epochs: Length of the run.
+        warmup_epochs: Epochs of the rise; 0 begins at the full rate.
+        start: Share of the first epoch.
+
+    Example:
+        >>> round(warm_cosine_factor(5, max_epochs=10, warmup_epochs=5, start=0.1), 6)
+        0.5
+
+    Source: the chained schedulers of ViLU (github.com/ykrmm/ViLU e4bf572), with start 0.1 and 5 epochs.
+    """
+    risen = min(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+    return (start + (1 - start) * risen) * 0.5 * (1 + math.cos(math.pi * epoch / max_epochs))
