@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calib.config import load_config
+from calib.config import load_config, task_of
 from calib.losses import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,9 @@ def settings_of(command: str) -> list[str]:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])
 def test_training_commands_are_valid_settings(command: str, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    config = load_config(settings_of(command), task="prompt")
-    assert config.preset in PRESETS
+    task = task_of(settings_of(command))
+    config = load_config(settings_of(command), task=task)
+    assert config.task == task
 
 
 def test_evaluation_commands_are_valid_settings() -> None:
