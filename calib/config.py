@@ -289,14 +289,18 @@ class FailureRun:
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(
-        default_factory=lambda: DataConfig(name="", shots=None, val_shots=4, batch_size=128, views=0)
+        default_factory=lambda: DataConfig(name="", shots=None, val_shots=4, batch_size=128, views=8)
     )
     fit_on: str = "auto"
     folds: int = 5
     head: HeadConfig = field(default_factory=HeadConfig)
     loss: FailureLossConfig = field(default_factory=FailureLossConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.01, warmup_epochs=5, warmup_lr=0.001))
-    trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 100})
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            name="adamw", lr=0.001, weight_decay=0.1, warmup_epochs=5, warmup_lr=1e-4
+        )
+    )
+    trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 50})
     log: LogConfig = field(default_factory=LogConfig)
     scores: list[str] = field(default_factory=list)
     n_resamples: int = 2000
