@@ -67,7 +67,7 @@ def run(command: str, argv: Sequence[str]) -> int:
 
 def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
     """Return the command's function; torch and the rest are imported only now."""
-    # Threads that wait without spinning: otherwise a second process on the machine slows a step many times over.
+    # Threads wait without spinning: otherwise a second process on the machine slows a step many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if name == "train" and task_of(argv) == "failure":
         from calib.jobs.failure import main as command
