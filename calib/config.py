@@ -8,7 +8,6 @@ a YAML file.
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Sequence
@@ -431,31 +430,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """Return a settings dataclass as YAML text that `load_config` reads back to the same settings."""
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-
-
-def run_name(config: PromptRun | FailureRun) -> str:
-    """Return the default name of a run's folder.
-
-    Example:
-        >>> run_name(PromptRun())
-        'embedded-cxr3-calibprompt-8shot-s1'
-        >>> run_name(FailureRun(prompt="runs/mine/prompt.safetensors"))
-        'failure-mine-all-s1'
-        >>> run_name(FailureRun(data=DataConfig(shots=16)))
-        'failure-embedded-cxr3-zero-shot-16shot-s1'
-    """
-    shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
-    if isinstance(config, PromptRun):
-        judged = [config.backbone.name, config.data.name, config.preset]
-    elif config.embeddings.train is not None:
-        judged = ["failure", Path(config.embeddings.train).stem]
-    elif config.prompt is not None:
-        prompt = Path(config.prompt)
-        judged = ["failure", prompt.parent.name if prompt.suffix else prompt.name]
-    else:
-        judged = ["failure", config.backbone.name, config.data.name, "zero-shot"]
-    parts = [*judged, shots, f"s{config.seed}"]
-    return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
 
 
 def _is_change(argument: str) -> bool:

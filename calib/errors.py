@@ -22,3 +22,13 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return ValueError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message, or its type where it has none.
+
+    Example:
+        >>> first_line(KeyError()), first_line(ValueError("cut off\nat byte 7"))
+        ('KeyError', 'cut off')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -71,6 +71,15 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}). Was it cut off? Make it anew.") from error
 
 
+def blocking_file(path: str | Path) -> Path | None:
+    """Return the file that stands where a folder, or one of the folders above it, would have to be.
+
+    Args:
+        path: The folder that is to be made. None is returned where it exists or can be made.
+    """
+    return next((p for p in (Path(path), *Path(path).parents) if p.exists() and not p.is_dir()), None)
+
+
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and one JSON record into a safetensors file, atomically.
 

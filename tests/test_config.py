@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calib.config import EvaluateRun, PromptRun, load_config, run_name, to_yaml
+from calib.config import EvaluateRun, PromptRun, load_config, to_yaml
 
 
 def test_defaults_files_and_arguments_are_merged_in_order(tmp_path: Path) -> None:
@@ -67,8 +67,3 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         load_config([str(broken)], task="prompt")
     with pytest.raises(ValueError, match=r"list.yaml must hold keys and values"):
         load_config([str(listed)], task="prompt")
-
-
-def test_default_folder_names_are_safe_for_any_file_system() -> None:
-    config = load_config(["backbone.name=local-dir:/some where/x", "data.shots=null"], task="prompt")
-    assert run_name(config) == "local-dir_some_where_x-cxr3-calibprompt-all-s1"

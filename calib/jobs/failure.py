@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 import calib
 from calib.byname import settings as settings_of
 from calib.checkpoints import PromptCheckpoint
-from calib.config import FailureLossConfig, FailureRun, load_config, run_name, to_dict
+from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
 from calib.errors import unknown_name
 from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
 from calib.files import read_json
@@ -29,9 +29,10 @@ from calib.jobs.failure_images import from_images, resolve
 from calib.jobs.failure_report import tables
 from calib.jobs.failure_results import write_results
 from calib.jobs.failure_scores import part_means, score_names
+from calib.jobs.identity import run_name
 from calib.jobs.predict import prompt_path
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.trainer import check_trainer, make_loggers, make_trainer
+from calib.jobs.runfolder import REUSED, RunFolder
+from calib.jobs.trainer import check_trainer, make_loggers, make_trainer, resume_point
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.vilu import ViLU
@@ -66,8 +67,9 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     names = score_names(config.scores)
     loss = loss_settings(config.loss)
     folder.check(config)
-    if folder.finished and not config.overwrite:
+    if folder.finished and folder.failure.is_file() and not config.overwrite:
         _check_same_prompt(config, folder)
+        FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
         return _results(folder, reused=True)
     files = config.embeddings.train
     data = from_images(config) if files is None else from_embeddings(config, files)
@@ -75,21 +77,22 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     head = _head(config, data)  # an option that does not fit is refused before any file is written
     if data.cases is not None and not data.kept:
         check_both_kinds(data.cases)
-    folder.claim(config, data.record)
-    cases = data.cases
-    if data.kept:
-        crossed = cross_fit(config, data, folder)
-        cases = crossed if cases is None else Cases.join([cases, crossed])
-        check_both_kinds(cases)
-        seed_everything(config.seed, workers=True, verbose=False)
-        head = _head(config, data)
-    assert cases is not None
-    logger = make_loggers(config, folder)
-    checkpoint = _fit(config, data, cases, head, loss, folder, logger)
-    if data.judged.prompt is not None:
-        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-    checkpoint.save(folder.failure)
-    write_results(config, data, cases, checkpoint, names, folder)
+    with folder.locked():
+        folder.claim(config, data.record)
+        cases = data.cases
+        if data.kept:
+            crossed = cross_fit(config, data, folder)
+            cases = crossed if cases is None else Cases.join([cases, crossed])
+            check_both_kinds(cases)
+            seed_everything(config.seed, workers=True, verbose=False)
+            head = _head(config, data)
+        assert cases is not None
+        logger = make_loggers(config, folder)
+        checkpoint = _fit(config, data, cases, head, loss, folder, logger)
+        if data.judged.prompt is not None:
+            data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
+        checkpoint.save(folder.failure)
+        write_results(config, data, cases, checkpoint, names, folder)
     results = _results(folder, reused=False)
     _log(logger, results, config)
     return results
@@ -159,7 +162,7 @@ def _fit(
             module,
             cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last),
             None if val is None else val.batches(512),
-            ckpt_path=str(folder.checkpoint) if folder.checkpoint.is_file() else None,
+            ckpt_path=resume_point(folder),
         )
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished head is not exported
         raise KeyboardInterrupt from stop
@@ -198,7 +201,7 @@ def _check_same_prompt(config: FailureRun, folder: RunFolder) -> None:
 
 
 def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
-    written = read_json(folder.metrics)
+    written = folder.results()
     return {
         **{key: written[key] for key in ("scores", "head", "test", "images", "data")},
         "folder": str(folder.path),
@@ -233,7 +236,7 @@ def main(argv: Sequence[str]) -> int:
     )
     say(tables(results["scores"]) + "\n\n")
     if results["reused"]:
-        say("This run was finished before; its results are shown. Train anew with overwrite=true.\n")
+        say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Failure head: {results['failure']}\n")

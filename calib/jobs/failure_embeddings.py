@@ -10,6 +10,7 @@ import torch
 from calib.config import FailureRun
 from calib.embeddings import Embeddings, load_embeddings
 from calib.jobs.failure_data import FailureData, Judged, draw_rows
+from calib.jobs.prepare import fingerprint
 from calib.predictions import Predictions
 
 
@@ -57,6 +58,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
         **split.to_dict(),
         "fit_on": "all",
         "prompt": judged.digest(),
+        "test": fingerprint(shown),
         "test_copies_left_out": len(rows) - len(free),
         "data": {"name": names[0], "test": names[1], "settings": asdict(config.embeddings)},
     }

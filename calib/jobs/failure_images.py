@@ -17,7 +17,15 @@ from calib.data.task import Table
 from calib.files import read_json
 from calib.jobs.failure_data import FailureData, Judged, draw_rows, owners
 from calib.jobs.predict import prompt_path, restore_backbone
-from calib.jobs.prepare import features_of, load_task, make_backbone, pick_device, terms_of, zero_shot_prompt
+from calib.jobs.prepare import (
+    features_of,
+    fingerprint,
+    load_task,
+    make_backbone,
+    pick_device,
+    terms_of,
+    zero_shot_prompt,
+)
 from calib.predictions import Predictions
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
@@ -75,6 +83,7 @@ def from_images(config: FailureRun) -> FailureData:
         "fit_on": "all" if shots is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
         "prompt": judged.digest(),
+        "test": fingerprint(task.test),
         "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
         "overlap": check_overlap(task).to_dict(),
         "data": terms_of(task),

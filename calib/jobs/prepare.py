@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
@@ -22,6 +23,7 @@ from calib.data import (
     few_shot_split,
     load_data,
 )
+from calib.data.helpers import json_digest
 from calib.prompts import zero_shot_features
 
 
@@ -79,7 +81,12 @@ def prepare(config: PromptRun) -> Prepared:
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
         test=features_of(task.test, backbone, config.data),
         zero_shot=zero_shot_prompt(backbone, task, config),
-        record={**split.to_dict(), "overlap": overlap.to_dict(), "data": terms_of(task)},
+        record={
+            **split.to_dict(),
+            "test": fingerprint(task.test),
+            "overlap": overlap.to_dict(),
+            "data": terms_of(task),
+        },
     )
 
 
@@ -151,7 +158,19 @@ def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | Fai
 
 
 def pick_device(trainer: dict[str, Any]) -> torch.device:
-    """Return the device that Lightning would train on with these trainer settings."""
+    """Return the device that Lightning would train on with these trainer settings.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    probe = Trainer(accelerator=trainer.get("accelerator", "auto"), devices=1, **quiet)
-    return probe.strategy.root_device
+    asked = trainer.get("accelerator", "auto")
+    try:
+        return Trainer(accelerator=asked, devices=1, **quiet).strategy.root_device
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        raise ValueError(f"trainer.accelerator={asked} cannot be used here: {error}") from error
+
+
+def fingerprint(table: FeatureTable | ImageTable) -> dict[str, Any]:
+    """Return what tells the images and labels of a split from any others: how many, and a digest."""
+    return {"n": len(table), "digest": json_digest([list(table.ids), table.labels.tolist()])}

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calib.config import FailureRun, PromptRun, load_config, task_of, to_dict, to_yaml
-from calib.files import atomic_path, read_json, write_json, write_text
+from filelock import FileLock, Timeout
 
-# Settings that do not change what is learned: a run may be continued with other values of these.
-FREE = (
-    "out",
-    "resume",
-    "overwrite",
-    "baselines",
-    "log",
-    "data.cache_dir",
-    "data.encode_batch_size",
-    "trainer.enable_progress_bar",
+from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
+from calib.files import atomic_path, blocking_file, read_json, write_json, write_text
+from calib.jobs.identity import describe_differences
+
+LOCK = ".lock"
+REUSED = (
+    "This run was finished before: these are its results, nothing was read. Train anew: overwrite=true.\n"
 )
+OTHER = "Give another folder: out=FOLDER."
+# What a run writes, and `overwrite` removes.
 OWNED = (
     "config.yaml",
     "split.json",
@@ -62,8 +62,45 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has written its metrics, which is the last thing a run does."""
-        return self.metrics.is_file()
+        """Whether the run has written its metrics, the last thing a run does, and still has its export."""
+        return self.metrics.is_file() and (self.prompt.is_file() or self.failure.is_file())
+
+    def results(self) -> dict[str, Any]:
+        """Return the metrics of a finished run.
+
+        Raises:
+            ValueError: metrics.json is damaged or was written by something else.
+        """
+        written = read_json(self.metrics)
+        if not isinstance(written, dict) or "test" not in written:
+            raise ValueError(
+                f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
+                "from the last checkpoint; or train anew (overwrite=true)."
+            )
+        return written
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder while this one works in it; a killed process lets go.
+
+        Raises:
+            ValueError: Another process is at work in it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"Another process is at work in the run folder '{self.path}'. Wait for it, or give another "
+                "folder (out=FOLDER)."
+            ) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def check(self, config: PromptRun | FailureRun) -> None:
         """Refuse the folder where using it would mix or lose results. Changes nothing.
@@ -72,16 +109,14 @@ class RunFolder:
             ValueError: The folder holds another configuration, files that are not a run's, or a run that
                 the settings `resume` and `overwrite` say neither to continue nor to replace.
         """
+        blocking = blocking_file(self.path)
+        if blocking is not None:
+            raise ValueError(f"The run folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
         if config.overwrite or not self.path.exists():
             return
-        if not self.path.is_dir():
-            raise ValueError(f"The run folder '{self.path}' is a file. Give another one: out=FOLDER.")
         if not self.config.is_file():
-            if any(self.path.iterdir()):
-                raise ValueError(
-                    f"The folder '{self.path}' holds files but no run (no config.yaml). Give another: "
-                    f"out=FOLDER."
-                )
+            if any(path.name != LOCK for path in self.path.iterdir()):
+                raise ValueError(f"The folder '{self.path}' holds files but no run (no config.yaml). {OTHER}")
             return
         differences = self._differences(config)
         if differences:
@@ -113,18 +148,30 @@ class RunFolder:
         if config.overwrite and self.config.is_file():
             self._clear()
         try:
-            if self.split.is_file() and (old := read_json(self.split)) != split:
-                changed = sorted(key for key in split if old.get(key) != split[key])
-                raise ValueError(
-                    f"The data have changed since the run in '{self.path}' began (split.json differs in: "
-                    f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."
-                )
+            self.check_data(split)
             write_text(self.config, to_yaml(replace(config, resume=True, overwrite=False)))
             write_json(self.split, split)
         except OSError as error:
+            raise self._unwritable(error) from error
+
+    def check_data(self, split: dict[str, Any]) -> None:
+        """Refuse images other than those the folder's run began with; a folder without a run passes.
+
+        Args:
+            split: What the run would write to split.json.
+
+        Raises:
+            ValueError: The draw or the test images differ; the message says in what.
+        """
+        if self.split.is_file() and (old := read_json(self.split)) != split:
+            changed = sorted(key for key in old.keys() | split.keys() if old.get(key) != split.get(key))
             raise ValueError(
-                f"The run folder '{self.path}' cannot be written: {error.strerror or error}."
-            ) from error
+                f"The data have changed since the run in '{self.path}' began (split.json differs in: "
+                f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."
+            )
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(f"The run folder '{self.path}' cannot be written: {error.strerror or error}.")
 
     def _differences(self, config: PromptRun | FailureRun) -> list[str]:
         task = task_of([str(self.config)])
@@ -141,34 +188,7 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
 
-def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRun) -> list[str]:
-    """Return one phrase per setting that differs between two configurations and matters for the result.
-
-    Example:
-        >>> describe_differences(PromptRun(seed=1), PromptRun(seed=2))
-        ['seed is 1 there and 2 here']
-    """
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
-    keys = sorted(before.keys() | after.keys())
-    kept = [key for key in keys if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
-    return [
-        f"{key} is {before.get(key)!r} there and {after.get(key)!r} here"
-        for key in kept
-        if before.get(key) != after.get(key)
-    ]
-
-
 def save_figure(figure: Any, path: Path) -> None:
     """Write a matplotlib figure as PNG, atomically."""
     with atomic_path(path) as part:
         figure.savefig(part, format="png", dpi=150)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

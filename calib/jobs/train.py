@@ -17,12 +17,13 @@ from lightning.pytorch.loggers import Logger
 
 import calib
 from calib.checkpoints import PromptCheckpoint
-from calib.config import PromptRun, load_config, run_name, to_dict
+from calib.config import PromptRun, load_config, to_dict
 from calib.data import FewShotDataModule
-from calib.files import read_json, write_json, write_text
+from calib.files import write_json, write_text
+from calib.jobs.identity import run_name
 from calib.jobs.prepare import Prepared, prepare
-from calib.jobs.runfolder import RunFolder, save_figure
-from calib.jobs.trainer import check_trainer, make_loggers, make_trainer
+from calib.jobs.runfolder import REUSED, RunFolder, save_figure
+from calib.jobs.trainer import check_trainer, make_loggers, make_trainer, resume_point
 from calib.losses import Objective, resolve_terms
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.modules.prompt_tuning import PromptTuningModule
@@ -54,23 +55,39 @@ def train(config: PromptRun) -> dict[str, Any]:
         ValueError: A setting, a file or the data are not right. Nothing has been written then.
         FloatingPointError: A loss became NaN or infinite; its name and epoch are said.
     """
-    folder = RunFolder(config.out or Path("runs") / run_name(config))
     check_trainer(config.trainer)
+    folder = RunFolder(config.out or Path("runs") / run_name(config))
     runs = _runs(config, folder)
+    objectives = {name: Objective(resolve_terms(run.preset, run.loss)) for name, (run, _) in runs.items()}
+    titles = {name: title(name, objective) for name, objective in objectives.items()}
+    folder.check(config)
     for run, place in runs.values():
         place.check(run)
-    objectives = {name: Objective(resolve_terms(run.preset, run.loss)) for name, (run, _) in runs.items()}
-    todo = [name for name, (_, place) in runs.items() if config.overwrite or not place.finished]
+    zero_shot = RunFolder(folder.baselines / ZERO_SHOT)
+    places = {ZERO_SHOT: zero_shot} | {name: place for name, (_, place) in runs.items()}
+    todo = [name for name, place in places.items() if config.overwrite or not place.finished]
     if todo:
         prepared = prepare(config)
         _learner(config, prepared)  # a class name that does not fit is refused before any file is written
-        folder.claim(config, prepared.record)
-        _evaluate(config, prepared.zero_shot, prepared, RunFolder(folder.baselines / ZERO_SHOT))
-        for name in todo:
-            run, place = runs[name]
-            _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
-    titles = {name: title(name, objective) for name, objective in objectives.items()}
-    return {**_report(folder, runs, reused=not todo), "titles": {ZERO_SHOT: ZERO_SHOT, **titles}}
+        for objective in objectives.values():
+            check_trainable(objective, prepared.task.class_names)
+        with folder.locked():
+            folder.claim(config, prepared.record)
+            for place in places.values():  # one table is about one set of images
+                place.check_data(prepared.record)
+            _evaluate(config, prepared.zero_shot, prepared, zero_shot)
+            for name in runs:
+                if name in todo:
+                    run, place = runs[name]
+                    _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
+            _write_report(places, folder, n_bins=config.n_bins)
+    return {
+        "methods": {name: place.results()["test"] for name, place in places.items()},
+        "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
+        "folder": str(folder.path),
+        "prompt": str(_intact(folder.prompt)),
+        "reused": not todo,
+    }
 
 
 def title(method: str, objective: Objective) -> str:
@@ -80,7 +97,20 @@ def title(method: str, objective: Objective) -> str:
         >>> title("calibprompt", Objective({"ce": {}, "smac": {}, "as": {"weight": 0.01}}))
         'calibprompt (CE + SMAC + AS)'
     """
-    return f"{method} ({' + '.join(name.upper() for name in objective.weights)})"
+    return f"{method} ({' + '.join(name.upper().replace('_', '-') for name in objective.weights)})"
+
+
+def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:
+    """Refuse an objective without a gradient.
+
+    Raises:
+        ValueError: ZS-Norm alone with two classes, where normalised logits are the same for every prompt.
+    """
+    if set(objective.weights) == {"zs_norm"} and len(class_names) == 2:
+        raise ValueError(
+            "zs-norm has no gradient with two classes and would train nothing. Choose another preset, or "
+            "give it a task loss as well, e.g. loss.ce.weight=1."
+        )
 
 
 def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, RunFolder]]:
@@ -146,9 +176,8 @@ def fit_prompt(
         augment=config.data.views > 0,
     )
     trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
-    resume = str(folder.checkpoint) if folder.checkpoint.is_file() else None
     try:
-        trainer.fit(module, data, ckpt_path=resume)
+        trainer.fit(module, data, ckpt_path=resume_point(folder))
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished prompt is not exported
         raise KeyboardInterrupt from stop
     with torch.no_grad():
@@ -209,23 +238,19 @@ def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:
     }
 
 
-def _report(
-    folder: RunFolder, runs: dict[str, tuple[PromptRun, RunFolder]], *, reused: bool
-) -> dict[str, Any]:
-    """Write the table and the reliability diagrams of a finished job, and return its results."""
-    places = {ZERO_SHOT: RunFolder(folder.baselines / ZERO_SHOT)} | {
-        name: place for name, (_, place) in runs.items()
-    }
-    methods = {name: read_json(place.metrics)["test"] for name, place in places.items()}
-    if not reused:
-        write_text(folder.path / "table.md", results_table(methods) + "\n")
-        predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
-        panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-        save_figure(
-            reliability_panels(panels, n_bins=runs[next(iter(runs))][0].n_bins),
-            folder.path / "reliability.png",
-        )
-    return {"methods": methods, "folder": str(folder.path), "prompt": str(folder.prompt), "reused": reused}
+def _write_report(places: dict[str, RunFolder], folder: RunFolder, *, n_bins: int) -> None:
+    """Write the table and the reliability diagrams of a finished job."""
+    methods = {name: place.results()["test"] for name, place in places.items()}
+    write_text(folder.path / "table.md", results_table(methods) + "\n")
+    predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+    panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
+    save_figure(reliability_panels(panels, n_bins=n_bins), folder.path / "reliability.png")
+
+
+def _intact(export: Path) -> Path:
+    """Return the path of an export after reading it: one that was damaged since is not announced."""
+    PromptCheckpoint.load(export)
+    return export
 
 
 def main(argv: Sequence[str]) -> int:
@@ -235,10 +260,13 @@ def main(argv: Sequence[str]) -> int:
     results = train(config)
     say = sys.stdout.write
     n = next(iter(results["methods"].values()))["n"]
-    say(f"\n{config.data.name}, {config.backbone.name} backbone, {n} test images, seed {config.seed}\n\n")
+    model = f"{config.backbone.name} backbone"
+    if config.backbone.weights == "random":
+        model += " with random weights"
+    say(f"\n{config.data.name}, {model}, {n} test images, seed {config.seed}\n\n")
     say(results_table({results["titles"][name]: row for name, row in results["methods"].items()}) + "\n\n")
     if results["reused"]:
-        say("This run was finished before; its results are shown. Train anew with overwrite=true.\n")
+        say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Calibrated prompt: {results['prompt']}\n")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from calib.config import FailureRun, PromptRun, to_dict
-from calib.errors import unknown_name
+from calib.errors import first_line, unknown_name
 from calib.files import atomic_path
 from calib.jobs.runfolder import RunFolder
 
+log = logging.getLogger(__name__)
 OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
 
 
@@ -86,6 +89,26 @@ def make_trainer(
         default_root_dir=folder.path,
         plugins=[_AtomicCheckpoints()],
     )
+
+
+def resume_point(folder: RunFolder) -> str | None:
+    """Return the checkpoint a run goes on from, and say so; None: it begins.
+
+    Raises:
+        ValueError: The checkpoint cannot be read.
+    """
+    if not folder.checkpoint.is_file():
+        return None
+    try:
+        epochs = torch.load(folder.checkpoint, weights_only=True, map_location="cpu")["epoch"] + 1
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} cannot be read; it may have been cut off "
+            f"({first_line(error)}). "
+            "Delete it to train from the beginning, or give another folder (out=FOLDER)."
+        ) from error
+    log.info("Going on after epoch %d, from %s.", epochs, folder.checkpoint)
+    return str(folder.checkpoint)
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from calib.config import DataConfig, PromptRun
-from calib.jobs.runfolder import RunFolder, describe_differences
+from calib.jobs.identity import describe_differences
+from calib.jobs.runfolder import RunFolder
 
 SPLIT = {"train": ["a"], "digest": "d"}
 
@@ -31,6 +32,7 @@ def test_the_same_configuration_goes_on_unless_told_otherwise(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"an unfinished run.*resume=true.*overwrite=true"):
         folder.check(PromptRun(resume=False))
     folder.metrics.write_text("{}")
+    folder.prompt.write_text("")
     with pytest.raises(ValueError, match="a finished run"):
         folder.check(PromptRun(resume=False))
 
@@ -77,5 +79,7 @@ def test_changed_data_are_noticed(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file/run' cannot be made: '.*file' is a file. Give another"):
+        RunFolder(tmp_path / "file" / "run").check(PromptRun())
     with pytest.raises(ValueError, match=r"file/run' cannot be written"):
         RunFolder(tmp_path / "file" / "run").claim(PromptRun(), SPLIT)

@@ -18,7 +18,9 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import load_config
 from calib.data import load_data
 from calib.files import read_json
-from calib.jobs.train import train
+from calib.jobs.runfolder import RunFolder
+from calib.jobs.train import check_trainable, train
+from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
 from calib.predictions import Predictions
 from calib.prompts import PromptLearner, zero_shot_features
@@ -29,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_run_folder_holds_what_the_readme_says(runs: dict[int, Path]) -> None:
     names = {path.name for path in runs[1].iterdir()}
     files = {"config.yaml", "split.json", "metrics.json", "prompt.safetensors", "predictions.safetensors"}
-    assert names == files | {"reliability.png", "table.md", "checkpoints", "logs", "baselines"}
+    assert names == files | {"reliability.png", "table.md", "checkpoints", "logs", "baselines", ".lock"}
     assert {path.name for path in (runs[1] / "baselines").iterdir()} == {"zero-shot", "coop"}
     assert sum(path.stat().st_size for path in runs[1].rglob("*.ckpt")) < 200_000
     with (runs[1] / "logs" / "version_0" / "metrics.csv").open() as file:
@@ -100,6 +102,75 @@ def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings
     assert read_json(folder / "metrics.json")["seed"] == 3
     assert read_json(folder / "baselines" / "coop" / "metrics.json")["seed"] == 3
     assert not load_config([str(folder / "config.yaml")], task="prompt").overwrite
+
+
+def test_changed_test_images_are_noticed_before_parts_are_mixed(
+    image_folder: Path, settings, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(image_folder, images)
+    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=1"]
+    run = [*data, f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
+    train(settings(*run))
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had been stopped after the baseline
+    shutil.copy(images / "train" / "class_0" / "5.png", images / "test" / "class_0" / "new.png")
+    with pytest.raises(ValueError, match=r"data have changed.*differs in: overlap, test"):
+        train(settings(*run))
+    with pytest.raises(ValueError, match=r"data have changed"):
+        train(settings(*run, "baselines=[coop,ls]"))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_finished_part_on_other_images_is_not_reused(runs, settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    shutil.copy(runs[2] / "split.json", folder / "baselines" / "coop" / "split.json")
+    with pytest.raises(ValueError, match=r"in '.*baselines/coop' began.*train"):
+        train(settings("seed=1", f"out={folder}", "baselines=[coop,ls]"))
+
+
+def test_a_lost_export_is_made_again_and_a_damaged_one_named(runs, settings, tmp_path: Path, caplog) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    export = folder / "prompt.safetensors"
+    before = PromptCheckpoint.load(export)
+    export.unlink()
+    with caplog.at_level("INFO", logger="calib"):
+        assert not train(settings("seed=1", f"out={folder}"))["reused"]
+    assert "Going on after epoch 3" in caplog.text
+    assert torch.equal(PromptCheckpoint.load(export).text_features, before.text_features)
+    export.write_bytes(export.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"prompt.safetensors cannot be read.*cut off"):
+        train(settings("seed=1", f"out={folder}"))
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"metrics.json is not what a run writes. Delete it"):
+        train(settings("seed=1", f"out={folder}"))
+
+
+def test_a_damaged_checkpoint_is_named(runs, settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    (folder / "metrics.json").unlink()
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last.ckpt cannot be read.*Delete it to train from the beginning"):
+        train(settings("seed=1", f"out={folder}"))
+
+
+def test_two_processes_do_not_share_a_run_folder(settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunFolder(folder).locked(), pytest.raises(ValueError, match=r"Another process is at work in .*run'"):
+        train(settings(f"out={folder}", "baselines=[]"))
+    assert {path.name for path in folder.iterdir()} == {".lock"}
+    train(settings(f"out={folder}", "baselines=[]"))
+
+
+def test_zs_norm_alone_is_refused_with_two_classes() -> None:
+    alone = Objective(resolve_terms("zs-norm"))
+    check_trainable(alone, ["a", "b", "c"])
+    check_trainable(Objective(resolve_terms("zs-norm", {"ce": {}})), ["a", "b"])
+    with pytest.raises(ValueError, match=r"zs-norm has no gradient with two classes.*loss.ce.weight=1"):
+        check_trainable(alone, ["a", "b"])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -182,6 +253,7 @@ def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
         (["trainer.max_epoch=3"], "Unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         (["trainer.logger=false"], "trainer.logger cannot be set"),
         (["trainer.devices=2"], "one device"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator=tpu cannot be used here"),
         (["trainer.precision=bf16-true"], "would round the frozen weights"),
         (["data.shots=100"], "Class 0 ('no finding') has 85 different images in 62 groups"),
         (["data.views=9"], "9 augmented views were asked for, but these features hold 8"),

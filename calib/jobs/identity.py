@@ -1,0 +1,112 @@
+"""Which settings make a run what it is: how two runs differ, and what a run's folder is called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from calib.config import FailureRun, PromptRun, to_dict
+
+# Settings that do not change what is learned: a run may be continued with other values of these.
+FREE = (
+    "out",
+    "resume",
+    "overwrite",
+    "baselines",
+    "log",
+    "data.cache_dir",
+    "data.encode_batch_size",
+    "trainer.enable_progress_bar",
+)
+# Settings that a default folder name shows in words.
+SHOWN = ("seed", "backbone.name", "data.name", "data.root", "data.shots", "preset", "prompt", "embeddings")
+OWN_IMAGES = ("folder", "table", "hf", "medmnist")  # readers whose name says nothing about the data
+
+
+def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRun) -> list[str]:
+    """Return one phrase per setting that differs between two configurations and matters for the result.
+
+    Example:
+        >>> describe_differences(PromptRun(seed=1), PromptRun(seed=2))
+        ['seed is 1 there and 2 here']
+        >>> describe_differences(PromptRun(), PromptRun(loss={"as": {"weight": 0}}))
+        ['loss.as.weight is not set there and 0 here']
+    """
+    before, after = _relevant(old), _relevant(new)
+    return [
+        f"{key} is {_said(before, key)} there and {_said(after, key)} here"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def run_name(config: PromptRun | FailureRun) -> str:
+    """Return the default name of a run's folder.
+
+    Settings that differ from their defaults and are not among the words of the name end it as six digits, so
+    that two runs have one name only if they are the same run.
+
+    Example:
+        >>> run_name(PromptRun())
+        'embedded-cxr3-calibprompt-8shot-s1'
+        >>> run_name(PromptRun(loss={"smac": {"alpha": 0.1}}))
+        'embedded-cxr3-calibprompt-8shot-s1-1d9814'
+        >>> run_name(FailureRun(prompt="runs/mine/prompt.safetensors"))
+        'failure-mine-all-s1'
+    """
+    shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
+    own = config.data.name in OWN_IMAGES and config.data.root
+    data = Path(str(config.data.root)).stem if own else config.data.name
+    if isinstance(config, PromptRun):
+        words = [config.backbone.name, data, config.preset]
+    elif config.embeddings.train is not None:
+        words = ["failure", Path(config.embeddings.train).stem]
+    elif config.prompt is not None:
+        prompt = Path(config.prompt)
+        words = ["failure", prompt.parent.name if prompt.suffix else prompt.name]
+    else:
+        words = ["failure", config.backbone.name, data, "zero-shot"]
+    parts = [*words, shots, f"s{config.seed}", *_digits(config)]
+    return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
+
+
+def _digits(config: PromptRun | FailureRun) -> list[str]:
+    """Return a digest of the settings that differ from their defaults and the name does not show."""
+    plain = _relevant(type(config)())
+    shown: tuple[str, ...] = SHOWN
+    if isinstance(config, FailureRun) and config.prompt is not None:
+        shown += ("backbone", "data.options", "data.class_names", "data.template")  # the prompt's own
+    changed = {
+        key: value
+        for key, value in _relevant(config).items()
+        if plain.get(key) != value and not _is_among(key, shown)
+    }
+    if not changed:
+        return []
+    return [hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]]
+
+
+def _relevant(config: PromptRun | FailureRun) -> dict[str, Any]:
+    """Return the settings that matter for the result, by dotted key."""
+    return {key: value for key, value in _flat(to_dict(config)).items() if not _is_among(key, FREE)}
+
+
+def _is_among(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _said(settings: dict[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "not set"
