@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,29 @@ class PromptCheckpoint:
             / self.temperature
             * image_features
             @ text.T
+        )
+
+    def in_order(self, class_names: Sequence[str]) -> PromptCheckpoint:
+        """Return the same prompt with its classes in another order, e.g. that of a data set.
+
+        Args:
+            class_names: The C names of this prompt, in the order wanted.
+
+        Raises:
+            ValueError: They are not the names of this prompt's classes.
+        """
+        if sorted(class_names) != sorted(self.class_names):
+            raise ValueError(
+                f"The prompt knows the classes {self.class_names}, and the data have {list(class_names)}. "
+                "They must be the same; data.class_names sets those of the data."
+            )
+        order = [self.class_names.index(name) for name in class_names]
+        per_class = self.context is not None and self.context.dim() == 3
+        return replace(
+            self,
+            class_names=list(class_names),
+            text_features=self.text_features[order],
+            context=self.context[order] if per_class and self.context is not None else self.context,
         )
 
     def check_backbone(self, backbone: Backbone) -> None:

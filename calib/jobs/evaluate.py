@@ -17,10 +17,9 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import DataConfig, EvaluateRun, load_config
 from calib.data import FeatureTable
 from calib.errors import unknown_name
-from calib.files import write_json, write_text
+from calib.jobs.evaluation_folder import EvaluationFolder
 from calib.jobs.predict import prompt_path, restore_backbone
 from calib.jobs.prepare import features_of, load_task
-from calib.jobs.runfolder import save_figure
 from calib.losses import PRESETS
 from calib.metrics import interval_statistic, summarize
 from calib.plots import reliability_panels
@@ -71,24 +70,21 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         config: The settings.
 
     Returns:
-        {"methods": {name: {seed: metrics}}, "table": Markdown, "differences": Markdown or None, "folder":
-        path}.
+        {"methods": {name: {seed: metrics}}, "text": the tables in Markdown, "folder": path}.
 
     Raises:
         FileNotFoundError: A run, its data or its weights are not there.
-        ValueError: A prompt does not fit the data, the baseline is not among the methods, or two different
-        prompts of
-            one method have the same seed.
+        ValueError: A prompt does not fit the data, the baseline is not among the methods, two different
+            prompts of one method have the same seed, or `out` belongs to something else.
     """
+    folder = EvaluationFolder(config.out or "runs/evaluation")
     entries = find_entries(config)
     methods = list(dict.fromkeys(entry.method for entry in entries))
     if config.baseline is not None and config.baseline not in methods:
         raise unknown_name("baseline", config.baseline, methods)
     predictions = _predict_all(entries, config)
-    folder = Path(config.out or "runs/evaluation")
     metrics: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
     for entry, each in zip(entries, predictions, strict=True):
-        each.save(folder / "predictions" / f"{_file_name(entry.method)}-s{entry.seed}.safetensors")
         metrics[entry.method][entry.seed] = summarize(
             each.logits, each.labels, class_names=each.class_names, n_bins=config.n_bins
         )
@@ -99,10 +95,14 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     table = results_table({name: _over_seeds(seeds) for name, seeds in metrics.items()})
     intervals = compare(by_method, config) if config.baseline is not None else {}
     differences = differences_table(intervals) if intervals else None
-    write_text(folder / "table.md", table + "\n" + (f"\n{differences}\n" if differences else ""))
-    save_figure(_reliability(by_method, config.n_bins), folder / "reliability.png")
-    write_json(
-        folder / "metrics.json",
+    parts = [heading(predictions, config), table]
+    if differences:
+        parts += [_differences_heading(predictions[0], config), differences]
+    folder.write(
+        config,
+        {f"{_file_name(e.method)}-s{e.seed}": p for e, p in zip(entries, predictions, strict=True)},
+        "\n\n".join(parts) + "\n",
+        _reliability(by_method, config.n_bins),
         {
             "baseline": config.baseline,
             "methods": metrics,
@@ -111,7 +111,28 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
             },
         },
     )
-    return {"methods": metrics, "table": table, "differences": differences, "folder": str(folder)}
+    return {"methods": metrics, "text": "\n\n".join(parts), "folder": str(folder.path)}
+
+
+def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:
+    """Return the line above a table of results: which images, how many, how many seeds."""
+    sizes = dict.fromkeys(f"{p.about['data']} ({len(p.labels)} images)" for p in predictions)
+    seeds = sorted({int(p.about["seed"] or 0) for p in predictions})
+    spread = ", mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    listed = ", ".join(str(seed) for seed in seeds)
+    plural = "s" if len(seeds) > 1 else ""
+    return (
+        f"{', '.join(sizes)}, {config.split} split, seed{plural} {listed}{spread}; "
+        f"ECE with {config.n_bins} bins."
+    )
+
+
+def _differences_heading(first: Predictions, config: EvaluateRun) -> str:
+    unit = "image" if first.groups is None else "group of images (patient)"
+    return (
+        f"Minus {config.baseline}, paired by seed and {unit}, with {config.level:.0%} bootstrap intervals "
+        f"({config.n_resamples} resamples):"
+    )
 
 
 def find_entries(config: EvaluateRun) -> list[Entry]:
@@ -198,7 +219,7 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
 def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predictions]:
     """Return each entry's predictions; a backbone is built and a data set encoded once."""
     backbones: dict[str, Backbone] = {}
-    tables: dict[str, FeatureTable] = {}
+    tables: dict[str, tuple[FeatureTable, list[str]]] = {}
     predictions = []
     for entry in entries:
         described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
@@ -209,26 +230,25 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
         key = described + str(entry.data)
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
-        predictions.append(Predictions.of(entry.checkpoint, tables[key], data=entry.data.name))
+        table, names = tables[key]
+        try:
+            prompt = entry.checkpoint.in_order(names)
+        except ValueError as error:
+            raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
+        predictions.append(Predictions.of(prompt, table, data=entry.data.name))
     return predictions
 
 
-def _encode(entry: Entry, backbone: Backbone, split: str) -> FeatureTable:
+def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
+    """Return the image features of a data set's split, and its class names."""
     task = load_task(entry.data)
-    if list(task.class_names) != list(entry.checkpoint.class_names):
-        raise ValueError(
-            f"{entry.path} knows the classes {entry.checkpoint.class_names}, the data set {entry.data.name} "
-            f"has "
-            f"{list(task.class_names)}. They must be the same, in the same order (data.class_names sets the "
-            f"names)."
-        )
     table = {"test": task.test, "val": task.val}.get(split)
     if table is None:
         raise ValueError(
             f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
             f"there is one."
         )
-    return features_of(table, backbone, entry.data)
+    return features_of(table, backbone, entry.data), task.class_names
 
 
 def compare(
@@ -301,7 +321,10 @@ def _over_seeds(seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
 def _reliability(by_method: Mapping[str, Mapping[int, Predictions]], n_bins: int) -> Any:
     """Return one reliability diagram per method, its seeds pooled."""
     panels = {
-        name: (torch.cat([p.probs for p in seeds.values()]), torch.cat([p.labels for p in seeds.values()]))
+        f"{name}, {len(seeds)} seeds pooled" if len(seeds) > 1 else name: (
+            torch.cat([p.probs for p in seeds.values()]),
+            torch.cat([p.labels for p in seeds.values()]),
+        )
         for name, seeds in by_method.items()
     }
     return reliability_panels(panels, n_bins=n_bins)
@@ -318,12 +341,5 @@ def main(argv: Sequence[str]) -> int:
     config = replace(config, runs=[*config.runs, *(a for a in argv if a not in settings)])
     results = evaluate(config)
     say = sys.stdout.write
-    say(f"\n{results['table']}\n")
-    if results["differences"]:
-        say(
-            f"\nMinus {config.baseline}, paired by seed and image, with {config.level:.0%} bootstrap "
-            f"intervals:\n\n"
-        )
-        say(f"{results['differences']}\n")
-    say(f"\nPredictions, metrics and diagrams: {results['folder']}\n")
+    say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")
     return 0

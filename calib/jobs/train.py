@@ -80,7 +80,7 @@ def train(config: PromptRun) -> dict[str, Any]:
                 if name in todo:
                     run, place = runs[name]
                     _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
-            _write_report(places, folder, n_bins=config.n_bins)
+            _write_report(places, folder, config)
     return {
         "methods": {name: place.results()["test"] for name, place in places.items()},
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
@@ -238,13 +238,22 @@ def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:
     }
 
 
-def _write_report(places: dict[str, RunFolder], folder: RunFolder, *, n_bins: int) -> None:
+def heading(config: PromptRun, n: int) -> str:
+    """Return the line above a table of results: data, model, test images, seed."""
+    model = f"{config.backbone.name} backbone"
+    if config.backbone.weights == "random":
+        model += " with random weights"
+    return f"{config.data.name}, {model}, {n} test images, seed {config.seed}; ECE with {config.n_bins} bins."
+
+
+def _write_report(places: dict[str, RunFolder], folder: RunFolder, config: PromptRun) -> None:
     """Write the table and the reliability diagrams of a finished job."""
     methods = {name: place.results()["test"] for name, place in places.items()}
-    write_text(folder.path / "table.md", results_table(methods) + "\n")
+    n = methods[ZERO_SHOT]["n"]
+    write_text(folder.path / "table.md", f"{heading(config, n)}\n\n{results_table(methods)}\n")
     predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-    save_figure(reliability_panels(panels, n_bins=n_bins), folder.path / "reliability.png")
+    save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.path / "reliability.png")
 
 
 def _intact(export: Path) -> Path:
@@ -260,10 +269,7 @@ def main(argv: Sequence[str]) -> int:
     results = train(config)
     say = sys.stdout.write
     n = next(iter(results["methods"].values()))["n"]
-    model = f"{config.backbone.name} backbone"
-    if config.backbone.weights == "random":
-        model += " with random weights"
-    say(f"\n{config.data.name}, {model}, {n} test images, seed {config.seed}\n\n")
+    say(f"\n{heading(config, n)}\n\n")
     say(results_table({results["titles"][name]: row for name, row in results["methods"].items()}) + "\n\n")
     if results["reused"]:
         say(REUSED)

@@ -36,12 +36,17 @@ def test_it_repeats_the_numbers_of_the_runs(runs, results) -> None:
 def test_it_writes_predictions_metrics_table_and_picture(results) -> None:
     folder = Path(results["folder"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {"predictions", "metrics.json", "table.md", "reliability.png"}
+    assert names == {"evaluation.yaml", "predictions", "metrics.json", "table.md", "reliability.png"}
     expected = {
         f"{method}-s{seed}.safetensors" for method in ("calibprompt", "coop", "zero-shot") for seed in (1, 2)
     }
     assert {path.name for path in (folder / "predictions").iterdir()} == expected
-    assert (folder / "table.md").read_text().count("\n| ") == 6  # header and methods, header and differences
+    text = (folder / "table.md").read_text()
+    assert text.count("\n| ") == 7  # two headers, three methods, two differences
+    assert text.startswith("cxr3 (545 images), test split, seeds 1, 2, mean ± standard deviation over seeds;")
+    assert (
+        "Minus coop, paired by seed and group of images (patient), with 95% bootstrap intervals (200" in text
+    )
 
 
 def test_means_and_differences_are_over_seeds(results) -> None:
@@ -54,7 +59,7 @@ def test_means_and_differences_are_over_seeds(results) -> None:
     assert difference["low"] <= difference["estimate"] <= difference["high"]
     assert difference["seeds"] == 2
     mean, sd = np.mean(accuracy["coop"]), np.std(accuracy["coop"], ddof=1)
-    assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in results["table"]
+    assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in results["text"]
 
 
 def test_an_unknown_baseline_is_refused(runs, tmp_path: Path) -> None:
@@ -95,8 +100,46 @@ def test_the_validation_split_of_the_data_can_be_evaluated(runs, tmp_path: Path)
 
 
 def test_other_classes_are_refused(runs, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"knows the classes \['no finding'.*lc25000 has \['colon"):
+    with pytest.raises(
+        ValueError, match=r"lc25000: The prompt knows the classes \['no finding'.*data have \['colon"
+    ):
         evaluate(evaluation(tmp_path, [runs[1] / "prompt.safetensors"], "data.name=lc25000"))
+
+
+def test_classes_are_matched_by_name_and_not_by_order(runs, tmp_path: Path) -> None:
+    prompt = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    order = [2, 0, 1]
+    prompt.class_names = [prompt.class_names[label] for label in order]
+    prompt.text_features = prompt.text_features[order]
+    prompt.save(tmp_path / "turned.safetensors")
+    turned, straight = (
+        evaluate(evaluation(tmp_path / path.stem, [path]))["methods"]["calibprompt"][1]
+        for path in (tmp_path / "turned.safetensors", runs[1] / "prompt.safetensors")
+    )
+    assert turned["accuracy"] == straight["accuracy"]
+    assert turned["nll"] == pytest.approx(straight["nll"], abs=1e-12)
+    assert [row["class"] for row in turned["per_class"]] == [row["class"] for row in straight["per_class"]]
+
+
+def test_an_evaluation_replaces_only_an_evaluation(runs, tmp_path: Path, caplog) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match=r"run' is the folder of a run, whose results would be lost"):
+        evaluate(evaluation(run, [run]))
+    assert (run / "metrics.json").read_bytes() == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"notes' holds files but no evaluation. Give another folder"):
+        evaluate(evaluation(tmp_path / "notes", [run]))
+    with pytest.raises(ValueError, match=r"cannot be made: '.*thesis.tex' is a file"):
+        evaluate(evaluation(tmp_path / "notes" / "thesis.tex" / "x", [run]))
+    out = tmp_path / "out"
+    evaluate(evaluation(out, [run]))
+    with caplog.at_level("INFO", logger="calib"):
+        evaluate(evaluation(out, [run / "prompt.safetensors"]))
+    assert "Replacing the evaluation in" in caplog.text
+    assert [path.name for path in (out / "predictions").iterdir()] == ["calibprompt-s1.safetensors"]
 
 
 def test_predictions_carry_the_groups_that_intervals_resample(results) -> None:
