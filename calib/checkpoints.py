@@ -15,6 +15,7 @@ from calib.files import load_tensors, require_tensor, save_tensors
 
 KIND = "prompt"
 VERSION = 1
+NORM_TOLERANCE = 2e-2  # what rounding to half precision may do to a unit vector
 
 
 @dataclass
@@ -35,14 +36,14 @@ class PromptCheckpoint:
         training: Objective, seed, split digest, data set, software versions.
     """
 
-    text_features: Tensor
+    text_features: Tensor = field(repr=False)
     class_names: list[str]
     logit_scale: float
-    backbone: dict[str, Any]
-    context: Tensor | None = None
+    backbone: dict[str, Any] = field(repr=False)
+    context: Tensor | None = field(default=None, repr=False)
     prompt: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the logits (N, C) of images.
@@ -51,12 +52,19 @@ class PromptCheckpoint:
             image_features: (N, D) unit norm, made by the backbone the prompt was trained for.
 
         Raises:
-            ValueError: The features have another width than the prompt.
+            ValueError: The features have another width than the prompt, or not unit norm.
         """
         width = self.text_features.shape[1]
         if image_features.dim() != 2 or image_features.shape[1] != width:
             raise ValueError(
                 f"image_features must be (N, {width}) for this prompt, not {tuple(image_features.shape)}."
+            )
+        norms = image_features.detach().float().norm(dim=1)
+        if not ((norms - 1).abs() < NORM_TOLERANCE).all():
+            worst = int((norms - 1).abs().nan_to_num(torch.inf).argmax())
+            raise ValueError(
+                f"image_features must have unit norm, as encode_image returns them; row {worst} has norm "
+                f"{float(norms[worst]):.4g}. Divide each row by its norm."
             )
         text = self.text_features.to(image_features)
         return (

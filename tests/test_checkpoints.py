@@ -63,6 +63,33 @@ def test_logits_are_scaled_cosines_over_the_temperature() -> None:
         checkpoint.logits(torch.zeros(5, 7))
 
 
+def test_features_without_unit_norm_are_refused_by_row() -> None:
+    features = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    prompt().logits(features.half())  # rounding is forgiven
+    for wrong, norm in ((3 * features[2], "3"), (torch.full((8,), math.nan), "nan")):
+        spoilt = features.clone()
+        spoilt[2] = wrong
+        with pytest.raises(ValueError, match=rf"unit norm.*row 2 has norm {norm}\. Divide"):
+            prompt().logits(spoilt)
+
+
+def test_classes_can_be_put_in_the_order_of_the_data() -> None:
+    one = replace(prompt(), context=torch.arange(3.0).reshape(3, 1, 1))  # one context per class
+    turned = one.in_order(["c", "a", "b"])
+    features = normalize(torch.randn(5, 8), dim=1)
+    assert torch.equal(turned.logits(features), one.logits(features)[:, [2, 0, 1]])
+    assert turned.context is not None
+    assert turned.context.flatten().tolist() == [2.0, 0.0, 1.0]
+    with pytest.raises(
+        ValueError, match=r"knows the classes \['a', 'b', 'c'\], and the data have \['a', 'b'\]"
+    ):
+        one.in_order(["a", "b"])
+
+
+def test_the_representation_is_short_enough_to_read() -> None:
+    assert len(repr(prompt())) < 200
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -20,6 +21,18 @@ from calib.jobs.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Lightning's bar of the training, without one for each short validation and without a log number."""
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {
+            key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
+        }
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
@@ -82,10 +95,11 @@ def make_trainer(
     }
     if not validate:
         defaults["limit_val_batches"] = 0
+    settings = defaults | config.trainer
     return Trainer(
-        **(defaults | config.trainer),
+        **settings,
         logger=logger,
-        callbacks=[last],
+        callbacks=[last, _ProgressBar()] if settings.get("enable_progress_bar", True) else [last],
         default_root_dir=folder.path,
         plugins=[_AtomicCheckpoints()],
     )
