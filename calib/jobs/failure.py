@@ -32,7 +32,7 @@ from calib.jobs.failure_scores import part_means, score_names
 from calib.jobs.identity import run_name
 from calib.jobs.predict import prompt_path
 from calib.jobs.runfolder import REUSED, RunFolder
-from calib.jobs.trainer import check_trainer, make_loggers, make_trainer, resume_point
+from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.vilu import ViLU
@@ -94,7 +94,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         checkpoint.save(folder.failure)
         write_results(config, data, cases, checkpoint, names, folder)
     results = _results(folder, reused=False)
-    _log(logger, results, config)
+    close_loggers(logger, results["scores"][results["head"]])
     return results
 
 
@@ -208,18 +208,6 @@ def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
         "failure": str(folder.failure),
         "reused": reused,
     }
-
-
-def _log(logger: list[Logger], results: dict[str, Any], config: FailureRun) -> None:
-    row = results["scores"][results["head"]]
-    numbers = {f"test/{name}": value for name, value in row.items() if isinstance(value, int | float)}
-    for each in logger:
-        each.log_metrics(numbers)
-        each.finalize("success")
-    if config.log.wandb != "disabled":
-        import wandb  # takes a second to import
-
-        wandb.finish()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
@@ -51,17 +52,61 @@ class Prepared:
     record: dict[str, Any]
 
 
+@dataclass
+class Common:
+    """What runs on one backbone and data set share, whatever their shots.
+
+    Attributes:
+        backbone: The frozen model.
+        task: The data set.
+        test: Features of the test split.
+        text_features: (C, D) of the template's sentences.
+        record: What split.json says about the data.
+    """
+
+    backbone: Backbone
+    task: TaskData
+    test: FeatureTable
+    text_features: Tensor
+    record: dict[str, Any]
+
+
 def prepare(config: PromptRun) -> Prepared:
     """Return the backbone, data, draw and features that a configuration describes.
 
     Raises:
         FileNotFoundError: Images or weights are not there.
         ValueError: A class has too few images, an image cannot be read, packaged features belong to another
-        backbone.
+            backbone.
     """
+    return draw(config, load_common(config))
+
+
+def load_common(config: PromptRun) -> Common:
+    """Return backbone, data set and test features of a configuration; raises as `prepare`."""
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
-    overlap = check_overlap(task)
+    record = {
+        "test": fingerprint(task.test),
+        "overlap": check_overlap(task).to_dict(),
+        "data": terms_of(task),
+    }
+    return Common(
+        backbone=backbone,
+        task=task,
+        test=features_of(task.test, backbone, config.data),
+        text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
+        record=record,
+    )
+
+
+def draw(config: PromptRun, common: Common) -> Prepared:
+    """Return a configuration's few-shot draw and its features.
+
+    Raises:
+        ValueError: A class has too few images, or an image cannot be read.
+    """
+    backbone, task = common.backbone, common.task
     split = few_shot_split(
         task.train.labels,
         task.train.ids,
@@ -79,14 +124,9 @@ def prepare(config: PromptRun) -> Prepared:
         if config.data.cache
         else shots,
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
-        test=features_of(task.test, backbone, config.data),
-        zero_shot=zero_shot_prompt(backbone, task, config),
-        record={
-            **split.to_dict(),
-            "test": fingerprint(task.test),
-            "overlap": overlap.to_dict(),
-            "data": terms_of(task),
-        },
+        test=common.test,
+        zero_shot=template_prompt(backbone, task, common.text_features, config),
+        record={**split.to_dict(), **common.record},
     )
 
 
@@ -147,8 +187,16 @@ def features_of(
 
 def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> PromptCheckpoint:
     """Return the prompt that the data set's template makes, in the form of an export."""
+    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
+    return template_prompt(backbone, task, texts, config)
+
+
+def template_prompt(
+    backbone: Backbone, task: TaskData, text_features: Tensor, config: PromptRun | FailureRun
+) -> PromptCheckpoint:
+    """Return the zero-shot prompt of text features (C, D) that are already there."""
     return PromptCheckpoint(
-        text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
+        text_features=text_features,
         class_names=list(task.class_names),
         logit_scale=float(backbone.logit_scale),
         backbone={**backbone.describe(), "build": asdict(config.backbone)},

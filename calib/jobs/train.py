@@ -6,30 +6,33 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-import calib
 from calib.checkpoints import PromptCheckpoint
-from calib.config import PromptRun, load_config, to_dict
-from calib.data import FewShotDataModule
-from calib.files import write_json, write_text
+from calib.config import PromptRun, load_config
+from calib.files import write_text
 from calib.jobs.identity import run_name
 from calib.jobs.prepare import Prepared, prepare
+from calib.jobs.prompt_run import (
+    batches_of,
+    check_trainable,
+    evaluate_prompt,
+    exported,
+    new_learner,
+    title,
+)
 from calib.jobs.runfolder import REUSED, RunFolder, save_figure
-from calib.jobs.trainer import check_trainer, make_loggers, make_trainer, resume_point
+from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
 from calib.losses import Objective, resolve_terms
-from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.modules.prompt_tuning import PromptTuningModule
 from calib.plots import reliability_panels
 from calib.predictions import Predictions
-from calib.prompts import PromptLearner
 from calib.report import results_table
 
 ZERO_SHOT = "zero-shot"
@@ -68,14 +71,14 @@ def train(config: PromptRun) -> dict[str, Any]:
     todo = [name for name, place in places.items() if config.overwrite or not place.finished]
     if todo:
         prepared = prepare(config)
-        _learner(config, prepared)  # a class name that does not fit is refused before any file is written
+        new_learner(config, prepared)  # a class name that does not fit is refused before any file is written
         for objective in objectives.values():
             check_trainable(objective, prepared.task.class_names)
         with folder.locked():
             folder.claim(config, prepared.record)
             for place in places.values():  # one table is about one set of images
                 place.check_data(prepared.record)
-            _evaluate(config, prepared.zero_shot, prepared, zero_shot)
+            evaluate_prompt(config, prepared.zero_shot, prepared, zero_shot)
             for name in runs:
                 if name in todo:
                     run, place = runs[name]
@@ -88,29 +91,6 @@ def train(config: PromptRun) -> dict[str, Any]:
         "prompt": str(_intact(folder.prompt)),
         "reused": not todo,
     }
-
-
-def title(method: str, objective: Objective) -> str:
-    """Return a method's name with its losses.
-
-    Example:
-        >>> title("calibprompt", Objective({"ce": {}, "smac": {}, "as": {"weight": 0.01}}))
-        'calibprompt (CE + SMAC + AS)'
-    """
-    return f"{method} ({' + '.join(name.upper().replace('_', '-') for name in objective.weights)})"
-
-
-def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:
-    """Refuse an objective without a gradient.
-
-    Raises:
-        ValueError: ZS-Norm alone with two classes, where normalised logits are the same for every prompt.
-    """
-    if set(objective.weights) == {"zs_norm"} and len(class_names) == 2:
-        raise ValueError(
-            "zs-norm has no gradient with two classes and would train nothing. Choose another preset, or "
-            "give it a task loss as well, e.g. loss.ce.weight=1."
-        )
 
 
 def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, RunFolder]]:
@@ -126,17 +106,9 @@ def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, Ru
 def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: Prepared) -> None:
     folder.claim(config, prepared.record)
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
-    logger = make_loggers(config, folder)
-    checkpoint = fit_prompt(config, prepared, objective, folder, logger)
-    test = _evaluate(config, checkpoint, prepared, folder)
-    numbers = {f"test/{name}": value for name, value in test.items() if isinstance(value, int | float)}
-    for each in logger:
-        each.log_metrics(numbers)
-        each.finalize("success")
-    if config.log.wandb != "disabled":
-        import wandb  # takes a second to import
-
-        wandb.finish()  # the next prompt is a W&B run of its own
+    loggers = make_loggers(config, folder)
+    checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
+    close_loggers(loggers, evaluate_prompt(config, checkpoint, prepared, folder))
 
 
 def fit_prompt(
@@ -158,7 +130,7 @@ def fit_prompt(
     backbone, settings = prepared.backbone, config.optim
     module = PromptTuningModule(
         backbone,
-        _learner(config, prepared),
+        new_learner(config, prepared),
         objective,
         prepared.zero_shot.text_features,
         optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
@@ -166,76 +138,14 @@ def fit_prompt(
         warmup_lr=settings.warmup_lr,
         n_bins=config.n_bins,
     )
-    data = FewShotDataModule(
-        prepared.train,
-        prepared.val,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        drop_last=config.data.drop_last,
-        preprocess=backbone.preprocess,
-        augment=config.data.views > 0,
-    )
     trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
     try:
-        trainer.fit(module, data, ckpt_path=resume_point(folder))
+        trainer.fit(module, batches_of(config, prepared), ckpt_path=resume_point(folder))
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished prompt is not exported
         raise KeyboardInterrupt from stop
     with torch.no_grad():
         text_features = module.text_features().cpu()
-    return replace(
-        prepared.zero_shot,
-        text_features=text_features,
-        context=module.learner.context.detach().cpu(),
-        prompt=asdict(config.prompt),
-        training={
-            "method": config.preset,
-            "objective": resolve_terms(config.preset, config.loss),
-            "seed": config.seed,
-            "split": prepared.record["digest"],
-            "config": to_dict(config),
-            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
-        },
-    )
-
-
-def _learner(config: PromptRun, prepared: Prepared) -> PromptLearner:
-    return PromptLearner(
-        prepared.backbone,
-        prepared.task.class_names,
-        **asdict(config.prompt),
-        seed=config.seed,
-        truncate=config.parity.truncate,
-    )
-
-
-def _evaluate(
-    config: PromptRun, checkpoint: PromptCheckpoint, prepared: Prepared, folder: RunFolder
-) -> dict[str, Any]:
-    """Write a prompt's export, test predictions and metrics, and return the metrics."""
-    method = checkpoint.training["method"]
-    predictions = Predictions.of(checkpoint, prepared.test, data=config.data.name)
-    results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
-    results["test"] = _metrics(predictions, config)
-    if prepared.val is not None:
-        results["val"] = _metrics(Predictions.of(checkpoint, prepared.val, data=config.data.name), config)
-    checkpoint.save(folder.prompt)
-    predictions.save(folder.predictions)
-    write_json(folder.metrics, results)
-    return results["test"]
-
-
-def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:
-    """Return all metrics and, on request, ECE and MCE as the CalibPrompt release defines them."""
-    names, n_bins = predictions.class_names, config.n_bins
-    values = summarize(predictions.logits, predictions.labels, class_names=names, n_bins=n_bins)
-    if not config.parity.metrics:
-        return values
-    confidence, top = predictions.probs.max(dim=1)
-    correct = top == predictions.labels
-    return values | {
-        "ece_official": float(expected_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
-        "mce_official": float(maximum_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
-    }
+    return exported(config, prepared, text_features, module.learner.context)
 
 
 def heading(config: PromptRun, n: int) -> str:

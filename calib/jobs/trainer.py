@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,16 @@ def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logg
             )
         )
     return loggers
+
+
+def close_loggers(loggers: Sequence[Logger], test: Mapping[str, Any]) -> None:
+    """Log the test metrics and end the run of every logger, W&B's too: the next is a run of its own."""
+    numbers = {f"test/{name}": value for name, value in test.items() if isinstance(value, int | float)}
+    for logger in loggers:
+        logger.log_metrics(numbers)
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def make_trainer(

@@ -220,7 +220,7 @@ class FailurePredictionModule(LightningModule):
         """Return the optimiser and its per-epoch schedule."""
         settings = dict(self.optimizer_settings)
         groups = self.head.parameter_groups(settings.get("weight_decay", 0.0))
-        optimizer = make_optimizer(groups, **settings)  # type: ignore[arg-type]
+        optimizer = make_optimizer(groups, **settings)
         epochs, start = self.trainer.max_epochs or 1, self.warmup_lr / settings["lr"]
 
         def factor(epoch: int) -> float:

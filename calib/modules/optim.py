@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, war
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     *,
     name: str,
     lr: float,
@@ -46,7 +47,7 @@ def make_optimizer(
     """Return an SGD or AdamW optimiser.
 
     Args:
-        parameters: What is trained.
+        parameters: What is trained; or groups with "params" and settings of their own.
         name: "sgd" or "adamw".
         lr: Learning rate.
         momentum: Of sgd; adamw does not use it.

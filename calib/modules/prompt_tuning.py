@@ -10,10 +10,37 @@ from lightning import LightningModule
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.losses import Objective, check_finite
+from calib.losses import Objective
 from calib.metrics import metric_collection
+from calib.modules.loss_means import LossMeans
 from calib.modules.optim import learning_rate_factor, make_optimizer
 from calib.prompts import PromptLearner
+
+
+def loss_tensors(
+    image_features: Tensor,
+    labels: Tensor,
+    text_features: Tensor,
+    zero_shot_text_features: Tensor,
+    logit_scale: Tensor,
+) -> dict[str, Tensor]:
+    """Return everything a loss may ask for by name.
+
+    Args:
+        image_features: (B, D) unit norm.
+        labels: (B,).
+        text_features: (C, D) unit norm, of the learned prompt.
+        zero_shot_text_features: (C, D) unit norm, of the fixed sentences.
+        logit_scale: () log scale.
+    """
+    scaled = logit_scale.exp() * image_features  # (B, D)
+    return {
+        "logits": scaled @ text_features.T,  # (B, C)
+        "labels": labels,
+        "text_features": text_features,
+        "zero_shot_logits": scaled @ zero_shot_text_features.T,  # (B, C)
+        "zero_shot_text_features": zero_shot_text_features,
+    }
 
 
 class PromptTuningModule(LightningModule):
@@ -58,8 +85,7 @@ class PromptTuningModule(LightningModule):
         self.strict_loading = (
             False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
         )
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._losses = LossMeans()
 
     def text_features(self) -> Tensor:
         """Return the present class embeddings (C, D)."""
@@ -68,46 +94,27 @@ class PromptTuningModule(LightningModule):
     def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
         """Return everything a loss may ask for by name."""
         features = self._image_features(batch)
-        scale = self.backbone.logit_scale.exp()
-        zero_shot = self.zero_shot_features
-        return {
-            "logits": scale * features @ text_features.T,  # (B, C)
-            "labels": batch["labels"],
-            "text_features": text_features,
-            "zero_shot_logits": scale * features @ zero_shot.T,  # (B, C)
-            "zero_shot_text_features": zero_shot,
-        }
+        return loss_tensors(
+            features, batch["labels"], text_features, self.zero_shot_features, self.backbone.logit_scale
+        )
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the objective of one batch."""
-        values = self.objective(**self.tensors(batch, self.text_features()))
-        for name, value in values.items():  # summed on the device: a step never waits for a number
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._steps += 1
-        return values["total"]
+        return self._losses.add(self.objective(**self.tensors(batch, self.text_features())))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
-        self._sums, self._steps = {}, 0
+        self._losses.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean of every loss term; stop with its name if one is not finite."""
-        means = self._finite_means()
+        means = self._losses.means(self.current_epoch)
         self.log_dict({f"train/{name}": value for name, value in means.items()})
         self.log("train/loss", means["total"], prog_bar=True, logger=False)
 
-    def _finite_means(self) -> dict[str, Tensor]:
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        try:
-            check_finite(means)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"Training stopped in epoch {self.current_epoch}. {error}") from None
-        return means
-
     def on_validation_epoch_start(self) -> None:
         """Encode the classes once for all validation batches."""
-        if self._steps:
-            self._finite_means()  # validation comes before the end of the training epoch
+        self._losses.means(self.current_epoch)  # raises: validation comes before the end of the epoch
         self._val_text_features = self.text_features()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:

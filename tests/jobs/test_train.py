@@ -18,8 +18,9 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import load_config
 from calib.data import load_data
 from calib.files import read_json
+from calib.jobs.prompt_run import check_trainable
 from calib.jobs.runfolder import RunFolder
-from calib.jobs.train import check_trainable, train
+from calib.jobs.train import train
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
 from calib.predictions import Predictions

@@ -34,6 +34,7 @@ from calib.scores import mcp
 
 QUICK = [*SHORT, "n_resamples=20", "head.hidden=[16]", "optim.name=adamw", "optim.lr=0.01"]
 FILES = {
+    ".lock",
     "config.yaml",
     "split.json",
     "metrics.json",
@@ -475,7 +476,7 @@ def test_the_command_line_dispatches_by_task(tmp_path: Path, capsys, monkeypatch
     printed = capsys.readouterr().out
     assert "cxr3: 545 test images" in printed
     assert "| vilu-residual |" in printed
-    assert "runs/failure-embedded-cxr3-zero-shot-all-s1/failure.safetensors" in printed
+    assert "runs/failure-embedded-cxr3-zero-shot-all-s1-" in printed
     assert main(["train", "task=failre"]) == 1
     assert "Did you mean 'failure'" in capsys.readouterr().err
 
