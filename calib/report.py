@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 # column title, metric name, decimals; all are fractions shown in percent but NLL and Brier
 COLUMNS: tuple[tuple[str, str, int], ...] = (
@@ -125,3 +126,24 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
         *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def safe_text(text: str) -> str:
+    """Return text that no spreadsheet runs as a formula: with an apostrophe before =, +, -, @, tab or return.
+
+    Example:
+        >>> safe_text("tumour"), safe_text("=1+1")
+        ('tumour', "'=1+1")
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def safe_path(path: str | Path) -> str:
+    """Return a path that no spreadsheet runs as a formula and that still names the same file.
+
+    Example:
+        >>> safe_path("scans/1.png"), safe_path("=1.png")
+        ('scans/1.png', './=1.png')
+    """
+    text = str(path)
+    return f"./{text}" if safe_text(text) != text else text

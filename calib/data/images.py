@@ -16,6 +16,7 @@ What is decided here, once for every data source:
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -153,7 +154,8 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             return Image.open(stream, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(name, str(error))) from error
+        size = re.search(r"\d+ pixels", str(error))
+        raise ValueError(_too_large(name, size.group() if size else "see its header")) from error
     except Exception as error:
         formats = ", ".join(FORMATS)
         raise ValueError(
@@ -175,7 +177,8 @@ def _grey16_to_rgb(image: Image.Image, name: str, grey16_max: int | None) -> Ima
     if grey16_max is None and 0 < high < TWELVE_BIT:
         raise ValueError(
             f"{name} is a 16-bit image whose largest value is {high}: probably 12-bit data, which would come "
-            f"out nearly black. Say what its white is: grey16_max=4095 (or {MAX_GREY16} to keep it as it is)."
+            f"out nearly black. Say what its white is: data.options.grey16_max=4095 in training, "
+            f"--grey16-max 4095 in predictions (or {MAX_GREY16} to keep it as it is)."
         )
     white = MAX_GREY16 if grey16_max is None else grey16_max
     if not 1 <= white <= MAX_GREY16 or high > white:

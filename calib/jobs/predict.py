@@ -6,6 +6,7 @@ import argparse
 import csv
 import glob
 import io
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,9 +19,13 @@ from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig
 from calib.data.images import IMAGE_SUFFIXES, open_image
+from calib.errors import first_line
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import write_text
+from calib.files import blocking_file, write_text
 from calib.jobs.prepare import make_backbone
+from calib.report import safe_path, safe_text
+
+log = logging.getLogger(__name__)
 
 
 def predict(
@@ -33,12 +38,15 @@ def predict(
     tokenizer: str | None = None,
     batch_size: int = 32,
     device: str | torch.device = "cpu",
+    grey16_max: int | None = None,
+    skip_unreadable: bool = False,
 ) -> str:
     """Return the predictions for images as CSV text, one row per image, and write them to a file.
 
     The columns are file, prediction, confidence and one probability per class; with a failure head also
     uncertainty (its score in [0, 1] that the prediction is wrong: a probability as far as the head is
-    calibrated) and why, in words.
+    calibrated) and why, in words; with `skip_unreadable` also error. A file or class whose name a spreadsheet
+    would run as a formula is written as ./name or 'name.
 
     Args:
         prompt: A prompt.safetensors file, or the run folder that holds one.
@@ -50,44 +58,114 @@ def predict(
         tokenizer: Likewise for the tokenizer.
         batch_size: Images encoded at once.
         device: Where the image tower runs.
+        grey16_max: The white of 16-bit grey images. None: what it was in training.
+        skip_unreadable: Give an image that cannot be read an empty row with the error, and go on.
 
     Raises:
         FileNotFoundError: The prompt, the failure head or an image is not there.
         ValueError: The prompt or the head is damaged, the head was trained for another prompt or backbone,
-            the backbone is another one, or a file is not an image; nothing is written.
+            the backbone is another one, a file is not an image, `out` cannot be written, or an argument is
+            not possible; nothing is written.
     """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {batch_size}.")
+    if out is not None:
+        _check_out(Path(out))
+    place = usable_device(device)
     checkpoint = PromptCheckpoint.load(prompt_path(prompt))
     head = None if failure is None else FailureCheckpoint.load(failure_path(failure))
     if head is not None:
         head.check_prompt(checkpoint)
     files = find_images(images)
-    backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(device)
+    backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
     if head is not None:
         head.check_backbone(backbone)
-    names = checkpoint.class_names
+    white = _white_of(checkpoint) if grey16_max is None else grey16_max
+    names = [safe_text(name) for name in checkpoint.class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     more = [] if head is None else ["uncertainty", "why"]
-    writer.writerow(["file", "prediction", "confidence", *(f"p({name})" for name in names), *more])
+    last = ["error"] if skip_unreadable else []
+    header = ["file", "prediction", "confidence", *(f"p({name})" for name in checkpoint.class_names)]
+    writer.writerow([*header, *more, *last])
+    empty = [""] * (len(header) - 1 + len(more))
+    unreadable = 0
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        pixels = torch.stack([backbone.preprocess(open_image(file)) for file in batch]).to(device)
-        features = backbone.encode_image(pixels).cpu()
-        probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
-        best = probs.argmax(dim=1)
-        doubts = [[] for _ in batch] if head is None else _doubts(head, features, best)
-        for file, row, top, doubt in zip(batch, probs.tolist(), best.tolist(), doubts, strict=True):
-            writer.writerow([str(file), names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt])
+        inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
+        pixels = [each for each in inputs if isinstance(each, Tensor)]
+        rows = iter(_rows(torch.stack(pixels).to(place), backbone, checkpoint, head, names) if pixels else [])
+        for file, each in zip(batch, inputs, strict=True):
+            row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
+            writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
+        unreadable += len(batch) - len(pixels)
+    if unreadable:
+        log.warning("%d of %d images could not be read; their rows say why.", unreadable, len(files))
     if out is not None:
         write_text(out, text.getvalue())
     return text.getvalue()
+
+
+def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tensor | str:
+    """Return the input (3, H, W) of an image, or what is wrong with it."""
+    try:
+        return backbone.preprocess(open_image(file, grey16_max=white))
+    except (ValueError, OSError) as error:
+        if skip:
+            return str(error)
+        raise
+
+
+def _rows(
+    pixels: Tensor,
+    backbone: Backbone,
+    checkpoint: PromptCheckpoint,
+    head: FailureCheckpoint | None,
+    names: Sequence[str],
+) -> list[list[str]]:
+    """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
+    features = backbone.encode_image(pixels).cpu()
+    probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
+    best = probs.argmax(dim=1)
+    doubts = [[] for _ in best] if head is None else _doubts(head, features, best)
+    return [
+        [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
+        for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)
+    ]
+
+
+def _white_of(checkpoint: PromptCheckpoint) -> int | None:
+    """Return the white of 16-bit grey images that the prompt was trained with."""
+    data = checkpoint.training.get("config", {}).get("data", {})
+    return data.get("options", {}).get("grey16_max")
+
+
+def _check_out(out: Path) -> None:
+    blocking = blocking_file(out.parent)
+    if out.is_dir() or blocking is not None:
+        what = f"'{blocking}' is a file" if blocking is not None else "it is a folder"
+        raise ValueError(f"--out {out} cannot be written: {what}. Name a file, e.g. --out predictions.csv.")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device after a try at it.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used here: {first_line(error)}") from error
+    return place
 
 
 def _doubts(head: FailureCheckpoint, features: Tensor, predictions: Tensor) -> list[list[str]]:
     """Return uncertainty and reasons of every image, as they stand in the CSV."""
     uncertainty = head.uncertainty(features, predictions).tolist()
     why = head.explain(features, predictions).sentences(head.class_names)
-    return [[f"{value:.6f}", reason] for value, reason in zip(uncertainty, why, strict=True)]
+    return [[f"{value:.6f}", safe_text(reason)] for value, reason in zip(uncertainty, why, strict=True)]
 
 
 def failure_path(path: str | Path) -> Path:
@@ -152,9 +230,12 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         new = list(_expand(argument))
         if not new:
-            raise FileNotFoundError(
-                f"'{argument}' names no image (known endings: {', '.join(sorted(IMAGE_SUFFIXES))})."
-            )
+            endings = ", ".join(sorted(IMAGE_SUFFIXES))
+            if Path(argument).is_dir():
+                raise FileNotFoundError(f"The folder '{argument}' holds no image (known endings: {endings}).")
+            if glob.has_magic(argument):
+                raise FileNotFoundError(f"The pattern '{argument}' fits no image (known endings: {endings}).")
+            raise FileNotFoundError(f"There is no file or folder '{argument}'.")
         found += new
     return list(dict.fromkeys(found))
 
@@ -188,6 +269,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tokenizer", help="the tokenizer, where it has moved since training")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--grey16-max", type=int, help="the white of 16-bit grey images; without it as in training"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="go on past images that cannot be read; their rows have an error instead of a prediction",
+    )
     given = parser.parse_args(argv)
     text = predict(
         given.prompt,
@@ -198,6 +287,8 @@ def main(argv: Sequence[str]) -> int:
         tokenizer=given.tokenizer,
         batch_size=given.batch_size,
         device=given.device,
+        grey16_max=given.grey16_max,
+        skip_unreadable=given.skip_unreadable,
     )
     if given.out is None:
         sys.stdout.write(text)

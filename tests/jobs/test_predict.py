@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -52,7 +53,7 @@ def test_files_folders_and_patterns(image_folder: Path) -> None:
     assert find_images([str(one), str(one)]) == [one]
     assert len(find_images([str(image_folder)])) == 27
     assert len(find_images([str(image_folder / "train" / "*" / "1.png")])) == 3
-    with pytest.raises(FileNotFoundError, match=r"'nothing/\*.png' names no image"):
+    with pytest.raises(FileNotFoundError, match=r"'nothing/\*.png' fits no image"):
         find_images(["nothing/*.png"])
 
 
@@ -87,3 +88,66 @@ def test_batches_do_not_change_predictions(run: Path, tmp_path: Path) -> None:
     assert [row[1] for row in whole] == [row[1] for row in single]
     for a, b in zip(whole, single, strict=True):
         assert [float(x) for x in a[2:]] == pytest.approx([float(x) for x in b[2:]], abs=1e-4)
+
+
+def test_what_is_wrong_with_the_arguments_is_said_before_any_work(
+    run: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    images = [str(image_folder / "test")]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"--batch-size must be at least 1, not 0"):
+        predict(run, images, batch_size=0)
+    with pytest.raises(ValueError, match=r"--out .* cannot be written: it is a folder"):
+        predict(run, images, out=tmp_path)
+    with pytest.raises(ValueError, match=r"--out .* cannot be written: '.*file' is a file"):
+        predict(run, images, out=tmp_path / "file" / "x.csv")
+    for device in ("foo", "cuda:99"):
+        with pytest.raises(ValueError, match=f"--device {device} cannot be used here"):
+            predict(run, images, device=device)
+    with pytest.raises(FileNotFoundError, match=r"no file or folder 'scan\.png'"):
+        predict(run, ["scan.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"The folder '.*empty' holds no image"):
+        predict(run, [str(tmp_path / "empty")])
+    predict(run, images, out=tmp_path / "new" / "folder" / "x.csv")
+
+
+def test_12_bit_images_are_read_as_in_training(run: Path, tmp_path: Path) -> None:
+    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    values = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "ct.png")
+    Image.fromarray(np.rint(values * (255 / 4095)).astype(np.uint8)).save(tmp_path / "same.png")
+    with pytest.raises(ValueError, match=r"ct\.png is a 16-bit image.*--grey16-max 4095 in predictions"):
+        predict(run, [str(tmp_path / "ct.png")])
+    given = predict(run, [str(tmp_path / "*.png")], grey16_max=4095).splitlines()
+    assert given[1].split(",")[1:] == given[2].split(",")[1:]
+    export.training["config"]["data"]["options"]["grey16_max"] = 4095
+    export.save(tmp_path / "prompt.safetensors")
+    assert predict(tmp_path, [str(tmp_path / "*.png")]).splitlines() == given
+
+
+def test_unreadable_images_get_a_row_of_their_own_on_request(
+    run: Path, image_folder: Path, tmp_path: Path, caplog
+) -> None:
+    (tmp_path / "a.png").write_text("not an image")
+    good = image_folder / "test" / "class_0" / "0.png"
+    Image.open(good).save(tmp_path / "b.png")
+    rows = list(csv.DictReader(predict(run, [str(tmp_path)], skip_unreadable=True).splitlines()))
+    assert [row["file"] for row in rows] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert "is not an image" in rows[0]["error"]
+    assert (rows[0]["prediction"], rows[1]["error"]) == ("", "")
+    assert float(rows[1]["confidence"]) > 1 / 3
+    assert "1 of 2 images could not be read" in caplog.text
+    with pytest.raises(ValueError, match=r"a\.png"):
+        predict(run, [str(tmp_path)])
+
+
+def test_names_cannot_become_formulas(run: Path, image_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    export.class_names = ["=1+1", "@x", "+y"]
+    export.save(tmp_path / "prompt.safetensors")
+    Image.open(image_folder / "test" / "class_0" / "0.png").save(tmp_path / "=cmd.png")
+    monkeypatch.chdir(tmp_path)
+    row = next(iter(csv.DictReader(predict("prompt.safetensors", ["=cmd.png"]).splitlines())))
+    assert row["file"] == "./=cmd.png"
+    assert row["prediction"] in {"'=1+1", "'@x", "'+y"}
