@@ -10,15 +10,40 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import calib
-from calib.config import task_of
+from calib.config import load_config, split_arguments, task_of
+from calib.settings_help import settings_help
+
+AFTER_INTERRUPTION = {"train": " The same command goes on from the last finished epoch."}
 
 COMMANDS = {
-    "train": "learn a calibrated prompt, or with task=failure to predict its failures: calib train "
-    "[CONFIG.yaml ...] [key=value ...]",
-    "evaluate": "compare exported prompts: calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value "
-    "...]",
-    "predict": "classify images with an exported prompt: calib predict PROMPT IMAGE_OR_FOLDER ... "
-    "[--failure FAILURE] [--out FILE.csv]",
+    "train": "learn a calibrated prompt, or with task=failure to predict its failures",
+    "evaluate": "compare exported prompts on their own test images or on others",
+    "predict": "classify images with an exported prompt",
+}
+HELP = {
+    "train": """calib train [CONFIG.yaml ...] [key=value ...]
+python train.py [CONFIG.yaml ...] [key=value ...]
+
+Learns a prompt from a few images per class and shows it beside zero-shot and a CE-only prompt. YAML files
+are merged from left to right over the defaults below, then the key=value changes in order. An interrupted
+run goes on with the same command.
+
+  calib train
+  calib train data.name=folder data.root=IMAGES data.shots=16 seed=2
+  calib train preset=calibprompt-ls loss.smac.alpha=0.1 "baselines=[coop,ls]" out=runs/mine
+  calib train configs/failure.yaml prompt=runs/mine
+  calib train task=failure --help      (explains the settings of failure prediction)
+""",
+    "evaluate": """calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
+python evaluate.py RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
+
+Applies exported prompts (run folders, prompt.safetensors files, patterns of either) to their own test images
+or to any data set with the same classes; over several seeds with mean, standard deviation and, against a
+baseline, paired intervals.
+
+  calib evaluate runs/demo-s1 runs/demo-s2 runs/demo-s3 baseline=coop out=runs/demo
+  calib evaluate "runs/demo-s*" data.name=folder data.root=OTHER_IMAGES
+""",
 }
 
 
@@ -48,32 +73,38 @@ def run(command: str, argv: Sequence[str]) -> int:
         command: A key of `COMMANDS`.
         argv: Its arguments.
     """
-    if argv and argv[0] in ("-h", "--help") and command != "predict":
-        sys.stdout.write(
-            f"{COMMANDS[command]}\n\nEvery setting, with its default, is explained in calib/config.py.\n"
-        )
-        return 0
     try:
+        if command in HELP and {"-h", "--help"} & set(argv):
+            sys.stdout.write(_help(command, [a for a in argv if a not in ("-h", "--help")]))
+            return 0
         return _command(command, argv)(argv)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"calib {command}: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ncalib {command}: interrupted. The same command goes on from the last finished epoch.\n"
-        )
+        sys.stderr.write(f"\ncalib {command}: interrupted.{AFTER_INTERRUPTION.get(command, '')}\n")
         return 130
 
 
+def _help(command: str, argv: Sequence[str]) -> str:
+    """Return usage, examples and every setting with its default."""
+    task = task_of(argv) if command == "train" else "evaluate"
+    return f"{HELP[command]}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
+
+
 def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
-    """Return the command's function; torch and the rest are imported only now."""
+    """Return the command's function; torch and the rest are imported after the settings are read."""
     # Threads wait without spinning: otherwise a second process on the machine slows a step many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if name == "train" and task_of(argv) == "failure":
-        from calib.jobs.failure import main as command
-    elif name == "train":
-        from calib.jobs.train import main as command
+    if name == "train":
+        task = task_of(argv)
+        load_config(argv, task=task)  # a typo is answered at once
+        if task == "failure":
+            from calib.jobs.failure import main as command
+        else:
+            from calib.jobs.train import main as command
     elif name == "evaluate":
+        load_config(split_arguments(argv)[0], task="evaluate")
         from calib.jobs.evaluate import main as command
     else:
         from calib.jobs.predict import main as command

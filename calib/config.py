@@ -157,7 +157,8 @@ class PromptRun:
     Attributes:
         task: Always "prompt".
         seed: Draws the shots, starts the context, orders the batches.
-        out: Run folder. None: runs/<backbone>-<data>-<preset>-<shots>shot-s<seed>.
+        out: Run folder. None: runs/<backbone>-<data>-<preset>-<shots>shot-s<seed>, and six digits if other
+            settings differ from their defaults.
         preset: Named objective (calibprompt, calibprompt-ls, coop, ...); "none" starts from nothing.
         loss: Changes to the preset, e.g. {smac: {alpha: 0.1}, as: {weight: 0}}.
         baselines: Presets trained beside it on the same shots.
@@ -370,6 +371,23 @@ def task_of(argv: Sequence[str]) -> str:
     return task
 
 
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the settings (YAML files, `key=value`) and the other arguments, such as paths of runs.
+
+    What exists as a file or folder is a path even if it holds a "=".
+
+    Example:
+        >>> split_arguments(["runs/a", "seed=2", "more.yaml"])
+        (['seed=2', 'more.yaml'], ['runs/a'])
+    """
+    settings = [
+        a
+        for a in argv
+        if a.endswith((".yaml", ".yml")) or a.startswith("-") or ("=" in a and not Path(a).exists())
+    ]
+    return settings, [a for a in argv if a not in settings]
+
+
 def load_config(argv: Sequence[str], *, task: str) -> Any:
     """Return the settings that YAML files and `key=value` arguments describe, as the dataclass of the task.
 
@@ -481,7 +499,7 @@ def _check_keys(values: Any, schema: type, *, prefix: str, source: str) -> None:
             raise ValueError(
                 f"{source}: " + str(unknown_name("key", name, [prefix + known for known in fields]))
             )
-        inner = _dataclass_of(fields[key])
+        inner = dataclass_of(fields[key])
         if inner is None:
             continue
         if not isinstance(value, dict):
@@ -491,7 +509,8 @@ def _check_keys(values: Any, schema: type, *, prefix: str, source: str) -> None:
         _check_keys(value, inner, prefix=f"{name}.", source=source)
 
 
-def _dataclass_of(hint: Any) -> type | None:
+def dataclass_of(hint: Any) -> type | None:
+    """Return the dataclass in a type hint such as `OptimConfig | None`; None: there is none."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)  # type: ignore[return-value]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests_shared import SHORT
 
-from calib.cli import COMMANDS, main, run
+from calib.cli import main, run
+from calib.config import SCHEMAS, dataclass_of
 
 
 def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -24,9 +28,9 @@ def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys
         "545 test images, seed 1",
     ):
         assert text in printed
-    export = "runs/embedded-cxr3-calibprompt-8shot-s1/prompt.safetensors"
-    assert export in printed
-    assert (tmp_path / export).is_file()
+    export = re.search(r"runs/embedded-cxr3-calibprompt-8shot-s1-\w{6}/prompt.safetensors", printed)
+    assert export is not None
+    assert (tmp_path / export.group()).is_file()
     assert main(["train", *SHORT]) == 0
     assert "finished before" in capsys.readouterr().out
 
@@ -47,11 +51,40 @@ def test_expected_errors_are_one_line(arguments: list[str], message: str, capsys
     assert error.count("\n") == 1
 
 
-def test_help_of_every_command(capsys) -> None:
-    for command in COMMANDS:
-        with pytest.raises(SystemExit) if command == "predict" else pytest.MonkeyPatch.context():
-            assert run(command, ["--help"]) == 0
-        assert "predict" in capsys.readouterr().out or command != "predict"
+@pytest.mark.parametrize(
+    ("arguments", "task"),
+    [(["train"], "prompt"), (["train", "task=failure"], "failure"), (["evaluate", "runs/x"], "evaluate")],
+)
+def test_help_explains_every_setting(arguments: list[str], task: str, capsys) -> None:
+    assert main([*arguments, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"calib {arguments[0]} " in printed
+    shown = set(re.findall(r"^  ([\w.]+)=", printed, flags=re.MULTILINE))
+    assert shown == set(keys_of(SCHEMAS[task]))
+    assert all(line.startswith("      ") for line in printed.splitlines() if line.startswith("   "))
+
+
+def keys_of(schema: type, prefix: str = "") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(schema).items():
+        inner = dataclass_of(hint)
+        if inner is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from keys_of(inner, f"{prefix}{name}.")
+
+
+def test_help_of_predict(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert "--skip-unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "sed=1"], ["evaluate", "runs/x", "n_bin=3"], ["train", "-h"]]
+)
+def test_a_typo_and_help_are_answered_before_anything_heavy_is_imported(arguments: list[str]) -> None:
+    code = f"import sys; from calib.cli import main; main({arguments}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
@@ -61,6 +94,9 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     monkeypatch.setattr("calib.jobs.train.train", interrupted)
     assert run("train", []) == 130
     assert "goes on from the last finished epoch" in capsys.readouterr().err
+    monkeypatch.setattr("calib.jobs.predict.main", interrupted)
+    assert run("predict", []) == 130
+    assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
 
 
 def test_help_needs_no_torch() -> None:

@@ -21,7 +21,7 @@ FLOORS = {
         "prototypes",
         "vilu",
     },
-    3: {"modules", "jobs", "cli"},
+    3: {"modules", "jobs", "settings_help", "cli"},
 }
 # Within a floor, who may import whom besides its own package.
 SAME_FLOOR = {
@@ -34,6 +34,7 @@ SAME_FLOOR = {
     ("scores", "metrics"),
     ("jobs", "modules"),
     ("cli", "jobs"),
+    ("cli", "settings_help"),
 }
 
 

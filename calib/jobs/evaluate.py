@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
-from calib.config import DataConfig, EvaluateRun, load_config
+from calib.config import DataConfig, EvaluateRun, load_config, split_arguments
 from calib.data import FeatureTable
 from calib.errors import unknown_name
 from calib.jobs.evaluation_folder import EvaluationFolder
@@ -145,13 +146,24 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
     if not config.runs:
         raise ValueError("Nothing to evaluate: name run folders or prompt.safetensors files.")
     paths: list[Path] = []
-    for run in config.runs:
+    for run in _expanded(config.runs):
         paths.append(prompt_path(run))
         if Path(run).is_dir():
             paths += sorted(Path(run).glob("baselines/*/prompt.safetensors"))
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
     _name_methods(entries)
     return _without_repeats(entries)
+
+
+def _expanded(runs: Sequence[str]) -> list[str]:
+    """Return the paths that patterns name, and the other paths as they are."""
+    found: list[str] = []
+    for run in runs:
+        fits = sorted(glob.glob(run)) if glob.has_magic(run) and not Path(run).exists() else [run]
+        if not fits:
+            raise FileNotFoundError(f"The pattern '{run}' fits no run folder and no prompt.safetensors.")
+        found += fits
+    return found
 
 
 def _entry(path: Path, override: DataConfig) -> Entry:
@@ -336,9 +348,9 @@ def _file_name(method: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `evaluate.py` and print its tables. Returns the exit status."""
-    settings = [a for a in argv if "=" in a or a.startswith("-") or a.endswith((".yaml", ".yml"))]
+    settings, runs = split_arguments(argv)
     config = load_config(settings, task="evaluate")
-    config = replace(config, runs=[*config.runs, *(a for a in argv if a not in settings)])
+    config = replace(config, runs=[*config.runs, *runs])
     results = evaluate(config)
     say = sys.stdout.write
     say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")

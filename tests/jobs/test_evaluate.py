@@ -148,3 +148,11 @@ def test_predictions_carry_the_groups_that_intervals_resample(results) -> None:
     assert predictions.groups is not None
     assert len(set(predictions.groups)) < len(predictions.groups)
     assert torch.allclose(predictions.probs.sum(dim=1), torch.ones(545, dtype=torch.float64))
+
+
+def test_runs_can_be_named_by_a_pattern(runs, tmp_path: Path) -> None:
+    pattern = runs[1].parent / "[12]"
+    entries = find_entries(evaluation(tmp_path, [pattern]))
+    assert {(entry.method, entry.seed) for entry in entries} >= {("calibprompt", 1), ("calibprompt", 2)}
+    with pytest.raises(FileNotFoundError, match=r"The pattern '.*\[89\]' fits no run folder"):
+        find_entries(evaluation(tmp_path, [runs[1].parent / "[89]"]))

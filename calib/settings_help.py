@@ -1,0 +1,64 @@
+"""Help texts of the settings, made of the dataclasses that define them and their docstrings."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from typing import Any
+
+from calib.config import SCHEMAS, dataclass_of
+
+WIDTH = 108
+INDENT = " " * 6
+
+
+def settings_help(task: str) -> str:
+    r"""Return every setting of a task: dotted key with its default, and below it what it does.
+
+    Args:
+        task: A key of `calib.config.SCHEMAS`.
+
+    Example:
+        >>> print(*settings_help("evaluate").splitlines()[4:6], sep="\n")
+          out=null
+              Folder of the results. None: runs/evaluation.
+    """
+    return "\n".join(_lines(SCHEMAS[task], SCHEMAS[task](), ""))
+
+
+def _lines(schema: type, values: Any, prefix: str) -> list[str]:
+    said = _attributes(schema)
+    hints = typing.get_type_hints(schema)
+    lines: list[str] = []
+    for field in dataclasses.fields(schema):
+        value, inner = getattr(values, field.name), dataclass_of(hints[field.name])
+        if inner is not None:
+            lines += _lines(inner, value, f"{prefix}{field.name}.")
+        else:
+            lines.append(f"  {prefix}{field.name}={_written(value)}")
+            lines += textwrap.wrap(said[field.name], WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return lines
+
+
+def _attributes(schema: type) -> dict[str, str]:
+    """Return what the docstring of a settings class says about each of its fields."""
+    text = inspect.getdoc(schema) or ""
+    section = text.partition("Attributes:\n")[2]
+    parts = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)[1:]
+    return {name: " ".join(words.split()) for name, words in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _written(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_written(item) for item in value) + "]"
+    return str(value)
