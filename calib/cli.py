@@ -13,10 +13,13 @@ import calib
 from calib.config import load_config, split_arguments, task_of
 from calib.settings_help import settings_help
 
-AFTER_INTERRUPTION = {"train": " The same command goes on from the last finished epoch."}
+AFTER_INTERRUPTION = dict.fromkeys(
+    ("train", "sweep"), " The same command goes on from the last finished epoch."
+)
 
 COMMANDS = {
     "train": "learn a calibrated prompt, or with task=failure to predict its failures",
+    "sweep": "train many settings and seeds side by side, in one table",
     "evaluate": "compare exported prompts on their own test images or on others",
     "predict": "classify images with an exported prompt",
 }
@@ -33,6 +36,17 @@ run goes on with the same command.
   calib train preset=calibprompt-ls loss.smac.alpha=0.1 "baselines=[coop,ls]" out=runs/mine
   calib train configs/failure.yaml prompt=runs/mine
   calib train task=failure --help      (explains the settings of failure prediction)
+""",
+    "sweep": """calib sweep [CONFIG.yaml ...] key=v1,v2 seed=1..5 [key=value ...]
+
+Trains every combination of the listed values on the same backbone and data, many prompts side by side in
+one process, each as if it were trained alone with its own folder. One table: mean and standard deviation
+over seeds, in the order of a validation metric; test metrics stand beside it. An interrupted sweep goes on
+with the same command. Its own settings: out=FOLDER, by=nll|brier|ece|accuracy (validation metric),
+samples=N (combinations drawn at random, sample_seed=0), stack=16 (prompts side by side at most).
+
+  calib sweep preset=coop,calibprompt,calibprompt-ls seed=1..5 out=runs/presets
+  calib sweep loss.smac.alpha=0.01,0.05,0.2 loss.as.weight=0,0.01,0.1 optim.lr=0.001,0.002 samples=8 seed=1..3
 """,
     "evaluate": """calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
 python evaluate.py RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
@@ -88,7 +102,7 @@ def run(command: str, argv: Sequence[str]) -> int:
 
 def _help(command: str, argv: Sequence[str]) -> str:
     """Return usage, examples and every setting with its default."""
-    task = task_of(argv) if command == "train" else "evaluate"
+    task = {"train": task_of(argv) if command == "train" else "", "sweep": "prompt"}.get(command, "evaluate")
     return f"{HELP[command]}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
 
 
@@ -103,6 +117,8 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
             from calib.jobs.failure import main as command
         else:
             from calib.jobs.train import main as command
+    elif name == "sweep":
+        from calib.jobs.sweep import main as command
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")
         from calib.jobs.evaluate import main as command

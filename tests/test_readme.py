@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from calib.config import load_config, task_of
+from calib.jobs.grid import expand
+from calib.jobs.sweep import sweep_settings
 from calib.losses import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,14 @@ def test_evaluation_commands_are_valid_settings() -> None:
     assert commands
     for command in commands:
         load_config([word for word in settings_of(command) if "=" in word], task="evaluate")
+
+
+def test_sweep_commands_are_valid_settings() -> None:
+    commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib sweep")]
+    assert commands
+    for command in commands:
+        _, rest = sweep_settings(shlex.split(command)[2:])
+        assert len(expand(rest)) > 1
 
 
 def test_the_two_set_up_commands_are_marked_for_ci() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRu
         >>> describe_differences(PromptRun(), PromptRun(loss={"as": {"weight": 0}}))
         ['loss.as.weight is not set there and 0 here']
     """
-    before, after = _relevant(old), _relevant(new)
+    before, after = relevant_settings(old), relevant_settings(new)
     return [
         f"{key} is {_said(before, key)} there and {_said(after, key)} here"
         for key in sorted(before.keys() | after.keys())
@@ -75,26 +76,27 @@ def run_name(config: PromptRun | FailureRun) -> str:
 
 def _digits(config: PromptRun | FailureRun) -> list[str]:
     """Return a digest of the settings that differ from their defaults and the name does not show."""
-    plain = _relevant(type(config)())
+    plain = relevant_settings(type(config)())
     shown: tuple[str, ...] = SHOWN
     if isinstance(config, FailureRun) and config.prompt is not None:
         shown += ("backbone", "data.options", "data.class_names", "data.template")  # the prompt's own
     changed = {
         key: value
-        for key, value in _relevant(config).items()
-        if plain.get(key) != value and not _is_among(key, shown)
+        for key, value in relevant_settings(config).items()
+        if plain.get(key) != value and not is_among(key, shown)
     }
     if not changed:
         return []
     return [hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]]
 
 
-def _relevant(config: PromptRun | FailureRun) -> dict[str, Any]:
-    """Return the settings that matter for the result, by dotted key."""
-    return {key: value for key, value in _flat(to_dict(config)).items() if not _is_among(key, FREE)}
+def relevant_settings(config: PromptRun | FailureRun) -> dict[str, Any]:
+    """Return the settings that matter for the result, by dotted key, lists and numbers as they are."""
+    return {key: value for key, value in _flat(to_dict(config)).items() if not is_among(key, FREE)}
 
 
-def _is_among(key: str, names: tuple[str, ...]) -> bool:
+def is_among(key: str, names: Sequence[str]) -> bool:
+    """Return whether a dotted key is one of some names or lies below one of them."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 

@@ -1,0 +1,118 @@
+"""From `key=v1,v2 seed=1..5` to the points of a sweep."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calib.config import FailureRun, PromptRun, load_config
+
+RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of all keys that a sweep varies.
+
+    Attributes:
+        changes: Dotted key to value, as written.
+    """
+
+    changes: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """A folder name made of the varied values."""
+        words = [f"{'.'.join(key.split('.')[-2:])}-{value}" for key, value in self.changes.items()]
+        return re.sub(r"[^\w.+-]+", "_", "_".join(words)).strip("_") or "run"
+
+    def without_seed(self) -> str:
+        """What the runs of several seeds have in common, for the rows of a table."""
+        words = [f"{key}={value}" for key, value in self.changes.items() if key != "seed"]
+        return " ".join(words) or "run"
+
+
+def expand(
+    argv: Sequence[str], *, samples: int | None = None, seed: int = 0
+) -> list[tuple[Point, PromptRun]]:
+    """Return the points of a sweep with their settings, each checked as `load_config` does.
+
+    Values divided by commas (outside brackets and quotes) are tried one after the other, `1..5` stands for
+    1,2,3,4,5; all combinations are taken, the last key running fastest.
+
+    Args:
+        argv: As for `load_config`.
+        samples: Take this many combinations at random, with all seeds of each. None: all.
+        seed: Of the random choice.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: A setting is wrong, `baselines` is given, or a key is named twice.
+
+    Example:
+        >>> [point.name for point, _ in expand(["preset=coop,ls", "seed=1..2"])]
+        ['preset-coop_seed-1', 'preset-coop_seed-2', 'preset-ls_seed-1', 'preset-ls_seed-2']
+    """
+    choices: dict[str, list[str]] = {}
+    fixed: list[str] = []
+    for argument in argv:
+        key, is_change, value = argument.partition("=")
+        values = values_of(value) if is_change else []
+        if key in choices or (is_change and any(other.partition("=")[0] == key for other in fixed)):
+            raise ValueError(f"'{key}' is given twice. Write all its values at once: {key}=A,B.")
+        if key == "baselines":
+            raise ValueError(
+                "A sweep has no baselines. Sweep over objectives instead: preset=calibprompt,coop."
+            )
+        if len(values) > 1:
+            choices[key] = values
+        else:
+            fixed.append(f"{key}={values[0]}" if is_change else argument)
+    seeds = choices.pop("seed", [])
+    combinations = [dict(zip(choices, point, strict=True)) for point in itertools.product(*choices.values())]
+    if samples is not None and samples < len(combinations):
+        picked = sorted(random.Random(seed).sample(range(len(combinations)), samples))
+        combinations = [combinations[index] for index in picked]
+    points = [
+        Point({**changes, **({"seed": one} if one else {})})
+        for changes in combinations
+        for one in seeds or [""]
+    ]
+    return [(point, _settings(fixed, point)) for point in points]
+
+
+def values_of(text: str) -> list[str]:
+    """Return the values that the right side of `key=...` lists.
+
+    Example:
+        >>> values_of("0.1,0.2"), values_of("1..3"), values_of("[a,b]"), values_of("'a, b'")
+        (['0.1', '0.2'], ['1', '2', '3'], ['[a,b]'], ["'a, b'"])
+    """
+    found, depth, quote, start = [], 0, "", 0
+    for place, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "[{(":
+            depth += 1
+        elif letter in ")}]":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            found.append(text[start:place])
+            start = place + 1
+    values: list[str] = []
+    for one in (each.strip() for each in [*found, text[start:]]):
+        span = RANGE.fullmatch(one)
+        values += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [one]
+    return values
+
+
+def _settings(fixed: Sequence[str], point: Point) -> PromptRun:
+    changes = [f"{key}={value}" for key, value in point.changes.items()]
+    config = load_config([*fixed, *changes, "baselines=[]"], task="prompt")
+    assert not isinstance(config, FailureRun)
+    return config

@@ -1,0 +1,309 @@
+"""`calib sweep`: many prompts over the same backbone and data, trained side by side, in one table."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import seed_everything
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from calib.config import PromptRun
+from calib.data.datamodule import BatchLoader
+from calib.data.helpers import json_digest
+from calib.errors import first_line, unknown_name
+from calib.files import blocking_file, write_json, write_text
+from calib.jobs.grid import Point, expand
+from calib.jobs.identity import is_among, relevant_settings
+from calib.jobs.prepare import Common, Prepared, draw, load_common
+from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
+from calib.jobs.runfolder import OTHER, RunFolder
+from calib.jobs.sweep_report import LESS_IS_BETTER, sweep_table
+from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
+from calib.losses import Objective, resolve_terms
+from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
+
+# Settings that the prompts of one stack may have each for itself.
+OWN = ("seed", "preset", "loss", "optim.lr", "optim.momentum", "optim.weight_decay")
+OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
+# Settings that decide which images are encoded, with which model.
+COMMON = (
+    "backbone",
+    "data.name",
+    "data.root",
+    "data.template",
+    "data.class_names",
+    "data.options",
+    "parity",
+    "trainer.accelerator",
+)
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SweepSettings:
+    """What `calib sweep` takes besides the settings of the runs.
+
+    Attributes:
+        out: Folder of the sweep; every run has a folder of its own in it.
+        samples: Combinations drawn at random. None: all.
+        sample_seed: Of that draw.
+        by: Validation metric the settings are ranked by: nll, brier, ece or accuracy.
+        stack: Prompts trained side by side at most.
+    """
+
+    out: str | None = None
+    samples: int | None = None
+    sample_seed: int = 0
+    by: str = "nll"
+    stack: int = 16
+
+
+@dataclass
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        point: The values that the sweep varies.
+        config: All its settings.
+        folder: Where its results go.
+        objective: What it is trained on.
+    """
+
+    point: Point
+    config: PromptRun
+    folder: RunFolder
+    objective: Objective
+
+
+def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
+    """Train and evaluate every point of a sweep, and return the table and where things lie.
+
+    Every run gets a folder as if it had been trained alone; finished ones are read back, an interrupted stack
+    goes on. A run whose loss becomes NaN is named in the table and does not stop the others.
+
+    Args:
+        argv: Settings of the runs, as for `calib.jobs.grid.expand`.
+        settings: Folder, sampling, ranking and the size of a stack.
+
+    Returns:
+        {"table": Markdown, "best": settings with the best validation metric, "folder": path, "trained":
+        number of runs trained now, "failed": {name: why}}.
+
+    Raises:
+        FileNotFoundError: Images or weights are not there.
+        ValueError: A setting is wrong, or the folder holds something else; nothing is trained then.
+    """
+    runs = plan(argv, settings)
+    folder = _folder_of(argv, settings)
+    failed: dict[str, str] = {}
+    trained = 0
+    commons: dict[str, Common] = {}
+    todo = [run for run in runs if run.config.overwrite or not run.folder.finished]
+    for stack in stacks(todo, commons, settings.stack):
+        failed |= _train_stack(stack, RunFolder(folder / f".stack-{_key([run for run, _ in stack])}"))
+        trained += len(stack)
+        log.info("%d of %d runs are done.", len(runs) - len(todo) + trained, len(runs))
+    results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
+    table, best = sweep_table(
+        [(run.point, run.config.seed, values) for run, values in results], by=settings.by
+    )
+    lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
+    write_text(folder / "table.md", "\n\n".join(lines) + "\n")
+    write_json(
+        folder / "sweep.json",
+        {
+            "arguments": list(argv),
+            "settings": asdict(settings),
+            "best": best,
+            "failed": failed,
+            "runs": [
+                {"folder": run.folder.path.name, **run.point.changes, **values} for run, values in results
+            ],
+        },
+    )
+    return {
+        "table": "\n\n".join(lines),
+        "best": best,
+        "folder": str(folder),
+        "trained": trained,
+        "failed": failed,
+    }
+
+
+def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
+    """Return all runs of a sweep, each checked; writes nothing.
+
+    Raises:
+        ValueError: As `sweep`.
+    """
+    folder = _folder_of(argv, settings)
+    blocking = blocking_file(folder)
+    if blocking is not None:
+        raise ValueError(f"The sweep's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
+    if (folder / "config.yaml").is_file():
+        raise ValueError(f"'{folder}' is the folder of a run. {OTHER}")
+    runs = []
+    for point, config in expand(argv, samples=settings.samples, seed=settings.sample_seed):
+        if config.out is not None:
+            raise ValueError("The folder of a sweep is given once, out=FOLDER, not swept over.")
+        if not config.data.cache:
+            raise ValueError(
+                "Prompts side by side are trained on cached features: leave out data.cache=false."
+            )
+        check_trainer(config.trainer)
+        place = RunFolder(folder / point.name)
+        run = replace(config, out=str(place.path))
+        place.check(run)
+        runs.append(Run(point, run, place, Objective(resolve_terms(run.preset, run.loss))))
+    return runs
+
+
+def stacks(
+    runs: Sequence[Run], commons: dict[str, Common], size: int
+) -> Iterator[list[tuple[Run, Prepared]]]:
+    """Yield the runs in groups that can be trained side by side, with their data.
+
+    Args:
+        runs: Runs to train.
+        commons: Backbones and data sets already there; new ones are added.
+        size: Runs per group at most.
+    """
+    groups: dict[str, list[tuple[Run, Prepared]]] = {}
+    for run in runs:
+        place = json_digest(_some(run.config, COMMON))
+        if place not in commons:
+            commons[place] = load_common(run.config)
+        prepared = draw(run.config, commons[place])
+        check_trainable(run.objective, prepared.task.class_names)
+        new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
+        groups.setdefault(_stack_key(run.config, prepared), []).append((run, prepared))
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _train_stack(stack: Sequence[tuple[Run, Prepared]], place: RunFolder) -> dict[str, str]:
+    """Train runs side by side, write their folders, and return why any of them failed."""
+    first, prepared = stack[0]
+    seed_everything(first.config.seed, workers=True, verbose=False)
+    prompts = [
+        StackedPrompt(
+            new_learner(run.config, data),
+            run.objective,
+            {name: getattr(run.config.optim, name) for name in ("lr", "momentum", "weight_decay")},
+            run.config.optim.warmup_epochs,
+            run.config.optim.warmup_lr,
+        )
+        for run, data in stack
+    ]
+    module = PromptStackModule(
+        prepared.backbone,
+        prompts,
+        prepared.zero_shot.text_features,
+        optimizer=first.config.optim.name,
+        n_bins=first.config.n_bins,
+    )
+    modules = [batches_of(run.config, data) for run, data in stack]
+    train = StackedLoader([data.train_dataloader() for data in modules])
+    vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
+    log.info("Training %d prompts side by side on %d images each.", len(stack), len(prepared.train))
+    with place.locked():
+        epochs = int(first.config.trainer.get("max_epochs") or 1)
+        trainer = make_trainer(
+            first.config, place, [], validate=bool(vals), every_n_epochs=max(1, epochs // 5)
+        )
+        try:
+            trainer.fit(module, train, StackedLoader(vals) if vals else [], ckpt_path=resume_point(place))
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+        texts = module.text_features().detach().cpu()  # (S, C, D)
+        failed = {}
+        for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
+            if prompt.failed is not None:
+                failed[run.point.name] = prompt.failed
+            else:
+                _write_run(run, data, prompt, text)
+    shutil.rmtree(place.path)
+    return failed
+
+
+def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: Tensor) -> None:
+    """Write the folder of one run as train.py does."""
+    with run.folder.locked():
+        run.folder.claim(run.config, data.record)
+        loggers = make_loggers(run.config, run.folder)
+        for row in prompt.curves:
+            values = {name: value for name, value in row.items() if name != "step"}
+            for logger in loggers:
+                logger.log_metrics(values, step=int(row["step"]))
+        checkpoint = exported(run.config, data, text_features, prompt.learner.context)
+        close_loggers(loggers, evaluate_prompt(run.config, checkpoint, data, run.folder))
+
+
+def _stack_key(config: PromptRun, prepared: Prepared) -> str:
+    """Return what two runs must share to be trained side by side."""
+    own = (*OWN, *OWN_SCHEDULE)
+    shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
+    return json_digest([shared, len(prepared.train)])
+
+
+def _key(runs: Sequence[Run]) -> str:
+    return json_digest([run.point.name for run in runs])[:12]
+
+
+def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in relevant_settings(config).items() if is_among(key, names)}
+
+
+def _folder_of(argv: Sequence[str], settings: SweepSettings) -> Path:
+    return Path(settings.out or Path("runs") / f"sweep-{json_digest(sorted(argv))[:6]}")
+
+
+def sweep_settings(argv: Sequence[str]) -> tuple[SweepSettings, list[str]]:
+    """Return the sweep's own settings and the arguments that are left for the runs.
+
+    Raises:
+        ValueError: A value is of the wrong type or not possible.
+
+    Example:
+        >>> sweep_settings(["preset=coop,ls", "stack=4"])
+        (SweepSettings(out=None, samples=None, sample_seed=0, by='nll', stack=4), ['preset=coop,ls'])
+    """
+    names = {field.name for field in fields(SweepSettings)}
+    own = [argument for argument in argv if argument.partition("=")[0] in names]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(SweepSettings), OmegaConf.from_dotlist(own))
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
+    assert isinstance(settings, SweepSettings)
+    if settings.by not in LESS_IS_BETTER:
+        raise unknown_name("value of by", settings.by, LESS_IS_BETTER)
+    for name in ("samples", "stack"):
+        number = getattr(settings, name)
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    return settings, [argument for argument in argv if argument not in own]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `calib sweep` and print the table. Returns the exit status: 1 if a run failed."""
+    settings, rest = sweep_settings(argv)
+    started = time.monotonic()
+    results = sweep(rest, settings)
+    say = sys.stdout.write
+    say(f"\n{results['table']}\n\n")
+    if results["trained"]:
+        say(f"Trained and evaluated {results['trained']} runs in {time.monotonic() - started:.0f} s.\n")
+    best = results["best"] or "unknown (there are none; data.val_shots says how many)"
+    say(f"Best on the validation shots: {best}\nRuns and table: {results['folder']}\n")
+    return 1 if results["failed"] else 0

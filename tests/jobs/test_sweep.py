@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests_shared import SHORT
+
+from calib.checkpoints import PromptCheckpoint
+from calib.cli import main
+from calib.config import load_config
+from calib.files import read_json
+from calib.jobs.sweep import SweepSettings, sweep, sweep_settings
+from calib.jobs.train import train
+
+VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("sweep") / "s"
+    return folder, sweep([*SHORT, *VARIED], SweepSettings(out=str(folder), stack=5))
+
+
+def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
+    folder, results = swept
+    assert (results["trained"], results["failed"]) == (8, {})
+    for preset, lr, seed in (("coop", 0.002, 1), ("calibprompt", 0.01, 2)):
+        out = tmp_path / f"{preset}"
+        changes = [f"preset={preset}", f"optim.lr={lr}", f"seed={seed}", "baselines=[]", f"out={out}"]
+        train(load_config([*SHORT, *changes], task="prompt"))
+        here = folder / f"preset-{preset}_optim.lr-{lr}_seed-{seed}"
+        alone, beside = (PromptCheckpoint.load(f / "prompt.safetensors") for f in (out, here))
+        assert alone.context is not None
+        assert beside.context is not None
+        assert torch.allclose(alone.context, beside.context, atol=1e-5)
+        assert torch.allclose(alone.text_features, beside.text_features, atol=1e-5)
+        assert beside.training["split"] == alone.training["split"]
+        assert read_json(out / "split.json") == read_json(here / "split.json")
+        assert load_config([str(here / "config.yaml")], task="prompt").optim.lr == lr
+        one, other = (read_json(f / "metrics.json")["test"] for f in (out, here))
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-4)
+        logs = [(f / "logs" / "version_0" / "metrics.csv").read_text().splitlines() for f in (out, here)]
+        assert set(logs[0][0].split(",")) == set(logs[1][0].split(","))
+        assert len(logs[1]) == 1 + 3 + 1  # header, epochs, test
+
+
+def test_it_leaves_runs_a_table_and_nothing_else(swept) -> None:
+    folder, results = swept
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"table.md", "sweep.json"} == {
+        f"preset-{p}_optim.lr-{lr}_seed-{s}"
+        for p in ("coop", "calibprompt")
+        for lr in ("0.002", "0.01")
+        for s in (1, 2)
+    }
+    written = read_json(folder / "sweep.json")
+    assert written["best"] == results["best"]
+    assert len(written["runs"]) == 8
+    assert results["table"].count("\n| preset=") == 4
+    assert (folder / "table.md").read_text().strip() == results["table"]
+
+
+def test_the_order_is_that_of_the_validation_metric(swept) -> None:
+    written = read_json(swept[0] / "sweep.json")
+    means: dict[str, list[float]] = {}
+    for run in written["runs"]:
+        key = f"preset={run['preset']} optim.lr={run['optim.lr']}"
+        means.setdefault(key, []).append(run["val"]["nll"])
+    best = min(means, key=lambda key: sum(means[key]))
+    assert written["best"] == best
+    first_row = swept[1]["table"].splitlines()[2]
+    assert first_row.startswith(f"| {best} ")
+
+
+def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
+    folder, results = swept
+    again = sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))
+    assert (again["trained"], again["table"]) == (0, results["table"])
+    export = folder / "preset-coop_optim.lr-0.01_seed-2" / "prompt.safetensors"
+    before = PromptCheckpoint.load(export)
+    export.unlink()
+    assert sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))["trained"] == 1
+    assert torch.allclose(PromptCheckpoint.load(export).text_features, before.text_features, atol=1e-5)
+
+
+def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
+    arguments, settings = [*SHORT, *VARIED], SweepSettings(out=str(tmp_path / "s"))
+    from calib.modules.prompt_stack import PromptStackModule
+
+    original = PromptStackModule.on_train_epoch_start
+
+    def stopped(self) -> None:
+        if self.current_epoch == 2:
+            raise RuntimeError("power cut")
+        original(self)
+
+    monkeypatch.setattr(PromptStackModule, "on_train_epoch_start", stopped)
+    with pytest.raises(RuntimeError, match="power cut"):
+        sweep(arguments, settings)
+    monkeypatch.undo()
+    with caplog.at_level("INFO", logger="calib"):
+        results = sweep(arguments, settings)
+    assert "Going on after epoch 2" in caplog.text
+    name = "preset-calibprompt_optim.lr-0.01_seed-2"
+    whole, resumed = (
+        PromptCheckpoint.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s")
+    )
+    assert torch.allclose(whole.text_features, resumed.text_features, atol=1e-5)
+    rows = (tmp_path / "s" / name / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 + 1
+    assert results["trained"] == 8
+
+
+def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "s"
+    arguments = [*SHORT, "optim.lr=0.002,1e38", "optim.warmup_epochs=0", f"out={out}"]
+    assert main(["sweep", *arguments]) == 1
+    printed = capsys.readouterr().out
+    assert "Failed: optim.lr-1e38: Training stopped in epoch" in printed
+    assert "Best on the validation shots: optim.lr=0.002" in printed
+    assert (out / "optim.lr-0.002" / "prompt.safetensors").is_file()
+    assert not (out / "optim.lr-1e38").exists()
+
+
+def test_different_shots_are_trained_in_stacks_of_their_own(tmp_path: Path, caplog) -> None:
+    with caplog.at_level("INFO", logger="calib"):
+        results = sweep([*SHORT, "data.shots=2,4", "seed=1,2"], SweepSettings(out=str(tmp_path / "s")))
+    assert results["trained"] == 4
+    assert caplog.text.count("Training 2 prompts side by side") == 2
+
+
+def test_the_runs_of_a_sweep_can_be_evaluated(swept, tmp_path: Path, capsys) -> None:
+    pattern = str(swept[0] / "preset-*lr-0.002*")
+    assert main(["evaluate", pattern, "baseline=coop", "n_resamples=50", f"out={tmp_path / 'e'}"]) == 0
+    assert "Minus coop, paired by seed" in capsys.readouterr().out
+
+
+def run_sweep(arguments: list[str]) -> None:
+    settings, rest = sweep_settings(arguments)
+    sweep(rest, settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["by=ecce"], "Unknown value of by 'ecce'. Did you mean 'ece'"),
+        (["stack=0"], "stack must be at least 1, got 0"),
+        (["samples=many"], "samples=many"),
+        (["preset=coop,smak"], "Unknown loss preset 'smak'"),
+        (["data.cache=false"], "leave out data.cache=false"),
+        (["data.shots=8,500"], "Class 0 .'no finding'. has 85 different images"),
+        (["task=failure"], "task 'failure'"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_written(arguments, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_sweep([*arguments, *SHORT, f"out={tmp_path / 's'}"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_folder_of_a_run_is_not_taken(runs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        sweep(["seed=1,2"], SweepSettings(out=str(runs[1])))
+
+
+def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
+    settings = SweepSettings(out=str(tmp_path / "s"))
+    results = sweep([*SHORT, "data.val_shots=0", "preset=coop,ls"], settings)
+    assert results["best"] is None
+    assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
