@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import Tensor, nn
 
-from calib.backbones.placing import expand_context, replaced_output
+from calib.backbones.keeping import Kept
+from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
 from calib.backbones.tokenization import PromptTokenizer
 from calib.errors import unknown_name
+
+
+class FastTower(Protocol):
+    """A text tower that computes prompts like the library's, only the rows that count."""
+
+    def is_known(self) -> bool:
+        """Return whether the tower is built, now, of the parts this class computes."""
+
+    def prompts(self, tokens: Tensor, positions: Tensor, *, specific: bool) -> Any:
+        """Return what `encode` has to know about prompts: tokens (C, L), places of the context (C, M)."""
+
+    def encode(self, contexts: Tensor, prompts: Any) -> Tensor:
+        """Return features (S, C, D), not normalised, for contexts (S, M, E) or (S, C, M, E)."""
 
 
 class Backbone(nn.Module):
@@ -60,6 +74,8 @@ class Backbone(nn.Module):
         self.weights = weights
         self.parity = {quirk: bool((parity or {}).get(quirk, False)) for quirk in self.quirks}
         self._digest: tuple[object, str] | None = None
+        self._fast_tower: FastTower | None = None
+        self._prompts = Kept(limit=4)
         rows = self.token_embedding.num_embeddings
         if tokenizer.vocab_size > rows:
             raise ValueError(
@@ -189,7 +205,8 @@ class Backbone(nn.Module):
         Raises:
             ValueError: A shape or type does not fit.
         """
-        tokens = self._checked(tokens)
+        self._check(tokens)
+        tokens = tokens.to(self.device)
         if embeddings is None:
             return _unit(self._text_features(tokens))
         expected = (*tokens.shape, self.token_width)
@@ -208,6 +225,7 @@ class Backbone(nn.Module):
         """Return the unit-norm features of prompts with learned context tokens.
 
         `encode_text(tokens, E)` where E is the embedding of `tokens` with `context[m]` at `positions[c, m]`.
+        A known tower computes only the rows that count; the result is that of `encode_prompts_by_hook`.
 
         Args:
             context: (M, E) shared by all classes or (C, M, E) one per class; with `sets`, one more dimension
@@ -222,14 +240,32 @@ class Backbone(nn.Module):
         Raises:
             ValueError: A shape does not fit.
         """
-        tokens, positions = self._checked(tokens), positions.to(self.device)
-        contexts = expand_context(context, tokens, positions, self.token_width, sets)  # (S, C, M, E)
-        n_sets, n_classes = contexts.shape[:2]
-        fixed = self.prompt_embeddings(tokens).expand(n_sets, -1, -1, -1)  # (S, C, L, E)
-        index = positions[None, :, :, None].expand_as(contexts)
-        embeddings = fixed.scatter(2, index, contexts.to(fixed.dtype))
-        features = self.encode_text(tokens.repeat(n_sets, 1), embeddings.flatten(0, 1))  # (S * C, D)
-        return features.view(n_sets, n_classes, -1) if sets else features
+        self._check(tokens)
+        contexts = check_context(context, tokens, positions, self.token_width, sets).to(self.device)
+        tower, specific = self._fast_tower, contexts.ndim == 4
+        if tower is None or not tower.is_known():
+            return self.encode_prompts_by_hook(context, tokens, positions, sets=sets)
+        prompts = self._prompts.get(
+            [tokens, positions],
+            lambda: tower.prompts(tokens.to(self.device), positions.to(self.device), specific=specific),
+            also=(specific, self.device),
+        )
+        features = _unit(tower.encode(contexts, prompts))  # (S, C, D)
+        return features if sets else features[0]
+
+    def encode_prompts_by_hook(
+        self, context: Tensor, tokens: Tensor, positions: Tensor, *, sets: bool = False
+    ) -> Tensor:
+        """Return what `encode_prompts` returns, by the library's own tower over all L tokens of every class.
+
+        The measure of the faster way, and the way of towers that have none. See `encode_prompts`.
+        """
+        self._check(tokens)
+        contexts = check_context(context, tokens, positions, self.token_width, sets).to(self.device)
+        tokens, positions = tokens.to(self.device), positions.to(self.device)
+        embeddings = place_context(contexts, self.prompt_embeddings(tokens), positions)  # (S, C, L, E)
+        features = self.encode_text(tokens.repeat(len(contexts), 1), embeddings.flatten(0, 1))  # (S * C, D)
+        return features.view(len(contexts), len(tokens), -1) if sets else features
 
     @property
     def weights_digest(self) -> str:
@@ -262,13 +298,12 @@ class Backbone(nn.Module):
         """Return the weights under names that do not depend on library versions."""
         return self.model.state_dict()
 
-    def _checked(self, tokens: Tensor) -> Tensor:
+    def _check(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or tokens.shape[1] != self.context_length or tokens.dtype != torch.int64:
             raise ValueError(
                 f"Expected tokens of shape (C, {self.context_length}) and type int64, "
                 f"got {tuple(tokens.shape)} {tokens.dtype}. `tokenize` and `assemble` make such rows."
             )
-        return tokens.to(self.device)
 
 
 def _unit(features: Tensor) -> Tensor:

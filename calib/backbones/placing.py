@@ -42,8 +42,8 @@ def replaced_output(embedding: nn.Embedding, embeddings: Tensor) -> Iterator[Non
         )
 
 
-def expand_context(context: Tensor, tokens: Tensor, positions: Tensor, width: int, sets: bool) -> Tensor:
-    """Return the context of every set and class: (S, C, M, E), S = 1 without sets.
+def check_context(context: Tensor, tokens: Tensor, positions: Tensor, width: int, sets: bool) -> Tensor:
+    """Return the context of every set: (S, M, E) shared by the classes or (S, C, M, E); S = 1 without sets.
 
     Args:
         context: (M, E) or (C, M, E); with `sets` (S, M, E) or (S, C, M, E).
@@ -69,5 +69,34 @@ def expand_context(context: Tensor, tokens: Tensor, positions: Tensor, width: in
             f"Expected a context of shape ({front}{n_ctx}, {width}) or ({front}{n_classes}, {n_ctx}, "
             f"{width}), got {tuple(context.shape)}."
         )
-    batch = batch[:, None] if batch.ndim == 3 else batch
-    return batch.to(tokens.device).expand(-1, n_classes, -1, -1)
+    return batch
+
+
+def place_context(contexts: Tensor, fixed: Tensor, positions: Tensor) -> Tensor:
+    """Return the embeddings of prompts with the context in its places: (S, C, L, E).
+
+    Args:
+        contexts: (S, M, E) or (S, C, M, E).
+        fixed: (C, L, E), the embeddings of the other tokens.
+        positions: (C, M) int64.
+    """
+    specific = contexts if contexts.ndim == 4 else contexts[:, None]
+    index = positions[None, :, :, None].expand(len(contexts), -1, -1, fixed.shape[-1])
+    values = specific.to(fixed.dtype).expand_as(index)
+    return fixed.expand(len(contexts), -1, -1, -1).scatter(2, index, values)
+
+
+def untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Return whether a module is exactly one of these kinds, with nothing hooked to it or put in its way.
+
+    Args:
+        module: Part of a tower; None is not one of them.
+        kinds: Classes; subclasses do not count, they may compute something else.
+    """
+    return type(module) in kinds and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
