@@ -14,16 +14,23 @@ from calib.errors import unknown_name
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.metrics.failure import failure_statistic, summarize_failure
 from calib.modules.failure_prediction import Cases
-from calib.prototypes import ClassGaussians, ImagePrototypes
+from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
 from calib.scores import SCORES, fit_score, score
 from calib.stats import bootstrap_interval, paired_bootstrap
 from calib.vilu import ViLU, mcp_log_odds
 
 BASELINE = "mcp"
-# Scores that compare images with images; fitted on the images the head learns from.
-IMAGE_SCORES: dict[str, Callable[[], Any]] = {
-    "image_prototypes": ImagePrototypes,
-    "class_gaussians": ClassGaussians,
+# Scores that look at image features, fitted on the plain images the head learns from and the texts (C, D).
+IMAGE_SCORES: dict[str, Callable[[Cases, Tensor], ImagePrototypes | ClassGaussians | LogitScaling]] = {
+    "image_prototypes": lambda fit, texts: ImagePrototypes().fit(
+        fit.image_features[0], fit.labels, n_classes=len(texts)
+    ),
+    "class_gaussians": lambda fit, texts: ClassGaussians().fit(
+        fit.image_features[0], fit.labels, n_classes=len(texts)
+    ),
+    "logit_scaling": lambda fit, texts: LogitScaling().fit(
+        fit.image_features[0], fit.labels, logits=fit.logits[0], text_features=texts
+    ),
 }
 # Metrics with intervals, in the order of the table.
 REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
@@ -101,7 +108,7 @@ def judge(
     """
     values, not_fitted = {}, {}
     for name in names:
-        found = _score_or_reason(name, fit, image_features, logits, predictions)
+        found = _score_or_reason(name, fit, checkpoint.text_features, image_features, logits, predictions)
         if isinstance(found, str):
             not_fitted[name] = found
         else:
@@ -117,12 +124,13 @@ def _score_or_reason(name: str, *tensors: Any) -> Tensor | str:
         return str(error)
 
 
-def _score(name: str, fit: Cases, image_features: Tensor, logits: Tensor, predictions: Tensor) -> Tensor:
+def _score(
+    name: str, fit: Cases, texts: Tensor, image_features: Tensor, logits: Tensor, predictions: Tensor
+) -> Tensor:
     if name == BASELINE:
         return -mcp_log_odds(logits.double(), predictions)
     if name in IMAGE_SCORES:
-        fitted = IMAGE_SCORES[name]().fit(fit.image_features[0], fit.labels, n_classes=logits.shape[1])
-        return fitted.uncertainty(image_features, logits)
+        return IMAGE_SCORES[name](fit, texts).uncertainty(image_features, logits)
     return score(name, fit_score(name, logits=fit.logits[0], labels=fit.labels), logits=logits)
 
 
