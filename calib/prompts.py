@@ -61,7 +61,7 @@ def zero_shot_features(backbone: Backbone, class_names: Sequence[str], template:
     if template.count("{}") != 1:
         raise ValueError(f"A template has exactly one {{}} for the class name, not {template!r}.")
     sentences = [template.replace("{}", name) for name in check_class_names(class_names)]
-    return backbone.encode_text(backbone.tokenize(sentences))
+    return backbone.encode_sentences(backbone.tokenize(sentences))
 
 
 class PromptLearner(nn.Module):

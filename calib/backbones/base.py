@@ -215,6 +215,23 @@ class Backbone(nn.Module):
         with replaced_output(self.token_embedding, embeddings):
             return _unit(self._text_features(tokens))
 
+    def encode_sentences(self, tokens: Tensor) -> Tensor:
+        """Return what `encode_text(tokens)` returns, only the rows that count if the tower is known.
+
+        Args:
+            tokens: (C, L) int64, L = `context_length`.
+
+        Returns:
+            (C, D) float32.
+
+        Raises:
+            ValueError: The shape or type does not fit.
+        """
+        if any(self.parity.values()):
+            return self.encode_text(tokens)  # quirks of prompts do not concern whole texts
+        nothing = torch.empty(0, self.token_width, device=self.device)
+        return self.encode_prompts(nothing, tokens, tokens.new_empty(len(tokens), 0))
+
     def prompt_embeddings(self, tokens: Tensor) -> Tensor:
         """Return what `encode_prompts` puts the context into: (C, L) -> (C, L, E)."""
         return self.token_embeddings(tokens)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from calib.backbones.architectures import MEDCLIP_VIT
 from calib.backbones.base import Backbone
+from calib.backbones.bert import BertPrompts, BertTower
 from calib.backbones.convert import load_strictly, swin_name
 from calib.backbones.options import BackboneOptions, isolated_rng
+from calib.backbones.placing import untouched
 from calib.backbones.preprocessing import MEDCLIP
 from calib.backbones.tokenization import bert_tokenizer, warn_if_vocabulary_differs
 from calib.backbones.weights import read_weights
@@ -57,6 +59,19 @@ class _TextTower(nn.Module):
         return self.projection_head(chosen.mean(2).mean(1))  # (C, D)
 
 
+class _FastTextTower(BertTower):
+    """MedCLIP's text tower: every row is pooled, padding included, so none can be left out."""
+
+    def is_known(self) -> bool:
+        return untouched(self.text, _TextTower) and super().is_known()
+
+    def encode(self, contexts: Tensor, prompts: BertPrompts) -> Tensor:
+        states = self.states(contexts, prompts)
+        n_classes = len(prompts.tokens)
+        means = [states[i].unflatten(1, (n_classes, -1)).mean(2) for i in self.text.hidden_states]
+        return self.text.projection_head(torch.stack(means).mean(0))  # (S, C, D)
+
+
 class MedClipTowers(nn.Module):
     """The two towers and the logit scale, under the names of the published weights.
 
@@ -83,6 +98,17 @@ class MedClipBackbone(Backbone):
     """
 
     model: MedClipTowers
+
+    def __init__(self, model: MedClipTowers, **options: Any) -> None:
+        super().__init__(model, **options)
+        text = model.text_model
+        self._fast_tower = _FastTextTower(
+            text,
+            text.model,
+            embed=self.prompt_embeddings,
+            pad_id=self.tokenizer.pad_id,
+            keep_padding=True,
+        )
 
     @property
     def token_embedding(self) -> nn.Embedding:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from calib.backbones.architectures import TEXT_TOWERS
 from calib.backbones.base import Backbone
+from calib.backbones.bert import HfTextTower
 from calib.backbones.causal import CausalTower
 from calib.backbones.convert import load_strictly
 from calib.backbones.options import BackboneOptions, isolated_rng
@@ -48,7 +49,9 @@ class OpenClipBackbone(Backbone):
             raise ValueError(
                 f"official_double_embedding applies to BERT text towers; that of {self.name} is none."
             )
-        self._fast_tower = None if self.has_bert else CausalTower(self._text)
+        self._fast_tower = (
+            HfTextTower(self._text, self.prompt_embeddings) if self.has_bert else CausalTower(self._text)
+        )
         mask = getattr(self._text, "attn_mask", None)
         self.supports_positions = ("end",) if self.has_bert or mask is None else ("end", "middle", "front")
 

@@ -86,6 +86,10 @@ def place_context(contexts: Tensor, fixed: Tensor, positions: Tensor) -> Tensor:
     return fixed.expand(len(contexts), -1, -1, -1).scatter(2, index, values)
 
 
+# Transformers hangs hooks on layers whose output was once asked for; they record and change nothing.
+RECORDERS = "transformers.utils.output_capturing"
+
+
 def untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Return whether a module is exactly one of these kinds, with nothing hooked to it or put in its way.
 
@@ -94,7 +98,7 @@ def untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
         kinds: Classes; subclasses do not count, they may compute something else.
     """
     return type(module) in kinds and not (
-        module._forward_hooks
+        any(getattr(hook, "__module__", None) != RECORDERS for hook in module._forward_hooks.values())
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

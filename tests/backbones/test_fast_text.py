@@ -77,6 +77,15 @@ def test_causal_tower_equals_the_hook(clip, position, specific, n_sets):
 
 
 @pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("n_sets", [None, 3])
+@pytest.mark.parametrize("specific", [False, True])
+def test_every_kind_of_backbone_equals_the_hook(backbone, specific, n_sets):
+    """The fixture is the contract test's: clip, biomedclip, medclip."""
+    assert backbone._fast_tower.is_known()
+    assert_same(backbone, PromptLearner(backbone, NAMES, n_ctx=4), specific=specific, n_sets=n_sets)
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("config", [
     {"quick_gelu": False},
     {"custom": True},
@@ -107,6 +116,50 @@ def test_unknown_towers_take_the_hook(config):
     features, gradient, fast_features, fast_gradient = both_ways(backbone, learner)
     assert torch.equal(features, fast_features)
     assert torch.equal(gradient, fast_gradient)
+
+
+def test_padding_is_left_out_where_nobody_looks_at_it(small):
+    for kind, kept in (("biomedclip", False), ("medclip", True)):
+        backbone = small(kind)
+        learner = PromptLearner(backbone, NAMES, n_ctx=4)
+        rows = backbone._fast_tower.prompts(learner.tokens, learner.positions, specific=False).rows
+        assert len(rows.classes) == (learner.tokens.numel() if kept else (learner.tokens != 0).sum())
+
+
+def test_the_double_embedding_equals_the_hook(small):
+    backbone = small("biomedclip", parity={"official_double_embedding": True})
+    assert_same(backbone, PromptLearner(backbone, NAMES, n_ctx=4), n_sets=2)
+
+
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler"])
+def test_other_poolings_of_a_bert_take_the_hook(configs, vocab, pooler):
+    config = {**configs.biomedclip, "text_cfg": {**configs.biomedclip["text_cfg"], "hf_pooler_type": pooler}}
+    options = BackboneOptions("random", tokenizer=vocab)
+    backbone = create_open_clip(config, options, name="biomedclip", published="", text_tower=configs.bert)
+    assert not backbone._fast_tower.is_known()
+    features, gradient, fast_features, fast_gradient = both_ways(
+        backbone, PromptLearner(backbone, NAMES, n_ctx=4)
+    )
+    assert torch.equal(features, fast_features)
+    assert torch.equal(gradient, fast_gradient)
+
+
+@pytest.mark.parametrize("kind", ["biomedclip", "medclip"])
+@pytest.mark.parametrize("part", ["encoder.layer.1", "encoder.layer.2.output.dense", "embeddings", ""])
+def test_a_hooked_bert_takes_the_hook(small, kind, part):
+    backbone = small(kind)
+    learner = PromptLearner(backbone, NAMES, n_ctx=4)
+    before = learner(backbone)
+    assert backbone._fast_tower.is_known()
+    backbone._fast_tower.bert.get_submodule(part).register_forward_pre_hook(lambda module, args: None)
+    assert not backbone._fast_tower.is_known()
+    torch.testing.assert_close(learner(backbone), before, atol=1e-6, rtol=0)
+
+
+def test_recorders_of_transformers_do_not_count_as_hooks(small):
+    backbone = small("medclip")
+    backbone.encode_text(backbone.tokenize(["covid"]))  # asks for hidden states
+    assert backbone._fast_tower.is_known()
 
 
 class Doubled(nn.Linear):
@@ -251,11 +304,19 @@ def test_a_used_backbone_can_be_copied_and_pickled(clip):
         assert_same(other, learner)
 
 
-def test_whole_texts_need_no_context(clip):
-    tokens = clip.tokenize(["covid", "lung opacity", "lung"])
-    nothing = torch.empty(0, clip.token_width), torch.empty(3, 0, dtype=torch.int64)
-    features = clip.encode_prompts(nothing[0], tokens, nothing[1])
-    torch.testing.assert_close(features, clip.encode_text(tokens), atol=1e-6, rtol=0)
+def test_sentences_equal_whole_texts(backbone):
+    tokens = backbone.tokenize(["covid", "lung opacity, a lung", "lung", "lung opacity"])
+    torch.testing.assert_close(
+        backbone.encode_sentences(tokens), backbone.encode_text(tokens), atol=1e-6, rtol=0
+    )
+    with pytest.raises(ValueError, match=r"tokens of shape \(C, \d+\)"):
+        backbone.encode_sentences(tokens[:, :-1])
+
+
+def test_quirks_of_prompts_do_not_concern_sentences(small):
+    backbone = small("biomedclip", parity={"official_double_embedding": True})
+    tokens = backbone.tokenize(["covid", "lung opacity"])
+    assert torch.equal(backbone.encode_sentences(tokens), backbone.encode_text(tokens))
 
 
 def test_memory_of_prompts_is_bounded(clip):
@@ -380,6 +441,19 @@ def test_an_unknown_kernel_is_refused(monkeypatch):
     monkeypatch.setenv("CALIB_LINEAR", "pakced")
     with pytest.raises(ValueError, match=r"Unknown CALIB_LINEAR 'pakced'\. Did you mean 'packed'"):
         kernels.packed_wanted()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("name", ["biomedclip", "medclip"])
+def test_bert_at_its_size(name, vocab):
+    from calib.backbones import create_backbone
+
+    backbone = create_backbone(name, weights="random", tokenizer=vocab)
+    learner = PromptLearner(backbone, NAMES, n_ctx=8)
+    features, gradient, fast_features, fast_gradient = both_ways(backbone, learner)
+    assert (fast_features - features).abs().max() < 1e-6
+    assert (fast_gradient - gradient).norm() < 1e-5 * gradient.norm()
 
 
 @pytest.mark.slow
