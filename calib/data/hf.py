@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
 from calib.errors import unknown_name
 
 KEYS = ("image", "label", "group")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 USUAL_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -65,9 +67,10 @@ def load_hf(
     """Return the splits of a `datasets.DatasetDict`.
 
     Args:
-        root: A folder written by `DatasetDict.save_to_disk`; or None with `dataset`.
+        root: A folder written by `DatasetDict.save_to_disk`; where there is no such folder, owner/name of a
+            data set on the Hugging Face hub; or None with `dataset`.
         class_names: Names in label order, or ClassLabel name to name. None: the ClassLabel's own.
-        dataset: A data set on the Hugging Face hub; downloaded only when named here.
+        dataset: A data set on the hub, also one whose name is a folder here or has no owner.
         config: Its configuration, where it has several.
         revision: Its commit or tag; without one the newest is taken, which may change.
         columns: What the columns image, label and group are called. None: the only Image column, the only
@@ -75,7 +78,7 @@ def load_hf(
         splits: Our split to theirs, e.g. {"test": "validation"}. None: train, test and val or validation.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: There is no such folder, or no such data set on the hub.
         ValueError: Both or neither of `root` and `dataset`, or a split, column or label is not as described.
     """
     loaded = _load(root, dataset, config, revision)
@@ -98,20 +101,44 @@ def _load(root: str | Path | None, dataset: str | None, config: str | None, revi
 
     if (root is None) == (dataset is None):
         raise ValueError(
-            "Give either root (a folder written by save_to_disk) or dataset (a name on the hub), not both."
+            "Give either data.root (a folder written by save_to_disk, or owner/name on the hub) or "
+            "data.options.dataset (a name on the hub), not both."
         )
     if dataset is not None:
         loaded = datasets.load_dataset(dataset, config, revision=revision)
-    elif not Path(str(root)).is_dir():
-        raise FileNotFoundError(f"There is no folder {root}.")
+    elif Path(str(root)).is_dir():
+        loaded = _load_folder(str(root))
+    elif HUB_ID.fullmatch(str(root)) and not Path(str(root)).exists():
+        loaded = _load_hub_root(str(root), config, revision)
     else:
-        try:
-            loaded = datasets.load_from_disk(str(root))
-        except FileNotFoundError as error:
-            raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
+        raise FileNotFoundError(
+            f"There is no folder {root}, and it is not owner/name of a data set on the Hugging Face hub."
+        )
     if not isinstance(loaded, datasets.DatasetDict):
         raise ValueError(f"{root or dataset} has no splits: save a DatasetDict with 'train' and 'test'.")
     return loaded
+
+
+def _load_folder(root: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(root)
+    except FileNotFoundError as error:
+        raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
+
+
+def _load_hub_root(root: str, config: str | None, revision: str | None) -> Any:
+    """Return the data set on the hub that `root` names; it may be a misspelt folder, so errors say both."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(root, config, revision=revision)
+    except OSError as error:  # no such data set, no permission or no connection
+        raise FileNotFoundError(
+            f"There is no folder {root}, and no data set of this name can be read from the Hugging Face hub "
+            f"({error})."
+        ) from error
 
 
 def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:

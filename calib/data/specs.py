@@ -62,8 +62,9 @@ def load_data(
         name: One of `DATASETS`: a published data set (covid, rsna18, kather, pannuke, digestpath,
             pneumoniamnist), an embedded task (cxr3, lc25000), or a layout for your own images (folder, table,
             hf, medmnist).
-        root: Folder or file of the images. For published sets the folder that holds `images`, or its parent.
-            None: only for the embedded tasks, whose features are packaged, and for hf with `dataset`.
+        root: Folder or file of the images. For published sets the folder that holds `images`, or its parent;
+            for hf also owner/name on the hub. None: only for the embedded tasks, whose features are packaged,
+            and for hf with `dataset`.
         template: Zero-shot text with one {} for the class name. None: the data set's own.
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
             own.

@@ -102,7 +102,7 @@ def test_wrong_columns_and_labels_are_explained(save: Save, tmp_path: Path) -> N
 
 
 def test_what_is_not_a_saved_dict_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"either root .* or dataset"):
+    with pytest.raises(ValueError, match=r"either data\.root .* or data\.options\.dataset"):
         load_data("hf")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_data("hf", tmp_path / "nowhere")
@@ -111,6 +111,34 @@ def test_what_is_not_a_saved_dict_is_explained(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"x": [1]}).save_to_disk(tmp_path / "single")
     with pytest.raises(ValueError, match="single has no splits"):
         load_data("hf", tmp_path / "single")
+
+
+def test_a_root_that_is_no_folder_is_a_name_on_the_hub(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = datasets.load_from_disk(str(save({"train": [0, 1], "test": [1]})))
+    asked = []
+
+    def load_dataset(*given: object, **options: object) -> object:
+        asked.append((*given, options["revision"]))
+        if given[0] == "owner/missing":
+            raise ConnectionError("no network")
+        return saved
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("hf", "owner/my.set-1", config="small", revision="abc").train) == 2
+    assert len(load_data("hf", dataset="plain").train) == 2
+    assert asked == [("owner/my.set-1", "small", "abc"), ("plain", None, None)]
+    with pytest.raises(FileNotFoundError, match=r"no folder owner/missing, and no data set .*no network"):
+        load_data("hf", "owner/missing")
+    asked.clear()
+    datasets.DatasetDict(saved).save_to_disk("owner/here")
+    assert len(load_data("hf", "owner/here").test) == 1
+    for root in ("plain", "a/b/c", "./name", "../owner/name", "someone/", tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=r"There is no folder .* not owner/name of a data set"):
+            load_data("hf", root)
+    assert not asked
 
 
 def test_a_damaged_image_is_named(save: Save) -> None:
