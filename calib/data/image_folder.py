@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from calib.data.helpers import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
+from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes, put_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
     The layout is `<root>/{train,test[,val]}/<class>/*`, or with the splits under `<root>/images`. One
     numbering of the classes, the sorted folder names, serves all splits. Class names come from `class_names`,
     else from `<root>/classnames.txt` (lines "<folder> <class name>"), else from the folder names with
-    underscores as spaces.
+    underscores as spaces. A list `class_names` that holds just the names in classnames.txt, or just the
+    folders, sets the numbering.
     Differs: the official CalibPrompt code numbers the folders of every split by themselves and takes any
         file.
 
@@ -52,12 +54,11 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
             raise ValueError(
                 f"The {split} split in {base} has no folder for class '{missing[0]}'; other splits have one."
             )
-    if class_names is None and (root / CLASS_NAMES_FILE).is_file():
-        named = read_class_names(root / CLASS_NAMES_FILE)
-        absent = [folder for folder in named if folder not in folders]
-        if absent:
-            raise ValueError(f"{root / CLASS_NAMES_FILE} names the folder '{absent[0]}', which no split has.")
-        class_names = {folder: named[folder] for folder in sorted(named)}
+    if not isinstance(class_names, Mapping) and (root / CLASS_NAMES_FILE).is_file():
+        named = _listed_names(root / CLASS_NAMES_FILE, folders)
+        class_names = (
+            named if class_names is None else put_in_order(named, class_names, source=CLASS_NAMES_FILE)
+        )
     labels, names = number_classes(folders, class_names, what="class folder")
     used = {labels[folder] for folder in folders}
     absent = [name for label, name in enumerate(names) if label not in used]
@@ -67,6 +68,15 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
         )
     tables: dict[str, Table] = {split: _table(classes, labels, root) for split, classes in found.items()}
     return Splits(names, tables)
+
+
+def _listed_names(path: Path, folders: list[str]) -> dict[str, str]:
+    """Return the class names in a file by folder, sorted by folder."""
+    named = read_class_names(path)
+    absent = [folder for folder in named if folder not in folders]
+    if absent:
+        raise ValueError(f"{path} names the folder '{absent[0]}', which no split has.")
+    return {folder: named[folder] for folder in sorted(named)}
 
 
 def read_class_names(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from calib.data.image_folder import load_image_folder
 from calib.data.medmnist import load_medmnist
 from calib.data.records import ImageTable
 from calib.data.tables import load_table
-from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData
+from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 from calib.errors import unknown_name
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def load_data(
             and for hf with `dataset`.
         template: Zero-shot text with one {} for the class name. None: the data set's own.
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
-            own.
+            own. A list of just its own names sets their order.
         grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
@@ -86,7 +86,13 @@ def load_data(
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images (root). Source: {spec.source}."
         )
-    splits = spec.load(root, class_names=spec.class_names if class_names is None else class_names, **options)
+    if spec.class_names is not None:
+        class_names = (
+            spec.class_names
+            if class_names is None
+            else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
+        )
+    splits = spec.load(root, class_names=class_names, **options)
     for note in splits.notes:
         logger.warning("%s: %s", name, note)
     if grey16_max is not None:

@@ -117,6 +117,38 @@ def readable(key: str) -> str:
     return " ".join(key.replace("_", " ").split())
 
 
+def put_in_order(known: Mapping[str, str], class_names: ClassNames, *, source: str) -> ClassNames:
+    """Return known class names in the order in which a list gives them, by name or by key.
+
+    Anything else comes back as it is: a mapping, and a list of new names in label order.
+
+    Args:
+        known: Class key (folder name or label) to name, in label order.
+        class_names: Names from the user.
+        source: Where the known names come from, for messages.
+
+    Raises:
+        ValueError: The list names known and unknown classes, and not in label order either.
+
+    Example:
+        >>> put_in_order({"N": "normal", "T": "tumour"}, ["tumour", "normal"], source="classnames.txt")
+        {'T': 'tumour', 'N': 'normal'}
+    """
+    if isinstance(class_names, Mapping):
+        return class_names
+    names = [str(name) for name in class_names]
+    natural = list(known.values())
+    for spellings in (natural, list(known)):
+        key_of = {readable(spelling): key for spelling, key in zip(spellings, known, strict=True)}
+        if sorted(map(readable, names)) == sorted(key_of):
+            return {key: known[key] for key in (key_of[readable(name)] for name in names)}
+    if any(name in natural and natural.index(name) != label for label, name in enumerate(names)):
+        stranger = next((name for name in names if name not in natural), None)
+        if stranger is not None:
+            raise unknown_name(f"class name (the names of {source} in another order)", stranger, natural)
+    return class_names
+
+
 def number_classes(
     keys: Sequence[str], class_names: ClassNames | None, *, what: str
 ) -> tuple[dict[str, int], list[str]]:

@@ -89,6 +89,39 @@ def test_class_names_given_as_a_list(make_folder: MakeFolder) -> None:
         load_data("folder", root, class_names=["ADI", "TUM", "smooth_muscle"])
 
 
+@pytest.mark.parametrize(
+    "names", [["smooth muscle", "fat"], ["smooth_muscle", "ADI"], ["smooth muscle", "ADI"]]
+)
+def test_a_list_of_the_names_in_classnames_txt_sets_their_order(
+    make_folder: MakeFolder, names: list[str]
+) -> None:
+    root = make_folder(FOUR)
+    (root / "classnames.txt").write_text("ADI fat\nsmooth_muscle smooth muscle\n", encoding="utf-8")
+    task = load_data("folder", root, class_names=names)
+    assert task.class_names == ["smooth muscle", "fat"]
+    assert task.train.names[0] == "train/smooth_muscle/0.png"
+    assert task.train.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_names_in_classnames_txt_win_over_folders_of_the_same_name(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{split}/{folder}": 1 for split in ("train", "test") for folder in ("a", "b")})
+    (root / "classnames.txt").write_text("a b\nb a\n", encoding="utf-8")
+    task = load_data("folder", root, class_names=["a", "b"])
+    assert (task.class_names, task.train.names) == (["a", "b"], ["train/b/0.png", "train/a/0.png"])
+
+
+def test_new_names_beside_classnames_txt_are_in_label_order_or_refused(make_folder: MakeFolder) -> None:
+    root = make_folder(FOUR)
+    (root / "classnames.txt").write_text("ADI fat\nsmooth_muscle muscle\n", encoding="utf-8")
+    renamed = load_data("folder", root, class_names=["fat", "sinew"])
+    assert (renamed.class_names, renamed.train.labels.tolist()) == (["fat", "sinew"], [0, 0, 0, 1, 1])
+    message = (
+        r"class name \(the names of classnames\.txt .*\) 'fatt'\. Did you mean 'fat'\? Known: fat, muscle"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_data("folder", root, class_names=["muscle", "fatt"])
+
+
 def test_a_class_missing_in_one_split_is_an_error_not_a_shift(make_folder: MakeFolder) -> None:
     root = make_folder({"train/A": 1, "train/B": 1, "train/C": 1, "test/A": 1, "test/C": 1})
     with pytest.raises(ValueError, match=r"The test split .* has no folder for class 'B'"):

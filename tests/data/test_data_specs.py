@@ -229,6 +229,12 @@ def test_packaged_features_are_what_the_images_give(
     renamed = load_data("cxr3", class_names={"pneumonia": "P", "covid19": "C", "no_finding": "N"})
     names = [renamed.class_names[label] for label in renamed.test.labels.tolist()]
     assert names == [packaged.class_names[label][0].upper() for label in packaged.test.labels.tolist()]
+    names = ["COVID-19", "no finding", "pneumonia"]
+    turned = load_data("cxr3", class_names=names)
+    assert turned.class_names == names
+    assert [names[label] for label in turned.test.labels.tolist()] == [
+        packaged.class_names[label] for label in packaged.test.labels.tolist()
+    ]
     with pytest.raises(ValueError, match="holds features already"):
         save_task_features(packaged, backbone, package)  # type: ignore[arg-type]
 
