@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 1 << 20  # bytes read at once when a file is hashed
+PATIENT_COLUMN = re.compile(
+    r"(^|_)(patient|subject|participant|donor|case|slide|wsi)s?_?(id|key|no|nr|num|number|name|code|uid)?$"
+)
 LOG_EVERY = 10.0  # seconds between two lines of progress
 
 
@@ -51,6 +57,25 @@ def few(items: Sequence[object], limit: int = 5) -> str:
     """
     shown = ", ".join(str(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def warn_of_unused_groups(columns: Iterable[str]) -> None:
+    """Warn of columns that seem to name patients or slides, where no column says which images go together.
+
+    Args:
+        columns: Columns that are not used.
+    """
+    found = []
+    for column in dict.fromkeys(columns):
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+", "_", column).lower()  # PatientID -> patient_id
+        if PATIENT_COLUMN.search(words):
+            found.append(column)
+    if found:
+        logger.warning(
+            "column %s is not used; if it names patients: data.options.columns={group: %s}",
+            ", ".join(found),
+            found[0],
+        )
 
 
 class ProgressLog:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from calib.data.helpers import few
+from calib.data.helpers import few, warn_of_unused_groups
 from calib.data.images import decode_image
 from calib.data.records import ImageTable
 from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
@@ -85,6 +85,8 @@ def load_hf(
     chosen = _choose_splits(loaded, splits or {})
     names = _column_names(loaded[chosen["train"]], columns or {})
     keys = loaded[chosen["train"]].features[names["label"]].names
+    if "group" not in names:
+        warn_of_unused_groups(name for name in loaded[chosen["train"]].features if name not in names.values())
     labels, ordered = number_classes(keys, class_names, what="label")
     tables: dict[str, Table] = {}
     for split, theirs in chosen.items():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from calib.data.helpers import few
+from calib.data.helpers import few, warn_of_unused_groups
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import SPLITS, ClassNames, Splits, number_classes
 from calib.errors import unknown_name
 
-# What a column may be called when `columns` does not say.
+# What a column may be called when `columns` does not say, and in `columns` itself.
 COLUMNS = {
     "file": ("file", "path", "image"),
     "label": ("label", "class"),
@@ -23,6 +23,7 @@ COLUMNS = {
     "group": ("group", "patient", "patient_id"),
     "id": ("id",),
 }
+KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
 
@@ -32,7 +33,7 @@ class Row:
     """One image as the table describes it.
 
     Attributes:
-        file: Path as written in the table.
+        file: Path within the folder of the images; as written in the table where it leads elsewhere.
         label: Label as text.
         split: train, val or test.
         group: Patient, slide, ...; None without such a column.
@@ -67,11 +68,12 @@ def load_table(
         table: The table's name within `root`, or one per split, {"train": "train.csv", "test": "test.csv"}.
             None: the only table there.
         columns: What the columns file, label, split, group and id are called, where not as in `COLUMNS`; None
-            for a column that is not to be used. `id` becomes the image's name in outputs.
+            for a column that is not to be used. The other names in `COLUMNS` serve as well, e.g. patient for
+            group. `id` becomes the image's name in outputs.
         delimiter: Of a text table. None: comma for .csv, tab for .tsv.
         skip_splits: Values of the split column whose rows are left out.
-        allow_outside: Whether absolute paths and paths with ".." are read. Leave it off for tables from
-            elsewhere.
+        allow_outside: Whether absolute paths that lead out of the folder and paths with ".." are read. Leave
+            it off for tables from elsewhere.
 
     Raises:
         FileNotFoundError: The folder or the table does not exist.
@@ -87,14 +89,27 @@ def load_table(
                 f"{root} is a table itself; leave out table={table!r}, or give the folder as root."
             )
         root, table = root.parent, root.name
-    rows = _all_rows(root, table, columns or {}, delimiter, skip_splits)
-    _check_files(rows, root, allow_outside)
+    rows = _all_rows(root, table, _by_key(columns or {}), delimiter, skip_splits)
+    rows = rows if allow_outside else [_within(row, root) for row in rows]
+    _check_files(rows, root)
     labels, names = _number(rows, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
     for split in ("train", "test"):
         if not len(tables[split]):
             raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
+
+
+def _by_key(columns: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the columns by file, label, split, group and id, whichever of their names was used."""
+    by_key: dict[str, str | None] = {}
+    for name, column in columns.items():
+        if name not in KEY_OF:
+            raise unknown_name("column", name, KEY_OF)
+        if KEY_OF[name] in by_key:
+            raise ValueError(f"data.options.columns says twice which column is the {KEY_OF[name]}.")
+        by_key[KEY_OF[name]] = column
+    return by_key
 
 
 def _all_rows(
@@ -109,8 +124,11 @@ def _all_rows(
         if strangers:
             raise unknown_name("split", strangers[0], SPLITS)
         parts = [_read(root / name, columns, delimiter, split, ()) for split, name in table.items()]
-        return [row for part in parts for row in part]
-    return _read(root / (table or _only_table(root)), columns, delimiter, None, skip_splits)
+    else:
+        parts = [_read(root / (table or _only_table(root)), columns, delimiter, None, skip_splits)]
+    if "group" not in columns and all(row.group is None for rows, _ in parts for row in rows):
+        warn_of_unused_groups([name for _, header in parts for name in header])
+    return [row for rows, _ in parts for row in rows]
 
 
 def _only_table(root: Path) -> str:
@@ -128,7 +146,8 @@ def _read(
     delimiter: str | None,
     split: str | None,
     skip_splits: Sequence[str],
-) -> list[Row]:
+) -> tuple[list[Row], list[str]]:
+    """Return the images of one table and the columns that were not used."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
@@ -153,7 +172,7 @@ def _read(
         group = None if names["group"] is None else _cell(record, names["group"], where)
         name = file if names["id"] is None else _cell(record, names["id"], where)
         rows.append(Row(file, _cell(record, names["label"], where), part, group, name, where))
-    return rows
+    return rows, [name for name in header if name not in names.values()]
 
 
 def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[dict[str, Any]]]:
@@ -188,11 +207,10 @@ def _column_names(
     header: Sequence[str], columns: Mapping[str, str | None], path: Path
 ) -> dict[str, str | None]:
     for key, name in columns.items():
-        if key not in COLUMNS:
-            raise unknown_name("column", key, COLUMNS)
         if name is not None and name not in header:
             raise ValueError(
-                f"{path} has no column '{name}' (columns={{{key}: {name}}}). It has: {few(header, 20)}."
+                f"{path} has no column '{name}', the {key} in data.options.columns. "
+                f"It has: {few(header, 20)}."
             )
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
@@ -226,13 +244,34 @@ def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
     return text
 
 
-def _check_files(rows: Sequence[Row], root: Path, allow_outside: bool) -> None:
+def _within(row: Row, root: Path) -> Row:
+    """Return a row whose path starts from `root`, also where the table has it absolute.
+
+    Raises:
+        ValueError: The path leads out of `root`, or may do so.
+    """
+    native = Path(row.file)
+    paths = (PurePosixPath(row.file), PureWindowsPath(row.file))  # the table may come from another system
+    if any(".." in path.parts for path in paths):
+        reason = "has '..' in it"
+    elif native.is_absolute():
+        for path, base in ((native, root.absolute()), (native.resolve(), root.resolve())):
+            if path.is_relative_to(base):
+                inside = path.relative_to(base).as_posix()
+                return replace(row, file=inside, name=inside if row.name == row.file else row.name)
+        reason = f"is absolute and leads out of {root}"
+    elif any(path.anchor for path in paths):
+        reason = "is an absolute path of another system"
+    else:
+        return row
+    raise ValueError(
+        f"{row.where}: the path '{row.file}' {reason}. Write it relative to {root}, without '..' "
+        "(data.options.allow_outside=true reads any path)."
+    )
+
+
+def _check_files(rows: Sequence[Row], root: Path) -> None:
     for row in rows:
-        if not allow_outside and _escapes(row.file):
-            raise ValueError(
-                f"{row.where}: the path '{row.file}' leads out of {root}. Paths must be relative to "
-                "it and without '..' (allow_outside=true reads them nevertheless)."
-            )
         if not has_image_suffix(Path(row.file)):
             raise ValueError(
                 f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
@@ -247,11 +286,6 @@ def _check_files(rows: Sequence[Row], root: Path, allow_outside: bool) -> None:
         twice = [file for file, count in counts.items() if count > 1]
         if twice:
             raise ValueError(f"{len(twice)} images are listed more than once in '{split}': {few(twice)}.")
-
-
-def _escapes(file: str) -> bool:
-    paths = (PurePosixPath(file), PureWindowsPath(file))  # the table may have been written on another system
-    return any(path.anchor or ".." in path.parts for path in paths)
 
 
 def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:

@@ -67,6 +67,16 @@ def test_a_saved_data_set_is_read_with_its_class_labels(save: Save) -> None:
     assert np.array_equal(np.array(task.train.open(1)), np.array(Image.open(io.BytesIO(png(1)))))  # type: ignore[union-attr]
 
 
+def test_a_patient_column_that_is_not_used_is_pointed_out(
+    save: Save, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = save({"train": [0, 1], "test": [1]})
+    load_data("hf", root, columns={"group": "patient"})
+    assert "patient" not in caplog.text
+    load_data("hf", root)
+    assert "column patient is not used; if it names patients" in caplog.text
+
+
 def test_splits_can_be_named_otherwise(save: Save) -> None:
     root = save({"train": [0, 1], "validation": [1, 0, 1]})
     with pytest.raises(

@@ -106,15 +106,69 @@ def test_a_class_name_list_orders_text_labels(make_table: MakeTable) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["../secret.png", "a/../../secret.png", "/etc/secret.png", "C:\\secret.png", "..\\s.png"]
+    ("path", "reason"),
+    [
+        ("../secret.png", r"has '\.\.' in it"),
+        ("a/../../secret.png", r"has '\.\.' in it"),
+        ("..\\s.png", r"has '\.\.' in it"),
+        ("/etc/secret.png", "is absolute and leads out of"),
+        ("C:\\secret.png", "is an absolute path of another system"),
+    ],
 )
 def test_paths_must_not_escape_the_root(
-    make_table: MakeTable, write_image: Callable[..., Path], path: str
+    make_table: MakeTable, write_image: Callable[..., Path], path: str, reason: str
 ) -> None:
     root = make_table(ROWS.replace("a/1.png", path))
     write_image(root.parent / "secret.png")
-    with pytest.raises(ValueError, match=r"labels\.csv, line 3: the path '.*' leads out of"):
+    with pytest.raises(ValueError, match=rf"labels\.csv, line 3: the path '.*' {reason}"):
         load_data("table", root)
+
+
+def test_an_absolute_path_into_the_folder_is_the_same_as_a_relative_one(
+    make_table: MakeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_table(ROWS.replace("a/1.png", str(tmp_path / "set/a/1.png")))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(root)
+    for given in (root, "set", "set/labels.csv", "link", "../" + tmp_path.name + "/set"):
+        task = load_data("table", given)
+        assert summary(task) == EXPECTED
+        assert task.train.open(1).size == (7, 5)  # type: ignore[union-attr]
+    make_table(ROWS.replace("a/1.png", str(tmp_path / "set/a/0.png")))
+    with pytest.raises(ValueError, match=r"1 images are listed more than once in 'train': a/0\.png"):
+        load_data("table", root)
+
+
+def test_columns_take_any_of_the_usual_names(make_table: MakeTable) -> None:
+    root = make_table("where,dx,split,who\na/0.png,x,train,p1\na/1.png,y,test,p2\n")
+    task = load_data("table", root, columns={"path": "where", "class": "dx", "patient": "who"})
+    assert summary(task) == [("train", ["a/0.png"], [0], ["p1"]), ("test", ["a/1.png"], [1], ["p2"])]
+    with pytest.raises(ValueError, match=r"data\.options\.columns says twice which column is the group"):
+        load_data("table", root, columns={"path": "where", "patient": "who", "group": "dx"})
+
+
+@pytest.mark.parametrize(
+    ("header", "warned"),
+    [
+        *((name, True) for name in ("PatientID", "patientid", "Patient ID", "subject", "slide_name", "CASE")),
+        *((name, False) for name in ("patient_id", "patient_age", "group", "showcase_url", "hospital")),
+    ],
+)
+def test_a_column_that_looks_like_patients_and_is_not_used_is_pointed_out(
+    make_table: MakeTable, caplog: pytest.LogCaptureFixture, header: str, warned: bool
+) -> None:
+    make_table(f"path,class,{header}\na/0.png,x,p\na/1.png,y,p\n", "train.csv")
+    root = make_table(f"path,class,{header}\na/2.png,x,q\n", "test.csv")
+    tables = {"train": "train.csv", "test": "test.csv"}
+    load_data("table", root, table=tables)
+    message = f"column {header} is not used; if it names patients"
+    assert [message in record.getMessage() for record in caplog.records] == ([True] if warned else [])
+    if warned:
+        assert f"data.options.columns={{group: {header}}}" in caplog.text
+        for group in (None, header):
+            caplog.clear()
+            load_data("table", root, table=tables, columns={"group": group})
+            assert not caplog.records
 
 
 def test_paths_outside_are_read_when_allowed(make_table: MakeTable, write_image: Callable[..., Path]) -> None:
@@ -170,7 +224,9 @@ def test_unknown_column_keys_and_names_are_explained(make_table: MakeTable) -> N
     root = make_table()
     with pytest.raises(ValueError, match=r"Unknown column 'lable'\. Did you mean 'label'"):
         load_data("table", root, columns={"lable": "label"})
-    with pytest.raises(ValueError, match=r"no column 'dx' .*It has: file, label, split, patient"):
+    with pytest.raises(
+        ValueError, match=r"no column 'dx', the label in .*It has: file, label, split, patient"
+    ):
         load_data("table", root, columns={"label": "dx"})
 
 
