@@ -42,9 +42,17 @@ def test_features_are_those_of_each_image_in_batches_of_one_size(backbone: Any, 
 def test_a_feature_does_not_depend_on_the_other_images(backbone: Any, table: ImageTable) -> None:
     whole = encode_table(backbone, table, views=2, batch_size=4)
     some = encode_table(backbone, table.subset([5, 1]), views=2, batch_size=4)
-    assert some.image_features.equal(whole.image_features[[5, 1]])
+    # Which row of a batch an image stands in may change the last bit of a matrix product.
+    torch.testing.assert_close(some.image_features, whole.image_features[[5, 1]], rtol=0, atol=1e-6)
     assert some.augmented_features is not None
-    assert some.augmented_features.equal(whole.augmented_features[[5, 1]])  # type: ignore[index]
+    torch.testing.assert_close(
+        some.augmented_features,
+        whole.augmented_features[[5, 1]],  # type: ignore[index]
+        rtol=0,
+        atol=1e-6,
+    )
+    first = encode_table(backbone, table.subset([0, 1]), views=2, batch_size=4)
+    assert first.image_features.equal(whole.image_features[:2])  # the same rows of their batches
 
 
 def test_a_view_depends_on_the_seed_the_content_and_its_number(backbone: Any, table: ImageTable) -> None:
