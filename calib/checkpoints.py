@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.files import load_tensors, require_tensor, save_tensors
+from calib.files import (
+    load_tensors,
+    require_keys,
+    require_strings,
+    require_tensor,
+    require_version,
+    save_tensors,
+)
 
 KIND = "prompt"
 VERSION = 1
+RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
 NORM_TOLERANCE = 2e-2  # what rounding to half precision may do to a unit vector
 
 
@@ -145,24 +153,9 @@ class PromptCheckpoint:
             ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        missing = {
-            "version",
-            "class_names",
-            "logit_scale",
-            "temperature",
-            "backbone",
-            "prompt",
-            "training",
-        } - record.keys()
-        if missing:
-            raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
-        if record["version"] != VERSION:
-            raise ValueError(
-                f"{path} is version {record['version']} of the format; this calib reads version {VERSION}."
-            )
-        names = record["class_names"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path}: class_names must be a list of strings.")
+        require_keys(record, RECORD, path=path)
+        require_version(record, VERSION, path=path)
+        names = require_strings(record, "class_names", path=path)
         for key in ("logit_scale", "temperature"):
             if not isinstance(record[key], int | float) or (key == "temperature" and not record[key] > 0):
                 raise ValueError(

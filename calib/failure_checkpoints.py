@@ -17,7 +17,14 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.errors import unknown_name
-from calib.files import load_tensors, require_tensor, save_tensors
+from calib.files import (
+    load_tensors,
+    require_keys,
+    require_strings,
+    require_tensor,
+    require_version,
+    save_tensors,
+)
 from calib.vilu import Explanation, ViLU
 from calib.vilu.official import check_names_and_shapes
 
@@ -25,16 +32,7 @@ KIND = "failure"
 VERSION = 1
 NORM_TOLERANCE = 1e-3
 ROWS_AT_ONCE = 4096  # bounds the memory of the attention, (rows, C)
-RECORD = {
-    "version",
-    "head",
-    "logit_scale",
-    "class_names",
-    "backbone",
-    "prompt",
-    "text_digest",
-    "training",
-}
+RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
 DEFINING = {  # what must agree of two backbones, and where their descriptions hold it
     "weights": lambda about: about["weights"]["digest"],
     "preprocessing": lambda about: about.get("preprocessing"),
@@ -280,16 +278,11 @@ class FailureCheckpoint:
 
 
 def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
-    missing = RECORD - record.keys()
-    if missing:
-        raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
-    if record["version"] != VERSION:
-        raise ValueError(
-            f"{path} is version {record['version']} of the format; this calib reads version {VERSION}."
-        )
-    names, backbone = record["class_names"], record["backbone"]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: class_names must be a list of strings.")
+    require_keys(record, RECORD, path=path)
+    require_version(record, VERSION, path=path)
+    if not require_strings(record, "class_names", path=path):
+        raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")
+    backbone = record["backbone"]
     if not isinstance(record["logit_scale"], int | float) or isinstance(record["logit_scale"], bool):
         raise ValueError(f"{path}: logit_scale must be a number, not {record['logit_scale']!r}.")
     for key in ("head", "training"):

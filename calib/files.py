@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,64 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
         found = record.get("kind") if isinstance(record, dict) else None
         raise ValueError(f"{path} is not a calib {kind} file (its kind is {found!r}).")
     return tensors, record
+
+
+def require_keys(record: Mapping[str, Any], keys: Iterable[str], *, path: str | Path) -> None:
+    """Refuse a record without all of these keys.
+
+    Args:
+        record: The record of a loaded file.
+        keys: What it must hold.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: Keys are missing; the message lists them.
+    """
+    missing = set(keys) - record.keys()
+    if missing:
+        raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
+
+
+def require_version(
+    record: Mapping[str, Any], version: int, *, path: str | Path, key: str = "version"
+) -> None:
+    """Refuse a file of another version of its format.
+
+    Args:
+        record: The record of a loaded file.
+        version: The one version that can be read.
+        path: The file, for the message.
+        key: Where the record says it.
+
+    Raises:
+        ValueError: It says another version, or none.
+    """
+    if record.get(key) != version:
+        raise ValueError(
+            f"{path} has {key} {record.get(key)!r}; this version reads {version}. Make it anew, or use the "
+            "calib that wrote it."
+        )
+
+
+def require_strings(record: Mapping[str, Any], key: str, *, path: str | Path) -> list[str]:
+    """Return the list of strings that a record holds under a key.
+
+    Args:
+        record: The record of a loaded file.
+        key: One of its keys.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not is_strings(record.get(key)):
+        raise ValueError(f"{path}: {key} must be a list of strings.")
+    return list(record[key])
+
+
+def is_strings(value: object) -> bool:
+    """Return whether a value is a list of strings."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def require_tensor(

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from calib.checkpoints import PromptCheckpoint
 from calib.data.features import FeatureTable
-from calib.files import load_tensors, require_tensor, save_tensors
+from calib.files import (
+    load_tensors,
+    require_keys,
+    require_strings,
+    require_tensor,
+    require_version,
+    save_tensors,
+)
 
 KIND = "predictions"
+VERSION = 1
 _LISTS = ("ids", "names", "class_names", "groups")
 
 
@@ -84,7 +92,7 @@ class Predictions:
         """Write everything to one safetensors file, atomically."""
         tensors = {"logits": self.logits, "labels": self.labels, "image_features": self.image_features}
         lists = {name: getattr(self, name) for name in _LISTS}
-        save_tensors(path, tensors, {"kind": KIND, "version": 1, **lists, "about": self.about})
+        save_tensors(path, tensors, {"kind": KIND, "version": VERSION, **lists, "about": self.about})
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:
@@ -95,15 +103,17 @@ class Predictions:
             ValueError: The file is damaged, of another kind, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        missing = {*_LISTS, "about"} - record.keys()
-        if missing:
-            raise ValueError(f"The record of {path} lacks {', '.join(sorted(missing))}.")
+        require_keys(record, {*_LISTS, "about"}, path=path)
+        require_version(record, VERSION, path=path)
+        lists = {name: require_strings(record, name, path=path) for name in _LISTS if name != "groups"}
+        groups = None if record["groups"] is None else require_strings(record, "groups", path=path)
         try:
             return cls(
                 logits=require_tensor(tensors, "logits", (None, None), path=path),
                 labels=require_tensor(tensors, "labels", (None,), path=path, floating=False),
                 image_features=require_tensor(tensors, "image_features", (None, None), path=path),
-                **{name: record[name] for name in _LISTS},
+                **lists,
+                groups=groups,
                 about=record["about"],
             )
         except ValueError as error:

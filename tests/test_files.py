@@ -11,7 +11,10 @@ from calib.files import (
     atomic_path,
     load_tensors,
     read_json,
+    require_keys,
+    require_strings,
     require_tensor,
+    require_version,
     save_tensors,
     write_json,
     write_text,
@@ -85,3 +88,20 @@ def test_required_tensors_are_checked(tensor: torch.Tensor, message: str) -> Non
         require_tensor({"x": tensor}, "x", (None, 3), path="f")
     with pytest.raises(ValueError, match=r"f has no tensor 'y' \(it has: x\)"):
         require_tensor({"x": tensor}, "y", (None, 3), path="f")
+
+
+def test_required_keys_versions_and_strings_are_checked() -> None:
+    record = {"version": 1, "names": ["a"], "schema": 2}
+    require_keys(record, ("version", "names"), path="f")
+    require_version(record, 1, path="f")
+    require_version(record, 2, path="f", key="schema")
+    assert require_strings(record, "names", path="f") == ["a"]
+    with pytest.raises(ValueError, match=r"The record of f lacks labels, scale\."):
+        require_keys(record, ("scale", "names", "labels"), path="f")
+    with pytest.raises(ValueError, match=r"f has version 1; this version reads 2\. Make it anew"):
+        require_version(record, 2, path="f")
+    with pytest.raises(ValueError, match="f has version None"):
+        require_version({}, 2, path="f")
+    for value in ("ab", ["a", 1], None):
+        with pytest.raises(ValueError, match=r"f: names must be a list of strings\."):
+            require_strings({"names": value}, "names", path="f")

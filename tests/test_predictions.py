@@ -57,6 +57,14 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_tensors(path, tensors, {**record, "ids": ["only one"]})
     with pytest.raises(ValueError, match=r"p\.safetensors.*but 1 ids"):
         Predictions.load(path)
+    for change, message in (
+        ({"version": 2}, r"p\.safetensors has version 2; this version reads 1"),
+        ({"names": "xy"}, r"p\.safetensors: names must be a list of strings"),
+        ({"groups": [1, 2]}, r"p\.safetensors: groups must be a list of strings"),
+    ):
+        save_tensors(path, tensors, {**record, **change})
+        with pytest.raises(ValueError, match=message):
+            Predictions.load(path)
     del record["groups"]
     save_tensors(path, tensors, record)
     with pytest.raises(ValueError, match=r"lacks groups"):

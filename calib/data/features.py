@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.data.helpers import few, json_digest
-from calib.files import load_tensors, require_tensor, save_tensors
+from calib.files import is_strings, load_tensors, require_tensor, require_version, save_tensors
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
@@ -175,12 +175,9 @@ class FeatureTable:
             ValueError: The file is damaged, of another kind or schema, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        if record.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} has schema {record.get('schema')!r}; this version reads {SCHEMA}. Make it anew."
-            )
+        require_version(record, SCHEMA, path=path, key="schema")
         names, groups, meta = record.get("names"), record.get("groups"), record.get("meta")
-        well_typed = _is_text_list(names) and (groups is None or _is_text_list(groups))
+        well_typed = is_strings(names) and (groups is None or is_strings(groups))
         if not well_typed or not isinstance(meta, dict):
             raise ValueError(f"The names, groups or meta of {path} are missing or of the wrong type.")
         views = "augmented_features" in tensors
@@ -236,7 +233,3 @@ def _check_unit_norm(features: Tensor, name: str, tolerance: float) -> None:
     worst = float((norms - 1).abs().max())
     if worst > tolerance:
         raise ValueError(f"{name} must have unit norm; one is off by {worst:.2g}.")
-
-
-def _is_text_list(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
