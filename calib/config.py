@@ -8,6 +8,7 @@ a YAML file.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from calib.errors import unknown_name
+from calib.errors import first_line, unknown_name
 
 
 @dataclass
@@ -62,7 +63,9 @@ class DataConfig:
         drop_last: Leave out the last, smaller batch of an epoch, as the paper's code.
         template: Zero-shot text with {} for the class name. None: the data set's own.
         class_names: Names in label order. None: the data set's own.
-        options: Further arguments of the data set's reader, e.g. {image_column: file}.
+        options: Further settings of the data set's reader, e.g. data.options.columns.label=diagnosis. For
+            table: table, columns, delimiter, skip_splits, allow_outside. For hf: dataset, config, revision,
+            columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max.
     """
 
     name: str = "cxr3"
@@ -310,6 +313,19 @@ class FailureRun:
 
 
 @dataclass
+class MovedConfig:
+    """Where the files of a prompt's backbone are, if not where they were at training.
+
+    Attributes:
+        weights: The weights. None: where the export says.
+        tokenizer: Folder or vocab.txt of a BERT text tower. None: where the export says.
+    """
+
+    weights: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass
 class EvaluateRun:
     """Settings of `evaluate.py`: apply exported prompts to a data set and compare them.
 
@@ -319,8 +335,7 @@ class EvaluateRun:
         out: Folder of the results. None: runs/evaluation.
         data: The data set. `data.name` left out: each run's own.
         split: Which split to evaluate: test or val (the data set's own validation split).
-        weights: Weights of the backbone where they have moved since training. None: where the export says.
-        tokenizer: Likewise for the tokenizer.
+        backbone: Where the backbone's files are now.
         baseline: The method the others are compared with, by its name in the table. None: no comparison.
         n_bins: Bins of ECE and its kin.
         n_resamples: Bootstrap resamples of the intervals.
@@ -333,14 +348,30 @@ class EvaluateRun:
     out: str | None = None
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
     split: str = "test"
-    weights: str | None = None
-    tokenizer: str | None = None
+    backbone: MovedConfig = field(default_factory=MovedConfig)
     baseline: str | None = None
     n_bins: int = 10
     n_resamples: int = 2000
     level: float = 0.95
     seed: int = 0
 
+
+# The settings inside the dictionary data.options, of all readers together.
+READER_OPTIONS = (
+    "allow_outside",
+    "columns",
+    "config",
+    "dataset",
+    "delimiter",
+    "flag",
+    "grey16_max",
+    "keep_leaks",
+    "revision",
+    "skip_splits",
+    "splits",
+    "table",
+)
+NEAR = 0.6  # spelling this similar may be a slip, from 0 to 1
 
 SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
 TRAINED = ("prompt", "failure")  # tasks of train.py
@@ -417,7 +448,7 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ValueError(f"The settings cannot be resolved: {_first_line(error)}") from error
+        raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
     _check_ranges(config)
     return config
 
@@ -464,7 +495,7 @@ def _read_yaml(file: str) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except Exception as error:  # yaml's and omegaconf's errors share no base class
-        raise ValueError(f"{file} is not valid YAML: {_first_line(error)}") from error
+        raise ValueError(f"{file} is not valid YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
     return loaded
@@ -474,7 +505,7 @@ def _read_change(change: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([change])
     except Exception as error:
-        raise ValueError(f"Argument '{change}' cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"Argument '{change}' cannot be read: {first_line(error)}") from error
 
 
 def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
@@ -483,22 +514,22 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
         if said in SCHEMAS:
             raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
         raise unknown_name("task", said, SCHEMAS)
-    _check_keys(OmegaConf.to_container(new, resolve=False), schema, prefix="", source=source)
+    _check_keys(OmegaConf.to_container(new, resolve=False), schema, known=keys_of(schema), source=source)
     try:
         return typing.cast(DictConfig, OmegaConf.merge(base, new))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{_first_line(error)}") from error
+        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{first_line(error)}") from error
 
 
-def _check_keys(values: Any, schema: type, *, prefix: str, source: str) -> None:
+def _check_keys(values: Any, schema: type, *, known: Sequence[str], source: str, prefix: str = "") -> None:
     fields = typing.get_type_hints(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            raise ValueError(
-                f"{source}: " + str(unknown_name("key", name, [prefix + known for known in fields]))
-            )
+            beside = [prefix + field for field in fields]
+            error = unknown_name("key", name, beside, meant=_likely(name, [*known, *beside]))
+            raise ValueError(f"{source}: {error}")
         inner = dataclass_of(fields[key])
         if inner is None:
             continue
@@ -506,7 +537,42 @@ def _check_keys(values: Any, schema: type, *, prefix: str, source: str) -> None:
             raise ValueError(
                 f"{source}: '{name}' holds several settings; write {name}.<key>=..., not {value!r}."
             )
-        _check_keys(value, inner, prefix=f"{name}.", source=source)
+        _check_keys(value, inner, known=known, source=source, prefix=f"{name}.")
+
+
+def keys_of(schema: type, prefix: str = "") -> list[str]:
+    """Return the dotted keys of all settings, with those inside dictionaries as far as they are known here.
+
+    Args:
+        schema: A settings class.
+        prefix: What stands before each key.
+
+    Example:
+        >>> keys_of(LogConfig, "log.")
+        ['log.wandb', 'log.project', 'log.tags']
+    """
+    keys = []
+    hints = typing.get_type_hints(schema)
+    for each in dataclasses.fields(schema):
+        name, inner = f"{prefix}{each.name}", dataclass_of(hints[each.name])
+        default = each.default_factory() if callable(each.default_factory) else None
+        keys += [name] if inner is None else keys_of(inner, f"{name}.")
+        keys += [f"{name}.{key}" for key in default] if isinstance(default, dict) else []
+    if schema is DataConfig:
+        keys += [f"{prefix}options.{option}" for option in READER_OPTIONS]
+    return keys
+
+
+def _likely(name: str, known: Sequence[str]) -> list[str]:
+    """Return the known keys whose last part is spelt most like that of a name, those beside it first."""
+    beside, _, last = name.rpartition(".")
+    scores: dict[tuple[float, bool], list[str]] = {}
+    for key in dict.fromkeys(known):
+        place, _, end = key.rpartition(".")
+        similarity = difflib.SequenceMatcher(None, last, end).ratio()
+        scores.setdefault((similarity, place == beside), []).append(key)
+    best = max(scores)
+    return scores[best] if best[0] >= NEAR else []
 
 
 def dataclass_of(hint: Any) -> type | None:
@@ -567,7 +633,3 @@ def _check_source(config: FailureRun) -> None:
         raise ValueError("Predictions come from `prompt` or from `embeddings.train`, not from both.")
     if files.test is not None and files.train is None:
         raise ValueError("embeddings.test was given without embeddings.train.")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
-def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> ValueError:
+def unknown_name(
+    kind: str, name: object, allowed: Iterable[str], *, meant: Sequence[str] | None = None
+) -> ValueError:
     """Return the error for a name that is not among the known ones, with the nearest known name.
 
     Args:
         kind: What the name stands for, e.g. "loss" or "data set".
         name: What was given.
         allowed: The names that exist.
+        meant: What was probably meant, if the caller knows better than spelling does. None: the nearest of
+            `allowed`.
 
     Example:
         >>> str(unknown_name("loss", "smack", ["ce", "smac"]))
         "Unknown loss 'smack'. Did you mean 'smac'? Known: ce, smac."
     """
     known = sorted(allowed)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5) if meant is None else meant
+    hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
     return ValueError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
 
 

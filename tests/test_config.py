@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from calib.config import EvaluateRun, PromptRun, load_config, to_yaml
+from calib import byname
+from calib.config import (
+    READER_OPTIONS,
+    SCHEMAS,
+    DataConfig,
+    EvaluateRun,
+    PromptRun,
+    load_config,
+    to_yaml,
+)
+from calib.data import DATASETS
 
 
 def test_defaults_files_and_arguments_are_merged_in_order(tmp_path: Path) -> None:
@@ -55,6 +66,47 @@ def test_settings_survive_yaml(tmp_path: Path, config: PromptRun | EvaluateRun) 
 def test_bad_arguments_say_what_is_wrong(argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config([argument], task="prompt")
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("shots=16", "'data.shots'"),
+        ("shot=16", "'data.shots'"),
+        ("lr=0.1", "'optim.lr'"),
+        ("epochs=3", "'trainer.max_epochs'"),
+        ("columns.image=scan", "'data.options.columns'"),
+        ("data.columns.image=scan", "'data.options.columns'"),
+        ("data.colums=x", "'data.options.columns'"),
+        ("data.n_ctx=4", "'prompt.n_ctx'"),
+        ("bakbone.name=plip", "'backbone'"),
+        ("backbone.nmae=plip", "'backbone.name'"),  # not data.name, which is spelt as near
+        ("name=plip", "'backbone.name' or 'data.name' or 'optim.name'"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_answered_with_the_right_one(argument: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"Did you mean {meant}? Known: ")):
+        load_config([argument], task="prompt")
+
+
+def test_a_key_like_no_other_gets_no_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"Unknown key 'zzz'\. Known: backbone, baselines, data,"):
+        load_config(["zzz=1"], task="prompt")
+
+
+def test_the_backbones_files_are_named_alike_in_every_task() -> None:
+    for task in SCHEMAS:
+        config = load_config(["backbone.weights=w", "backbone.tokenizer=t"], task=task)
+        assert (config.backbone.weights, config.backbone.tokenizer) == ("w", "t")
+    with pytest.raises(ValueError, match=r"Unknown key 'weights'\. Did you mean 'backbone\.weights'"):
+        load_config(["weights=w"], task="evaluate")
+
+
+def test_the_options_of_all_readers_are_known_and_explained() -> None:
+    found = {option for spec in DATASETS.values() for option in byname.settings(spec.load)}
+    assert sorted((found - {"class_names"}) | {"grey16_max"}) == list(READER_OPTIONS)
+    said = " ".join((DataConfig.__doc__ or "").split()).partition("options: ")[2]
+    assert all(re.search(rf"\b{option}\b", said) for option in READER_OPTIONS)
 
 
 def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
         described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
         if described not in backbones:
             backbones[described] = restore_backbone(
-                entry.checkpoint, weights=config.weights, tokenizer=config.tokenizer
+                entry.checkpoint, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data)
         if key not in tables:
