@@ -34,12 +34,16 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
     """
     names = [plain_name(name) for name in class_names]
     if len(names) < 2:
-        raise ValueError(f"Prompts need at least two classes, got {list(class_names)!r}.")
+        raise ValueError(f"Prompts need at least two classes, got {list(class_names)!r} (data.class_names).")
     for index, name in enumerate(names):
         if not name:
-            raise ValueError(f"Class name number {index} is empty: {class_names[index]!r}.")
+            raise ValueError(
+                f"Class name number {index} is empty: {class_names[index]!r} (data.class_names)."
+            )
         if name in names[:index]:
-            raise ValueError(f"Two classes are both called '{name}'; prompts could not tell them apart.")
+            raise ValueError(
+                f"Two classes are both called '{name}'; prompts could not tell them apart (data.class_names)."
+            )
     return names
 
 
@@ -59,7 +63,7 @@ def zero_shot_features(backbone: Backbone, class_names: Sequence[str], template:
         ValueError: The template has no `{}`, or a sentence is longer than the text tower takes.
     """
     if template.count("{}") != 1:
-        raise ValueError(f"A template has exactly one {{}} for the class name, not {template!r}.")
+        raise ValueError(f"data.template needs exactly one {{}} for the class name, got {template!r}.")
     sentences = [template.replace("{}", name) for name in check_class_names(class_names)]
     return backbone.encode_sentences(backbone.tokenize(sentences))
 
@@ -110,15 +114,14 @@ class PromptLearner(nn.Module):
     ) -> None:
         super().__init__()
         if class_position not in POSITIONS:
-            raise unknown_name("class position", class_position, POSITIONS)
+            raise unknown_name("value of prompt.class_position", class_position, POSITIONS)
         if class_position not in backbone.supports_positions:
             raise ValueError(
-                f"Backbone {backbone.name} takes the class name at: "
-                f"{', '.join(backbone.supports_positions)}; "
-                f"not '{class_position}'."
+                f"prompt.class_position={class_position}: {backbone.name} takes the class name at "
+                f"{', '.join(backbone.supports_positions)} only."
             )
         if n_ctx < 1:
-            raise ValueError(f"n_ctx must be at least 1, got {n_ctx}.")
+            raise ValueError(f"prompt.n_ctx must be at least 1, got {n_ctx}.")
         self.class_names = check_class_names(class_names)
         rows, places = zip(
             *(_sentence(backbone, name, n_ctx, class_position, truncate) for name in self.class_names),
@@ -165,9 +168,8 @@ def _sentence(
         if not truncate or class_position != "end" or n_ctx >= backbone.max_pieces:
             raise ValueError(
                 f"Class name '{name}' does not fit: {n_ctx} context tokens and {len(pieces) - n_ctx} tokens "
-                f"of the name "
-                f"make {len(pieces)}, and {backbone.name} takes {backbone.max_pieces}. Shorten the name or "
-                f"lower n_ctx."
+                f"of the name make {len(pieces)}, and {backbone.name} takes {backbone.max_pieces}. Shorten "
+                "the name (data.class_names) or lower prompt.n_ctx."
             )
         pieces = pieces[: backbone.max_pieces]
     return backbone.assemble(pieces), torch.tensor(slots) + backbone.start_length
@@ -183,7 +185,7 @@ def _start(
     if len(pieces) != n_ctx:
         raise ValueError(
             f"The starting words {init!r} are {len(pieces)} tokens for {backbone.name}; set "
-            f"n_ctx={len(pieces)}."
+            f"prompt.n_ctx={len(pieces)}."
         )
     with torch.no_grad():
         return backbone.token_embeddings(torch.tensor([pieces]))[0].float().cpu().clone()

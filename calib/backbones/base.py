@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         if tokenizer.vocab_size > rows:
             raise ValueError(
                 f"The vocabulary has {tokenizer.vocab_size} tokens, but the token embedding of {name} has "
-                f"{rows} rows: it belongs to another model."
+                f"{rows} rows: it belongs to another model. Give its own with backbone.tokenizer."
             )
         self.requires_grad_(False)
         self.train()

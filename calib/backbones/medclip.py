@@ -144,7 +144,7 @@ def create_medclip(
         FileNotFoundError: Weights or vocabulary are not there.
     """
     if options.quick_gelu is not None:
-        raise ValueError(f"quick_gelu does not apply to {name}: Swin and BERT use GELU.")
+        raise ValueError(f"backbone.quick_gelu does not apply to {name}: Swin and BERT use GELU.")
     found = options.find_weights(name, PUBLISHED)
     tokenizer = bert_tokenizer(options.find_tokenizer(name, found, VOCABULARY), config["context_length"])
     with isolated_rng(options.seed):

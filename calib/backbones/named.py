@@ -150,7 +150,7 @@ def _published_preprocessing(model: str) -> dict[str, Any]:
             found.append(chosen)
     if len(found) > 1:
         raise ValueError(
-            f"The published weights of {model} want different preprocessings; pass preprocessing=. "
-            f"They are: {found}."
+            f"The published weights of {model} want different preprocessings; choose one with "
+            f"backbone.preprocessing. They are: {found}."
         )
     return found[0] if found else {}

@@ -47,7 +47,8 @@ class OpenClipBackbone(Backbone):
         super().__init__(model, **options)
         if self.parity["official_double_embedding"] and not self.has_bert:
             raise ValueError(
-                f"official_double_embedding applies to BERT text towers; that of {self.name} is none."
+                f"official_double_embedding applies to BERT text towers; that of {self.name} is none. "
+                "Leave out parity.double_embedding."
             )
         self._fast_tower = (
             HfTextTower(self._text, self.prompt_embeddings) if self.has_bert else CausalTower(self._text)
@@ -166,7 +167,9 @@ def _activation(config: Mapping[str, Any], options: BackboneOptions, name: str) 
     if options.quick_gelu is None:
         return bool(config.get("quick_gelu", False))
     if "timm_model_name" in config["vision_cfg"] and "hf_model_name" in config["text_cfg"]:
-        raise ValueError(f"quick_gelu does not apply to {name}: timm and BERT have activations of their own.")
+        raise ValueError(
+            f"backbone.quick_gelu does not apply to {name}: timm and BERT have activations of their own."
+        )
     return options.quick_gelu
 
 
@@ -207,7 +210,7 @@ def _tokenizer(
         return bert_tokenizer(options.find_tokenizer(name, found, published), length, clean=clean)
     if options.tokenizer is not None:
         raise ValueError(
-            f"tokenizer={options.tokenizer!r} does not apply to {name}: its text tower is no BERT."
+            f"backbone.tokenizer={options.tokenizer} does not apply to {name}: its text tower is no BERT."
         )
     own_tokenizer = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"))
     if registered and own_tokenizer:

@@ -36,7 +36,7 @@ class BackboneOptions:
         }
         choices = {"own": own, **presets}
         if self.preprocessing not in choices:
-            raise unknown_name("preprocessing", self.preprocessing, choices)
+            raise unknown_name("value of backbone.preprocessing", self.preprocessing, choices)
         return choices[self.preprocessing]
 
     def find_weights(self, name: str, published: str) -> WeightFile | None:
@@ -52,9 +52,9 @@ class BackboneOptions:
         """
         if self.weights is None:
             raise ValueError(
-                f"{name} comes without weights. Published: {published}. Pass weights=<file or folder> for "
-                f"what you have, weights='{HUB}org/name' to load from the Hugging Face hub, or "
-                f"weights='{RANDOM}' for an untrained model."
+                f"{name} comes without weights. Published: {published}. Give "
+                f"backbone.weights=<file or folder> for what you have, backbone.weights={HUB}org/name to "
+                f"load from the Hugging Face hub, or backbone.weights={RANDOM} for an untrained model."
             )
         return None if self.weights == RANDOM else find_weights(self.weights, self.revision)
 
@@ -78,8 +78,8 @@ class BackboneOptions:
             where = f"in {found.folder}" if found else "given"
             raise FileNotFoundError(
                 f"{name} reads text with the vocabulary of {published}, and no vocab.txt or tokenizer.json "
-                f"is {where}. Put one beside the weights, or pass tokenizer=<file or folder> or "
-                f"tokenizer='{HUB}{published}'."
+                f"is {where}. Put one beside the weights, or give "
+                f"backbone.tokenizer=<file or folder> or backbone.tokenizer={HUB}{published}."
             )
         return beside
 

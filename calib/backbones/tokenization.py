@@ -102,7 +102,7 @@ class PromptTokenizer:
             taken = self.context_length - self.max_pieces
             raise ValueError(
                 f"The text {text!r} has {len(pieces) + taken} tokens with its start and end marks, "
-                f"but the text tower reads {self.context_length}. Shorten it, or pass truncate=True."
+                f"but the text tower reads {self.context_length}. Shorten it."
             )
         return self.assemble(pieces[: self.max_pieces])
 
@@ -201,7 +201,8 @@ def _tokenizer_file(source: Path) -> Path:
     found = find_tokenizer_file(source)
     if found is None:
         raise FileNotFoundError(
-            f"No tokenizer at {source}: expected a vocab.txt, a tokenizer.json, or a folder that holds one."
+            f"No tokenizer at {source}: expected a vocab.txt, a tokenizer.json, or a folder that holds one "
+            "(backbone.tokenizer)."
         )
     return found
 

@@ -68,13 +68,15 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
         return WeightFile(_in_folder(folder), f"{HUB}{hub_id}" + (f"@{revision}" if revision else ""))
     if revision is not None:
         raise ValueError(
-            f"revision={revision!r} applies to a hub id such as hf://org/name, but weights is {text!r}."
+            f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
+            f"backbone.weights is {text!r}."
         )
     if path.is_dir():
         return WeightFile(_in_folder(path), text)
     if not path.is_file():
         raise FileNotFoundError(
-            f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name)."
+            f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
+            "backbone.weights."
         )
     return WeightFile(path, text)
 
@@ -129,7 +131,7 @@ def download(hub_id: str, revision: str | None = None, wanted: tuple[str, ...] =
         )
         raise FileNotFoundError(
             f"Could not get {hub_id!r} from the Hugging Face hub: {reason}. Without a network, load the "
-            "files elsewhere and pass their folder."
+            "files elsewhere and give their folder: backbone.weights or backbone.tokenizer."
         ) from problem
     shards = sorted(set(_index(found).values())) if found.name.endswith(".index.json") else []
     for name in (*shards, *SIDE_NAMES):

@@ -64,7 +64,7 @@ def save_task_features(task: TaskData, backbone: Backbone, folder: str | Path, *
     for split, table in task.splits().items():
         if not isinstance(table, ImageTable):
             raise ValueError(
-                f"The {split} split of '{task.name}' holds features already; give the images (root)."
+                f"The {split} split of '{task.name}' holds features already; give the images (data.root)."
             )
         encoded = encode_table(backbone, table, views=views if split == "train" else 0, meta=facts)
         encoded.save(Path(folder) / f"{split}.safetensors")
@@ -88,7 +88,7 @@ def _packaged_table(task: str, split: str) -> FeatureTable:
     resource = importlib.resources.files("calib") / "assets" / "tasks" / task / f"{split}.safetensors"
     if not resource.is_file():
         raise FileNotFoundError(
-            f"This installation lacks the packaged features of '{task}'; give the images (root)."
+            f"This installation lacks the packaged features of '{task}'; give the images (data.root)."
         )
     with importlib.resources.as_file(resource) as path:
         return FeatureTable.load(path)

@@ -112,7 +112,10 @@ class FeatureTable:
             ValueError: The table has fewer.
         """
         if not 0 <= views <= self.views:
-            raise ValueError(f"{views} augmented views were asked for, but these features hold {self.views}.")
+            raise ValueError(
+                f"{views} augmented views were asked for, but these features hold {self.views}. "
+                f"Set data.views={self.views} or fewer."
+            )
         kept = self.augmented_features[:, :views] if self.augmented_features is not None and views else None
         return replace(self, augmented_features=kept)
 
@@ -134,7 +137,7 @@ class FeatureTable:
         if differing:
             raise ValueError(
                 f"These image features come from '{ours.get('name')}' and do not fit '{backbone.name}': "
-                f"{few(differing)} differ. Encode the images anew (give the data set's root)."
+                f"{few(differing)} differ. Encode the images anew (give data.root)."
             )
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:

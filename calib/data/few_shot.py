@@ -173,9 +173,9 @@ def _check_arguments(
     if int(labels.min()) < 0:
         raise ValueError(f"Labels are class indices from 0; the smallest is {int(labels.min())}.")
     if shots is not None and shots < 1:
-        raise ValueError(f"shots must be at least 1, or None for all images; got {shots}.")
+        raise ValueError(f"data.shots must be at least 1, or null for all images; got {shots}.")
     if val_shots < 0:
-        raise ValueError(f"val_shots must be at least 0; got {val_shots}.")
+        raise ValueError(f"data.val_shots must be at least 0; got {val_shots}.")
 
 
 def _pools(labels: Tensor, ids: Sequence[str], seed: int, n_classes: int) -> list[list[int]]:

@@ -72,7 +72,7 @@ def warn_of_unused_groups(columns: Iterable[str]) -> None:
             found.append(column)
     if found:
         logger.warning(
-            "column %s is not used; if it names patients: data.options.columns={group: %s}",
+            "column %s is not used; if it names patients: data.options.columns.group=%s",
             ", ".join(found),
             found[0],
         )

@@ -146,9 +146,9 @@ def _load_hub_root(root: str, config: str | None, revision: str | None) -> Any:
 def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
     for ours, theirs in splits.items():
         if ours not in SPLITS:
-            raise unknown_name("split", ours, SPLITS)
+            raise unknown_name("key of data.options.splits", ours, SPLITS)
         if theirs not in loaded:
-            raise unknown_name("split", theirs, loaded)
+            raise unknown_name(f"split (data.options.splits.{ours})", theirs, loaded)
     chosen = {}
     for ours, usual in USUAL_SPLITS.items():
         found = splits.get(ours) or next(
@@ -159,7 +159,7 @@ def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
         elif ours != "val":
             listed = few(list(loaded))
             raise ValueError(
-                f"There is no split '{ours}', only {listed}. Say which: splits={{{ours}: NAME}}."
+                f"There is no split '{ours}', only {listed}. Say which: data.options.splits.{ours}=NAME."
             )
     return chosen
 
@@ -169,9 +169,9 @@ def _column_names(rows: Any, columns: Mapping[str, str]) -> dict[str, str]:
 
     for key, name in columns.items():
         if key not in KEYS:
-            raise unknown_name("column", key, KEYS)
+            raise unknown_name("key of data.options.columns", key, KEYS)
         if name not in rows.features:
-            raise unknown_name("column", name, rows.features)
+            raise unknown_name(f"column (data.options.columns.{key})", name, rows.features)
     names = dict(columns)
     for key, kind in (("image", datasets.Image), ("label", datasets.ClassLabel)):
         found = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
@@ -181,12 +181,15 @@ def _column_names(rows: Any, columns: Mapping[str, str]) -> dict[str, str]:
             )
             raise ValueError(
                 f"Expected one {kind.__name__} column, found {len(found)}: {listed}. "
-                f"Say which: columns={{{key}: NAME}}."
+                f"Say which: data.options.columns.{key}=NAME."
             )
         names.setdefault(key, next(iter(found), ""))
         if names[key] not in found:
             actual = type(rows.features[names[key]]).__name__
-            raise ValueError(f"The column '{names[key]}' is of type {actual}, not {kind.__name__}.")
+            raise ValueError(
+                f"The column '{names[key]}' is of type {actual}, not {kind.__name__}. Give another one: "
+                f"data.options.columns.{key}=NAME."
+            )
     return names
 
 

@@ -64,7 +64,8 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
     absent = [name for label, name in enumerate(names) if label not in used]
     if absent:
         raise ValueError(
-            f"{base} has no folder for class '{absent[0]}'. Its class folders: {few(folders, 20)}."
+            f"{base} has no folder for class '{absent[0]}'. Its class folders: {few(folders, 20)}. "
+            "Correct data.class_names."
         )
     tables: dict[str, Table] = {split: _table(classes, labels, root) for split, classes in found.items()}
     return Splits(names, tables)
@@ -102,7 +103,7 @@ def read_class_names(path: Path) -> dict[str, str]:
 
 def _split_base(root: Path) -> Path:
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {root}.")
+        raise FileNotFoundError(f"There is no folder {root} (data.root).")
     bases = [
         base for base in (root, root / "images") if (base / "train").is_dir() or (base / "test").is_dir()
     ]
@@ -113,7 +114,7 @@ def _split_base(root: Path) -> Path:
         raise ValueError(
             f"{root} has no 'train' and 'test' folders; it has: {few(subfolders) or 'no folders'}. Expected "
             "<root>/train/<class>/* and <root>/test/<class>/*. Images not split yet can be listed in a "
-            "table with a split column (data set 'table')."
+            "table with a split column (data.name=table)."
         )
     for name in subfolders:
         if name.lower() in MISSPELT:

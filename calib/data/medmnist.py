@@ -115,7 +115,7 @@ def load_medmnist(
         if known is None:
             raise ValueError(
                 f"The class names of {path.name} are not known (known: {', '.join(CLASS_NAMES)}). "
-                "Give them in label order: class_names=[...]."
+                "Give them in label order: data.class_names=[...]."
             )
         class_names = list(known)
     count = len(class_names)
@@ -141,13 +141,13 @@ def _find(root: Path, flag: str | None) -> Path:
     if root.is_file():
         return root
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no file or folder {root}.")
+        raise FileNotFoundError(f"There is no file or folder {root} (data.root).")
     found = sorted(root.glob(f"{flag}*.npz" if flag else "*.npz"))
     if not found:
         raise FileNotFoundError(f"{root} has no {flag or 'MedMNIST'} .npz file.")
     if len(found) > 1:
         raise ValueError(
-            f"{root} has several files: {few([path.name for path in found])}. Give one of them as root."
+            f"{root} has several files: {few([path.name for path in found])}. Give one of them as data.root."
         )
     return found[0]
 

@@ -81,10 +81,11 @@ def load_data(
     allowed = [option for option in byname.settings(spec.load) if option != "class_names"]
     for option in options:
         if option not in allowed:
-            raise unknown_name(f"option of data set '{name}'", option, ["grey16_max", *allowed])
+            known = [f"data.options.{other}" for other in ("grey16_max", *allowed)]
+            raise unknown_name(f"option of data set '{name}'", f"data.options.{option}", known)
     if root is None and spec.needs_root:
         raise ValueError(
-            f"Data set '{name}' needs the folder or file of its images (root). Source: {spec.source}."
+            f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
         )
     if spec.class_names is not None:
         class_names = (
@@ -215,7 +216,7 @@ DATASETS: dict[str, DatasetSpec] = {
         licence="RSNA terms: academic, commercial or non-commercial use with attribution",
         notes=(
             "The published split has about 1,110 of the 5,910 test images in training too, all lung opacity. "
-            "Here such images are left out of training; keep_leaks=true keeps them.",
+            "Here such images are left out of training; data.options.keep_leaks=true keeps them.",
         ),
     ),
     "kather": _KATHER,

@@ -82,11 +82,12 @@ def load_table(
     """
     root = Path(root)
     if not root.exists():
-        raise FileNotFoundError(f"There is no folder or table {root}.")
+        raise FileNotFoundError(f"There is no folder or table {root} (data.root).")
     if root.is_file():
         if table is not None:
             raise ValueError(
-                f"{root} is a table itself; leave out table={table!r}, or give the folder as root."
+                f"{root} is a table itself; leave out data.options.table={table}, or give the folder as "
+                "data.root."
             )
         root, table = root.parent, root.name
     rows = _all_rows(root, table, _by_key(columns or {}), delimiter, skip_splits)
@@ -105,7 +106,7 @@ def _by_key(columns: Mapping[str, str | None]) -> dict[str, str | None]:
     by_key: dict[str, str | None] = {}
     for name, column in columns.items():
         if name not in KEY_OF:
-            raise unknown_name("column", name, KEY_OF)
+            raise unknown_name("key of data.options.columns", name, KEY_OF)
         if KEY_OF[name] in by_key:
             raise ValueError(f"data.options.columns says twice which column is the {KEY_OF[name]}.")
         by_key[KEY_OF[name]] = column
@@ -122,7 +123,7 @@ def _all_rows(
     if isinstance(table, Mapping):
         strangers = [split for split in table if split not in SPLITS]
         if strangers:
-            raise unknown_name("split", strangers[0], SPLITS)
+            raise unknown_name("key of data.options.table", strangers[0], SPLITS)
         parts = [_read(root / name, columns, delimiter, split, ()) for split, name in table.items()]
     else:
         parts = [_read(root / (table or _only_table(root)), columns, delimiter, None, skip_splits)]
@@ -135,7 +136,8 @@ def _only_table(root: Path) -> str:
     found = sorted(path.name for path in root.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
     if len(found) != 1:
         raise ValueError(
-            f"{root} has {few(found) or 'no table'} ({', '.join(TABLE_SUFFIXES)}); say which with table=NAME."
+            f"{root} has {few(found) or 'no table'} ({', '.join(TABLE_SUFFIXES)}); say which with "
+            "data.options.table=NAME."
         )
     return found[0]
 
@@ -155,7 +157,8 @@ def _read(
     if split is None and names["split"] is None:
         raise ValueError(
             f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
-            "and perhaps val, or give one table per split: table={train: train.csv, test: test.csv}."
+            "and perhaps val, or give one table per split: data.options.table.train=train.csv "
+            "data.options.table.test=test.csv."
         )
     rows = []
     for number, record in enumerate(records, start=2):
@@ -166,7 +169,7 @@ def _read(
         if part not in SPLITS:
             raise ValueError(
                 f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}. "
-                f"Others can be left out: skip_splits=[{part}]."
+                f"Others can be left out: data.options.skip_splits=[{part}]."
             )
         file = _cell(record, names["file"], where)
         group = None if names["group"] is None else _cell(record, names["group"], where)
@@ -209,7 +212,7 @@ def _column_names(
     for key, name in columns.items():
         if name is not None and name not in header:
             raise ValueError(
-                f"{path} has no column '{name}', the {key} in data.options.columns. "
+                f"{path} has no column '{name}' (data.options.columns.{key}={name}). "
                 f"It has: {few(header, 20)}."
             )
     twice = [name for name, count in Counter(header).items() if count > 1]
@@ -221,7 +224,7 @@ def _column_names(
         if key not in columns and len(found) > 1:
             raise ValueError(
                 f"{path}: the columns {' and '.join(found)} may each be the {key}. "
-                f"Say which: columns={{{key}: {found[0]}}}."
+                f"Say which: data.options.columns.{key}={found[0]}."
             )
         names[key] = columns[key] if key in columns else next(iter(found), None)
     for key in ("file", "label"):
@@ -229,7 +232,7 @@ def _column_names(
             usual_names = ", ".join(COLUMNS[key])
             raise ValueError(
                 f"{path} has no column for the {key} (one of: {usual_names}). It has: {few(header, 20)}. "
-                f"Say which it is: columns={{{key}: NAME}}."
+                f"Say which it is: data.options.columns.{key}=NAME."
             )
     return names
 
@@ -299,12 +302,14 @@ def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[s
         return number_classes(found, class_names, what="label")
     if class_names is None:
         raise ValueError(
-            f"The labels are integers ({few(found)}): give their names in label order, class_names=[...]."
+            f"The labels are integers ({few(found)}): give their names in label order, "
+            "data.class_names=[...]."
         )
     for row in rows:
         if not 0 <= int(row.label) < len(class_names):
             raise ValueError(
-                f"{row.where}: label {row.label} has no name; names are given up to {len(class_names) - 1}."
+                f"{row.where}: label {row.label} has no name; data.class_names goes up to "
+                f"{len(class_names) - 1}."
             )
     return {label: int(label) for label in found}, [str(name) for name in class_names]
 

@@ -88,7 +88,9 @@ def check_template(template: str) -> None:
         ValueError: There is no `{}`, more than one, or another brace.
     """
     if template.count("{}") != 1 or any(brace in template.replace("{}", "") for brace in "{}"):
-        raise ValueError(f"A template has {{}} exactly once, e.g. {DEFAULT_TEMPLATE!r}; got {template!r}.")
+        raise ValueError(
+            f"data.template needs {{}} exactly once, e.g. {DEFAULT_TEMPLATE!r}; got {template!r}."
+        )
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -101,10 +103,10 @@ def check_class_names(names: Sequence[str]) -> None:
         raise ValueError(f"A classification task needs at least 2 classes; found {len(names)}.")
     empty = [index for index, name in enumerate(names) if not name.strip()]
     if empty:
-        raise ValueError(f"Class {empty[0]} has an empty name.")
+        raise ValueError(f"Class {empty[0]} has an empty name (data.class_names).")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise ValueError(f"Class names must differ; {few(twice)} occurs more than once.")
+        raise ValueError(f"Class names must differ; {few(twice)} occurs more than once (data.class_names).")
 
 
 def readable(key: str) -> str:
@@ -145,7 +147,9 @@ def put_in_order(known: Mapping[str, str], class_names: ClassNames, *, source: s
     if any(name in natural and natural.index(name) != label for label, name in enumerate(names)):
         stranger = next((name for name in names if name not in natural), None)
         if stranger is not None:
-            raise unknown_name(f"class name (the names of {source} in another order)", stranger, natural)
+            raise unknown_name(
+                f"name in data.class_names (else those of {source}, in another order)", stranger, natural
+            )
     return class_names
 
 
@@ -191,6 +195,7 @@ def number_classes(
         raise unknown_name(what, stranger, names)
     if len(names) != len(found):
         raise ValueError(
-            f"There are {len(names)} class names for {len(found)} values of {what}: {few(found, 10)}."
+            f"There are {len(names)} class names for {len(found)} values of {what}: {few(found, 10)}. "
+            "Correct data.class_names."
         )
     return {key: label for label, key in enumerate(found)}, names

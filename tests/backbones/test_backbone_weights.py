@@ -304,13 +304,17 @@ def test_other_contents_are_refused(tmp_path):
 
 
 def test_missing_files_and_folders(small, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No weights at '.*plip\.pt': neither a file nor a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"No weights at '.*plip\.pt': neither a file nor a folder.*backbone\.weights"
+    ):
         small("clip", weights=tmp_path / "plip.pt")
     with pytest.raises(
         FileNotFoundError, match=r"looked for open_clip_model\.safetensors, .*pytorch_model\.bin"
     ):
         small("clip", weights=tmp_path)
-    with pytest.raises(ValueError, match=r"revision='abc' applies to a hub id"):
+    with pytest.raises(
+        ValueError, match=r"backbone\.revision=abc applies to a hub id .* backbone\.weights is"
+    ):
         find_weights(tmp_path, "abc")
 
 
@@ -371,7 +375,8 @@ def test_hub_problems_are_explained(small, hub):
         small("clip", weights="hf://org/none")
     hub.online = False
     with pytest.raises(
-        FileNotFoundError, match=r"not in the local cache, and no route to host.*pass their folder"
+        FileNotFoundError,
+        match=r"not in the local cache, and no route to host.*give their folder: backbone\.weights",
     ):
         small("clip", weights="org/none")
 

@@ -42,7 +42,7 @@ def test_unknown_names_say_what_was_meant():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_missing_weights_say_where_to_get_them(name, vocab):
     with pytest.raises(
-        ValueError, match=rf"{name} comes without weights\. Published: .*weights=<file or folder>"
+        ValueError, match=rf"{name} comes without weights\. Published: .*backbone\.weights=<file or folder>"
     ):
         create_backbone(name)
     assert name in BACKBONES
@@ -57,17 +57,18 @@ def test_missing_weights_say_where_to_get_them(name, vocab):
 )
 def test_missing_vocabulary_says_where_to_get_it(name, published):
     with pytest.raises(
-        FileNotFoundError, match=rf"vocabulary of {published}.*vocab\.txt.*tokenizer='hf://{published}'"
+        FileNotFoundError,
+        match=rf"vocabulary of {published}.*vocab\.txt.*backbone\.tokenizer=hf://{published}",
     ):
         create_backbone(name, weights="random")
 
 
 def test_settings_that_do_not_apply_are_refused(small, vocab):
-    with pytest.raises(ValueError, match="quick_gelu does not apply to medclip"):
+    with pytest.raises(ValueError, match=r"backbone\.quick_gelu does not apply to medclip"):
         small("medclip", quick_gelu=True)
-    with pytest.raises(ValueError, match="quick_gelu does not apply to biomedclip"):
+    with pytest.raises(ValueError, match=r"backbone\.quick_gelu does not apply to biomedclip"):
         small("biomedclip", quick_gelu=False)
-    with pytest.raises(ValueError, match=r"tokenizer=.* does not apply to clip"):
+    with pytest.raises(ValueError, match=r"backbone\.tokenizer=.* does not apply to clip"):
         small("clip", tokenizer=vocab)
     with pytest.raises(ValueError, match="Unknown parity switch of medclip 'official_double_embedding'"):
         small("medclip", parity={"official_double_embedding": True})
@@ -92,7 +93,10 @@ def test_preprocessing_is_own_calibprompts_or_given(small):
     given = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
     assert small("medclip", preprocessing=given).preprocess is given
     assert small("clip").preprocess.to_dict() == {**CLIP.to_dict(), "image_size": 64}
-    with pytest.raises(ValueError, match=r"Unknown preprocessing 'calibpromt'\. Did you mean 'calibprompt'"):
+    with pytest.raises(
+        ValueError,
+        match=r"Unknown value of backbone\.preprocessing 'calibpromt'\. Did you mean 'calibprompt'",
+    ):
         small("medclip", preprocessing="calibpromt")
 
 

@@ -75,7 +75,9 @@ def test_the_first_views_can_be_kept() -> None:
     assert fewer is not None
     assert fewer.equal(table.augmented_features[:, :2])  # type: ignore[index]
     assert table.with_views(0).views == 0
-    with pytest.raises(ValueError, match="8 augmented views were asked for, but these features hold 3"):
+    with pytest.raises(
+        ValueError, match=r"8 augmented views were asked for, but these features hold 3. Set data.views=3"
+    ):
         table.with_views(8)
 
 

@@ -85,7 +85,7 @@ def test_class_names_given_as_a_list(make_folder: MakeFolder) -> None:
         load_data("folder", root, class_names=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"Unknown class folder 'smooth_muscle'"):
         load_data("folder", root, class_names=["ADI", "muscle"])
-    with pytest.raises(ValueError, match=r"has no folder for class 'TUM'"):
+    with pytest.raises(ValueError, match=r"has no folder for class 'TUM'.*data\.class_names"):
         load_data("folder", root, class_names=["ADI", "TUM", "smooth_muscle"])
 
 
@@ -115,9 +115,7 @@ def test_new_names_beside_classnames_txt_are_in_label_order_or_refused(make_fold
     (root / "classnames.txt").write_text("ADI fat\nsmooth_muscle muscle\n", encoding="utf-8")
     renamed = load_data("folder", root, class_names=["fat", "sinew"])
     assert (renamed.class_names, renamed.train.labels.tolist()) == (["fat", "sinew"], [0, 0, 0, 1, 1])
-    message = (
-        r"class name \(the names of classnames\.txt .*\) 'fatt'\. Did you mean 'fat'\? Known: fat, muscle"
-    )
+    message = r"name in data\.class_names \(else those of classnames\.txt, .*\) 'fatt'\. Did you mean 'fat'"
     with pytest.raises(ValueError, match=message):
         load_data("folder", root, class_names=["muscle", "fatt"])
 
@@ -194,5 +192,5 @@ def test_a_broken_link_is_named(make_folder: MakeFolder) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere \(data\.root\)"):
         load_data("folder", tmp_path / "nowhere")

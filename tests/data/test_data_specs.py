@@ -106,14 +106,19 @@ def test_rsna18_can_be_loaded_as_published(rsna: Path) -> None:
     ("name", "root", "options", "message"),
     [
         ("kahter", "x", {}, r"Unknown data set 'kahter'\. Did you mean 'kather'"),
-        ("kather", None, {}, r"'kather' needs the folder .*Source: https://zenodo"),
+        ("kather", None, {}, r"'kather' needs the folder .*data\.root=.*Source: https://zenodo"),
         (
             "rsna18",
             "x",
             {"keep_leak": True},
-            r"Unknown option of data set 'rsna18' 'keep_leak'.*'keep_leaks'",
+            r"Unknown option of data set 'rsna18' 'data.options.keep_leak'.*'data.options.keep_leaks'",
         ),
-        ("folder", "x", {"columns": {}}, r"Unknown option of data set 'folder' 'columns'.*Known: grey16_max"),
+        (
+            "folder",
+            "x",
+            {"columns": {}},
+            r"Unknown option of data set 'folder' 'data.options.columns'.*: data.options.grey16_max",
+        ),
     ],
 )
 def test_unknown_names_and_options_are_explained(
@@ -138,7 +143,7 @@ def test_the_template_and_the_white_of_16_bit_images_can_be_set(make_folder: Mak
     assert task.template == "{} seen from afar"
     assert (task.train.grey16_max, task.test.grey16_max) == (4095, 4095)  # type: ignore[union-attr]
     for template in ("no place", "{} and {}", "{name}", "{} {0}"):
-        with pytest.raises(ValueError, match=r"A template has \{\} exactly once"):
+        with pytest.raises(ValueError, match=r"data\.template needs \{\} exactly once"):
             load_data("folder", root, template=template)
 
 
@@ -242,6 +247,6 @@ def test_packaged_features_are_what_the_images_give(
 def test_missing_packaged_features_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.resources.files", lambda name: tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"lacks the packaged features of 'lc25000'; give the images \(root\)"
+        FileNotFoundError, match=r"lacks the packaged features of 'lc25000'; give the images \(data\.root\)"
     ):
         load_data("lc25000")

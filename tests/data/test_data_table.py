@@ -60,7 +60,9 @@ def test_parquet_and_tsv_read_the_same(make_table: MakeTable) -> None:
     columns = dict(zip(lines[0], map(list, zip(*lines[1:], strict=True)), strict=True))
     pyarrow.parquet.write_table(pyarrow.table(columns), root / "labels.parquet")
     assert summary(load_data("table", root, table="labels.parquet")) == EXPECTED
-    with pytest.raises(ValueError, match=r"has labels\.parquet, labels\.tsv .*say which with table=NAME"):
+    with pytest.raises(
+        ValueError, match=r"has labels\.parquet, labels\.tsv .*say which with data\.options\.table=NAME"
+    ):
         load_data("table", root)
 
 
@@ -81,18 +83,21 @@ def test_one_table_per_split(make_table: MakeTable) -> None:
         ("train", ["a/0.png", "a/1.png"], [0, 1], None),
         ("test", ["a/2.png"], [1], None),
     ]
-    with pytest.raises(ValueError, match="Unknown split 'dev'"):
+    with pytest.raises(ValueError, match=r"Unknown key of data\.options\.table 'dev'"):
         load_data("table", root, table={"train": "train.csv", "dev": "test.csv"})
 
 
 def test_integer_labels_need_names(make_table: MakeTable) -> None:
     root = make_table("file,label,split\na/0.png,10,train\na/1.png,2,test\n")
-    with pytest.raises(ValueError, match=r"labels are integers \(10, 2\): give their names"):
+    with pytest.raises(
+        ValueError,
+        match=r"labels are integers \(10, 2\): give their names in label order, data\.class_names=",
+    ):
         load_data("table", root)
     names = [f"class {label}" for label in range(11)]
     task = load_data("table", root, class_names=names)
     assert [table.labels.tolist() for table in (task.train, task.test)] == [[10], [2]]
-    with pytest.raises(ValueError, match=r"line 2: label 10 has no name; names are given up to 9"):
+    with pytest.raises(ValueError, match=r"line 2: label 10 has no name; data\.class_names goes up to 9"):
         load_data("table", root, class_names=names[:10])
     mapped = load_data("table", root, class_names={"2": "two", "10": "ten"})
     assert (mapped.class_names, mapped.train.labels.tolist()) == (["two", "ten"], [1])
@@ -164,7 +169,7 @@ def test_a_column_that_looks_like_patients_and_is_not_used_is_pointed_out(
     message = f"column {header} is not used; if it names patients"
     assert [message in record.getMessage() for record in caplog.records] == ([True] if warned else [])
     if warned:
-        assert f"data.options.columns={{group: {header}}}" in caplog.text
+        assert f"data.options.columns.group={header}" in caplog.text
         for group in (None, header):
             caplog.clear()
             load_data("table", root, table=tables, columns={"group": group})
@@ -186,15 +191,23 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("label,", "disease,", r"no column for the label \(one of: label, class\).*columns=\{label: NAME\}"),
+        (
+            "label,",
+            "disease,",
+            r"no column for the label \(one of: label, class\).*data\.options\.columns\.label=NAME",
+        ),
         ("split,patient", "fold,patient", r"has no split column \(columns: file, label, fold, patient\)"),
         ("file,label", "file,file", r"more than one column 'file'"),
         ("patient\n", "group\n", None),
-        ("label,split,patient", "label,split,path", r"columns file and path may each be the file"),
+        (
+            "label,split,patient",
+            "label,split,path",
+            r"columns file and path may each be the file.*data\.options\.columns\.file=file",
+        ),
         (
             "train,p2",
             "pretrain,p2",
-            r"line 3: the split is 'pretrain'; allowed: train, val, test.*skip_splits",
+            r"line 3: the split is 'pretrain'; allowed: train, val, test.*data\.options\.skip_splits",
         ),
         ("train,p2", "train", r"line 3: expected 4 values"),
         ("train,p2", "train,p2,extra", r"line 3: expected 4 values"),
@@ -222,10 +235,13 @@ def test_rows_of_other_splits_are_left_out_on_request(make_table: MakeTable) -> 
 
 def test_unknown_column_keys_and_names_are_explained(make_table: MakeTable) -> None:
     root = make_table()
-    with pytest.raises(ValueError, match=r"Unknown column 'lable'\. Did you mean 'label'"):
+    with pytest.raises(
+        ValueError, match=r"Unknown key of data\.options\.columns 'lable'\. Did you mean 'label'"
+    ):
         load_data("table", root, columns={"lable": "label"})
     with pytest.raises(
-        ValueError, match=r"no column 'dx', the label in .*It has: file, label, split, patient"
+        ValueError,
+        match=r"no column 'dx' \(data\.options\.columns\.label=dx\)\. It has: file, label, split, patient",
     ):
         load_data("table", root, columns={"label": "dx"})
 

@@ -153,8 +153,8 @@ def test_a_class_without_any_image_is_named() -> None:
 @pytest.mark.parametrize(
     ("shots", "val_shots", "groups", "message"),
     [
-        (0, 0, None, "shots must be at least 1, or None"),
-        (2, -1, None, "val_shots must be at least 0; got -1"),
+        (0, 0, None, "data.shots must be at least 1, or null"),
+        (2, -1, None, "data.val_shots must be at least 0; got -1"),
         (2, 0, ["p"], r"got \(6,\) labels, 6 ids, 1 groups"),
     ],
 )
