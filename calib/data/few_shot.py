@@ -142,7 +142,8 @@ def few_shot_split(
                 count += f" in {len({owner[row] for row in pool})} groups"
                 asked += " without a shared group"
             raise ValueError(
-                f"Class {label}{name} has {count} in the training split; {asked} were asked for."
+                f"Class {label}{name} has {count} in the training split; {asked} were asked for. "
+                + _advice(shots, val_shots, len(pool))
             )
     train_rows, val_rows = list(chain(*train)), list(chain(*val))
     return FewShotSplit(
@@ -155,6 +156,15 @@ def few_shot_split(
         seed,
         groups is not None,
     )
+
+
+def _advice(shots: int | None, val_shots: int, available: int) -> str:
+    """Return what to do about a class with too few images for its shots."""
+    if not available:
+        return "Add images of this class, or leave it out of the data set."
+    lower = [f"data.shots (now {shots})"] if shots is not None and shots > 1 else []
+    lower += [f"data.val_shots (now {val_shots})"] if val_shots else []
+    return f"Lower {' or '.join(lower)}." if lower else "Add images of this class."
 
 
 def _check_arguments(

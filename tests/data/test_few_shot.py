@@ -142,9 +142,25 @@ def test_a_small_class_is_named_with_its_numbers() -> None:
         few_shot_split(labels, ids, 2, val_shots=2, seed=0, groups=["p"] * 45)
 
 
+@pytest.mark.parametrize(
+    ("shots", "val_shots", "advice"),
+    [
+        (4, 2, r"Lower data\.shots \(now 4\) or data\.val_shots \(now 2\)\.$"),
+        (6, 0, r"Lower data\.shots \(now 6\)\.$"),
+        (1, 5, r"Lower data\.val_shots \(now 5\)\.$"),
+        (None, 5, r"Lower data\.val_shots \(now 5\)\.$"),
+    ],
+)
+def test_too_few_images_say_what_to_change(shots: int | None, val_shots: int, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        few_shot_split(*make([20, 5, 20]), shots, val_shots=val_shots, seed=0)
+
+
 def test_a_class_without_any_image_is_named() -> None:
     labels, ids = make([4, 0, 4])
-    with pytest.raises(ValueError, match="Class 1 has 0 different images"):
+    with pytest.raises(
+        ValueError, match=r"Class 1 has 0 different images.*Add images of this class, or leave"
+    ):
         few_shot_split(labels, ids, None, seed=0)
     with pytest.raises(ValueError, match=r"Class 3 \('d'\) has 0 different images"):
         few_shot_split(*make([4, 4, 4]), 2, seed=0, class_names=["a", "b", "c", "d"])
