@@ -104,10 +104,21 @@ def _conflicting(tables: list[Table]) -> list[str]:
 def _warn(task: str, report: OverlapReport) -> None:
     for split, names in report.repeated_images.items():
         logger.warning("%s: %d images occur more than once in %s: %s", task, len(names), split, few(names))
-    for pair, names in report.shared_images.items():
-        logger.warning("%s: %d images are in both of %s: %s", task, len(names), pair, few(names))
-    for pair, groups in report.shared_groups.items():
-        logger.warning("%s: %d groups are in both of %s: %s", task, len(groups), pair, few(groups))
+    for what, shared, remedy in (
+        ("images", report.shared_images, "Take them out of one of the two."),
+        ("groups", report.shared_groups, "Split the images by group (patient, slide) instead."),
+    ):
+        for pair, names in shared.items():
+            logger.warning(
+                "%s: %d %s are in both of %s: %s. They stay there and flatter the results; split.json "
+                "counts them. %s",
+                task,
+                len(names),
+                what,
+                pair,
+                few(names),
+                remedy,
+            )
     if report.conflicting_images:
         names = report.conflicting_images
         logger.warning("%s: %d images occur under different labels: %s", task, len(names), few(names))

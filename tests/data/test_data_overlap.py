@@ -44,11 +44,14 @@ def test_copies_within_and_across_splits_are_found(root: Path, caplog: pytest.Lo
     }
     assert report.conflicting_images == ["val/b/0.png", "test/a/wrong_class.png"]
     assert json.loads(json.dumps(report.to_dict()))["shared_images"]["train/test"]["count"] == 1
-    assert "folder: 1 images are in both of train/test: test/a/other_name.png" in caplog.text
+    assert (
+        "folder: 1 images are in both of train/test: test/a/other_name.png. They stay there and flatter the "
+        "results; split.json counts them. Take them out of one of the two."
+    ) in caplog.text
     assert "2 images occur under different labels" in caplog.text
 
 
-def test_shared_groups_are_found_and_unknown_ones_ignored() -> None:
+def test_shared_groups_are_found_and_unknown_ones_ignored(caplog: pytest.LogCaptureFixture) -> None:
     def table(start: int, groups: list[str] | None) -> FeatureTable:
         ids = [f"{start + number:064x}" for number in range(3)]
         return FeatureTable(torch.eye(3, 8), torch.tensor([0, 1, 0]), ids, ["x", "y", "z"], groups)
@@ -60,3 +63,8 @@ def test_shared_groups_are_found_and_unknown_ones_ignored() -> None:
     assert report.shared_groups == {"train/test": ["p1", "p2"]}
     assert not report.clean
     assert report.to_dict()["shared_groups"] == {"train/test": {"count": 2, "first": ["p1", "p2"]}}
+    message = (
+        "2 groups are in both of train/test: p1, p2. They stay there and flatter the results; split.json"
+    )
+    assert message in caplog.text
+    assert "Split the images by group (patient, slide) instead." in caplog.text
