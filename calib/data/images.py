@@ -46,6 +46,16 @@ def has_image_suffix(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
+def check_image_suffix(path: Path) -> None:
+    """Refuse a file whose name does not end like an image.
+
+    Raises:
+        ValueError: It does not end so.
+    """
+    if not has_image_suffix(path):
+        raise ValueError(f"{path} does not end like an image. Allowed: {', '.join(IMAGE_SUFFIXES)}.")
+
+
 def file_id(path: Path) -> str:
     """Return the content id of a file: the SHA-256 hex digest of its bytes.
 
@@ -73,8 +83,7 @@ def open_image(path: str | Path, *, grey16_max: int | None = None) -> Image.Imag
             pixel type.
     """
     path = Path(path)
-    if not has_image_suffix(path):
-        raise ValueError(f"{path} does not end like an image. Allowed: {', '.join(IMAGE_SUFFIXES)}.")
+    check_image_suffix(path)
     with path.open("rb") as stream:
         return decode_image(stream, str(path), grey16_max=grey16_max)
 
@@ -183,7 +192,8 @@ def _grey16_to_rgb(image: Image.Image, name: str, grey16_max: int | None) -> Ima
     white = MAX_GREY16 if grey16_max is None else grey16_max
     if not 1 <= white <= MAX_GREY16 or high > white:
         raise ValueError(
-            f"{name} has values up to {high}; grey16_max={white} must cover them, up to {MAX_GREY16}."
+            f"{name} has values up to {high}; the white that was given, {white}, must lie between them and "
+            f"{MAX_GREY16} (data.options.grey16_max in training, --grey16-max in predictions)."
         )
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)  # rounded to the nearest
     return Image.fromarray(grey).convert("RGB")

@@ -7,8 +7,9 @@ import csv
 import glob
 import io
 import logging
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig
-from calib.data.images import IMAGE_SUFFIXES, open_image
+from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
 from calib.errors import first_line
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import blocking_file, write_text
@@ -67,16 +68,19 @@ def predict(
             the backbone is another one, a file is not an image, `out` cannot be written, or an argument is
             not possible; nothing is written.
     """
-    if batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, not {batch_size}.")
-    if out is not None:
-        _check_out(Path(out))
+    check_numbers(batch_size, grey16_max)
     place = usable_device(device)
-    checkpoint = PromptCheckpoint.load(prompt_path(prompt))
-    head = None if failure is None else FailureCheckpoint.load(failure_path(failure))
+    exports = [prompt_path(prompt)] if failure is None else [prompt_path(prompt), failure_path(failure)]
+    files = find_images(images)
+    if not skip_unreadable:
+        for file in files:
+            check_image_suffix(file)
+    if out is not None:
+        _check_out(Path(out), [*exports, *files])
+    checkpoint = PromptCheckpoint.load(exports[0])
+    head = None if failure is None else FailureCheckpoint.load(exports[1])
     if head is not None:
         head.check_prompt(checkpoint)
-    files = find_images(images)
     backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
     if head is not None:
         head.check_backbone(backbone)
@@ -135,16 +139,42 @@ def _rows(
 
 
 def _white_of(checkpoint: PromptCheckpoint) -> int | None:
-    """Return the white of 16-bit grey images that the prompt was trained with."""
-    data = checkpoint.training.get("config", {}).get("data", {})
-    return data.get("options", {}).get("grey16_max")
+    """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
+    found: object = checkpoint.training
+    for key in ("config", "data", "options", "grey16_max"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, int) else None
 
 
-def _check_out(out: Path) -> None:
+def check_numbers(batch_size: int, grey16_max: int | None) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        ValueError: One is.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {batch_size}.")
+    if grey16_max is not None and not 1 <= grey16_max < 2**16:
+        raise ValueError(f"--grey16-max must lie between 1 and {2**16 - 1}, not {grey16_max}.")
+
+
+def _check_out(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a file that could not be written after all the work, or would replace one of the inputs."""
     blocking = blocking_file(out.parent)
-    if out.is_dir() or blocking is not None:
-        what = f"'{blocking}' is a file" if blocking is not None else "it is a folder"
-        raise ValueError(f"--out {out} cannot be written: {what}. Name a file, e.g. --out predictions.csv.")
+    if out.is_dir():
+        problem = "it is a folder"
+    elif blocking is not None:
+        problem = f"'{blocking}' is a file"
+    elif out.exists() and not out.is_file():
+        problem = "it is no ordinary file (without --out the table goes to standard output)"
+    elif out.exists() and out.resolve() in {path.resolve() for path in inputs}:
+        problem = "it is one of the files to read"
+    else:
+        folder = next(folder for folder in out.parents if folder.is_dir())
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+        problem = f"the folder '{folder}' may not be written to"
+    raise ValueError(f"--out {out} cannot be written: {problem}. Name a file, e.g. --out predictions.csv.")
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -155,9 +185,11 @@ def usable_device(device: str | torch.device) -> torch.device:
     """
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used here: {first_line(error)}") from error
+        torch.zeros(1, device=place).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(
+            f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
+        ) from error
     return place
 
 
@@ -245,13 +277,16 @@ def _expand(argument: str) -> Iterator[Path]:
     if path.is_file():
         yield path
     elif path.is_dir():
-        yield from (p for p in sorted(path.rglob("*")) if _is_image(p))
+        yield from _images_in(path)
     else:
-        yield from (Path(p) for p in sorted(glob.glob(argument, recursive=True)) if _is_image(Path(p)))
+        for match in sorted(glob.glob(argument, recursive=True)):
+            yield from _images_in(Path(match))
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def _images_in(path: Path) -> Iterator[Path]:
+    """Yield what looks like an image: the path itself, or what lies in it at any depth."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    yield from (p for p in files if p.is_file() and has_image_suffix(p) and not p.name.startswith("."))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -293,5 +328,6 @@ def main(argv: Sequence[str]) -> int:
     if given.out is None:
         sys.stdout.write(text)
     else:
-        sys.stdout.write(f"{len(text.splitlines()) - 1} predictions in {given.out}\n")
+        n = sum(not row.get("error") for row in csv.DictReader(io.StringIO(text)))
+        sys.stdout.write(f"{n} predictions in {given.out}\n")
     return 0

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ from tests_shared import SHORT
 
 from calib.checkpoints import PromptCheckpoint
 from calib.config import load_config
-from calib.jobs.predict import find_images, predict
+from calib.jobs.predict import find_images, main, predict
 from calib.jobs.train import train
 from calib.predictions import Predictions
 
@@ -101,7 +106,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_any_work(
         predict(run, images, out=tmp_path)
     with pytest.raises(ValueError, match=r"--out .* cannot be written: '.*file' is a file"):
         predict(run, images, out=tmp_path / "file" / "x.csv")
-    for device in ("foo", "cuda:99"):
+    for device in ("foo", "cuda:99", "meta", "hpu"):
         with pytest.raises(ValueError, match=f"--device {device} cannot be used here"):
             predict(run, images, device=device)
     with pytest.raises(FileNotFoundError, match=r"no file or folder 'scan\.png'"):
@@ -151,3 +156,69 @@ def test_names_cannot_become_formulas(run: Path, image_folder: Path, tmp_path: P
     row = next(iter(csv.DictReader(predict("prompt.safetensors", ["=cmd.png"]).splitlines())))
     assert row["file"] == "./=cmd.png"
     assert row["prediction"] in {"'=1+1", "'@x", "'+y"}
+
+
+@pytest.fixture
+def no_backbone(monkeypatch) -> None:
+    """Fail a test in which a backbone is built: what is wrong at the door is said at the door."""
+
+    def built(*args, **options) -> None:
+        raise AssertionError("a backbone was built")
+
+    monkeypatch.setattr("calib.jobs.predict.restore_backbone", built)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grey16_max": 65536}, "--grey16-max must lie between 1 and 65535, not 65536"),
+        ({"out": "one.png"}, "--out one.png cannot be written: it is one of the files to read"),
+        ({"out": "prompt.safetensors"}, "--out prompt.safetensors cannot be written: it is one of the files"),
+        ({"out": "/dev/null"}, "--out /dev/null cannot be written: it is no ordinary file"),
+    ],
+)
+@pytest.mark.usefixtures("no_backbone")
+def test_no_other_file_is_replaced_by_the_table(
+    options: dict[str, Any], message: str, run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("one.png")
+    shutil.copy(run / "prompt.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        predict("prompt.safetensors", ["one.png"], **options)
+
+
+@pytest.mark.usefixtures("no_backbone")
+def test_a_folder_that_may_not_be_written_to_is_refused_at_the_door(
+    run: Path, image_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # the tests may run as root
+    with pytest.raises(ValueError, match=rf"--out .*x\.csv .* '{tmp_path}' may not be written to"):
+        predict(run, [str(image_folder)], out=tmp_path / "new" / "x.csv")
+
+
+@pytest.mark.usefixtures("no_backbone")
+def test_a_wrong_ending_is_refused_before_any_work(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"notes\.txt does not end like an image"):
+        predict(run, [str(image_folder), str(tmp_path / "notes.txt")])
+
+
+@pytest.mark.parametrize("training", [{}, {"config": None}, {"config": {"data": {"options": None}}}])
+def test_an_export_that_says_nothing_of_12_bit_images_still_predicts(
+    training: dict[str, Any], run: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    replace(export, training=training).save(tmp_path / "prompt.safetensors")
+    one = [str(image_folder / "test" / "class_0" / "0.png")]
+    assert predict(tmp_path, one) == predict(run, one)
+
+
+def test_only_images_that_were_read_are_counted(
+    run: Path, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("not an image")
+    arguments = [str(run), str(image_folder / "test"), str(bad), "--out", str(tmp_path / "x.csv")]
+    assert main([*arguments, "--skip-unreadable"]) == 0
+    assert capsys.readouterr().out == f"9 predictions in {tmp_path / 'x.csv'}\n"
