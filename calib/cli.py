@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import calib
 from calib.config import load_config, split_arguments, task_of
+from calib.jobs.predict_arguments import predict_arguments
 from calib.settings_help import settings_help
 
 AFTER_INTERRUPTION = dict.fromkeys(
@@ -123,6 +124,7 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
         load_config(split_arguments(argv)[0], task="evaluate")
         from calib.jobs.evaluate import main as command
     else:
+        predict_arguments(argv)
         from calib.jobs.predict import main as command
     _quiet()
     return command

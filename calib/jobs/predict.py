@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import glob
 import io
@@ -23,6 +22,7 @@ from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suff
 from calib.errors import first_line
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import blocking_file, write_text
+from calib.jobs.predict_arguments import check_numbers, predict_arguments
 from calib.jobs.prepare import make_backbone
 from calib.report import safe_path, safe_text
 
@@ -144,18 +144,6 @@ def _white_of(checkpoint: PromptCheckpoint) -> int | None:
     for key in ("config", "data", "options", "grey16_max"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, int) else None
-
-
-def check_numbers(batch_size: int, grey16_max: int | None) -> None:
-    """Refuse numbers that are out of range.
-
-    Raises:
-        ValueError: One is.
-    """
-    if batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, not {batch_size}.")
-    if grey16_max is not None and not 1 <= grey16_max < 2**16:
-        raise ValueError(f"--grey16-max must lie between 1 and {2**16 - 1}, not {grey16_max}.")
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
@@ -291,40 +279,10 @@ def _images_in(path: Path) -> Iterator[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Run `calib predict`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="calib predict", description="Classify images with an exported prompt."
-    )
-    parser.add_argument("prompt", help="prompt.safetensors, or the run folder that holds it")
-    parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
-    parser.add_argument(
-        "--failure", help="failure.safetensors (or its run folder): adds how likely each prediction is wrong"
-    )
-    parser.add_argument("--out", help="CSV file; without it the table goes to standard output")
-    parser.add_argument("--weights", help="the backbone's weights, where they have moved since training")
-    parser.add_argument("--tokenizer", help="the tokenizer, where it has moved since training")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--grey16-max", type=int, help="the white of 16-bit grey images; without it as in training"
-    )
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="go on past images that cannot be read; their rows have an error instead of a prediction",
-    )
-    given = parser.parse_args(argv)
-    text = predict(
-        given.prompt,
-        given.images,
-        failure=given.failure,
-        out=given.out,
-        weights=given.weights,
-        tokenizer=given.tokenizer,
-        batch_size=given.batch_size,
-        device=given.device,
-        grey16_max=given.grey16_max,
-        skip_unreadable=given.skip_unreadable,
-    )
+    given = predict_arguments(argv)
+    if given.device is None:
+        given.device = "cuda" if torch.cuda.is_available() else "cpu"
+    text = predict(**vars(given))
     if given.out is None:
         sys.stdout.write(text)
     else:
