@@ -84,6 +84,19 @@ class FailureData:
     shots: FewShotSplit | None = None
     kept: tuple[int, ...] = ()
 
+    @property
+    def test_cases(self) -> Cases:
+        """What the model says about the test images, as cases."""
+        test = self.test
+        return Cases(
+            image_features=test.image_features[None],
+            labels=test.labels,
+            text_features=self.judged.text_features[None],
+            source=torch.zeros(len(test.labels), dtype=torch.int64),
+            predictions=self.picked[None],
+            logits=test.logits[None],
+        )
+
 
 def check_both_kinds(cases: Cases) -> None:
     """Refuse predictions that are all right or all wrong: there is nothing to tell apart.

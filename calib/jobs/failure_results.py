@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from calib.config import FailureRun
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import save_tensors, write_json, write_text
 from calib.jobs.failure_data import FailureData
 from calib.jobs.failure_report import failures_csv, risk_coverage_figure, tables
-from calib.jobs.failure_scores import BASELINE, Judgements, add_intervals, head_name, judge, metrics_of
+from calib.jobs.failure_scores import (
+    BASELINE,
+    Judgements,
+    add_intervals,
+    fit_scores,
+    head_name,
+    judge,
+    metrics_of,
+)
 from calib.jobs.runfolder import RunFolder, save_figure
 from calib.modules.failure_prediction import Cases
 
@@ -34,16 +41,8 @@ def write_results(
         folder: The run's folder.
     """
     test, head = data.test, head_name(checkpoint.head)
-    judged = judge(
-        names,
-        fit=cases,
-        image_features=test.image_features,
-        logits=test.logits,
-        labels=test.labels,
-        predictions=data.picked,
-        checkpoint=checkpoint,
-        groups=test.groups,
-    )
+    scores = fit_scores(names, cases, data.judged.text_features)
+    judged = judge(scores, data.test_cases, checkpoint, groups=test.groups)
     metrics = metrics_of(judged)
     add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
     results = {
@@ -60,7 +59,7 @@ def write_results(
         "level": config.level,
         "n_resamples": config.n_resamples,
         "scores": metrics,
-        "val": _validation_metrics(data, cases, checkpoint, names),
+        "val": None if data.val is None else metrics_of(judge(scores, data.val, checkpoint)),
     }
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
@@ -68,24 +67,6 @@ def write_results(
     write_text(folder.path / "table.md", tables(metrics) + "\n")
     save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
     write_json(folder.metrics, results)
-
-
-def _validation_metrics(
-    data: FailureData, cases: Cases, checkpoint: FailureCheckpoint, names: Sequence[str]
-) -> dict[str, Any] | None:
-    if data.val is None:
-        return None
-    val = data.val
-    judged = judge(
-        names,
-        fit=cases,
-        image_features=val.image_features[0],
-        logits=val.logits[0],
-        labels=val.labels,
-        predictions=val.predictions[0],
-        checkpoint=checkpoint,
-    )
-    return metrics_of(judged)
 
 
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:

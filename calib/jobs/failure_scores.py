@@ -20,17 +20,29 @@ from calib.stats import bootstrap_interval, paired_bootstrap
 from calib.vilu import ViLU, mcp_log_odds
 
 BASELINE = "mcp"
-# Scores that look at image features, fitted on the plain images the head learns from and the texts (C, D).
-IMAGE_SCORES: dict[str, Callable[[Cases, Tensor], ImagePrototypes | ClassGaussians | LogitScaling]] = {
-    "image_prototypes": lambda fit, texts: ImagePrototypes().fit(
-        fit.image_features[0], fit.labels, n_classes=len(texts)
-    ),
-    "class_gaussians": lambda fit, texts: ClassGaussians().fit(
-        fit.image_features[0], fit.labels, n_classes=len(texts)
-    ),
-    "logit_scaling": lambda fit, texts: LogitScaling().fit(
-        fit.image_features[0], fit.labels, logits=fit.logits[0], text_features=texts
-    ),
+Scorer = Callable[[Cases], Tensor]  # cases -> uncertainty (N,) of their plain images
+
+
+def _image_prototypes(fit: Cases, text_features: Tensor) -> Any:
+    return ImagePrototypes().fit(fit.image_features[0], fit.labels, n_classes=len(text_features))
+
+
+def _class_gaussians(fit: Cases, text_features: Tensor) -> Any:
+    return ClassGaussians().fit(fit.image_features[0], fit.labels, n_classes=len(text_features))
+
+
+def _logit_scaling(fit: Cases, text_features: Tensor) -> Any:
+    images, logits = fit.image_features[0], fit.logits[0]
+    return LogitScaling().fit(images, fit.labels, logits=logits, text_features=text_features)
+
+
+# Scores that need image features: fitted on the images the head learns from, with the texts (C, D) that are
+# judged. (A cross-fitted image has logits of its fold's prompt; its predicted class is described all the same
+# by the text that describes it later.)
+IMAGE_SCORES: dict[str, Callable[[Cases, Tensor], Any]] = {
+    "image_prototypes": _image_prototypes,
+    "class_gaussians": _class_gaussians,
+    "logit_scaling": _logit_scaling,
 }
 # Metrics with intervals, in the order of the table.
 REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
@@ -81,57 +93,68 @@ def score_names(wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([BASELINE, *(wanted or known)]))
 
 
-def judge(
-    names: Sequence[str],
-    *,
-    fit: Cases,
-    image_features: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    predictions: Tensor,
-    checkpoint: FailureCheckpoint,
-    groups: Sequence[str] | None = None,
-) -> Judgements:
-    """Return the uncertainty of N predictions by every score and by the head.
+@dataclass
+class FittedScores:
+    """Scores that are ready to judge, and why others are not.
 
-    Scores but MCP and the head judge the class of the largest logit, whatever `predictions` says.
+    Attributes:
+        scorers: Score to its function.
+        not_fitted: Score to the reason why there is none.
+    """
+
+    scorers: dict[str, Scorer] = field(default_factory=dict)
+    not_fitted: dict[str, str] = field(default_factory=dict)
+
+
+def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor) -> FittedScores:
+    """Return the scores, fitted where they need it.
+
+    All but MCP judge the class of the largest logit, whatever the cases say was predicted.
 
     Args:
         names: Scores, from `score_names`.
-        fit: What scores that need it are fitted on: the plain images the head learned from.
-        image_features: (N, D) of the images to judge.
-        logits: (N, C).
-        labels: (N,).
-        predictions: (N,) int64.
-        checkpoint: The head.
-        groups: N groups. None: not known.
+        fit: What the head learned from; scores are fitted on its plain images.
+        text_features: (C, D) of the model that is judged.
     """
-    values, not_fitted = {}, {}
-    for name in names:
-        found = _score_or_reason(name, fit, checkpoint.text_features, image_features, logits, predictions)
-        if isinstance(found, str):
-            not_fitted[name] = found
-        else:
-            values[name] = found
-    values[head_name(checkpoint.head)] = checkpoint.uncertainty(image_features, predictions)
-    return Judgements(values, predictions != labels, groups, not_fitted)
+    found = {name: _fitted_or_reason(name, fit, text_features) for name in names}
+    return FittedScores(
+        scorers={name: each for name, each in found.items() if not isinstance(each, str)},
+        not_fitted={name: each for name, each in found.items() if isinstance(each, str)},
+    )
 
 
-def _score_or_reason(name: str, *tensors: Any) -> Tensor | str:
+def _fitted_or_reason(name: str, fit: Cases, text_features: Tensor) -> Scorer | str:
     try:
-        return _score(name, *tensors)
+        return _fitted(name, fit, text_features)
     except ValueError as error:  # say all training predictions are right: nothing to fit a temperature to
         return str(error)
 
 
-def _score(
-    name: str, fit: Cases, texts: Tensor, image_features: Tensor, logits: Tensor, predictions: Tensor
-) -> Tensor:
+def _fitted(name: str, fit: Cases, text_features: Tensor) -> Scorer:
     if name == BASELINE:
-        return -mcp_log_odds(logits.double(), predictions)
+        return lambda cases: -mcp_log_odds(cases.logits[0].double(), cases.predictions[0])
     if name in IMAGE_SCORES:
-        return IMAGE_SCORES[name](fit, texts).uncertainty(image_features, logits)
-    return score(name, fit_score(name, logits=fit.logits[0], labels=fit.labels), logits=logits)
+        ready = IMAGE_SCORES[name](fit, text_features)
+        return lambda cases: ready.uncertainty(cases.image_features[0], cases.logits[0])
+    settings = fit_score(name, logits=fit.logits[0], labels=fit.labels)
+    return lambda cases: score(name, settings, logits=cases.logits[0])
+
+
+def judge(
+    scores: FittedScores, cases: Cases, checkpoint: FailureCheckpoint, *, groups: Sequence[str] | None = None
+) -> Judgements:
+    """Return the uncertainty of N predictions by every score and by the head.
+
+    Args:
+        scores: From `fit_scores`.
+        cases: What is judged; of several looks the first.
+        checkpoint: The head.
+        groups: N groups for the intervals. None: not known.
+    """
+    values = {name: scorer(cases) for name, scorer in scores.scorers.items()}
+    picked = cases.predictions[0]
+    values[head_name(checkpoint.head)] = checkpoint.uncertainty(cases.image_features[0], picked)
+    return Judgements(values, cases.failure, groups, scores.not_fitted)
 
 
 def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,7 @@ from calib.jobs.train import train
 from calib.metrics.failure import auroc
 from calib.modules.failure_prediction import FailurePredictionModule
 from calib.predictions import Predictions
+from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
 from calib.scores import mcp
 
 QUICK = [*SHORT, "n_resamples=20", "head.hidden=[16]", "optim.name=adamw", "optim.lr=0.01"]
@@ -73,9 +74,7 @@ def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:
     metrics = read_json(zero_shot_run / "metrics.json")
     assert next(iter(metrics["scores"])) == "mcp"
     assert metrics["head"] == "vilu-residual"
-    assert {"rel_u", "logistic", "temperature_mcp", "class_gaussians", "vilu-residual"} <= set(
-        metrics["scores"]
-    )
+    assert {"rel_u", "logistic", "temperature_mcp", "vilu-residual"} <= set(metrics["scores"])
     for name, row in metrics["scores"].items():
         low, high = row["intervals"]["auroc"]
         assert low <= row["auroc"] <= high
@@ -100,6 +99,34 @@ def test_numbers_follow_from_the_written_predictions_and_uncertainties(zero_shot
     assert torch.allclose(again, uncertainties["uncertainty.vilu-residual"], atol=1e-12)
     assert metrics["vilu-residual"]["auroc"] == pytest.approx(auroc(again, wrong).item(), abs=1e-12)
     assert metrics["vilu-residual"]["auroc"] != metrics["mcp"]["auroc"]  # it has learned something
+
+
+def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot_run: Path) -> None:
+    split = read_json(zero_shot_run / "split.json")
+    predictions = Predictions.load(zero_shot_run / "predictions.safetensors")
+    prompt = PromptCheckpoint.load(zero_shot_run / "prompt.safetensors")
+    table = load_data("cxr3").train
+    table = table.subset([table.ids.index(id_) for id_ in split["train"]])
+    features, labels, texts = table.image_features, table.labels, prompt.text_features
+    fitted = {
+        "image_prototypes": ImagePrototypes().fit(features, labels),
+        "class_gaussians": ClassGaussians().fit(features, labels),
+        "logit_scaling": LogitScaling().fit(
+            features, labels, logits=prompt.logits(features), text_features=texts
+        ),
+    }
+    written = load_file(zero_shot_run / "uncertainties.safetensors")
+    for name, score in fitted.items():
+        expected = score.uncertainty(predictions.image_features, predictions.logits)
+        assert torch.allclose(written[f"uncertainty.{name}"], expected, atol=1e-4), name
+
+
+def test_logit_scaling_takes_cross_fitted_images_too(runs, failure_settings, tmp_path: Path) -> None:
+    changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[logit_scaling]", "folds=2"]
+    results = train_failure(failure_settings(*changes, "data.shots=6", "data.views=0"))
+    assert read_json(tmp_path / "run" / "split.json")["cross_fitted"]
+    assert list(results["scores"]) == ["mcp", "logit_scaling", "vilu-residual"]
+    assert results["scores"]["logit_scaling"]["undefined"] == {}
 
 
 def test_doubtful_images_are_listed_with_reasons_in_words(zero_shot_run: Path) -> None:
