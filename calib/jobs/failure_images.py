@@ -89,7 +89,10 @@ def from_images(config: FailureRun) -> FailureData:
         "data": terms_of(task),
     }
     cases = val = None
-    if draw.outside:
+    if draw.outside and config.data.shots is None:  # nearly all images: encode all, which every seed can use
+        outside = features_of(table, judged.backbone, config.data, views=views).subset(draw.outside)
+        cases = judged.cases(outside)
+    elif draw.outside:
         outside = features_of(table.subset(draw.outside), judged.backbone, config.data, views=views)
         cases = judged.cases(outside)
     if len(draw.split.val):

@@ -518,6 +518,19 @@ def image_runs(image_folder: Path, tmp_path_factory, failure_settings) -> Path:
     return folder / "run"
 
 
+def test_seeds_share_the_features_of_all_images(image_folder: Path, failure_settings, tmp_path) -> None:
+    cache = tmp_path / "cache"
+    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={cache}", "data.views=1"]
+    found = []
+    for seed in (1, 2):
+        changes = [*data, "data.val_shots=1", "scores=[mcp]", f"seed={seed}", f"out={tmp_path / str(seed)}"]
+        train_failure(failure_settings(*changes))
+        found.append({path.name for path in cache.iterdir()})
+    first, second = (read_json(tmp_path / seed / "split.json")["train"] for seed in "12")
+    assert first != second
+    assert len(found[1] - found[0]) == 1  # the other validation images, without views
+
+
 def test_predict_adds_uncertainty_and_reasons(image_runs: Path, image_folder: Path, tmp_path: Path) -> None:
     text = predict(image_runs, [str(image_folder / "test")], failure=image_runs, out=tmp_path / "out.csv")
     plain = predict(image_runs, [str(image_folder / "test")])
