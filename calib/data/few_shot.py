@@ -30,6 +30,8 @@ class FewShotSplit:
         val_shots: Validation images per class.
         seed: The seed.
         grouped: Whether groups were known and kept apart.
+        train_names: n readable names, in the order of `train`; None: not known.
+        val_names: m readable names, in the order of `val`; None: not known.
     """
 
     train: Tensor
@@ -40,10 +42,17 @@ class FewShotSplit:
     val_shots: int
     seed: int
     grouped: bool
+    train_names: list[str] | None = None
+    val_names: list[str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the split by content ids, for `split.json`: valid wherever the same images are."""
-        return {**self._facts(), "digest": self.digest()}
+        """Return the split by content ids, for `split.json`: valid wherever the same images are.
+
+        Known names stand beside the ids for human readers.
+        """
+        names = {"train_names": self.train_names, "val_names": self.val_names}
+        known = {key: list(given) for key, given in names.items() if given is not None}
+        return {**self._facts(), **known, "digest": self.digest()}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], ids: Sequence[str]) -> FewShotSplit:
@@ -76,10 +85,15 @@ class FewShotSplit:
             record["val_shots"],
             record["seed"],
             record["grouped"],
+            record.get("train_names"),
+            record.get("val_names"),
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 hex digest of what `to_dict` says, which names the split in exported files."""
+        """Return the SHA-256 hex digest that names the split in exported files.
+
+        It is of all that `to_dict` says but the names: files may be called otherwise elsewhere.
+        """
         return json_digest(self._facts())
 
     def _facts(self) -> dict[str, Any]:
@@ -102,6 +116,7 @@ def few_shot_split(
     seed: int,
     groups: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> FewShotSplit:
     """Return training and validation shots of every class.
 
@@ -125,11 +140,12 @@ def few_shot_split(
         seed: Any integer.
         groups: N group names. None: every image is a group of its own.
         class_names: C names, for messages.
+        names: N readable names of the images, kept beside the ids; they do not influence the draw.
 
     Raises:
         ValueError: A class has too few different images (or groups); the message names it.
     """
-    _check_arguments(labels, ids, shots, val_shots, groups)
+    _check_arguments(labels, ids, shots, val_shots, {"groups": groups, "names": names})
     owner = list(ids) if groups is None else [str(group) for group in groups]
     pools = _pools(labels, ids, seed, max(len(class_names or ()), int(labels.max()) + 1))
     train, val = _draw(pools, owner, shots, val_shots)
@@ -155,6 +171,8 @@ def few_shot_split(
         val_shots,
         seed,
         groups is not None,
+        None if names is None else [names[row] for row in train_rows],
+        None if names is None else [names[row] for row in val_rows],
     )
 
 
@@ -168,18 +186,18 @@ def _advice(shots: int | None, val_shots: int, available: int) -> str:
 
 
 def _check_arguments(
-    labels: Tensor, ids: Sequence[str], shots: int | None, val_shots: int, groups: Sequence[str] | None
+    labels: Tensor,
+    ids: Sequence[str],
+    shots: int | None,
+    val_shots: int,
+    optional: Mapping[str, Sequence[str] | None],
 ) -> None:
-    if (
-        labels.dim() != 1
-        or not len(labels)
-        or len(ids) != len(labels)
-        or (groups is not None and len(groups) != len(ids))
-    ):
-        sizes = f"{tuple(labels.shape)} labels, {len(ids)} ids" + (
-            "" if groups is None else f", {len(groups)} groups"
+    lengths = {"ids": len(ids), **{what: len(given) for what, given in optional.items() if given is not None}}
+    if labels.dim() != 1 or not len(labels) or any(size != len(labels) for size in lengths.values()):
+        sizes = "".join(f", {size} {what}" for what, size in lengths.items())
+        raise ValueError(
+            f"labels, ids, groups and names must be N > 0 each; got {tuple(labels.shape)} labels{sizes}."
         )
-        raise ValueError(f"labels, ids and groups must be N > 0 each; got {sizes}.")
     if int(labels.min()) < 0:
         raise ValueError(f"Labels are class indices from 0; the smallest is {int(labels.min())}.")
     if shots is not None and shots < 1:

@@ -196,3 +196,20 @@ def test_a_split_written_as_json_is_found_again_in_another_order() -> None:
         FewShotSplit.from_dict(record, ids[:9])
     with pytest.raises(ValueError, match="needs seed, val"):
         FewShotSplit.from_dict({key: record[key] for key in ("shots", "val_shots", "grouped", "train")}, ids)
+
+
+def test_names_stand_beside_the_ids_and_change_nothing() -> None:
+    labels, ids = make([5, 5])
+    names = [f"{row}.png" for row in range(10)]
+    named = few_shot_split(labels, ids, 2, val_shots=1, seed=0, names=names)
+    plain = few_shot_split(labels, ids, 2, val_shots=1, seed=0)
+    assert named.train_names == [names[row] for row in named.train.tolist()]
+    assert named.val_names == [names[row] for row in named.val.tolist()]
+    assert (named.train_ids, named.digest()) == (plain.train_ids, plain.digest())
+    record = json.loads(json.dumps(named.to_dict()))
+    assert (record.pop("train_names"), record.pop("val_names")) == (named.train_names, named.val_names)
+    assert record == plain.to_dict()
+    found = FewShotSplit.from_dict(named.to_dict(), ids[::-1])
+    assert (found.train_names, found.val_names) == (named.train_names, named.val_names)
+    with pytest.raises(ValueError, match=r"got \(10,\) labels, 10 ids, 9 names"):
+        few_shot_split(labels, ids, 2, seed=0, names=names[1:])
