@@ -1,7 +1,7 @@
 """Losses of failure predictors: weighted cross-entropy, and regression of the true class's probability.
 
-The weights follow from how many predictions of a batch are right: with several processes give the losses the
-whole (gathered) batch.
+The weights follow from how many predictions of a batch are right. Where a process sees only its share of the
+batch, `counts` says how many are right and wrong in all of it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,26 @@ def is_failure(logits: Tensor, labels: Tensor, *, ties_fail: bool = True) -> Ten
     return logits.gather(1, labels[:, None]).squeeze(1) < logits.max(1).values
 
 
+def outcome_counts(failure: Tensor) -> Tensor:
+    """Return how many predictions are right and how many are wrong, (2,) int64.
+
+    Args:
+        failure: (B,) bool.
+
+    Example:
+        >>> outcome_counts(torch.tensor([False, False, True]))
+        tensor([2, 1])
+    """
+    return torch.stack([(~failure).sum(), failure.sum()])
+
+
 def failure_weights(
-    failure: Tensor, *, weighting: str = "adaptive", weight: float = 1.0, max_weight: float = 100.0
+    failure: Tensor,
+    counts: Tensor | None = None,
+    *,
+    weighting: str = "adaptive",
+    weight: float = 1.0,
+    max_weight: float = 100.0,
 ) -> Tensor:
     """Return the weight of every image in the loss: 1 where the prediction is right, w where it is wrong.
 
@@ -56,6 +74,7 @@ def failure_weights(
 
     Args:
         failure: (B,) bool, B at least 1.
+        counts: (2,) right and wrong predictions of the batch of all processes. None: of these B.
         weighting: One of the three.
         weight: The static weight, at least 0.
         max_weight: Bounds of the balanced weight, `[1 / max_weight, max_weight]`; at least 1.
@@ -82,19 +101,20 @@ def failure_weights(
     if weighting not in WEIGHTINGS:
         raise unknown_name("weighting", weighting, WEIGHTINGS)
     right = torch.ones(failure.shape, device=failure.device)  # (B,)
+    n_right, n_wrong = outcome_counts(failure) if counts is None else counts
     if weighting == "static":
         wrong = right * weight
     elif weighting == "adaptive":
-        wrong = -torch.log1p(-(~failure).float().mean())  # infinite without a failure, where nothing uses it
+        wrong = -torch.log1p(-n_right / (n_right + n_wrong))  # infinite without a failure: nothing uses it
     else:
-        n_wrong = failure.sum()
-        wrong = ((failure.numel() - n_wrong) / n_wrong).clamp(1 / max_weight, max_weight)
+        wrong = (n_right / n_wrong).clamp(1 / max_weight, max_weight)
     return torch.where(failure, wrong, right)
 
 
 def failure_bce(
     failure_logits: Tensor,
     failure: Tensor,
+    counts: Tensor | None = None,
     *,
     weighting: str = "adaptive",
     weight: float = 1.0,
@@ -108,6 +128,7 @@ def failure_bce(
     Args:
         failure_logits: (B,); above 0 means "the prediction is wrong".
         failure: (B,) bool.
+        counts: See `failure_weights`.
         weighting: See `failure_weights`.
         weight: See `failure_weights`.
         max_weight: See `failure_weights`.
@@ -128,7 +149,7 @@ def failure_bce(
         (1 = right): give `-logits`.
     """
     _check_rows(failure_logits, failure)
-    weights = failure_weights(failure, weighting=weighting, weight=weight, max_weight=max_weight)
+    weights = failure_weights(failure, counts, weighting=weighting, weight=weight, max_weight=max_weight)
     signs = torch.where(failure, -1.0, 1.0).to(failure_logits)
     return _reduce(weights.to(failure_logits) * softplus(signs * failure_logits), reduction)
 
@@ -138,6 +159,7 @@ def tcp_regression(
     logits: Tensor,
     labels: Tensor,
     failure: Tensor,
+    counts: Tensor | None = None,
     *,
     weighting: str = "static",
     weight: float = 1.0,
@@ -154,6 +176,7 @@ def tcp_regression(
         logits: (B, C) of the model that is judged; no gradient reaches them.
         labels: (B,) in [0, C).
         failure: (B,) bool.
+        counts: See `failure_weights`.
         weighting: See `failure_weights`.
         weight: See `failure_weights`.
         max_weight: See `failure_weights`.
@@ -181,7 +204,7 @@ def tcp_regression(
             f"not {tuple(logits.shape)} and {tuple(labels.shape)}."
         )
     target = tcp_target(logits.detach().softmax(1), labels, entropy=entropy)
-    weights = failure_weights(failure, weighting=weighting, weight=weight, max_weight=max_weight)
+    weights = failure_weights(failure, counts, weighting=weighting, weight=weight, max_weight=max_weight)
     return _reduce(weights.to(failure_logits) * ((-failure_logits).sigmoid() - target) ** 2, reduction)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, distributed
 
 from calib.byname import bind
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
 from calib.errors import unknown_name
 from calib.losses import check_finite
-from calib.losses.failure import FAILURE_LOSSES
+from calib.losses.failure import FAILURE_LOSSES, outcome_counts
 from calib.metrics.failure import summarize_failure
 from calib.modules.optim import make_optimizer
 from calib.vilu import ViLU
@@ -128,7 +128,7 @@ class FailurePredictionModule(LightningModule):
     """Trains a failure head on the batches of `Cases`.
 
     Weights of the loss that depend on how many predictions are wrong (adaptive, balanced) are those of the
-    batch of this process: train on one device, as the jobs do, or with static weights.
+    batch of all processes: however it is shared among them, the gradient is that of one process.
 
     Args:
         head: The head to train.
@@ -194,8 +194,8 @@ class FailurePredictionModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss; stop with its name if it is not finite."""
         mean = self._finite_mean()
-        self.log(f"train/{self.loss_name}", mean)
-        self.log("train/loss", mean, prog_bar=True, logger=False)
+        self.log(f"train/{self.loss_name}", mean, sync_dist=True)
+        self.log("train/loss", mean, prog_bar=True, logger=False, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Stop before evaluating a head that is broken: validation comes before the end of the epoch."""
@@ -243,12 +243,16 @@ class FailurePredictionModule(LightningModule):
             )
 
     def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
-        return self.loss(
+        failure = batch["predictions"] != batch["labels"]
+        counts, share = _over_processes(outcome_counts(failure))
+        value = self.loss(
             failure_logits=failure_logits,
-            failure=batch["predictions"] != batch["labels"],
+            failure=failure,
+            counts=counts,
             logits=batch["logits"],
             labels=batch["labels"],
         )
+        return value * share
 
     def _finite_mean(self) -> Tensor:
         mean = torch.as_tensor(self._sum) / self._steps
@@ -257,6 +261,19 @@ class FailurePredictionModule(LightningModule):
         except FloatingPointError as error:
             raise FloatingPointError(f"Training stopped in epoch {self.current_epoch}. {error}") from None
         return mean
+
+
+def _over_processes(counts: Tensor) -> tuple[Tensor, Tensor | float]:
+    """Return the counts summed over processes, and this process's share of them times their number.
+
+    A process's mean loss times this factor, averaged over processes (as DDP does with gradients), is the mean
+    over the whole batch even where the shares differ in size.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return counts, 1.0
+    total = counts.clone()
+    distributed.all_reduce(total)
+    return total, distributed.get_world_size() * counts.sum() / total.sum()
 
 
 def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:

@@ -128,6 +128,20 @@ def test_balanced_failures_weigh_as_much_as_the_rest():
     assert failure_weights(torch.tensor([True, True, False]), weighting="balanced")[0] == 0.5
 
 
+def test_given_counts_stand_for_the_batch_of_all_processes():
+    failure = torch.tensor([True, False, True])
+    counts = torch.tensor([6, 2])
+    assert failure_weights(failure, counts, weighting="balanced").tolist() == [3.0, 1.0, 3.0]
+    assert failure_weights(failure, counts)[0].item() == pytest.approx(-math.log(0.25), rel=1e-6)
+    shares = [failure, torch.tensor([False] * 5)]
+    logits = [torch.tensor([0.3, -1.0, 2.0]), torch.linspace(-1, 1, 5)]
+    parts = sum(
+        failure_bce(z, share, counts, reduction="sum") for z, share in zip(logits, shares, strict=True)
+    )
+    whole = failure_bce(torch.cat(logits), torch.cat(shares), reduction="sum")
+    torch.testing.assert_close(parts, whole)
+
+
 def test_tcp_by_hand():
     failure_logits = torch.tensor([0.0, -math.log(3)])  # confidence 1/2 and 3/4
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(3), 0.0, -math.inf, -math.inf]])
