@@ -6,7 +6,6 @@ packing need not know whether prompts share their beginning (`PromptTree`) or st
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, takewhile
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-BRANCH = 128  # at most so many rows of a tree attend together: products with rows they do not see are wasted
+BRANCH = 80  # most rows of a tree that attend together; products with rows they do not see are wasted
 
 
 @dataclass(frozen=True)
@@ -44,62 +43,54 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class _Branch:
-    """Rows `start` to `stop` of a tree; they see rows on their way from the root, and each other."""
-
-    start: int
-    stop: int
-    way: Tensor  # (W,) rows before `start`
-    sees: Tensor  # (stop - start, W + stop - start) bool
-    ends: slice  # which of the pooled rows are here
-    ends_see: Tensor  # their rows of `sees`
-
-
-@dataclass(frozen=True)
 class PromptTree(Packing):
     """The prompts of a causal tower as a tree of tokens: what several begin with is there once.
 
     Under a causal mask a token's state depends on the tokens before it only. So classes that begin alike
-    share these states, with their gradients, and what follows the pooled token is left out.
+    share these states, with their gradients, and what follows the pooled token is left out. The rows attend
+    in groups of neighbours (branches), which see the rows on their way from the root and each other.
 
     Args:
-        branches: The rows in groups that attend together.
+        seen: (K,) the rows that each branch sees, branch by branch; None for one branch that sees all.
+        sees: For each branch, which of these rows each of its rows sees, (rows, seen rows) bool.
+        ends_see: The rows of `sees` that are pooled.
     """
 
-    branches: tuple[_Branch, ...]
+    seen: Tensor | None
+    sees: tuple[Tensor, ...]
+    ends_see: tuple[Tensor, ...]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         """Return the attention of every row, (S, R, E) like the arguments."""
-        queries = [(slice(branch.start, branch.stop), branch.sees) for branch in self.branches]
-        return self._attend(query, key, value, heads, queries)
+        return self._attend(query, key, value, heads, self.sees)
 
     def attend_ends(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         """Return the attention of the pooled rows, (S, P, E); `query` holds these rows only."""
-        return self._attend(
-            query, key, value, heads, [(branch.ends, branch.ends_see) for branch in self.branches]
-        )
+        return self._attend(query, key, value, heads, self.ends_see)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, heads: int, queries: Sequence[tuple[slice, Tensor]]
+        self, query: Tensor, key: Tensor, value: Tensor, heads: int, masks: Sequence[Tensor]
     ) -> Tensor:
-        query, key, value = (_heads(part, heads) for part in (query, key, value))  # (S, H, R, E / H)
+        if self.seen is not None:
+            key, value = key.index_select(1, self.seen), value.index_select(1, self.seen)
+        askers = query.split([mask.shape[0] for mask in masks], dim=1)
+        keys, values = (part.split([mask.shape[1] for mask in masks], dim=1) for part in (key, value))
         found = [
-            F.scaled_dot_product_attention(
-                query[:, :, rows], _seen(key, branch), _seen(value, branch), attn_mask=sees
-            )
-            for branch, (rows, sees) in zip(self.branches, queries, strict=True)
-            if rows.stop > rows.start
+            _attention(asker, seen_key, seen_value, heads, mask)
+            for asker, seen_key, seen_value, mask in zip(askers, keys, values, masks, strict=True)
+            if len(mask)
         ]
-        return (found[0] if len(found) == 1 else torch.cat(found, dim=2)).transpose(1, 2).flatten(2)
+        return _joined(found)
 
 
-def _heads(rows: Tensor, heads: int) -> Tensor:
-    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)  # (S, R, E) -> (S, H, R, E / H)
+def _attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """Return (B, rows, E) for (B, rows, E), (B, seen, E), (B, seen, E), head by head."""
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def _seen(part: Tensor, branch: _Branch) -> Tensor:
-    own = part[:, :, branch.start : branch.stop]
-    return own if len(branch.way) == 0 else torch.cat([part.index_select(2, branch.way), own], dim=2)
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def prompt_tree(prompts: Sequence[Sequence[int]], device: torch.device | None = None) -> PromptTree:
@@ -133,58 +124,59 @@ def prompt_tree(prompts: Sequence[Sequence[int]], device: torch.device | None = 
             places.append(place)
         leaves[index], before = path[-1], prompt
     ends = sorted(set(leaves))
+    seen, sees, ends_see = _branches(parents, ends, device)
     rank = {leaf: index for index, leaf in enumerate(ends)}
     return PromptTree(
         classes=torch.tensor(classes, device=device),
         places=torch.tensor(places, device=device),
         ends=torch.tensor(ends, device=device),
         order=torch.tensor([rank[leaf] for leaf in leaves], device=device),
-        branches=tuple(_branches(parents, ends, device)),
+        seen=seen,
+        sees=sees,
+        ends_see=ends_see,
     )
 
 
-def _branches(parents: Sequence[int], ends: Sequence[int], device: torch.device | None) -> list[_Branch]:
-    """Cut the rows of a tree into groups of nearly equal size.
+def _branches(
+    parents: Sequence[int], ends: Sequence[int], device: torch.device | None
+) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Cut a tree into branches of nearly equal size: `seen`, `sees` and `ends_see` of `PromptTree`.
 
-    A cut may be anywhere: what rows of a group see before the group is on the way to its first row.
+    A cut may be anywhere: what a branch's rows see before it is on the way to its first row.
     """
-    n_rows = len(parents)
-    n_groups = -(-n_rows // BRANCH)
-    cuts = [n_rows * group // n_groups for group in range(n_groups + 1)]
-    found = []
+    n_branches = -(-len(parents) // BRANCH)
+    cuts = [len(parents) * branch // n_branches for branch in range(n_branches + 1)]
+    seen: list[int] = []
+    masks, ends_masks = [], []
     for start, stop in pairwise(cuts):
-        way: list[int] = []
-        row = parents[start]
-        while row >= 0:
-            way.insert(0, row)
-            row = parents[row]
-        sees = torch.zeros(stop - start, len(way) + stop - start, dtype=torch.bool)
+        way = _way(parents, start)
+        mask = torch.zeros(stop - start, len(way) + stop - start, dtype=torch.bool)
         for row in range(start, stop):
             parent = parents[row]
             if parent >= start:
-                sees[row - start] = sees[parent - start]
+                mask[row - start] = mask[parent - start]
             elif parent >= 0:
-                sees[row - start, : way.index(parent) + 1] = True
-            sees[row - start, len(way) + row - start] = True
-        pooled = slice(bisect_left(ends, start), bisect_left(ends, stop))
-        found.append(
-            _Branch(
-                start=start,
-                stop=stop,
-                way=torch.tensor(way, dtype=torch.int64, device=device),
-                sees=sees.to(device),
-                ends=pooled,
-                ends_see=sees[[end - start for end in ends[pooled]]].to(device),
-            )
-        )
-    return found
+                mask[row - start, : way.index(parent) + 1] = True
+            mask[row - start, len(way) + row - start] = True
+        seen += [*way, *range(start, stop)]
+        masks.append(mask.to(device))
+        ends_masks.append(masks[-1][[end - start for end in ends if start <= end < stop]])
+    rows = torch.tensor(seen, device=device) if n_branches > 1 else None
+    return rows, tuple(masks), tuple(ends_masks)
+
+
+def _way(parents: Sequence[int], row: int) -> list[int]:
+    """Return the rows from the root to a row, without it."""
+    way: list[int] = []
+    while (row := parents[row]) >= 0:
+        way.insert(0, row)
+    return way
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Sentences of equal length: rows `start` to `start + count * length`."""
+    """Sentences of equal length, one after the other."""
 
-    start: int
     count: int
     length: int
     sees: Tensor | None  # (count, 1, 1, length) bool, None where every row sees all of its sentence
@@ -209,52 +201,49 @@ class Sentences(Packing):
         return self._attend(query, key, value, heads, ends=True)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, ends: bool) -> Tensor:
-        sets, done, found = query.shape[0], 0, []
-        for batch in self.batches:
-            rows = batch.count * batch.length
-            own = slice(batch.start, batch.start + rows)
-            asking = slice(done, done + batch.count) if ends else own
-            done += batch.count
-            asks, keys, values = (
-                _heads(part.unflatten(1, (batch.count, -1)).flatten(0, 1), heads)
-                for part in (query[:, asking], key[:, own], value[:, own])
-            )  # (S * count, H, length, E / H)
-            sees = None if batch.sees is None else batch.sees.repeat(sets, 1, 1, 1)
-            seen = F.scaled_dot_product_attention(asks, keys, values, attn_mask=sees)
-            found.append(seen.transpose(1, 2).flatten(2).unflatten(0, (sets, -1)).flatten(1, 2))
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        rows = [batch.count * batch.length for batch in self.batches]
+        asked = [batch.count for batch in self.batches] if ends else rows
+        askers, keys, values = query.split(asked, dim=1), key.split(rows, dim=1), value.split(rows, dim=1)
+        found = [
+            _batched(batch, parts, heads)
+            for batch, *parts in zip(self.batches, askers, keys, values, strict=True)
+        ]
+        return _joined(found)
+
+
+def _batched(batch: _Batch, parts: Sequence[Tensor], heads: int) -> Tensor:
+    sets = len(parts[0])
+    query, key, value = (part.unflatten(1, (batch.count, -1)).flatten(0, 1) for part in parts)
+    sees = None if batch.sees is None else batch.sees.repeat(sets, 1, 1, 1)
+    return _attention(query, key, value, heads, sees).unflatten(0, (sets, -1)).flatten(1, 2)
 
 
 def sentences(mask: Tensor, *, keep_padding: bool = False) -> Sentences:
     """Return the rows of C padded sentences.
 
     Args:
-        mask: (C, L) bool, True for tokens, which come first in each row.
+        mask: (C, L) bool, True for tokens; the first of each row is one.
         keep_padding: True keeps all rows, as a tower needs that pools padding as well; padding is not seen.
     """
-    device, lengths = mask.device, mask.sum(dim=1).tolist()
-    if keep_padding:
-        groups = [(mask.shape[1], list(range(len(mask))))]
-    else:
-        by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
-        groups = [(length, list(found)) for length, found in groupby(by_length, key=lengths.__getitem__)]
+    device = mask.device
+    kept = torch.ones_like(mask) if keep_padding else mask
+    places = [row.nonzero()[:, 0] for row in kept]
+    lengths = [len(row) for row in places]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches: list[_Batch] = []
-    classes: list[int] = []
-    places: list[int] = []
     ends: list[int] = []
-    for length, members in groups:
-        hidden = keep_padding and not bool(mask.all())
-        sees = mask[members][:, None, None] if hidden else None
-        batches.append(_Batch(len(classes), len(members), length, sees))
-        for member in members:
-            ends.append(len(classes))
-            classes += [member] * length
-            places += range(length)
-    members = [member for _, members in groups for member in members]
+    done = 0
+    for length, same in groupby(order, key=lengths.__getitem__):
+        members = list(same)
+        sees = None if kept[members].equal(mask[members]) else mask[members][:, None, None]
+        batches.append(_Batch(len(members), length, sees))
+        ends += range(done, done + length * len(members), length)
+        done += length * len(members)
+    rows = torch.tensor(order, device=device)
     return Sentences(
-        classes=torch.tensor(classes, device=device),
-        places=torch.tensor(places, device=device),
+        classes=rows.repeat_interleave(torch.tensor([lengths[row] for row in order], device=device)),
+        places=torch.cat([places[row] for row in order]),
         ends=torch.tensor(ends, device=device),
-        order=torch.tensor(members, device=device).argsort(),
+        order=rows.argsort(),
         batches=tuple(batches),
     )

@@ -63,7 +63,7 @@ def test_tree_of_prompts_without_anything_in_common():
     tree = packing.prompt_tree([[3], [1, 2], [2, 2, 2]])
     assert tree.places.tolist() == [0, 1, 0, 1, 2, 0]
     assert tree.ends[tree.order].tolist() == [5, 1, 4]
-    assert tree.branches[0].sees.int().tolist() == [
+    assert tree.sees[0].int().tolist() == [
         [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0],
         [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1],
     ]  # fmt: skip
@@ -85,3 +85,11 @@ def test_sentences_equal_attention_class_by_class(lengths, keep_padding):
         mine = packed.classes == index
         torch.testing.assert_close(found[:, mine], expected[:, packed.places[mine]], atol=1e-6, rtol=0)
         torch.testing.assert_close(pooled[:, index], expected[:, 0], atol=1e-6, rtol=0)
+
+
+def test_a_hole_in_a_sentence_is_no_row_of_it():
+    packed = packing.sentences(torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0]]).bool())
+    assert packed.classes.tolist() == [1, 1, 0, 0, 0]
+    assert packed.places.tolist() == [0, 1, 0, 2, 3]
+    assert packed.ends.tolist() == [0, 2]
+    assert packed.order.tolist() == [1, 0]
