@@ -24,7 +24,7 @@ def settings_help(task: str) -> str:
     Example:
         >>> print(*settings_help("evaluate").splitlines()[4:6], sep="\n")
           out=null
-              Folder of the results. None: runs/evaluation.
+              Folder of the results. null: runs/evaluation.
     """
     return "\n".join(_lines(SCHEMAS[task], SCHEMAS[task](), ""))
 
@@ -33,14 +33,24 @@ def _lines(schema: type, values: Any, prefix: str) -> list[str]:
     said = _attributes(schema)
     hints = typing.get_type_hints(schema)
     lines: list[str] = []
-    for field in dataclasses.fields(schema):
+    groups_last = sorted(dataclasses.fields(schema), key=lambda field: bool(dataclass_of(hints[field.name])))
+    for field in groups_last:
         value, inner = getattr(values, field.name), dataclass_of(hints[field.name])
         if inner is not None:
+            lines.append("")
+            if field.name in said:  # what this task has to say of a group that others have as well
+                lines += _wrapped(f"{prefix}{field.name}: {said[field.name]}", "  ")
             lines += _lines(inner, value, f"{prefix}{field.name}.")
         else:
             lines.append(f"  {prefix}{field.name}={_written(value)}")
-            lines += textwrap.wrap(said[field.name], WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+            lines += _wrapped(said[field.name], INDENT)
     return lines
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    """Return the lines of an explanation, which says null where Python says None."""
+    text = re.sub(r"\bNone\b", "null", text)
+    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def _attributes(schema: type) -> dict[str, str]:

@@ -62,6 +62,9 @@ def test_help_explains_every_setting(arguments: list[str], task: str, capsys) ->
     shown = set(re.findall(r"^  ([\w.]+)=", printed, flags=re.MULTILINE))
     assert shown == set(keys_of(SCHEMAS[task]))
     assert all(line.startswith("      ") for line in printed.splitlines() if line.startswith("   "))
+    settings = " ".join(printed.partition("Settings and their defaults")[2].split())
+    assert "None" not in settings  # not a word of YAML or of the command line
+    assert ("under a cosine that spans the run" in settings) == (task == "failure")  # said of its optim
 
 
 def keys_of(schema: type, prefix: str = "") -> Iterator[str]:
