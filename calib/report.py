@@ -18,6 +18,7 @@ COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("conf. - acc. %", "confidence_gap", 1),
 )
 SIGNED = {"confidence_gap"}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheets may run
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,13 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def safe_text(text: str) -> str:
     """Return text that no spreadsheet runs as a formula: with an apostrophe before =, +, -, @, tab or return.
 
+    A number stays as it is.
+
     Example:
-        >>> safe_text("tumour"), safe_text("=1+1")
-        ('tumour', "'=1+1")
+        >>> safe_text("tumour"), safe_text("=1+1"), safe_text("+ve"), safe_text("-1")
+        ('tumour', "'=1+1", "'+ve", '-1')
     """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 
 
 def safe_path(path: str | Path) -> str:
@@ -146,4 +149,12 @@ def safe_path(path: str | Path) -> str:
         ('scans/1.png', './=1.png')
     """
     text = str(path)
-    return f"./{text}" if safe_text(text) != text else text
+    return f"./{text}" if text.startswith(FORMULA) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
