@@ -3,8 +3,8 @@
 Every step decodes and augments its images, encodes them, runs all classes through the text tower at full
 context length and takes an SGD step; the last batch of an epoch is dropped. Every test batch encodes its
 images and all classes again. Same modules, same losses, float32. Written from a description of the release
-(commit c6ec13e). Differs: no loader processes (on two cores they cost more than they give) and no plots, which
-flatters the release.
+(commit c6ec13e). Differs: no loader processes (on two cores they cost more than they give) and no plots; both
+flatter the release.
 """
 
 from __future__ import annotations

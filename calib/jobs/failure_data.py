@@ -138,6 +138,7 @@ def draw_rows(
         seed=config.seed,
         groups=None if table.groups is None else [table.groups[row] for row in rows],
         class_names=class_names,
+        names=[table.names[row] for row in rows],
     )
     return replace(split, train=index[split.train], val=index[split.val])
 

@@ -115,6 +115,7 @@ def draw(config: PromptRun, common: Common) -> Prepared:
         seed=config.seed,
         groups=task.train.groups,
         class_names=task.class_names,
+        names=task.train.names,
     )
     shots = task.train.subset(split.train)
     return Prepared(

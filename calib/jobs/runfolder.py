@@ -20,6 +20,7 @@ REUSED = (
     "This run was finished before: these are its results, nothing was read. Train anew: overwrite=true.\n"
 )
 OTHER = "Give another folder: out=FOLDER."
+NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
 # What a run writes, and `overwrite` removes.
 OWNED = (
     "config.yaml",
@@ -163,8 +164,12 @@ class RunFolder:
         Raises:
             ValueError: The draw or the test images differ; the message says in what.
         """
-        if self.split.is_file() and (old := read_json(self.split)) != split:
-            changed = sorted(key for key in old.keys() | split.keys() if old.get(key) != split.get(key))
+        if not self.split.is_file():
+            return
+        old = read_json(self.split)
+        differing = {key for key in old.keys() | split.keys() if old.get(key) != split.get(key)}
+        changed = sorted(differing - NAMES)
+        if changed:
             raise ValueError(
                 f"The data have changed since the run in '{self.path}' began (split.json differs in: "
                 f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."

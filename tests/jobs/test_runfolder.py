@@ -83,3 +83,12 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "run").check(PromptRun())
     with pytest.raises(ValueError, match=r"file/run' cannot be written"):
         RunFolder(tmp_path / "file" / "run").claim(PromptRun(), SPLIT)
+
+
+def test_a_renamed_image_is_the_same_image(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(PromptRun(), {**SPLIT, "train_names": ["scan.png"]})
+    folder.check_data({**SPLIT, "train_names": ["renamed.png"]})
+    folder.check_data(SPLIT)
+    with pytest.raises(ValueError, match=r"differs in: train\)"):
+        folder.check_data({**SPLIT, "train": ["b"], "train_names": ["scan.png"]})
