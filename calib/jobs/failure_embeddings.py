@@ -41,7 +41,8 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
     except ValueError as error:
         raise ValueError(f"{train.path}: {error}") from error
     if len(val_rows):
-        split = replace(split, val=val_rows, val_ids=[train.table.ids[row] for row in val_rows.tolist()])
+        val_table = train.table.subset(val_rows)
+        split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
     shown = test.table.subset(test_rows)
     names = [Path(source.path).name for source in (train, test)]
     predictions = Predictions(
