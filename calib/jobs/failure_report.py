@@ -13,7 +13,7 @@ from calib.failure_checkpoints import FailureCheckpoint
 from calib.jobs.failure_scores import BASELINE, Judgements
 from calib.plots import risk_coverage_diagram
 from calib.predictions import Predictions
-from calib.report import aligned
+from calib.report import aligned, safe_path, safe_text
 from calib.vilu.explain import Explanation
 
 # column title, metric, factor, decimals
@@ -105,15 +105,15 @@ def failures_csv(
         label, prediction = int(predictions.labels[i]), int(picked[i])
         writer.writerow(
             [
-                predictions.names[i],
-                names[label],
-                names[prediction],
+                safe_path(predictions.names[i]),
+                safe_text(names[label]),
+                safe_text(names[prediction]),
                 "yes" if label == prediction else "no",
                 f"{float(confidence[i]):.6f}",
                 f"{float(uncertainty[i]):.6f}",
-                alternatives(explanation, i, names),
+                safe_text(alternatives(explanation, i, names)),
                 *(f"{float(explanation.contributions[part][i]):+.4f}" for part in parts),
-                why[i],
+                safe_text(why[i]),
             ]
         )
     return text.getvalue()

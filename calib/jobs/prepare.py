@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from calib.backbones import create_backbone
@@ -212,6 +210,9 @@ def pick_device(trainer: dict[str, Any]) -> torch.device:
     Raises:
         ValueError: There is no such device here.
     """
+    from lightning import Trainer  # takes seconds to import, and predictions do without
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     asked = trainer.get("accelerator", "auto")
     try:
