@@ -30,7 +30,8 @@ from PIL import Image
 from calib.backbones import create_backbone
 from calib.config import load_config
 from calib.files import write_text
-from calib.jobs.sweep import SweepSettings, sweep
+from calib.jobs.grid import SweepSettings
+from calib.jobs.sweep import sweep
 from calib.jobs.train import train
 from calib.metrics import kde_calibration_error, summarize
 from calib.report import aligned

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import calib
 from calib.config import load_config, split_arguments, task_of
+from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
 from calib.settings_help import settings_help
 
@@ -119,6 +120,8 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
         else:
             from calib.jobs.train import main as command
     elif name == "sweep":
+        settings, rest = sweep_settings(argv)
+        expand(rest, samples=settings.samples, seed=settings.sample_seed)
         from calib.jobs.sweep import main as command
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")

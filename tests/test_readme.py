@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from calib.config import load_config, task_of
-from calib.jobs.grid import expand
-from calib.jobs.sweep import sweep_settings
+from calib.jobs.grid import expand, sweep_settings
 from calib.losses import PRESETS
 
 ROOT = Path(__file__).parents[1]

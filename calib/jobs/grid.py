@@ -6,11 +6,36 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from calib.config import FailureRun, PromptRun, load_config
+from calib.errors import first_line, unknown_name
 
+# Validation metrics a sweep can be ordered by, and whether less is better.
+CHOOSE_BY = {"nll": True, "brier": True, "ece": True, "accuracy": False}
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+@dataclass
+class SweepSettings:
+    """What `calib sweep` takes besides the settings of the runs.
+
+    Attributes:
+        out: Folder of the sweep; every run has a folder of its own in it.
+        samples: Combinations drawn at random. None: all.
+        sample_seed: Of that draw.
+        by: Validation metric the settings are ranked by: nll, brier, ece or accuracy.
+        stack: Prompts trained side by side at most.
+    """
+
+    out: str | None = None
+    samples: int | None = None
+    sample_seed: int = 0
+    by: str = "nll"
+    stack: int = 16
 
 
 @dataclass(frozen=True)
@@ -82,6 +107,33 @@ def expand(
         for one in seeds or [""]
     ]
     return [(point, _settings(fixed, point)) for point in points]
+
+
+def sweep_settings(argv: Sequence[str]) -> tuple[SweepSettings, list[str]]:
+    """Return the sweep's own settings and the arguments that are left for the runs.
+
+    Raises:
+        ValueError: A value is of the wrong type or not possible.
+
+    Example:
+        >>> sweep_settings(["preset=coop,ls", "stack=4"])
+        (SweepSettings(out=None, samples=None, sample_seed=0, by='nll', stack=4), ['preset=coop,ls'])
+    """
+    names = {field.name for field in fields(SweepSettings)}
+    own = [argument for argument in argv if argument.partition("=")[0] in names]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(SweepSettings), OmegaConf.from_dotlist(own))
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
+    assert isinstance(settings, SweepSettings)
+    if settings.by not in CHOOSE_BY:
+        raise unknown_name("value of by", settings.by, CHOOSE_BY)
+    for name in ("samples", "stack"):
+        number = getattr(settings, name)
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    return settings, [argument for argument in argv if argument not in own]
 
 
 def values_of(text: str) -> list[str]:

@@ -7,26 +7,23 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lightning import seed_everything
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from calib.config import PromptRun
 from calib.data.datamodule import BatchLoader
 from calib.data.helpers import json_digest
-from calib.errors import first_line, unknown_name
 from calib.files import blocking_file, write_json, write_text
-from calib.jobs.grid import Point, expand
+from calib.jobs.grid import Point, SweepSettings, expand, sweep_settings
 from calib.jobs.identity import is_among, relevant_settings
 from calib.jobs.prepare import Common, Prepared, draw, load_common
 from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.jobs.runfolder import OTHER, RunFolder
-from calib.jobs.sweep_report import LESS_IS_BETTER, sweep_table
+from calib.jobs.sweep_report import sweep_table
 from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
@@ -46,25 +43,6 @@ COMMON = (
     "trainer.accelerator",
 )
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class SweepSettings:
-    """What `calib sweep` takes besides the settings of the runs.
-
-    Attributes:
-        out: Folder of the sweep; every run has a folder of its own in it.
-        samples: Combinations drawn at random. None: all.
-        sample_seed: Of that draw.
-        by: Validation metric the settings are ranked by: nll, brier, ece or accuracy.
-        stack: Prompts trained side by side at most.
-    """
-
-    out: str | None = None
-    samples: int | None = None
-    sample_seed: int = 0
-    by: str = "nll"
-    stack: int = 16
 
 
 @dataclass
@@ -266,33 +244,6 @@ def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:
 
 def _folder_of(argv: Sequence[str], settings: SweepSettings) -> Path:
     return Path(settings.out or Path("runs") / f"sweep-{json_digest(sorted(argv))[:6]}")
-
-
-def sweep_settings(argv: Sequence[str]) -> tuple[SweepSettings, list[str]]:
-    """Return the sweep's own settings and the arguments that are left for the runs.
-
-    Raises:
-        ValueError: A value is of the wrong type or not possible.
-
-    Example:
-        >>> sweep_settings(["preset=coop,ls", "stack=4"])
-        (SweepSettings(out=None, samples=None, sample_seed=0, by='nll', stack=4), ['preset=coop,ls'])
-    """
-    names = {field.name for field in fields(SweepSettings)}
-    own = [argument for argument in argv if argument.partition("=")[0] in names]
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(SweepSettings), OmegaConf.from_dotlist(own))
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
-    assert isinstance(settings, SweepSettings)
-    if settings.by not in LESS_IS_BETTER:
-        raise unknown_name("value of by", settings.by, LESS_IS_BETTER)
-    for name in ("samples", "stack"):
-        number = getattr(settings, name)
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")
-    return settings, [argument for argument in argv if argument not in own]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from calib.jobs.grid import Point
+from calib.jobs.grid import CHOOSE_BY, Point
 from calib.report import COLUMNS, Cell, aligned, format_value
 from calib.stats import mean_sd
-
-LESS_IS_BETTER = {"nll": True, "brier": True, "ece": True, "accuracy": False}
 
 
 def sweep_table(
@@ -24,7 +22,7 @@ def sweep_table(
 
     Args:
         results: Point, seed and the content of metrics.json of every run.
-        by: A key of `LESS_IS_BETTER`.
+        by: A key of `CHOOSE_BY`.
 
     Returns:
         Markdown, and the best row's settings; None for it where there is no run or no validation shot.
@@ -37,8 +35,8 @@ def sweep_table(
         scores = {
             name: {seed: values["val"][by] for seed, values in runs.items()} for name, runs in rows.items()
         }
-        ranks = _mean_ranks(scores, less_is_better=LESS_IS_BETTER[by])
-        order = sorted(rows, key=lambda name: _sort_key(scores[name], LESS_IS_BETTER[by]))
+        ranks = _mean_ranks(scores, less_is_better=CHOOSE_BY[by])
+        order = sorted(rows, key=lambda name: _sort_key(scores[name], CHOOSE_BY[by]))
     else:
         order = list(rows)
     title, decimals, percent = next((t, d, "%" in t) for t, name, d in COLUMNS if name == by)

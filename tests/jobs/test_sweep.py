@@ -10,7 +10,8 @@ from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
 from calib.config import load_config
 from calib.files import read_json
-from calib.jobs.sweep import SweepSettings, sweep, sweep_settings
+from calib.jobs.grid import SweepSettings, sweep_settings
+from calib.jobs.sweep import sweep
 from calib.jobs.train import train
 
 VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
