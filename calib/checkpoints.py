@@ -153,8 +153,8 @@ class PromptCheckpoint:
             ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        require_keys(record, RECORD, path=path)
         require_version(record, VERSION, path=path)
+        require_keys(record, RECORD, path=path)
         names = require_strings(record, "class_names", path=path)
         for key in ("logit_scale", "temperature"):
             if not isinstance(record[key], int | float) or (key == "temperature" and not record[key] > 0):

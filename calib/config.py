@@ -583,6 +583,9 @@ def dataclass_of(hint: Any) -> type | None:
 
 def _check_ranges(config: Any) -> None:
     data = config.data
+    for name in ("name", "root", "template", "class_names"):
+        if name in data.options:
+            raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
     limits: list[tuple[str, float | None, float]] = [
         ("data.shots", data.shots, 1),
         ("data.val_shots", data.val_shots, 0),

@@ -278,8 +278,8 @@ class FailureCheckpoint:
 
 
 def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
-    require_keys(record, RECORD, path=path)
     require_version(record, VERSION, path=path)
+    require_keys(record, RECORD, path=path)
     if not require_strings(record, "class_names", path=path):
         raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")
     backbone = record["backbone"]

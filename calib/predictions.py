@@ -103,8 +103,8 @@ class Predictions:
             ValueError: The file is damaged, of another kind, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        require_keys(record, {*_LISTS, "about"}, path=path)
         require_version(record, VERSION, path=path)
+        require_keys(record, {*_LISTS, "about"}, path=path)
         lists = {name: require_strings(record, name, path=path) for name in _LISTS if name != "groups"}
         groups = None if record["groups"] is None else require_strings(record, "groups", path=path)
         try:

@@ -109,6 +109,11 @@ def test_the_options_of_all_readers_are_known_and_explained() -> None:
     assert all(re.search(rf"\b{option}\b", said) for option in READER_OPTIONS)
 
 
+def test_settings_of_the_data_are_not_options_of_the_reader() -> None:
+    with pytest.raises(ValueError, match=r"data.options.root is written data.root=images"):
+        load_config(["data.options.root=images"], task="prompt")
+
+
 def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no settings file 'missing.yaml'"):
         load_config(["missing.yaml"], task="prompt")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
 import torch
+from filelock import FileLock
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import calib
 from calib.data.features import SCHEMA, TOWER, FeatureTable
@@ -20,7 +24,9 @@ from calib.data.records import ImageTable
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
+    from calib.backbones.preprocessing import Preprocessing
 
+BATCHES_PER_PART = 32  # of images; an interrupted encoding loses one part at most
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +37,7 @@ def encode_table(
     views: int = 0,
     view_seed: int = 0,
     batch_size: int = 32,
+    num_workers: int | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> FeatureTable:
     """Return the features of all images of a table, on the CPU.
@@ -46,6 +53,8 @@ def encode_table(
             SHA-256("view_seed:id:v"), whatever its place in the table.
         view_seed: Any integer.
         batch_size: Images encoded at once.
+        num_workers: Processes that read and prepare images ahead. None: none where the model itself is on the
+            CPU (it needs the cores), else as many as there are cores, 8 at most.
         meta: JSON-able facts to keep with the features, e.g. class names, source and licence.
 
     Raises:
@@ -57,7 +66,7 @@ def encode_table(
     per_image = 1 + views
     features = torch.empty(len(table) * per_image, backbone.embed_dim)
     progress = ProgressLog(logger, "encoding images", len(table))
-    inputs = _inputs(backbone, table, views, view_seed)
+    inputs = _inputs(backbone, table, views, view_seed, _workers(backbone, num_workers))
     start = 0
     with torch.inference_mode():
         while batch := list(islice(inputs, batch_size)):
@@ -92,6 +101,7 @@ def cache_features(
     views: int = 0,
     view_seed: int = 0,
     batch_size: int = 32,
+    num_workers: int | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> FeatureTable:
     """Return the features of all images of a table, from the cache if they are there.
@@ -99,8 +109,8 @@ def cache_features(
     The file's name is a digest of the images' contents, the image tower's weights, architecture and
     preprocessing, and the views: if any of them changes, another file is looked for, so a stale one is never
     read. Labels, names, groups and the order of the images are not part of it; they are taken from the table.
-    A damaged file is reported in the log and made anew. Files are written whole or not at all, so parallel
-    runs may share a folder.
+    A damaged file is reported in the log and made anew. Files are written whole or not at all. Of processes
+    that want the same features one encodes, and the others wait for it. An interrupted encoding goes on.
 
     Args:
         backbone: The frozen model.
@@ -109,6 +119,7 @@ def cache_features(
         views: Augmented views per image; see `encode_table`.
         view_seed: Any integer.
         batch_size: Images encoded at once.
+        num_workers: As in `encode_table`.
         meta: JSON-able facts to add to the returned table.
 
     Raises:
@@ -121,9 +132,21 @@ def cache_features(
     path = Path(cache_dir) / f"{key}.safetensors"
     cached = _read_cache(path, wanted, views)
     if cached is None:
-        unique = table.subset(first[id_] for id_ in wanted)
-        cached = encode_table(backbone, unique, views=views, view_seed=view_seed, batch_size=batch_size)
-        cached.save(path)
+        settings = {
+            "views": views,
+            "view_seed": view_seed,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+        }
+        locks = path.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{key}.lock"):
+            cached = _read_cache(path, wanted, views)  # another process may have made it meanwhile
+            if cached is None:
+                unique = table.subset(first[id_] for id_ in wanted)
+                cached = _encode_in_parts(backbone, unique, path, settings)
+    else:
+        os.utime(path)  # `calib cache` says when features were last used
     place = {id_: row for row, id_ in enumerate(wanted)}
     return replace(
         cached.subset(place[id_] for id_ in table.ids),
@@ -134,13 +157,81 @@ def cache_features(
     )
 
 
-def _inputs(backbone: Backbone, table: ImageTable, views: int, view_seed: int) -> Iterator[Tensor]:
+def _encode_in_parts(
+    backbone: Backbone, table: ImageTable, path: Path, settings: Mapping[str, Any]
+) -> FeatureTable:
+    """Return the features of a table and write them; what an interrupted call encoded is taken up."""
+    size = BATCHES_PER_PART * settings["batch_size"]
+    if len(table) <= size:
+        features = encode_table(backbone, table, **settings)
+        features.save(path)
+        return features
+    folder = path.with_suffix(".parts")
+    parts = []
+    for start in range(0, len(table), size):
+        some = table.subset(range(start, min(start + size, len(table))))
+        place = folder / f"{start:09d}.safetensors"
+        part = _read_cache(place, some.ids, settings["views"])
+        if part is None:
+            part = encode_table(backbone, some, **settings)
+            part.save(place)
+            logger.info("encoded %d of %d images", start + len(some), len(table))
+        parts.append(part)
+    features = _joined(parts)
+    features.save(path)
+    shutil.rmtree(folder)
+    return features
+
+
+def _joined(parts: Sequence[FeatureTable]) -> FeatureTable:
+    """Return the rows of several tables of one kind below each other."""
+    views = [part.augmented_features for part in parts if part.augmented_features is not None]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return FeatureTable(
+        torch.cat([part.image_features for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        [id_ for part in parts for id_ in part.ids],
+        [name for part in parts for name in part.names],
+        [group for some in groups for group in some] if groups else None,
+        torch.cat(views) if views else None,
+        dict(parts[0].meta),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What the image tower is given for each image of a table."""
+
+    preprocess: Preprocessing
+    table: ImageTable
+    views: int
+    view_seed: int
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return (1 + V, 3, H, W): the plain image, then its views."""
+        image, id_ = self.table.open(row), self.table[row].id
+        seeds = [stable_hash(self.view_seed, id_, view) for view in range(self.views)]
+        augmented = [self.preprocess.augment(image, seed) for seed in seeds]
+        return torch.stack([self.preprocess(image), *augmented])
+
+
+def _inputs(
+    backbone: Backbone, table: ImageTable, views: int, view_seed: int, workers: int
+) -> Iterator[Tensor]:
     """Yield (3, H, W) per image: the plain one, then its views."""
-    for row in range(len(table)):
-        image = table.open(row)
-        yield backbone.preprocess(image)
-        for view in range(views):
-            yield backbone.preprocess.augment(image, stable_hash(view_seed, table[row].id, view))
+    source = _Inputs(backbone.preprocess, table, views, view_seed)
+    rows = range(len(table))
+    if workers == 0:
+        images: Iterable[Tensor] = (source[row] for row in rows)
+    else:
+        images = DataLoader(source, batch_size=None, sampler=rows, num_workers=workers)  # type: ignore[arg-type]
+    return (each for image in images for each in image)
+
+
+def _workers(backbone: Backbone, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    return 0 if backbone.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _facts(

@@ -74,6 +74,7 @@ class FakeBackbone(nn.Module):
 
     name = "fake"
     embed_dim = 6
+    device = torch.device("cpu")
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def test_the_second_run_encodes_nothing(backbone: Any, table: ImageTable, tmp_pa
     assert second.augmented_features is not None
     assert second.augmented_features.equal(first.augmented_features)
     assert second.meta["split"] == "train"
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
 
 
 def test_the_cache_gives_what_encoding_gives(backbone: Any, table: ImageTable, tmp_path: Path) -> None:
@@ -163,13 +165,13 @@ def test_whatever_changes_features_changes_the_file(
     runs.append((backbone, bright, {}))
     for count, (model, images, options) in enumerate(runs, start=1):
         cache_features(model, images, cache, **options)
-        assert len(list(cache.iterdir())) == count
+        assert len(list(cache.glob("*.safetensors"))) == count
     write_image(tmp_path / "set" / "3.png", seed=99)  # the file changes under the same name
     anew = ImageTable(
         [FileSource(tmp_path / "set" / name) for name in table.names], table.labels, table.names
     )
     cache_features(backbone, anew, cache)
-    assert len(list(cache.iterdir())) == len(runs) + 1
+    assert len(list(cache.glob("*.safetensors"))) == len(runs) + 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other images"])
@@ -177,7 +179,7 @@ def test_a_damaged_cache_file_is_reported_and_made_anew(
     backbone: Any, table: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     first = cache_features(backbone, table, tmp_path / "cache")
-    (path,) = (tmp_path / "cache").iterdir()
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
     whole = path.read_bytes()
     if damage == "other images":
         encode_table(backbone, table.subset([0, 1])).save(path)
@@ -195,7 +197,65 @@ def test_an_interrupted_run_leaves_no_cache_file(backbone: Any, table: ImageTabl
     os.truncate(tmp_path / "set" / "5.png", 60)
     with pytest.raises(ValueError, match=r"5\.png is"):
         cache_features(backbone, table, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
+
+
+def test_an_interrupted_encoding_goes_on(
+    backbone: Any, table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.data.encode.BATCHES_PER_PART", 1)
+    whole = encode_table(backbone, table, views=1, batch_size=2)
+    original, calls = backbone.encode_image, 0
+
+    def fails_later(images: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 5:  # in the middle of the third part of two images with a view each
+            raise KeyboardInterrupt
+        return original(images)
+
+    monkeypatch.setattr(backbone, "encode_image", fails_later)
+    with pytest.raises(KeyboardInterrupt):
+        cache_features(backbone, table, tmp_path, views=1, batch_size=2)
+    monkeypatch.setattr(backbone, "encode_image", original)
+    backbone.batches.clear()
+    cached = cache_features(backbone, table, tmp_path, views=1, batch_size=2)
+    assert sum(backbone.batches) == 2 * 3  # of 7 images 4 were done; 3 with a view each are left
+    torch.testing.assert_close(cached.image_features, whole.image_features, rtol=0, atol=1e-6)
+    assert cached.augmented_features is not None
+    assert (cached.ids, cached.groups) == (table.ids, table.groups)
+    assert [
+        path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".") and path.is_file()
+    ] == [".safetensors"]
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_of_two_that_want_the_same_features_one_encodes(
+    make_backbone: Any, table: ImageTable, tmp_path: Path
+) -> None:
+    backbones = [make_backbone(), make_backbone()]
+    barrier = threading.Barrier(2)
+
+    def encode(backbone: Any) -> torch.Tensor:
+        barrier.wait()
+        return cache_features(backbone, table, tmp_path, batch_size=2).image_features
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(encode, backbones)
+    assert one.equal(other)
+    assert sorted(len(backbone.batches) for backbone in backbones) == [0, 4]
+
+
+def test_processes_that_read_ahead_change_nothing(backbone: Any, table: ImageTable) -> None:
+    alone = encode_table(backbone, table, views=2, batch_size=4)
+    ahead = encode_table(backbone, table, views=2, batch_size=4, num_workers=2)
+    assert ahead.image_features.equal(alone.image_features)
+    assert ahead.augmented_features is not None
+    assert alone.augmented_features is not None
+    assert ahead.augmented_features.equal(alone.augmented_features)
+    os.truncate(table._sources[3].path, 40)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"3\.png"):
+        encode_table(backbone, table, num_workers=2)
 
 
 def test_features_of_another_tower_are_refused(backbone: Any, make_backbone: Any, table: ImageTable) -> None:

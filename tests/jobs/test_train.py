@@ -212,7 +212,7 @@ def test_images_are_encoded_once_and_cached(
     ]
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     first = train(settings(*data, cache, f"out={tmp_path / 'a'}", "baselines=[]"))
-    files = sorted((tmp_path / "cache").iterdir())
+    files = sorted((tmp_path / "cache").glob("*.safetensors"))
     assert len(files) == 3  # shots, validation shots, test
     monkeypatch.setattr("calib.data.encode.encode_table", None)  # encoding again would fail
     second = train(settings(*data, cache, f"out={tmp_path / 'b'}", "baselines=[]"))
@@ -233,7 +233,7 @@ def test_encoding_at_every_step_sees_fresh_views(image_folder: Path, settings, t
     plain = train(settings(*data, cache, f"out={tmp_path / 'c'}", "baselines=[]", "data.views=0"))
     assert results["methods"] == again["methods"]
     assert results["methods"]["calibprompt"] != plain["methods"]["calibprompt"]
-    assert len(list((tmp_path / "cache").iterdir())) == 1  # the test split only
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1  # the test split only
 
 
 def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
