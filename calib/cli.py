@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "learn a calibrated prompt, or with task=failure to predict its failures",
     "sweep": "train many settings and seeds side by side, in one table",
     "evaluate": "compare exported prompts on their own test images or on others",
+    "cache": "list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",
     "predict": "classify images with an exported prompt",
 }
 HELP = {
@@ -126,6 +127,8 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")
         from calib.jobs.evaluate import main as command
+    elif name == "cache":
+        from calib.jobs.cache import main as command
     else:
         predict_arguments(argv)
         from calib.jobs.predict import main as command

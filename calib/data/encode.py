@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from calib.backbones.base import Backbone
     from calib.backbones.preprocessing import Preprocessing
 
+CACHED, PARTS, LOCKS = ".safetensors", ".parts", ".locks"  # in a cache folder
 BATCHES_PER_PART = 32  # of images; an interrupted encoding loses one part at most
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def cache_features(
     wanted = sorted(first)
     tower = {what: get(backbone.describe()) for what, get in TOWER.items()}
     key = json_digest([SCHEMA, wanted, tower, views, view_seed, table.grey16_max])
-    path = Path(cache_dir) / f"{key}.safetensors"
+    path = Path(cache_dir) / f"{key}{CACHED}"
     cached = _read_cache(path, wanted, views)
     if cached is None:
         settings = {
@@ -138,7 +139,7 @@ def cache_features(
             "batch_size": batch_size,
             "num_workers": num_workers,
         }
-        locks = path.parent / ".locks"
+        locks = path.parent / LOCKS
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{key}.lock"):
             cached = _read_cache(path, wanted, views)  # another process may have made it meanwhile
@@ -166,11 +167,11 @@ def _encode_in_parts(
         features = encode_table(backbone, table, **settings)
         features.save(path)
         return features
-    folder = path.with_suffix(".parts")
+    folder = path.with_suffix(PARTS)
     parts = []
     for start in range(0, len(table), size):
         some = table.subset(range(start, min(start + size, len(table))))
-        place = folder / f"{start:09d}.safetensors"
+        place = folder / f"{start:09d}{CACHED}"
         part = _read_cache(place, some.ids, settings["views"])
         if part is None:
             part = encode_table(backbone, some, **settings)

@@ -1,0 +1,135 @@
+"""`calib cache`: what the feature cache holds, whether it is sound, and how to make room."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from calib.config import DataConfig
+from calib.data.encode import CACHED, LOCKS, PARTS
+from calib.data.features import FeatureTable
+from calib.report import aligned
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One file of the feature cache, or what an interrupted encoding left.
+
+    Attributes:
+        path: The file or folder.
+        size: Bytes.
+        used: When it was written or last read, in seconds since 1970.
+        holds: What is in it, in words.
+        damaged: Whether it cannot be read.
+    """
+
+    path: Path
+    size: int
+    used: float
+    holds: str
+    damaged: bool = False
+
+
+def cache_entries(folder: str | Path) -> list[CacheEntry]:
+    """Return what a cache folder holds, the longest unused first. Every file is read and checked.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no cache folder '{folder}' (data.cache_dir says where runs keep it)."
+        )
+    entries = [_file_entry(path) for path in folder.glob(f"*{CACHED}")]
+    entries += [_parts_entry(path) for path in folder.glob(f"*{PARTS}")]
+    return sorted(entries, key=lambda entry: entry.used)
+
+
+def prune(folder: str | Path, entries: Sequence[CacheEntry], *, days: float) -> list[CacheEntry]:
+    """Remove damaged files and what was not used for some days, and return what was removed.
+
+    What a process is encoding at the moment stays.
+
+    Args:
+        folder: The cache folder.
+        entries: From `cache_entries`.
+        days: Unused for longer than this; 0 removes all.
+    """
+    removed = []
+    for entry in entries:
+        if not entry.damaged and time.time() - entry.used < days * DAY:
+            continue
+        locks = Path(folder) / LOCKS
+        locks.mkdir(exist_ok=True)
+        try:
+            with FileLock(locks / f"{entry.path.stem}.lock", timeout=0):
+                if entry.path.is_dir():
+                    shutil.rmtree(entry.path)
+                else:
+                    entry.path.unlink(missing_ok=True)
+        except Timeout:
+            continue
+        removed.append(entry)
+    return removed
+
+
+def _file_entry(path: Path) -> CacheEntry:
+    status = path.stat()
+    try:
+        features = FeatureTable.load(path)
+    except ValueError as error:
+        return CacheEntry(path, status.st_size, status.st_mtime, f"damaged: {error}", damaged=True)
+    name = features.meta.get("backbone", {}).get("name", "?")
+    return CacheEntry(
+        path, status.st_size, status.st_mtime, f"{name}, {len(features)} images, {features.views} views"
+    )
+
+
+def _parts_entry(path: Path) -> CacheEntry:
+    files = list(path.glob("*"))
+    used = max((file.stat().st_mtime for file in files), default=path.stat().st_mtime)
+    size = sum(file.stat().st_size for file in files)
+    return CacheEntry(path, size, used, f"{len(files)} parts of an unfinished encoding")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `calib cache`. Returns the exit status: 1 if a file is damaged and was not removed."""
+    parser = argparse.ArgumentParser(
+        prog="calib cache", description="List and check the cached image features, and remove old ones."
+    )
+    default = DataConfig().cache_dir
+    parser.add_argument("folder", nargs="?", default=default, help=f"the cache folder ({default})")
+    parser.add_argument(
+        "--prune",
+        type=float,
+        metavar="DAYS",
+        help="remove damaged files and what was not used for so many days; 0 removes all",
+    )
+    given = parser.parse_args(argv)
+    if given.prune is not None and not given.prune >= 0:
+        raise ValueError(f"--prune must be at least 0 days, not {given.prune}.")
+    entries = cache_entries(given.folder)
+    now = time.time()
+    rows = [
+        [entry.path.name[:16], f"{entry.size / 1e6:.1f}", f"{(now - entry.used) / DAY:.1f}", entry.holds]
+        for entry in entries
+    ]
+    if rows:
+        sys.stdout.write(aligned(["file", "MB", "days unused", "holds"], rows) + "\n")
+    total = sum(entry.size for entry in entries) / 1e6
+    sys.stdout.write(f"{len(entries)} entries, {total:.1f} MB in {given.folder}\n")
+    removed = [] if given.prune is None else prune(given.folder, entries, days=given.prune)
+    if given.prune is not None:
+        freed = sum(entry.size for entry in removed) / 1e6
+        sys.stdout.write(f"Removed {len(removed)} entries, {freed:.1f} MB.\n")
+    return int(any(entry.damaged and entry not in removed for entry in entries))
