@@ -105,20 +105,57 @@ def test_explaining_leaves_the_freeze_counter_and_the_gradients_alone():
     assert head.mlp[0].weight.grad is None
 
 
-def test_sentences_say_what_was_predicted_and_what_moved_the_score():
-    head = ViLU(D, logit_scale=math.log(20.0), hidden=(7, 4), residual=True).double()
+def test_sentences_name_the_rival_and_every_part_with_its_number():
     t = torch.eye(3, D, dtype=torch.float64)
     v = normalize(torch.tensor([[0.52, 0.5, 0.1], [1.0, 0.0, 0.0]], dtype=torch.float64), dim=1)
     v = torch.nn.functional.pad(v, (0, D - 3))
-    why = head.explain(v, t, means=head.part_means(v, t), top=1)
-    doubtful, sure = why.sentences(["tumour", "stroma", "debris"])
-    other = why.weights[0, 1].item()
-    assert doubtful.startswith("Predicted tumour, score for being wrong 3")
-    assert f"weighed against stroma ({other:.0%})." in doubtful
-    assert doubtful.endswith("the model's own confidence raised the doubt most.")
-    assert sure.endswith("the model's own confidence lowered the doubt most.")
+    names = ["tumour", "stroma", "debris"]
+    untrained = ViLU(D, logit_scale=math.log(20.0), hidden=(7, 4), residual=True).double()
+    why = untrained.explain(v, t, means=untrained.part_means(v, t), top=1)
+    doubtful, sure = why.sentences(names)
+    ours, other = why.weights[0, :2].tolist()
+    change = float(why.contributions["confidence"][0])
+    assert doubtful.startswith(f"Predicted tumour, score for being wrong {1 - ours:.0%}; weighed against ")
+    assert doubtful.endswith(
+        f" stroma ({other:.0%}). Against the average training image, doubt is raised by the model's "
+        f"confidence of {ours:.0%} against {other:.0%} for stroma ({change:+.2f})."
+    )
+    assert (
+        f"doubt is lowered by the model's confidence of 100% against 0% for stroma ({-change:+.2f})" in sure
+    )
+    head = build(residual=True)
+    why = head.explain(v, t, means=head.part_means(TRAIN, T), top=1)
+    words = {
+        "image": "the image itself",
+        "alternatives": "the classes it resembles, stroma first",
+        "predicted": "the prediction tumour as such",
+        "confidence": "for stroma",
+    }
+    for i, sentence in enumerate(why.sentences(names)):
+        raised, lowered = sentence.split("; lowered by")
+        for part, text in words.items():
+            value = float(why.contributions[part][i])
+            assert abs(value) > 0.005, "choose other weights: this part would not be named"
+            assert f"{text} ({value:+.2f})" in (raised if value > 0 else lowered)
     with pytest.raises(ValueError, match="2 names for 3 classes"):
         why.sentences(["a", "b"])
+
+
+def test_the_rival_is_the_models_own_where_trained_projections_attend_to_another_class():
+    head = build(keep_frozen=False, n_iter_freeze_proj=0, residual=True)
+    head.iteration_count += 1
+    why = head.explain(V, T, means=head.part_means(TRAIN, T), top=1)
+    logits = 20 * V @ T.T
+    second = logits.topk(2, dim=1).indices[:, 1]
+    assert torch.equal(why.rivals, second)
+    assert not torch.equal(why.alternatives[:, 0], second)
+    assert torch.allclose(why.probs, logits.softmax(1).topk(2, dim=1).values)
+
+
+def test_an_image_like_the_average_has_an_unchanged_doubt():
+    head = build(use_attention=False, use_predicted_caption=False)
+    text = head.explain(V[:1], T, means={"image": V[0]}).sentences(["a", "b", "c", "d"])[0]
+    assert text.endswith("Against the average training image, doubt is unchanged.")
 
 
 def test_bad_means_are_refused():

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WORDS = {
-    "image": "the image itself",
-    "alternatives": "the classes it resembles",
-    "predicted": "the predicted class",
-    "confidence": "the model's own confidence",
-}
+NEGLIGIBLE = 0.005  # of log-odds: a contribution that would be printed as 0.00
 
 
 @dataclass(frozen=True)
@@ -33,6 +28,8 @@ class Explanation:
             the logits, which is what untrained attention is.
         alternatives: (B, K) int64, the classes besides the predicted one with the largest weights, in order.
         alternative_weights: (B, K), their weights.
+        rivals: (B,) int64, the class besides the predicted one that the model itself finds most likely.
+        probs: (B, 2), the model's probability of the predicted class and of the rival.
         contributions: (B,) each, above 0 where the part raises the doubt: image (v), alternatives (the
             attention's average text), predicted (the predicted text), confidence (MCP of a residual head), as
             far as the head uses them.
@@ -44,11 +41,15 @@ class Explanation:
     weights: Tensor
     alternatives: Tensor
     alternative_weights: Tensor
+    rivals: Tensor
+    probs: Tensor
     contributions: dict[str, Tensor]
     baseline: float
 
     def sentences(self, class_names: Sequence[str]) -> list[str]:
-        """Return one or two plain sentences per image.
+        """Return two plain sentences per image: what was weighed, and what raised and lowered the doubt.
+
+        Numbers behind the parts are their contributions, in log-odds; those that round to 0 are left out.
 
         Args:
             class_names: C names in label order.
@@ -62,18 +63,36 @@ class Explanation:
 
     def _sentence(self, i: int, names: Sequence[str]) -> str:
         risk = float(self.failure_logit[i].double().sigmoid())
-        weighed = ", ".join(
-            f"{names[c]} ({weight:.0%})"
-            for c, weight in zip(
-                self.alternatives[i].tolist(), self.alternative_weights[i].tolist(), strict=True
-            )
-        )
-        moved = {name: float(values[i]) for name, values in self.contributions.items()}
-        strongest = max(moved, key=lambda name: abs(moved[name]))
-        direction = "raised" if moved[strongest] > 0 else "lowered"
+        weights = zip(self.alternatives[i].tolist(), self.alternative_weights[i].tolist(), strict=True)
+        weighed = ", ".join(f"{names[c]} ({weight:.0%})" for c, weight in weights)
         text = f"Predicted {names[int(self.predictions[i])]}, score for being wrong {risk:.0%}"
         text += f"; weighed against {weighed}." if weighed else "."
-        return f"{text} Compared with an average case, {WORDS[strongest]} {direction} the doubt most."
+        words = self._words(i, names)
+        moved = sorted(
+            ((float(values[i]), words[part]) for part, values in self.contributions.items()),
+            key=lambda part: -abs(part[0]),
+        )
+        changes = [
+            f"{change} by " + ", by ".join(f"{what} ({value:+.2f})" for value, what in parts)
+            for change, parts in (
+                ("raised", [part for part in moved if part[0] >= NEGLIGIBLE]),
+                ("lowered", [part for part in moved if part[0] <= -NEGLIGIBLE]),
+            )
+            if parts
+        ]
+        return f"{text} Against the average training image, doubt is {'; '.join(changes) or 'unchanged'}."
+
+    def _words(self, i: int, names: Sequence[str]) -> dict[str, str]:
+        """Return what the parts of an image are called; each name of the rival is of this image."""
+        predicted, rival = names[int(self.predictions[i])], names[int(self.rivals[i])]
+        resembled = names[int(self.alternatives[i, 0])] if self.alternatives.shape[1] else predicted
+        ours, theirs = self.probs[i].tolist()
+        return {
+            "image": "the image itself",
+            "alternatives": f"the classes it resembles, {resembled} first",
+            "predicted": f"the prediction {predicted} as such",
+            "confidence": f"the model's confidence of {ours:.0%} against {theirs:.0%} for {rival}",
+        }
 
 
 def explain_failure(
@@ -82,7 +101,8 @@ def explain_failure(
     confidence: Tensor | None,
     *,
     means: Mapping[str, Tensor],
-    weights: Tensor,
+    logits: Tensor,
+    attention: Tensor | None,
     predictions: Tensor,
     top: int,
 ) -> Explanation:
@@ -93,7 +113,8 @@ def explain_failure(
         parts: (B, D) each.
         confidence: (B,), added to the MLP's output. None: nothing is.
         means: (D,) per part, () for the confidence.
-        weights: (B, C).
+        logits: (B, C) of the model that is judged.
+        attention: (B, C). None: the head has none.
         predictions: (B,) int64.
         top: Alternatives per image, at least 1.
 
@@ -118,7 +139,11 @@ def explain_failure(
         mean = means["confidence"].to(confidence)
         contributions["confidence"] = mean - confidence
         failure_logit, baseline = failure_logit - confidence, baseline - float(mean)
-    others = weights.scatter(1, predictions[:, None], -math.inf)
+    picked = predictions[:, None]  # (B, 1)
+    rivals = logits.scatter(1, picked, -math.inf).argmax(1, keepdim=True)
+    softmax = logits.softmax(1)
+    weights = softmax if attention is None else attention
+    others = weights.scatter(1, picked, -math.inf)
     ranked = others.topk(min(top, weights.shape[1] - 1), dim=1)
     return Explanation(
         failure_logit=failure_logit,
@@ -126,6 +151,8 @@ def explain_failure(
         weights=weights,
         alternatives=ranked.indices,
         alternative_weights=ranked.values,
+        rivals=rivals[:, 0],
+        probs=softmax.gather(1, torch.cat([picked, rivals], dim=1)),
         contributions=contributions,
         baseline=baseline,
     )

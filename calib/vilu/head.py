@@ -301,7 +301,8 @@ class ViLU(nn.Module):
                 inputs.parts(),
                 inputs.confidence,
                 means=means,
-                weights=logits.softmax(1) if inputs.attention is None else inputs.attention,
+                logits=logits,
+                attention=inputs.attention,
                 predictions=logits.argmax(1) if predictions is None else predictions,
                 top=top,
             )

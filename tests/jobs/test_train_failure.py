@@ -136,12 +136,22 @@ def test_doubtful_images_are_listed_with_reasons_in_words(zero_shot_run: Path) -
     assert sorted(row["name"] for row in rows) == sorted(predictions.names)
     values = [float(row["uncertainty"]) for row in rows]
     assert values == sorted(values, reverse=True)
+    baselines = []
     for row in rows[:20]:
         assert row["correct"] == ("yes" if row["label"] == row["prediction"] else "no")
         assert row["prediction"] in row["why"]
         assert re.fullmatch(r"[^;]+ \d+%; [^;]+ \d+%", row["weighed against"])  # 3 classes: two alternatives
         assert row["prediction"] not in row["weighed against"]
-        assert "raised the doubt most" in row["why"] or "lowered the doubt most" in row["why"]
+        rival = row["weighed against"].rpartition("; ")[0].rpartition(" ")[0]
+        assert f" for {rival} (" in row["why"]  # of the confidence, which always moves the doubt
+        parts = {key: float(value) for key, value in row.items() if key.startswith("doubt from")}
+        numbers = sorted(float(found) for found in re.findall(r"\(([+-]\d+\.\d\d)\)", row["why"]))
+        expected = sorted(round(value, 2) for value in parts.values() if abs(value) >= 0.0055)
+        assert numbers[0] == pytest.approx(expected[0], abs=0.011)
+        assert numbers[-1] == pytest.approx(expected[-1], abs=0.011)
+        score = float(np.log(float(row["uncertainty"]) / (1 - float(row["uncertainty"]))))
+        baselines.append(score - sum(parts.values()))
+    assert baselines == pytest.approx([baselines[0]] * 20, abs=1e-3)  # the written numbers add up
     doubts = {key for key in rows[0] if key.startswith("doubt from")}
     assert doubts == {f"doubt from {part}" for part in ("image", "alternatives", "predicted", "confidence")}
 
