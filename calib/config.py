@@ -197,11 +197,14 @@ class EmbeddingsConfig:
         train: The file (safetensors or npz) the head is trained on. None: images are used, see `data`.
         test: The file results are reported on. None: the rows of `train` whose `split` is "test".
         normalize: Bring features to unit norm; false refuses those that are not.
+        captions: The files hold pairs of images and captions instead of classes. The candidates of an image
+            are the captions of its batch of `data.batch_size`.
     """
 
     train: str | None = None
     test: str | None = None
     normalize: bool = False
+    captions: bool = False
 
 
 @dataclass
@@ -636,3 +639,9 @@ def _check_source(config: FailureRun) -> None:
         raise ValueError("Predictions come from `prompt` or from `embeddings.train`, not from both.")
     if files.test is not None and files.train is None:
         raise ValueError("embeddings.test was given without embeddings.train.")
+    if files.captions and files.train is None:
+        raise ValueError("embeddings.captions=true was given without embeddings.train.")
+    if files.captions and config.data.shots is not None:
+        raise ValueError("data.shots counts images per class, and captions have none: leave it out.")
+    if files.captions and config.data.batch_size < 2:
+        raise ValueError("With captions data.batch_size is the number of candidates: at least 2.")

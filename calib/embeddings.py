@@ -18,6 +18,12 @@ A safetensors file holds no strings: there they are JSON lists in its metadata, 
 numpy writer takes contiguous arrays only: numpy.ascontiguousarray after a transpose.)
 
     numpy.savez("mine.npz", image_features=..., text_features=..., labels=..., logit_scale=4.6052)
+
+**Image-caption pairs** (`embeddings.captions=true`): there are no classes. `text_features` is (N, D), row i
+the caption of image i, and `labels`, `predictions` and `class_names` are left out. The candidates of an image
+are the captions of its batch (`data.batch_size`), in training and at test, and its prediction is wrong where
+another caption than its own is the most similar; a copy of its own caption is right. At test every image is
+compared with the same number of captions, in batches that depend on the images' ids only.
 """
 
 from __future__ import annotations
@@ -45,6 +51,7 @@ NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
 STRINGS = ("class_names", "split", "ids", "names", "groups")
 KNOWN = (*NEEDED, *SCALES, "predictions", *STRINGS)
+OF_CLASSES = ("labels", "predictions", "class_names")  # what pairs of images and captions have not
 SPLITS = ("train", "val", "test")
 LARGEST_LOGIT_SCALE = 12.0  # as a log; above it the scale itself was surely given
 UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3
@@ -52,14 +59,14 @@ UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Image features with labels, and the class texts they are compared with.
+    """Image features with labels, and the texts they are compared with.
 
     Attributes:
-        table: Features (N, D), labels, ids, names and groups.
-        text_features: (C, D) unit norm float32.
-        class_names: C names in label order.
+        table: Features (N, D), labels, ids, names and groups. With captions a label is the image's row.
+        text_features: (C, D) unit norm float32; with captions (N, D).
+        class_names: C names in label order; with captions none.
         logit_scale: Log of the scale.
-        predictions: (N,) int64: what the model predicted.
+        predictions: (N,) int64: what the model predicted. None with captions: it depends on the candidates.
         split: N of train, val, test. None: not said.
         path: The file.
     """
@@ -68,9 +75,14 @@ class Embeddings:
     text_features: Tensor
     class_names: list[str]
     logit_scale: float
-    predictions: Tensor
+    predictions: Tensor | None
     split: list[str] | None
     path: str
+
+    @property
+    def captions(self) -> bool:
+        """Whether these are pairs of images and captions."""
+        return not self.class_names
 
     def rows(self, name: str) -> Tensor:
         """Return the rows (n,) int64 of a split; an empty tensor if there are none.
@@ -84,16 +96,19 @@ class Embeddings:
     def check_same_model(self, other: Embeddings) -> None:
         """Refuse a second file whose texts, classes or scale are not those of this one.
 
+        Of captions, which differ, the width is compared.
+
         Raises:
             ValueError: They differ; the message says in what.
         """
-        if self.text_features.shape != other.text_features.shape:
-            ours, theirs = tuple(self.text_features.shape), tuple(other.text_features.shape)
+        first = 1 if self.captions else 0  # the number of captions may differ
+        ours, theirs = tuple(self.text_features.shape), tuple(other.text_features.shape)
+        if ours[first:] != theirs[first:]:
             raise ValueError(f"text_features are {ours} in {self.path} and {theirs} in {other.path}.")
         differing = [
             what
             for what, same in (
-                ("text_features", torch.allclose(self.text_features, other.text_features, atol=1e-5)),
+                ("text_features", self.captions or _close(self.text_features, other.text_features)),
                 ("class_names", self.class_names == other.class_names),
                 ("logit_scale", math.isclose(self.logit_scale, other.logit_scale, abs_tol=1e-4)),
             )
@@ -106,12 +121,13 @@ class Embeddings:
             )
 
 
-def load_embeddings(path: str | Path, *, normalize: bool = False) -> Embeddings:
+def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool = False) -> Embeddings:
     """Return the embeddings in a file, checked; see the head of this module for the format.
 
     Args:
         path: The `.npz` or `.safetensors` file.
         normalize: Bring features to unit norm; False refuses those that are not.
+        captions: Read pairs of images and captions.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -125,9 +141,7 @@ def load_embeddings(path: str | Path, *, normalize: bool = False) -> Embeddings:
     for name in arrays:
         if name not in KNOWN:
             raise ValueError(f"{path}: {unknown_name('array', name, KNOWN)}")
-    missing = [name for name in NEEDED if name not in arrays]
-    if missing:
-        raise ValueError(f"{path} lacks {few(missing)}; it has {few(sorted(arrays), 10) or 'nothing'}.")
+    _check_names(arrays, path, captions)
     texts = _features(arrays, "text_features", path, normalize)
     images = _features(arrays, "image_features", path, normalize)
     if images.shape[1] != texts.shape[1]:
@@ -135,16 +149,20 @@ def load_embeddings(path: str | Path, *, normalize: bool = False) -> Embeddings:
             f"{path}: image_features have width {images.shape[1]} and text_features {texts.shape[1]}; they "
             "must be the two sides of one model."
         )
+    if captions and len(images) != len(texts):
+        raise ValueError(
+            f"{path}: there are {len(images)} image_features and {len(texts)} text_features; with "
+            "embeddings.captions=true row i of the texts is the caption of image i."
+        )
     if len(texts) < 2:
-        raise ValueError(f"{path}: text_features hold one class; with one class no prediction is wrong.")
-    labels = _classes(arrays, "labels", (len(images), len(texts)), path)
+        kind = "caption" if captions else "class"
+        raise ValueError(f"{path}: text_features hold one {kind}; with one {kind} no prediction is wrong.")
     scale = _logit_scale(arrays, path)
-    logits = math.exp(scale) * images @ texts.T  # (N, C)
-    picked = (
-        _classes(arrays, "predictions", (len(images), len(texts)), path)
-        if "predictions" in arrays
-        else logits.argmax(dim=1)
-    )
+    if captions:
+        labels, picked = torch.arange(len(images)), None
+    else:
+        labels = _classes(arrays, "labels", (len(images), len(texts)), path)
+        picked = _picked(arrays, images, texts, path)
     table = FeatureTable(
         image_features=images,
         labels=labels,
@@ -152,9 +170,37 @@ def load_embeddings(path: str | Path, *, normalize: bool = False) -> Embeddings:
         names=_strings(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
         groups=_strings(arrays, "groups", len(images), path),
     )
-    names = _strings(arrays, "class_names", len(texts), path) or [f"class {c}" for c in range(len(texts))]
     split = _split(arrays, len(images), path)
+    names = [] if captions else _strings(arrays, "class_names", len(texts), path)
+    if names is None:
+        names = [f"class {c}" for c in range(len(texts))]
     return Embeddings(table, texts, names, scale, picked, split, str(path))
+
+
+def _check_names(arrays: Mapping[str, Any], path: Path, captions: bool) -> None:
+    needed = [name for name in NEEDED if not (captions and name in OF_CLASSES)]
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        pairs = missing == ["labels"] and len(arrays["text_features"]) == len(arrays["image_features"])
+        hint = " For pairs of images and captions set embeddings.captions=true." if pairs else ""
+        raise ValueError(f"{path} lacks {few(missing)}; it has {few(sorted(arrays), 10) or 'nothing'}.{hint}")
+    given = [name for name in OF_CLASSES if name in arrays]
+    if captions and given:
+        raise ValueError(
+            f"{path} has {few(given)}, which pairs of images and captions have not: the caption of image i "
+            "is row i of text_features. Leave it out, or set embeddings.captions=false for classes."
+        )
+
+
+def _picked(arrays: Mapping[str, Any], images: Tensor, texts: Tensor, path: Path) -> Tensor:
+    """Return what was predicted (N,): as the file says, else the most similar class."""
+    if "predictions" in arrays:
+        return _classes(arrays, "predictions", (len(images), len(texts)), path)
+    return (images @ texts.T).argmax(dim=1)
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours, theirs, atol=1e-5)
 
 
 def _read(path: Path) -> dict[str, Any]:

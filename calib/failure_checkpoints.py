@@ -76,8 +76,9 @@ class FailureCheckpoint:
     Attributes:
         head: The head; its options and `logit_scale` are saved with it. A copy in evaluation mode is kept, so
             that training may go on with the one given.
-        text_features: (C, D) unit norm float32.
-        class_names: C names in label order.
+        text_features: (C, D) unit norm float32. None: it was trained on pairs of images and captions, and the
+            candidates are given with the images.
+        class_names: C names in label order; without text features none.
         means: What `head.part_means` returned for the training images, for `explain`. Empty: it cannot
             explain.
         backbone: The backbone's `describe()`. None: features of an unknown model, where the text features and
@@ -87,7 +88,7 @@ class FailureCheckpoint:
     """
 
     head: ViLU
-    text_features: Tensor
+    text_features: Tensor | None
     class_names: list[str]
     means: dict[str, Tensor] = field(default_factory=dict)
     backbone: dict[str, Any] | None = None
@@ -96,14 +97,23 @@ class FailureCheckpoint:
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)
-        if tuple(self.text_features.shape) != expected:
+        if self.text_features is None:
+            if self.class_names:
+                raise ValueError("A failure head with class names needs their text_features.")
+        elif tuple(self.text_features.shape) != expected:
             raise ValueError(
                 f"text_features must be {expected}: {expected[0]} class names and a head of width "
                 f"{expected[1]}. They are {tuple(self.text_features.shape)}."
             )
         self.head = copy.deepcopy(self.head).eval()
 
-    def uncertainty(self, image_features: Tensor, predictions: Tensor | None = None) -> Tensor:
+    def uncertainty(
+        self,
+        image_features: Tensor,
+        predictions: Tensor | None = None,
+        *,
+        text_features: Tensor | None = None,
+    ) -> Tensor:
         """Return how likely each prediction is wrong, `sigmoid(failure logit)`.
 
         An order first of all: the weights of the training loss decide how far it is a probability.
@@ -111,31 +121,41 @@ class FailureCheckpoint:
         Args:
             image_features: (N, D) unit norm, from the model the head was trained for.
             predictions: (N,) int64, what the model predicted. None: the most similar class.
+            text_features: (C, D) unit norm, the candidates of a head trained on captions. Others know theirs.
 
         Returns:
             (N,) in [0, 1], float64, in which even very sure images keep their order; higher = more likely
             wrong.
 
         Raises:
-            ValueError: The features have another width, are not unit norm or hold NaN (rows are named).
+            ValueError: The features have another width, are not unit norm or hold NaN (rows are named), or
+                candidates are missing or not wanted.
         """
-        self._check_features(image_features)
+        self._check_features(image_features, "image_features")
+        texts = self._texts(text_features)
         logits = torch.zeros(len(image_features), dtype=torch.float64)
         with torch.no_grad():
             for start in range(0, len(image_features), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
                 picked = None if predictions is None else predictions[rows]
-                logits[rows] = self.head(*self._arguments(image_features[rows], picked)).double().cpu()
+                given = self._arguments(image_features[rows], texts, picked)
+                logits[rows] = self.head(*given).double().cpu()
         return logits.sigmoid().to(image_features.device)
 
     def explain(
-        self, image_features: Tensor, predictions: Tensor | None = None, *, top: int = 3
+        self,
+        image_features: Tensor,
+        predictions: Tensor | None = None,
+        *,
+        text_features: Tensor | None = None,
+        top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
 
         Args:
             image_features: As in `uncertainty`.
             predictions: As in `uncertainty`.
+            text_features: As in `uncertainty`.
             top: How many alternative classes to name.
 
         Raises:
@@ -143,8 +163,9 @@ class FailureCheckpoint:
         """
         if not self.means:
             raise ValueError("This failure head was saved without training means, so it cannot explain.")
-        self._check_features(image_features)
-        return self.head.explain(*self._arguments(image_features, predictions), means=self.means, top=top)
+        self._check_features(image_features, "image_features")
+        given = self._arguments(image_features, self._texts(text_features), predictions)
+        return self.head.explain(*given, means=self.means, top=top)
 
     def check_prompt(self, prompt: PromptCheckpoint) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.
@@ -152,6 +173,8 @@ class FailureCheckpoint:
         Raises:
             ValueError: Its classes, its text features or its backbone are others; the message says which.
         """
+        if self.text_features is None:
+            raise ValueError("This failure head was trained on captions: it belongs to no prompt.")
         if prompt.class_names != self.class_names:
             raise ValueError(
                 f"This failure head judges the classes {_few(self.class_names)}, and the prompt has "
@@ -168,8 +191,10 @@ class FailureCheckpoint:
             text_features: (C, D).
 
         Raises:
-            ValueError: The shape or any value differs.
+            ValueError: The shape or any value differs, or the head has none of its own.
         """
+        if self.text_features is None:
+            raise ValueError("This failure head was trained on captions: it has no text features of its own.")
         ours, theirs = tuple(self.text_features.shape), tuple(text_features.shape)
         if ours != theirs:
             raise ValueError(
@@ -200,7 +225,8 @@ class FailureCheckpoint:
 
     def save(self, path: str | Path) -> None:
         """Write the head and all that belongs to it to a safetensors file, atomically."""
-        tensors = {"text_features": self.text_features.float()}
+        texts = self.text_features
+        tensors = {} if texts is None else {"text_features": texts.float()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
         record = {
@@ -211,7 +237,7 @@ class FailureCheckpoint:
             "class_names": self.class_names,
             "backbone": self.backbone,
             "prompt": self.prompt,
-            "text_digest": text_digest(self.text_features),
+            "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
         }
         save_tensors(path, tensors, record)
@@ -228,15 +254,9 @@ class FailureCheckpoint:
         _check_record(record, path)
         names = record["class_names"]
         head = _read_head(tensors, record, path)
-        text_features = require_tensor(tensors, "text_features", (len(names), head.dim), path=path)
-        norms = text_features.norm(dim=1)
-        if (norms - 1).abs().max() > NORM_TOLERANCE:
-            raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
-        if text_digest(text_features) != record["text_digest"]:
-            raise ValueError(f"{path}: text_features were changed after saving: their digest is another one.")
         return cls(
             head=head,
-            text_features=text_features,
+            text_features=_read_texts(tensors, record, head, path),
             class_names=names,
             means=_read_means(tensors, head, path),
             backbone=record["backbone"],
@@ -244,26 +264,41 @@ class FailureCheckpoint:
             training=record["training"],
         )
 
-    def _arguments(self, image_features: Tensor, predictions: Tensor | None) -> tuple[Tensor, ...]:
+    def _arguments(
+        self, image_features: Tensor, text_features: Tensor, predictions: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Return images, texts and (if given) predictions in the type and on the device of the head."""
         like = self.head.mlp[0].get_parameter("weight")
-        given = (image_features.to(like), self.text_features.to(like))
+        given = (image_features.to(like), text_features.to(like))
         return given if predictions is None else (*given, predictions.to(like.device))
 
-    def _check_features(self, image_features: Tensor) -> None:
-        if image_features.dim() != 2 or image_features.shape[1] != self.head.dim:
+    def _texts(self, given: Tensor | None) -> Tensor:
+        """Return the candidates: the head's own, or for a head of captions those that were given."""
+        if given is None:
+            if self.text_features is None:
+                raise ValueError(
+                    "This failure head was trained on captions: give text_features (C, D), the candidates "
+                    "these images were compared with."
+                )
+            return self.text_features
+        if self.text_features is not None:
+            raise ValueError("This failure head has text features of its own: leave text_features out.")
+        self._check_features(given, "text_features")
+        return given
+
+    def _check_features(self, features: Tensor, name: str) -> None:
+        if features.dim() != 2 or features.shape[1] != self.head.dim:
             raise ValueError(
-                f"image_features must be (N, {self.head.dim}) for this failure head, "
-                f"not {tuple(image_features.shape)}."
+                f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."
             )
-        norms = image_features.float().norm(dim=1)
+        norms = features.float().norm(dim=1)
         broken = (~torch.isfinite(norms)).nonzero().flatten().tolist()
         if broken:
-            raise ValueError(f"image_features hold NaN or infinite values in rows {_few(broken)}.")
+            raise ValueError(f"{name} hold NaN or infinite values in rows {_few(broken)}.")
         off = ((norms - 1).abs() > NORM_TOLERANCE).nonzero().flatten().tolist()
         if off:
             raise ValueError(
-                f"image_features must have unit norm; the norm of row {off[0]} is {float(norms[off[0]]):.4f} "
+                f"{name} must have unit norm; the norm of row {off[0]} is {float(norms[off[0]]):.4f} "
                 f"({len(off)} such rows of {len(norms)})."
             )
 
@@ -280,7 +315,7 @@ class FailureCheckpoint:
 def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
     require_version(record, VERSION, path=path)
     require_keys(record, RECORD, path=path)
-    if not require_strings(record, "class_names", path=path):
+    if not require_strings(record, "class_names", path=path) and record["text_digest"] is not None:
         raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")
     backbone = record["backbone"]
     if not isinstance(record["logit_scale"], int | float) or isinstance(record["logit_scale"], bool):
@@ -314,6 +349,21 @@ def _read_head(tensors: Mapping[str, Tensor], record: Mapping[str, Any], path: s
         require_tensor(state, name, tuple(value.shape), path=path, floating=floating)
     head.load_state_dict(state, assign=True)
     return head
+
+
+def _read_texts(
+    tensors: Mapping[str, Tensor], record: Mapping[str, Any], head: ViLU, path: str | Path
+) -> Tensor | None:
+    names = record["class_names"]
+    if not names:
+        return None
+    text_features = require_tensor(tensors, "text_features", (len(names), head.dim), path=path)
+    norms = text_features.norm(dim=1)
+    if (norms - 1).abs().max() > NORM_TOLERANCE:
+        raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
+    if text_digest(text_features) != record["text_digest"]:
+        raise ValueError(f"{path}: text_features were changed after saving: their digest is another one.")
+    return text_features
 
 
 def _read_means(tensors: Mapping[str, Tensor], head: ViLU, path: str | Path) -> dict[str, Tensor]:

@@ -153,6 +153,47 @@ def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
         load_embeddings(tmp_path / "b.safetensors")
 
 
+def pairs(folder: Path, name: str = "mine.npz", **changes: Any) -> Path:
+    path = folder / name
+    np.savez(path, **arrays(**{"text_features": unit(N, 1), "labels": None, **changes}))
+    return path
+
+
+def test_pairs_of_images_and_captions(tmp_path: Path) -> None:
+    found = load_embeddings(pairs(tmp_path), captions=True)
+    assert found.captions
+    assert found.class_names == []
+    assert found.predictions is None
+    assert found.table.labels.tolist() == list(range(N))
+    assert np.allclose(found.text_features.numpy(), unit(N, 1), atol=1e-6)
+    assert not load_embeddings(written(tmp_path)).captions
+    other = load_embeddings(pairs(tmp_path, "b.npz", text_features=unit(N, 5)), captions=True)
+    found.check_same_model(other)
+    rows = np.eye(N, 6, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0]]
+    wider = load_embeddings(pairs(tmp_path, "c.npz", image_features=rows, text_features=rows), captions=True)
+    with pytest.raises(ValueError, match=r"are \(7, 5\) in .* and \(7, 6\)"):
+        found.check_same_model(wider)
+
+
+@pytest.mark.parametrize(
+    ("changes", "captions", "message"),
+    [
+        ({}, False, "lacks labels; .* For pairs of images and captions set embeddings.captions=true"),
+        ({"text_features": unit(C, 1)}, False, r"lacks labels; it has [^.]*\.$"),
+        ({"text_features": unit(C, 1)}, True, "7 image_features and 3 text_features"),
+        ({"labels": np.arange(N)}, True, "has labels, which pairs of images and captions have not"),
+        ({"class_names": ["a"] * N}, True, "has class_names, which"),
+        ({"text_features": None}, True, "lacks text_features"),
+        ({"image_features": unit(1, 0), "text_features": unit(1, 1)}, True, "hold one caption"),
+    ],
+)
+def test_pairs_and_classes_are_not_mixed_up(
+    changes: dict[str, Any], captions: bool, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_embeddings(pairs(tmp_path, **changes), captions=captions)
+
+
 def test_two_files_must_be_of_one_model(tmp_path: Path) -> None:
     first = load_embeddings(written(tmp_path))
     with pytest.raises(ValueError, match="not of one model: text_features differ"):

@@ -281,3 +281,28 @@ def test_a_record_with_a_hole_is_refused(tmp_path: Path) -> None:
     prompt().save(path)
     with pytest.raises(ValueError, match="not a calib failure file"):
         FailureCheckpoint.load(path)
+
+
+def test_a_head_of_captions_is_given_its_candidates(tmp_path: Path) -> None:
+    of_classes = checkpoint()
+    saved = checkpoint(text_features=None, class_names=[], prompt=None)
+    saved.save(tmp_path / "failure.safetensors")
+    loaded = FailureCheckpoint.load(tmp_path / "failure.safetensors")
+    assert loaded.text_features is None
+    images, captions = unit(2, N), unit(1, C)
+    expected = of_classes.uncertainty(images)
+    assert torch.equal(loaded.uncertainty(images, text_features=captions), expected)
+    why = loaded.explain(images, text_features=captions)
+    assert torch.equal(why.weights, of_classes.explain(images).weights)
+    with pytest.raises(ValueError, match="trained on captions: give text_features"):
+        loaded.uncertainty(images)
+    with pytest.raises(ValueError, match="has text features of its own"):
+        of_classes.uncertainty(images, text_features=captions)
+    with pytest.raises(ValueError, match="text_features must have unit norm"):
+        loaded.uncertainty(images, text_features=2 * captions)
+    with pytest.raises(ValueError, match="belongs to no prompt"):
+        loaded.check_prompt(prompt())
+    with pytest.raises(ValueError, match="no text features of its own"):
+        loaded.check_text(captions)
+    with pytest.raises(ValueError, match="needs their text_features"):
+        checkpoint(text_features=None)

@@ -14,6 +14,7 @@ import lightning
 import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 import calib
 from calib.byname import settings as settings_of
@@ -24,7 +25,7 @@ from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
 from calib.files import read_json
 from calib.jobs.cross_fit import cross_fit
 from calib.jobs.failure_data import FailureData, check_both_kinds
-from calib.jobs.failure_embeddings import from_embeddings
+from calib.jobs.failure_embeddings import from_captions, from_embeddings
 from calib.jobs.failure_images import from_images, resolve
 from calib.jobs.failure_report import tables
 from calib.jobs.failure_results import write_results
@@ -72,7 +73,12 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
         return _results(folder, reused=True)
     files = config.embeddings.train
-    data = from_images(config) if files is None else from_embeddings(config, files)
+    if files is None:
+        data = from_images(config)
+    elif config.embeddings.captions:
+        data = from_captions(config, files)
+    else:
+        data = from_embeddings(config, files)
     seed_everything(config.seed, workers=True, verbose=False)
     head = _head(config, data)  # an option that does not fit is refused before any file is written
     if data.cases is not None and not data.kept:
@@ -117,7 +123,7 @@ def loss_settings(config: FailureLossConfig) -> dict[str, Any]:
 
 
 def _head(config: FailureRun, data: FailureData) -> ViLU:
-    dim = data.judged.text_features.shape[1]
+    dim = data.test.image_features.shape[1]
     return ViLU(dim, logit_scale=data.judged.logit_scale, **asdict(config.head))
 
 
@@ -131,10 +137,16 @@ def _fit(
     logger: list[Logger],
 ) -> FailureCheckpoint:
     """Train the head, from its last checkpoint if there is one, and return it ready for export."""
-    texts, val = cases.text_features, data.val
-    if val is not None and len(texts) > 1:  # cross-fitted; validation is judged by the exported prompt
-        val = replace(val, source=val.source + len(texts))
-        texts = torch.cat([texts, val.text_features])
+    val, batch = data.val, config.data
+    texts: Tensor | None = cases.text_features
+    if data.pairs is not None:  # the texts of training are in its batches
+        training = data.pairs.batches(batch.batch_size, seed=config.seed)
+        texts = None if val is None else val.text_features
+    else:
+        training = cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last)
+        if val is not None and len(cases.text_features) > 1:  # cross-fitted; the exported prompt judges these
+            val = replace(val, source=val.source + len(cases.text_features))
+            texts = torch.cat([cases.text_features, val.text_features])
     settings = config.optim
     module = FailurePredictionModule(
         head,
@@ -153,14 +165,13 @@ def _fit(
         validate=val is not None,
         every_n_epochs=max(1, epochs // CHECKPOINTS),
     )
-    batch = config.data
     log.info(
         "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())
     )
     try:
         trainer.fit(
             module,
-            cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last),
+            training,
             None if val is None else val.batches(512),
             ckpt_path=resume_point(folder),
         )

@@ -16,6 +16,7 @@ from calib.config import FailureRun
 from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
 from calib.data.task import Table
 from calib.failure_checkpoints import prompt_digest, text_digest
+from calib.modules.caption_pairs import CaptionPairs
 from calib.modules.failure_prediction import Cases
 from calib.predictions import Predictions
 
@@ -25,14 +26,14 @@ class Judged:
     """The frozen model whose predictions are judged.
 
     Attributes:
-        text_features: (C, D) unit norm.
-        class_names: C names in label order.
+        text_features: (C, D) unit norm. None: captions, other ones for every image.
+        class_names: C names in label order; of captions none.
         logit_scale: Log of the scale, the prompt's temperature included.
         prompt: Its prompt. None: a model known by a file of embeddings only.
         backbone: Its backbone. None likewise.
     """
 
-    text_features: Tensor
+    text_features: Tensor | None
     class_names: list[str]
     logit_scale: float
     prompt: PromptCheckpoint | None = None
@@ -46,6 +47,7 @@ class Judged:
 
     def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> Cases:
         """Return what the model says about the images of a table, their augmented views included."""
+        assert self.text_features is not None
         looks = table.image_features[None]  # (1, N, D)
         if table.augmented_features is not None:
             looks = torch.cat([looks, table.augmented_features.transpose(0, 1)])
@@ -55,7 +57,10 @@ class Judged:
 
     def digest(self) -> str:
         """Return what names the model in split.json: a digest of its texts."""
-        return text_digest(self.text_features) if self.prompt is None else prompt_digest(self.prompt)
+        if self.prompt is not None:
+            return prompt_digest(self.prompt)
+        assert self.text_features is not None
+        return text_digest(self.text_features)
 
 
 @dataclass
@@ -67,35 +72,49 @@ class FailureData:
         cases: Its predictions on images it was not trained on. None: there are none.
         val: Predictions on the validation images. None: there are none.
         test: What the model says about the test images.
-        picked: (N,) int64: its predictions on them.
+        test_cases: The same as cases, with its predictions.
         record: What split.json says.
         task: The data set. None: a file of embeddings.
         shots: The prompt's own shots, where some are cross-fitted; see `calib.jobs.cross_fit`.
         kept: Which of these the head learns from, as positions among them.
+        pairs: What the head is trained on instead of `cases`: pairs of images and captions. None: classes.
+        test_rows: (K, B) int64: the test pairs in each block of candidates. None: classes.
     """
 
     judged: Judged
     cases: Cases | None
     val: Cases | None
     test: Predictions
-    picked: Tensor
+    test_cases: Cases
     record: dict[str, Any]
     task: TaskData | None = None
     shots: FewShotSplit | None = None
     kept: tuple[int, ...] = ()
+    pairs: CaptionPairs | None = None
+    test_rows: Tensor | None = None
 
-    @property
-    def test_cases(self) -> Cases:
-        """What the model says about the test images, as cases."""
-        test = self.test
-        return Cases(
-            image_features=test.image_features[None],
-            labels=test.labels,
-            text_features=self.judged.text_features[None],
-            source=torch.zeros(len(test.labels), dtype=torch.int64),
-            predictions=self.picked[None],
-            logits=test.logits[None],
-        )
+    def names_of(self, source: int) -> list[str]:
+        """Return the names of the candidates of the test images with this `source`."""
+        if self.test_rows is None:
+            return self.judged.class_names
+        return [self.test.names[row] for row in self.test_rows[source].tolist()]
+
+
+def cases_of(test: Predictions, text_features: Tensor) -> Cases:
+    """Return a prompt's predictions as cases.
+
+    Args:
+        test: What the prompt says.
+        text_features: (C, D) of the prompt.
+    """
+    return Cases(
+        image_features=test.image_features[None],
+        labels=test.labels,
+        text_features=text_features[None],
+        source=torch.zeros(len(test.labels), dtype=torch.int64),
+        predictions=test.logits.argmax(dim=1)[None],
+        logits=test.logits[None],
+    )
 
 
 def check_both_kinds(cases: Cases) -> None:

@@ -15,7 +15,7 @@ from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.helpers import few, stable_hash
 from calib.data.task import Table
 from calib.files import read_json
-from calib.jobs.failure_data import FailureData, Judged, draw_rows, owners
+from calib.jobs.failure_data import FailureData, Judged, cases_of, draw_rows, owners
 from calib.jobs.predict import prompt_path, restore_backbone
 from calib.jobs.prepare import (
     features_of,
@@ -100,8 +100,8 @@ def from_images(config: FailureRun) -> FailureData:
     test = Predictions.of(
         judged.prompt, features_of(task.test, judged.backbone, config.data), data=config.data.name
     )
-    picked = test.logits.argmax(dim=1)
-    return FailureData(judged, cases, val, test, picked, record, task, draw.own, draw.kept)
+    test_cases = cases_of(test, judged.prompt.text_features)
+    return FailureData(judged, cases, val, test, test_cases, record, task, draw.own, draw.kept)
 
 
 def _own_data(prompt: PromptCheckpoint) -> DataConfig | None:

@@ -7,12 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.jobs.failure_scores import BASELINE, Judgements
+from calib.jobs.failure_data import FailureData
+from calib.jobs.failure_scores import BASELINE, Judgements, by_source, head_uncertainty
 from calib.plots import risk_coverage_diagram
-from calib.predictions import Predictions
 from calib.report import aligned, safe_path, safe_text
 from calib.vilu.explain import Explanation
 
@@ -80,42 +78,42 @@ def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def failures_csv(
-    predictions: Predictions, picked: Tensor, checkpoint: FailureCheckpoint, *, top: int = 3
-) -> str:
+def failures_csv(data: FailureData, checkpoint: FailureCheckpoint, *, top: int = 3) -> str:
     """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
 
     Args:
-        predictions: What the model says about the images.
-        picked: (N,) int64: its predictions.
+        data: The model and its predictions on the test images.
         checkpoint: The head.
         top: Alternative classes to name.
     """
-    features, names = predictions.image_features, predictions.class_names
-    uncertainty = checkpoint.uncertainty(features, picked)
-    explanation = checkpoint.explain(features, picked, top=top)
-    confidence = predictions.probs.gather(1, picked[:, None])[:, 0]
-    parts = list(explanation.contributions)
+    cases, predictions = data.test_cases, data.test
+    uncertainty = head_uncertainty(checkpoint, cases)
+    confidence = predictions.probs.gather(1, cases.predictions[0][:, None])[:, 0]
+    rows: dict[int, list[str]] = {}
+    parts: list[str] = []
+    for source, (index, texts) in enumerate(by_source(checkpoint, cases)):
+        names, picked = data.names_of(source), cases.predictions[0][index]
+        images = cases.image_features[0][index]
+        explanation = checkpoint.explain(images, picked, text_features=texts, top=top)
+        parts, why = list(explanation.contributions), explanation.sentences(names)
+        for at, row in enumerate(index.tolist()):
+            label, prediction = int(cases.labels[row]), int(picked[at])
+            rows[row] = [
+                safe_path(predictions.names[row]),
+                safe_text(names[label]),
+                safe_text(names[prediction]),
+                "yes" if label == prediction else "no",
+                f"{float(confidence[row]):.6f}",
+                f"{float(uncertainty[row]):.6f}",
+                safe_text(alternatives(explanation, at, names)),
+                *(f"{float(explanation.contributions[part][at]):+.4f}" for part in parts),
+                safe_text(why[at]),
+            ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
     writer.writerow([*head, *(f"doubt from {part}" for part in parts), "why"])
-    why = explanation.sentences(names)
-    for i in uncertainty.argsort(descending=True, stable=True).tolist():
-        label, prediction = int(predictions.labels[i]), int(picked[i])
-        writer.writerow(
-            [
-                safe_path(predictions.names[i]),
-                safe_text(names[label]),
-                safe_text(names[prediction]),
-                "yes" if label == prediction else "no",
-                f"{float(confidence[i]):.6f}",
-                f"{float(uncertainty[i]):.6f}",
-                safe_text(alternatives(explanation, i, names)),
-                *(f"{float(explanation.contributions[part][i]):+.4f}" for part in parts),
-                safe_text(why[i]),
-            ]
-        )
+    writer.writerows(rows[row] for row in uncertainty.argsort(descending=True, stable=True).tolist())
     return text.getvalue()
 
 

@@ -63,7 +63,7 @@ def write_results(
     }
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
-    write_text(folder.path / "failures.csv", failures_csv(test, data.picked, checkpoint))
+    write_text(folder.path / "failures.csv", failures_csv(data, checkpoint))
     write_text(folder.path / "table.md", tables(metrics) + "\n")
     save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
     write_json(folder.metrics, results)
@@ -71,6 +71,8 @@ def write_results(
 
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
     tensors = {f"uncertainty.{name}": value for name, value in judged.values.items()}
-    tensors |= {"failure": judged.failure, "predictions": data.picked}
+    tensors |= {"failure": judged.failure, "predictions": data.test_cases.predictions[0]}
+    if data.test_rows is not None:  # the block of each image, and whose captions the blocks hold
+        tensors |= {"block": data.test_cases.source, "candidates": data.test_rows}
     record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
     save_tensors(folder.path / "uncertainties.safetensors", tensors, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ IMAGE_SCORES: dict[str, Callable[[Cases, Tensor], Any]] = {
     "class_gaussians": _class_gaussians,
     "logit_scaling": _logit_scaling,
 }
+# Scores that compare an image with the classes of others: captions are other ones in every batch.
+OF_CLASSES = ("rel_u", *IMAGE_SCORES)
 # Metrics with intervals, in the order of the table.
 REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
 
@@ -106,7 +108,7 @@ class FittedScores:
     not_fitted: dict[str, str] = field(default_factory=dict)
 
 
-def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor) -> FittedScores:
+def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor | None) -> FittedScores:
     """Return the scores, fitted where they need it.
 
     All but MCP judge the class of the largest logit, whatever the cases say was predicted.
@@ -114,7 +116,7 @@ def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor) -> Fitte
     Args:
         names: Scores, from `score_names`.
         fit: What the head learned from; scores are fitted on its plain images.
-        text_features: (C, D) of the model that is judged.
+        text_features: (C, D) of the model that is judged. None: the candidates are captions.
     """
     found = {name: _fitted_or_reason(name, fit, text_features) for name in names}
     return FittedScores(
@@ -123,17 +125,19 @@ def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor) -> Fitte
     )
 
 
-def _fitted_or_reason(name: str, fit: Cases, text_features: Tensor) -> Scorer | str:
+def _fitted_or_reason(name: str, fit: Cases, text_features: Tensor | None) -> Scorer | str:
+    if text_features is None and name in OF_CLASSES:
+        return "it needs the same classes for all images, and captions are other ones in every batch"
     try:
         return _fitted(name, fit, text_features)
     except ValueError as error:  # say all training predictions are right: nothing to fit a temperature to
         return str(error)
 
 
-def _fitted(name: str, fit: Cases, text_features: Tensor) -> Scorer:
+def _fitted(name: str, fit: Cases, text_features: Tensor | None) -> Scorer:
     if name == BASELINE:
         return lambda cases: -mcp_log_odds(cases.logits[0].double(), cases.predictions[0])
-    if name in IMAGE_SCORES:
+    if name in IMAGE_SCORES and text_features is not None:
         ready = IMAGE_SCORES[name](fit, text_features)
         return lambda cases: ready.uncertainty(cases.image_features[0], cases.logits[0])
     settings = fit_score(name, logits=fit.logits[0], labels=fit.labels)
@@ -152,9 +156,24 @@ def judge(
         groups: N groups for the intervals. None: not known.
     """
     values = {name: scorer(cases) for name, scorer in scores.scorers.items()}
-    picked = cases.predictions[0]
-    values[head_name(checkpoint.head)] = checkpoint.uncertainty(cases.image_features[0], picked)
+    values[head_name(checkpoint.head)] = head_uncertainty(checkpoint, cases)
     return Judgements(values, cases.failure, groups, scores.not_fitted)
+
+
+def head_uncertainty(checkpoint: FailureCheckpoint, cases: Cases) -> Tensor:
+    """Return the head's uncertainty (N,) of the plain images, each with its own candidates."""
+    values = torch.empty(len(cases), dtype=torch.float64)
+    for rows, texts in by_source(checkpoint, cases):
+        picked = cases.predictions[0][rows]
+        values[rows] = checkpoint.uncertainty(cases.image_features[0][rows], picked, text_features=texts)
+    return values
+
+
+def by_source(checkpoint: FailureCheckpoint, cases: Cases) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield rows (n,) that have the same candidates, and these (C, D) where the head has none of its own."""
+    for source, texts in enumerate(cases.text_features):
+        rows = (cases.source == source).nonzero().flatten()
+        yield rows, texts if checkpoint.text_features is None else None
 
 
 def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:

@@ -132,7 +132,8 @@ class FailurePredictionModule(LightningModule):
 
     Args:
         head: The head to train.
-        text_features: (K, C, D) unit norm, as in `Cases`.
+        text_features: (K, C, D) unit norm, as in `Cases`. None: every batch brings its own `text_features`
+            (C, D), as those of `CaptionPairs` do.
         loss: A key of FAILURE_LOSSES.
         loss_settings: Its settings.
         optimizer: Arguments of `make_optimizer`.
@@ -146,7 +147,7 @@ class FailurePredictionModule(LightningModule):
     def __init__(
         self,
         head: ViLU,
-        text_features: Tensor,
+        text_features: Tensor | None,
         *,
         loss: str = "bce",
         loss_settings: Mapping[str, Any] | None = None,
@@ -171,6 +172,8 @@ class FailurePredictionModule(LightningModule):
     def failure_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to."""
         images, picked = batch["image_features"], batch["predictions"]
+        if "text_features" in batch:
+            return self.head(images, batch["text_features"], picked)
         if len(self.text_features) == 1:
             return self.head(images, self.text_features[0], picked)
         logits = images.new_zeros(len(images))
