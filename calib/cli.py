@@ -40,6 +40,16 @@ run goes on with the same command.
   calib train configs/failure.yaml prompt=runs/mine
   calib train task=failure --help      (explains the settings of failure prediction)
 """,
+    "failure": """calib train task=failure [CONFIG.yaml ...] [key=value ...]
+python train.py configs/failure.yaml [key=value ...]
+
+Learns which predictions of a prompt, of zero-shot, or of any model whose embeddings are in a file, are wrong,
+and compares the head with simpler scores on the test images.
+
+  calib train configs/failure.yaml prompt=runs/mine
+  calib train configs/failure.yaml data.name=lc25000
+  calib train configs/failure.yaml embeddings.train=train.npz embeddings.test=test.npz
+""",
     "sweep": """calib sweep [CONFIG.yaml ...] key=v1,v2 seed=1..5 [key=value ...]
 
 Trains every combination of the listed values on the same backbone and data, many prompts side by side in
@@ -79,7 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"calib {calib.__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see calib COMMAND --help")
-    given = parser.parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if not arguments:
+        parser.print_help()
+        return 2
+    given = parser.parse_args(arguments)
     return run(given.command, given.arguments)
 
 
@@ -91,7 +105,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         argv: Its arguments.
     """
     try:
-        if command in HELP and {"-h", "--help"} & set(argv):
+        if command in COMMANDS and command in HELP and {"-h", "--help"} & set(argv):
             sys.stdout.write(_help(command, [a for a in argv if a not in ("-h", "--help")]))
             return 0
         return _command(command, argv)(argv)
@@ -106,7 +120,8 @@ def run(command: str, argv: Sequence[str]) -> int:
 def _help(command: str, argv: Sequence[str]) -> str:
     """Return usage, examples and every setting with its default."""
     task = {"train": task_of(argv) if command == "train" else "", "sweep": "prompt"}.get(command, "evaluate")
-    return f"{HELP[command]}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
+    usage = HELP["failure"] if task == "failure" else HELP[command]
+    return f"{usage}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
 
 
 def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:

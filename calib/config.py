@@ -264,7 +264,8 @@ class FailureRun:
     Attributes:
         task: Always "failure".
         seed: Draws the images, starts the head, orders the batches.
-        out: Run folder. None: runs/failure-<...>, see `run_name`.
+        out: Run folder. None: runs/failure-<what is judged>-<shots>-s<seed>, and six digits if other settings
+            differ from their defaults.
         prompt: Run folder or prompt.safetensors of the prompt to judge. None: zero-shot with the template.
         embeddings: Features from a file instead of images; needs neither backbone nor data.
         backbone: The frozen model of zero-shot. With a prompt it is the prompt's own; `weights` and
@@ -522,7 +523,10 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
         return typing.cast(DictConfig, OmegaConf.merge(base, new))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{first_line(error)}") from error
+        reason = first_line(error)
+        if "is not a ListConfig" in reason:
+            reason = f"it is a list; write {key}=[A,B]."
+        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{reason}") from error
 
 
 def _check_keys(values: Any, schema: type, *, known: Sequence[str], source: str, prefix: str = "") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests_shared import SHORT
 
-from calib.cli import main, run
+from calib.cli import COMMANDS, main, run
 from calib.config import SCHEMAS, dataclass_of
 
 
@@ -74,6 +74,17 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
         else:
             yield from keys_of(inner, f"{prefix}{name}.")
+
+
+def test_without_a_command_the_commands_are_listed(capsys) -> None:
+    assert main([]) == 2
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed for name in COMMANDS)
+
+
+def test_help_of_failure_prediction_is_about_it(capsys) -> None:
+    assert main(["train", "task=failure", "--help"]) == 0
+    assert "Learns which predictions" in capsys.readouterr().out
 
 
 def test_help_of_predict(capsys) -> None:

@@ -109,6 +109,11 @@ def test_the_options_of_all_readers_are_known_and_explained() -> None:
     assert all(re.search(rf"\b{option}\b", said) for option in READER_OPTIONS)
 
 
+def test_a_list_is_asked_for_as_it_is_written() -> None:
+    with pytest.raises(ValueError, match=r"'baselines': it is a list; write baselines=\[A,B\]"):
+        load_config(["baselines=coop"], task="prompt")
+
+
 def test_settings_of_the_data_are_not_options_of_the_reader() -> None:
     with pytest.raises(ValueError, match=r"data.options.root is written data.root=images"):
         load_config(["data.options.root=images"], task="prompt")

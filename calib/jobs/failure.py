@@ -18,21 +18,18 @@ from torch import Tensor
 
 import calib
 from calib.byname import settings as settings_of
-from calib.checkpoints import PromptCheckpoint
 from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
 from calib.errors import unknown_name
 from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
-from calib.files import read_json
 from calib.jobs.cross_fit import cross_fit
 from calib.jobs.failure_data import FailureData, check_both_kinds
 from calib.jobs.failure_embeddings import from_captions, from_embeddings
 from calib.jobs.failure_images import from_images, resolve
-from calib.jobs.failure_report import tables
+from calib.jobs.failure_report import heading, tables
 from calib.jobs.failure_results import write_results
 from calib.jobs.failure_scores import part_means, score_names
 from calib.jobs.identity import run_name
-from calib.jobs.predict import prompt_path
-from calib.jobs.runfolder import REUSED, RunFolder
+from calib.jobs.runfolder import REUSED, RunFolder, check_same_data
 from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
@@ -69,16 +66,10 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     loss = loss_settings(config.loss)
     folder.check(config)
     if folder.finished and folder.failure.is_file() and not config.overwrite:
-        _check_same_prompt(config, folder)
+        check_same_data(folder, lambda: _data(config).record)
         FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
         return _results(folder, reused=True)
-    files = config.embeddings.train
-    if files is None:
-        data = from_images(config)
-    elif config.embeddings.captions:
-        data = from_captions(config, files)
-    else:
-        data = from_embeddings(config, files)
+    data = _data(config)
     seed_everything(config.seed, workers=True, verbose=False)
     head = _head(config, data)  # an option that does not fit is refused before any file is written
     if data.cases is not None and not data.kept:
@@ -102,6 +93,13 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     results = _results(folder, reused=False)
     close_loggers(logger, results["scores"][results["head"]])
     return results
+
+
+def _data(config: FailureRun) -> FailureData:
+    files = config.embeddings.train
+    if files is None:
+        return from_images(config)
+    return from_captions(config, files) if config.embeddings.captions else from_embeddings(config, files)
 
 
 def loss_settings(config: FailureLossConfig) -> dict[str, Any]:
@@ -199,22 +197,10 @@ def _fit(
     )
 
 
-def _check_same_prompt(config: FailureRun, folder: RunFolder) -> None:
-    """Refuse to show the results of a prompt that has been trained anew since."""
-    if config.prompt is None:
-        return
-    now = prompt_digest(PromptCheckpoint.load(prompt_path(config.prompt)))
-    if read_json(folder.split)["prompt"] != now:
-        raise ValueError(
-            f"The prompt '{config.prompt}' is another one than the run in '{folder.path}' judged. Train anew "
-            "(overwrite=true) or give another folder (out=FOLDER)."
-        )
-
-
 def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     written = folder.results()
     return {
-        **{key: written[key] for key in ("scores", "head", "test", "images", "data")},
+        **{key: written[key] for key in ("scores", "head", "test", "images", "data", "level")},
         "folder": str(folder.path),
         "failure": str(folder.failure),
         "reused": reused,
@@ -227,13 +213,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     results = train_failure(config)
     say = sys.stdout.write
-    images, test = results["images"], results["test"]
-    say(
-        f"\n{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
-        f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
-        f"{images['failures']} wrong. Intervals: {config.level:.0%}.\n\n"
-    )
-    say(tables(results["scores"]) + "\n\n")
+    say(f"\n{heading(results)}\n\n{tables(results['scores'])}\n\n")
     if results["reused"]:
         say(REUSED)
     else:

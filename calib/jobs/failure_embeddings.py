@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calib.config import FailureRun
 from calib.data.helpers import json_digest
+from calib.data.images import file_id
 from calib.embeddings import Embeddings, load_embeddings
 from calib.failure_checkpoints import text_digest
 from calib.jobs.failure_data import FailureData, Judged, draw_rows
@@ -63,6 +64,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
         "test": fingerprint(shown),
         "test_copies_left_out": len(rows) - len(free),
         "data": {"name": names[0], "test": names[1], "settings": asdict(config.embeddings)},
+        "files": [file_id(Path(source.path)) for source in (train, test)],
     }
     table = train.table.subset(split.train)
     cases = judged.cases(table, train.predictions[split.train])
@@ -118,6 +120,7 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
             "test": Path(test.path).name,
             "settings": asdict(config.embeddings),
         },
+        "files": [file_id(Path(source.path)) for source in (train, test)],
     }
     return FailureData(
         judged=Judged(None, [], train.logit_scale),

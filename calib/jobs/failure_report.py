@@ -23,7 +23,31 @@ COLUMNS = (
     ("AUGRC %", "augrc", 100, 2),
     ("AUPR-error %", "aupr_error", 100, 1),
 )
+FEW = 10  # wrong (or right) predictions below which a reader is warned
 DRAWN = 5  # curves in the picture besides the head and MCP would hide each other
+
+
+def heading(results: Mapping[str, Any]) -> str:
+    """Return what stands above the tables: images, errors, how to read the numbers, and a warning if few.
+
+    Args:
+        results: The content of metrics.json.
+    """
+    images, test = results["images"], results["test"]
+    text = (
+        f"{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
+        f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
+        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for AUROC and "
+        "AUPR-error, less for the others."
+    )
+    least = min(test["n_failures"], test["n"] - test["n_failures"])
+    if least < FEW:
+        kind = "wrong" if test["n_failures"] == least else "right"
+        text += (
+            f"\nOnly {least} of the test predictions are {kind}: these numbers say little, and their "
+            "intervals, which resample the same few, are too narrow."
+        )
+    return text
 
 
 def tables(metrics: dict[str, dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from calib.config import FailureRun
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import save_tensors, write_json, write_text
 from calib.jobs.failure_data import FailureData
-from calib.jobs.failure_report import failures_csv, risk_coverage_figure, tables
+from calib.jobs.failure_report import failures_csv, heading, risk_coverage_figure, tables
 from calib.jobs.failure_scores import (
     BASELINE,
     Judgements,
@@ -64,7 +64,7 @@ def write_results(
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
     write_text(folder.path / "failures.csv", failures_csv(data, checkpoint))
-    write_text(folder.path / "table.md", tables(metrics) + "\n")
+    write_text(folder.path / "table.md", f"{heading(results)}\n\n{tables(metrics)}\n")
     save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
     write_json(folder.metrics, results)
 

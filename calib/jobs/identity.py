@@ -22,8 +22,9 @@ FREE = (
     "data.encode_batch_size",
     "trainer.enable_progress_bar",
 )
-# Settings that a default folder name shows in words.
-SHOWN = ("seed", "backbone.name", "data.name", "data.root", "data.shots", "preset", "prompt", "embeddings")
+# Settings that a default folder name shows in words; for a failure run also what its prompt brings along.
+SHOWN = ("seed", "backbone.name", "data.name", "data.shots", "preset")
+OF_PROMPT = ("prompt", "backbone", "data.root", "data.options", "data.class_names", "data.template")
 OWN_IMAGES = ("folder", "table", "hf", "medmnist")  # readers whose name says nothing about the data
 
 
@@ -79,7 +80,7 @@ def _digits(config: PromptRun | FailureRun) -> list[str]:
     plain = relevant_settings(type(config)())
     shown: tuple[str, ...] = SHOWN
     if isinstance(config, FailureRun) and config.prompt is not None:
-        shown += ("backbone", "data.options", "data.class_names", "data.template")  # the prompt's own
+        shown += OF_PROMPT
     changed = {
         key: value
         for key, value in relevant_settings(config).items()

@@ -15,6 +15,7 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
 from calib.data import (
     FeatureTable,
+    FewShotSplit,
     ImageTable,
     TaskData,
     cache_features,
@@ -84,17 +85,50 @@ def load_common(config: PromptRun) -> Common:
     """Return backbone, data set and test features of a configuration; raises as `prepare`."""
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
-    record = {
-        "test": fingerprint(task.test),
-        "overlap": check_overlap(task).to_dict(),
-        "data": terms_of(task),
-    }
     return Common(
         backbone=backbone,
         task=task,
         test=features_of(task.test, backbone, config.data),
         text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
-        record=record,
+        record=describe_data(task),
+    )
+
+
+def describe_data(task: TaskData) -> dict[str, Any]:
+    """Return what split.json says about a data set, whatever the shots."""
+    return {
+        "test": fingerprint(task.test),
+        "overlap": check_overlap(task).to_dict(),
+        "data": terms_of(task),
+    }
+
+
+def data_record(config: PromptRun) -> dict[str, Any]:
+    """Return what split.json would say now; reads no weights and encodes nothing.
+
+    Raises:
+        FileNotFoundError: The images are not there.
+        ValueError: The data are not right.
+    """
+    task = load_task(config.data)
+    return {**split_of(config, task).to_dict(), **describe_data(task)}
+
+
+def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
+    """Return the few-shot draw of a configuration.
+
+    Raises:
+        ValueError: A class has too few images.
+    """
+    return few_shot_split(
+        task.train.labels,
+        task.train.ids,
+        config.data.shots,
+        val_shots=config.data.val_shots,
+        seed=config.seed,
+        groups=task.train.groups,
+        class_names=task.class_names,
+        names=task.train.names,
     )
 
 
@@ -105,16 +139,7 @@ def draw(config: PromptRun, common: Common) -> Prepared:
         ValueError: A class has too few images, or an image cannot be read.
     """
     backbone, task = common.backbone, common.task
-    split = few_shot_split(
-        task.train.labels,
-        task.train.ids,
-        config.data.shots,
-        val_shots=config.data.val_shots,
-        seed=config.seed,
-        groups=task.train.groups,
-        class_names=task.class_names,
-        names=task.train.names,
-    )
+    split = split_of(config, task)
     shots = task.train.subset(split.train)
     return Prepared(
         backbone=backbone,

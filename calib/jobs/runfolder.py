@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,9 @@ from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
 from calib.files import atomic_path, blocking_file, read_json, write_json, write_text
 from calib.jobs.identity import describe_differences
 
+log = logging.getLogger(__name__)
 LOCK = ".lock"
-REUSED = (
-    "This run was finished before: these are its results, nothing was read. Train anew: overwrite=true.\n"
-)
+REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
 # What a run writes, and `overwrite` removes.
@@ -176,7 +176,9 @@ class RunFolder:
             )
 
     def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(f"The run folder '{self.path}' cannot be written: {error.strerror or error}.")
+        return ValueError(
+            f"The run folder '{self.path}' cannot be written: {error.strerror or error}. {OTHER}"
+        )
 
     def _differences(self, config: PromptRun | FailureRun) -> list[str]:
         task = task_of([str(self.config)])
@@ -191,6 +193,24 @@ class RunFolder:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+
+def check_same_data(folder: RunFolder, record: Callable[[], dict[str, Any]]) -> None:
+    """Refuse to show a finished run's results if its data have changed since; images that are gone are said.
+
+    Args:
+        folder: The run's folder.
+        record: Returns what split.json would say now.
+
+    Raises:
+        ValueError: The data have changed.
+    """
+    try:
+        now = record()
+    except FileNotFoundError as error:
+        log.warning("The data could not be compared with those of the run: %s", error)
+    else:
+        folder.check_data(now)
 
 
 def save_figure(figure: Any, path: Path) -> None:

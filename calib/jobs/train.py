@@ -18,7 +18,7 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config
 from calib.files import write_text
 from calib.jobs.identity import run_name
-from calib.jobs.prepare import Prepared, prepare
+from calib.jobs.prepare import Prepared, data_record, prepare
 from calib.jobs.prompt_run import (
     batches_of,
     check_trainable,
@@ -27,7 +27,7 @@ from calib.jobs.prompt_run import (
     new_learner,
     title,
 )
-from calib.jobs.runfolder import REUSED, RunFolder, save_figure
+from calib.jobs.runfolder import REUSED, RunFolder, check_same_data, save_figure
 from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_tuning import PromptTuningModule
@@ -84,6 +84,8 @@ def train(config: PromptRun) -> dict[str, Any]:
                     run, place = runs[name]
                     _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
             _write_report(places, folder, config)
+    else:
+        check_same_data(folder, lambda: data_record(config))
     return {
         "methods": {name: place.results()["test"] for name, place in places.items()},
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},

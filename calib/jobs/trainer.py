@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
         "log_every_n_steps": 1,
+        "enable_progress_bar": sys.stderr.isatty(),  # in a file its updates would be thousands of lines
     }
     if not validate:
         defaults["limit_val_batches"] = 0
@@ -109,7 +111,7 @@ def make_trainer(
     return Trainer(
         **settings,
         logger=logger,
-        callbacks=[last, _ProgressBar()] if settings.get("enable_progress_bar", True) else [last],
+        callbacks=[last, _ProgressBar()] if settings["enable_progress_bar"] else [last],
         default_root_dir=folder.path,
         plugins=[_AtomicCheckpoints()],
     )
@@ -153,6 +155,9 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             raise unknown_name("key", f"trainer.{key}", [f"trainer.{name}" for name in known])
+    epochs = settings.get("max_epochs", 1)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"trainer.max_epochs must be at least 1, got {epochs}.")
     if str(settings.get("precision", "")).endswith("-true"):
         raise ValueError(
             f"trainer.precision={settings['precision']} would round the frozen weights for good; "

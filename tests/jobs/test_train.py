@@ -122,6 +122,23 @@ def test_changed_test_images_are_noticed_before_parts_are_mixed(
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_a_finished_run_is_not_shown_for_other_images(
+    image_folder: Path, settings, tmp_path: Path, caplog
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(image_folder, images)
+    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=1"]
+    run = [*data, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
+    train(settings(*run))
+    assert train(settings(*run))["reused"]
+    (images / "test" / "class_0" / "0.png").rename(images / "test" / "class_1" / "moved.png")
+    with pytest.raises(ValueError, match=r"data have changed.*differs in: test"):
+        train(settings(*run))
+    shutil.rmtree(images)
+    assert train(settings(*run))["reused"]
+    assert "could not be compared" in caplog.text
+
+
 def test_a_finished_part_on_other_images_is_not_reused(runs, settings, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs[1], folder)
@@ -254,6 +271,7 @@ def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
         (["trainer.max_epoch=3"], "Unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         (["trainer.logger=false"], "trainer.logger cannot be set"),
         (["trainer.devices=2"], "one device"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs must be at least 1, got 0"),
         (["trainer.accelerator=tpu"], "trainer.accelerator=tpu cannot be used here"),
         (["trainer.precision=bf16-true"], "would round the frozen weights"),
         (["data.shots=100"], "Class 0 ('no finding') has 85 different images in 62 groups"),

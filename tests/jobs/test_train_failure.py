@@ -25,6 +25,7 @@ from calib.failure_checkpoints import FailureCheckpoint
 from calib.files import read_json
 from calib.jobs.cross_fit import make_folds
 from calib.jobs.failure import train_failure
+from calib.jobs.failure_report import heading
 from calib.jobs.predict import predict
 from calib.jobs.train import train
 from calib.metrics.failure import auroc
@@ -85,6 +86,10 @@ def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:
     assert written.data.name == "cxr3"  # filled in
     table = (zero_shot_run / "table.md").read_text()
     assert f"{100 * metrics['scores']['mcp']['auroc']:.1f} [" in table
+    assert table.startswith("cxr3: 545 test images, 155 predictions wrong. The head learned from ")
+    assert "these numbers say little" not in table
+    few = heading({**metrics, "test": {"n": 200, "n_failures": 1}})
+    assert "Only 1 of the test predictions are wrong: these numbers say little" in few
 
 
 def test_numbers_follow_from_the_written_predictions_and_uncertainties(zero_shot_run: Path) -> None:
@@ -236,7 +241,7 @@ def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, t
     config = (copied / "config.yaml").read_text().replace(str(runs[1]), str(folder))
     (copied / "config.yaml").write_text(config)
     changed = failure_settings(f"out={copied}", f"prompt={folder}", "scores=[entropy]")
-    with pytest.raises(ValueError, match="is another one than the run"):
+    with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
         train_failure(changed)
 
 
