@@ -10,7 +10,7 @@ from pathlib import Path
 from calib.data.helpers import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes, put_in_order
+from calib.data.task import MEANT, SPLITS, ClassNames, Splits, Table, number_classes, put_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,6 @@ CLASS_NAMES_FILE = "classnames.txt"
 # Files that commonly lie beside images. Any other ending is an error: it may be an image in a format not read
 # here.
 SIDECARS = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".db", ".ini")
-MISSPELT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 
 
 def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None) -> Splits:
@@ -117,8 +116,8 @@ def _split_base(root: Path) -> Path:
             "table with a split column (data.name=table)."
         )
     for name in subfolders:
-        if name.lower() in MISSPELT:
-            raise ValueError(f"{bases[0] / name}: please name this folder '{MISSPELT[name.lower()]}'.")
+        if name.lower() in MEANT:
+            raise ValueError(f"{bases[0] / name}: please name this folder '{MEANT[name.lower()]}'.")
     for split in ("train", "test"):
         if split not in subfolders:
             raise ValueError(f"{bases[0]} has no '{split}' folder; it has: {few(subfolders)}.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from typing import Any
 from calib.data.helpers import few, warn_of_unused_groups
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, number_classes
+from calib.data.task import MEANT, SPLITS, ClassNames, Splits, number_classes
 from calib.errors import unknown_name
 
 # What a column may be called when `columns` does not say, and in `columns` itself.
@@ -25,6 +27,8 @@ COLUMNS = {
 }
 KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t"}  # how a tab can be written on a command line
+WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # 1.0 is what some programs make of 1
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
 
 
@@ -70,7 +74,7 @@ def load_table(
         columns: What the columns file, label, split, group and id are called, where not as in `COLUMNS`; None
             for a column that is not to be used. The other names in `COLUMNS` serve as well, e.g. patient for
             group. `id` becomes the image's name in outputs.
-        delimiter: Of a text table. None: comma for .csv, tab for .tsv.
+        delimiter: Of a text table; "tab" for a tab. None: comma for .csv, tab for .tsv.
         skip_splits: Values of the split column whose rows are left out.
         allow_outside: Whether absolute paths that lead out of the folder and paths with ".." are read. Leave
             it off for tables from elsewhere.
@@ -91,13 +95,14 @@ def load_table(
             )
         root, table = root.parent, root.name
     rows = _all_rows(root, table, _by_key(columns or {}), delimiter, skip_splits)
+    for split in ("train", "test"):
+        if all(row.split != split for row in rows):
+            raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
+    rows = [_native(row, root) for row in rows]
     rows = rows if allow_outside else [_within(row, root) for row in rows]
     _check_files(rows, root)
     labels, names = _number(rows, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
-    for split in ("train", "test"):
-        if not len(tables[split]):
-            raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
 
 
@@ -157,45 +162,65 @@ def _read(
     if split is None and names["split"] is None:
         raise ValueError(
             f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
-            "and perhaps val, or give one table per split: data.options.table.train=train.csv "
-            "data.options.table.test=test.csv."
+            "and perhaps val, or say which it is: data.options.columns.split=NAME, or give one table per "
+            "split: data.options.table.train=train.csv data.options.table.test=test.csv."
         )
     rows = []
-    for number, record in enumerate(records, start=2):
-        where = f"{path}, line {number}"
+    for where, record in records:
         part = split or _cell(record, names["split"], where)
         if part in skip_splits:
             continue
         if part not in SPLITS:
+            meant = MEANT.get(part.lower(), part.lower())
+            instead = f" Write '{meant}' instead." if meant in SPLITS else ""
             raise ValueError(
-                f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}. "
-                f"Others can be left out: data.options.skip_splits=[{part}]."
+                f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}.{instead} "
+                f'Others can be left out: "data.options.skip_splits=[{part}]".'
             )
         file = _cell(record, names["file"], where)
         group = None if names["group"] is None else _cell(record, names["group"], where)
         name = file if names["id"] is None else _cell(record, names["id"], where)
         rows.append(Row(file, _cell(record, names["label"], where), part, group, name, where))
+    if names["id"] is not None:
+        _check_ids(rows, names["id"], path)
     return rows, [name for name in header if name not in names.values()]
 
 
-def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[dict[str, Any]]]:
-    separator = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
+def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """Return the columns, and of each row where it stands and its cells."""
+    given = DELIMITERS.get(path.suffix.lower(), ",") if delimiter is None else delimiter
+    separator = SPELT_DELIMITERS.get(given, given)
+    if len(separator) != 1:
+        raise ValueError(f"data.options.delimiter must be one character (or tab), not '{separator}'.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=separator, strict=True)
-            records = list(reader)
+            header = [(name or "").strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            records = [(f"{path}, line {reader.line_num}", record) for record in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a UTF-8 table ({error}).") from error
-    header = [name or "" for name in reader.fieldnames or []]
-    for number, record in enumerate(records, start=2):
+    _check_header(header, path)
+    for where, record in records:
         if None in record or None in record.values():
-            raise ValueError(
-                f"{path}, line {number}: expected {len(header)} values with {separator!r} between."
-            )
-    return header, records
+            raise ValueError(f"{where}: expected {len(header)} values with {separator!r} between.")
+    return header, [(where, record) for where, record in records if any(v.strip() for v in record.values())]
 
 
-def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _check_header(header: Sequence[str], path: Path) -> None:
+    """Refuse a table without columns, or with one that is several with another separator."""
+    if not any(header):
+        raise ValueError(f"{path} is empty: its first line names no columns.")
+    other = next((mark for mark in ";,\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        spelt = "tab" if other == "\t" else other
+        raise ValueError(
+            f"{path} has a single column, {header[0]!r}. Its values seem to be separated otherwise: "
+            f'"data.options.delimiter={spelt}".'
+        )
+
+
+def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     import pyarrow  # heavy, and needed for this kind of table only
     import pyarrow.parquet
 
@@ -203,7 +228,8 @@ def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         read = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
-    return list(read.column_names), read.to_pylist()
+    rows = enumerate(read.to_pylist(), start=1)
+    return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
 
 
 def _column_names(
@@ -215,7 +241,7 @@ def _column_names(
                 f"{path} has no column '{name}' (data.options.columns.{key}={name}). "
                 f"It has: {few(header, 20)}."
             )
-    twice = [name for name, count in Counter(header).items() if count > 1]
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise ValueError(f"{path} has more than one column '{twice[0]}'.")
     names: dict[str, str | None] = {}
@@ -229,10 +255,11 @@ def _column_names(
         names[key] = columns[key] if key in columns else next(iter(found), None)
     for key in ("file", "label"):
         if names[key] is None:
-            usual_names = ", ".join(COLUMNS[key])
+            usual = COLUMNS[key]
+            likely = next((name for name in header if name.lower() in usual), "NAME")
             raise ValueError(
-                f"{path} has no column for the {key} (one of: {usual_names}). It has: {few(header, 20)}. "
-                f"Say which it is: data.options.columns.{key}=NAME."
+                f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
+                f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely}."
             )
     return names
 
@@ -242,9 +269,29 @@ def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{where}: column '{column}' must hold text or integers, not {value!r}.")
     text = str(value).strip()
-    if not text:
-        raise ValueError(f"{where}: column '{column}' is empty.")
+    if text.lower() in ("", "nan"):  # "nan" is what some programs make of an empty cell
+        raise ValueError(f"{where}: column '{column}' is empty{' (nan)' if text else ''}.")
     return text
+
+
+def _check_ids(rows: Sequence[Row], column: str, path: Path) -> None:
+    """Refuse an id column that does not tell the images of a split apart; it may be one of patients."""
+    counts = Counter((row.split, row.name) for row in rows)
+    twice = [name for (_, name), count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{path}: the column '{column}' must be another one for each image, but {few(twice)} occurs more "
+            "than once in a split. Leave it out (data.options.columns.id=null); if it names patients: "
+            f"data.options.columns.id=null data.options.columns.group={column}."
+        )
+
+
+def _native(row: Row, root: Path) -> Row:
+    """Return a row whose path, where it was written on Windows, has slashes; names stay as written."""
+    relative = not PureWindowsPath(row.file).anchor
+    if relative and "\\" in row.file and not (root / row.file).exists():
+        return replace(row, file=PureWindowsPath(row.file).as_posix())
+    return row
 
 
 def _within(row: Row, root: Path) -> Row:
@@ -282,18 +329,22 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
     missing = [row.file for row in rows if not (root / row.file).is_file()]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(rows)} images in the table do not exist in {root}: {few(missing)}."
+            f"{len(missing)} of the {len(rows)} images in the table do not exist in {root}, where its paths "
+            f"start: {few(missing)}."
         )
     for split in SPLITS:
-        counts = Counter(row.file for row in rows if row.split == split)
-        twice = [file for file, count in counts.items() if count > 1]
+        files = [(os.path.normpath(row.file), row.name) for row in rows if row.split == split]
+        counts = Counter(file for file, _ in files)
+        twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
-            raise ValueError(f"{len(twice)} images are listed more than once in '{split}': {few(twice)}.")
+            raise ValueError(
+                f"{len(twice)} images are listed more than once in '{split}': {few(list(twice.values()))}."
+            )
 
 
 def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:
     found = sorted({row.label for row in rows})
-    numbers = all(label.lstrip("-").isdecimal() for label in found)
+    numbers = all(WHOLE_NUMBER.fullmatch(label) for label in found)
     if (
         not numbers
         or isinstance(class_names, Mapping)
@@ -303,15 +354,15 @@ def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[s
     if class_names is None:
         raise ValueError(
             f"The labels are integers ({few(found)}): give their names in label order, "
-            "data.class_names=[...]."
+            '"data.class_names=[NAME,NAME,...]".'
         )
     for row in rows:
-        if not 0 <= int(row.label) < len(class_names):
+        if not 0 <= float(row.label) < len(class_names):
             raise ValueError(
                 f"{row.where}: label {row.label} has no name; data.class_names goes up to "
                 f"{len(class_names) - 1}."
             )
-    return {label: int(label) for label in found}, [str(name) for name in class_names]
+    return {label: int(float(label)) for label in found}, [str(name) for name in class_names]
 
 
 def _table(rows: Sequence[Row], labels: Mapping[str, int], root: Path) -> ImageTable:

@@ -12,6 +12,7 @@ from calib.data.records import ImageTable
 from calib.errors import unknown_name
 
 SPLITS = ("train", "val", "test")
+MEANT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 DEFAULT_TEMPLATE = "An image of {}."
 
 Table: TypeAlias = ImageTable | FeatureTable

@@ -74,6 +74,56 @@ def test_columns_can_be_named_and_left_out(make_table: MakeTable) -> None:
     assert summary(task) == [("train", ["s7"], [0], None), ("test", ["s8"], [1], None)]
 
 
+def test_an_id_that_is_not_one_per_image_is_explained(make_table: MakeTable) -> None:
+    root = make_table(ROWS.replace("patient", "id").replace("p2", "p1"))
+    with pytest.raises(ValueError, match=r"column 'id' .* but p1 occurs more .*columns\.group=id\."):
+        load_data("table", root)
+    assert load_data("table", root, columns={"id": None, "group": "id"}).train.groups == ["p1", "p1"]
+
+
+def test_other_separators_are_recognised(make_table: MakeTable) -> None:
+    root = make_table(ROWS.replace(",", ";"))
+    with pytest.raises(ValueError, match=r'single column.*"data\.options\.delimiter=;"'):
+        load_data("table", root)
+    assert summary(load_data("table", root, delimiter=";")) == EXPECTED
+    (root / "labels.csv").write_text(ROWS.replace(",", "\t"))
+    with pytest.raises(ValueError, match=r'"data\.options\.delimiter=tab"'):
+        load_data("table", root)
+    assert summary(load_data("table", root, delimiter="tab")) == EXPECTED
+    assert summary(load_data("table", root, delimiter="\\t")) == EXPECTED
+    with pytest.raises(ValueError, match=r"data\.options\.delimiter must be one character .* not 'ab'"):
+        load_data("table", root, delimiter="ab")
+
+
+def test_what_spreadsheets_add_is_put_up_with(make_table: MakeTable) -> None:
+    lines = [f"{line},," for line in ROWS.replace("file,label", "file, label ").splitlines()]
+    text = "\r\n".join([*lines[:2], "", *lines[2:], ",,,,,", ""])  # empty columns, empty rows
+    assert summary(load_data("table", make_table("\ufeff" + text))) == EXPECTED
+
+
+def test_lines_are_those_of_the_file(make_table: MakeTable) -> None:
+    text = ROWS.replace("patient", "notes").replace("p1", '"two\nlines"')
+    with pytest.raises(ValueError, match=r"labels\.csv, line 8: column 'label' is empty"):
+        load_data("table", make_table(text + "\na/9.png,,test,x\n"))
+
+
+def test_backslashes_are_those_of_windows_unless_a_file_has_them(
+    make_table: MakeTable, write_image: Callable[..., Path]
+) -> None:
+    root = make_table(ROWS.replace("a/0.png", "a\\0.png").replace("a/1.png", "odd\\1.png"))
+    write_image(root / "odd\\1.png", 9)
+    task = load_data("table", root)
+    assert task.train.names == ["a\\0.png", "odd\\1.png"]  # as written
+    assert [task.train.open(row).size for row in (0, 1)] == [(7, 5), (7, 5)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("again", ["./a/0.png", "a\\0.png", "a//0.png"])
+def test_an_image_listed_twice_is_found_however_it_is_written(make_table: MakeTable, again: str) -> None:
+    root = make_table(ROWS.replace("a/1.png", again))
+    with pytest.raises(ValueError, match=r"1 images are listed more than once in 'train'"):
+        load_data("table", root)
+
+
 def test_one_table_per_split(make_table: MakeTable) -> None:
     root = make_table("path,class\na/0.png,x\na/1.png,y\n", "train.csv")
     (root / "other.csv").write_text("path;class\na/2.png;y\n")
@@ -91,7 +141,7 @@ def test_integer_labels_need_names(make_table: MakeTable) -> None:
     root = make_table("file,label,split\na/0.png,10,train\na/1.png,2,test\n")
     with pytest.raises(
         ValueError,
-        match=r"labels are integers \(10, 2\): give their names in label order, data\.class_names=",
+        match=r"labels are integers \(10, 2\): give their names in label order, \"data\.class_names=",
     ):
         load_data("table", root)
     names = [f"class {label}" for label in range(11)]
@@ -99,6 +149,11 @@ def test_integer_labels_need_names(make_table: MakeTable) -> None:
     assert [table.labels.tolist() for table in (task.train, task.test)] == [[10], [2]]
     with pytest.raises(ValueError, match=r"line 2: label 10 has no name; data\.class_names goes up to 9"):
         load_data("table", root, class_names=names[:10])
+    (root / "labels.csv").write_text("file,label,split\na/0.png,1.0,train\na/1.png,0.0,test\n")
+    assert load_data("table", root, class_names=["x", "y"]).train.labels.tolist() == [1]
+    with pytest.raises(ValueError, match=r"labels are integers \(0\.0, 1\.0\): give their names"):
+        load_data("table", root)
+    (root / "labels.csv").write_text("file,label,split\na/0.png,10,train\na/1.png,2,test\n")
     mapped = load_data("table", root, class_names={"2": "two", "10": "ten"})
     assert (mapped.class_names, mapped.train.labels.tolist()) == (["two", "ten"], [1])
 
@@ -214,6 +269,19 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
         ("train,p2", "train,", r"line 3: column 'patient' is empty"),
         ("a/1.png", "a/1.dcm", r"line 3: 'a/1\.dcm' does not end like an image"),
         ("a/1.png", "a/0.png", r"1 images are listed more than once in 'train': a/0\.png"),
+        (ROWS, "", r"labels\.csv is empty: its first line names no columns"),
+        (ROWS.partition("\n")[2], "", r"No row of the table .* belongs to the split 'train'"),
+        ("a/1.png,low_grade", "a/1.png,", r"line 3: column 'label' is empty\."),
+        ("train,p2", "train,nan", r"line 3: column 'patient' is empty \(nan\)"),
+        (
+            "a/1.png",
+            "a\0/1.png",
+            r"1 of the 4 images .* do not exist in|cannot be read",
+        ),  # by Python's version
+        ("p2", '"p2', r"labels\.csv cannot be read as a UTF-8 table"),
+        ("train", "Train", r"line 2: the split is 'Train'; .* Write 'train' instead\. Others"),
+        ("val", "validation", r"line 5: the split is 'validation'; .* Write 'val' instead\."),
+        ("file,label", "File,label", r"Say which it is: data\.options\.columns\.file=File\."),
         ("test", "val", r"No row of the table .* belongs to the split 'test'"),
     ],
 )
