@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -143,7 +143,8 @@ def few_shot_split(
         names: N readable names of the images, kept beside the ids; they do not influence the draw.
 
     Raises:
-        ValueError: A class has too few different images (or groups); the message names it.
+        ValueError: A class has too few different images (or groups); the message names it, and numbers of
+            shots that all classes have enough for.
     """
     _check_arguments(labels, ids, shots, val_shots, {"groups": groups, "names": names})
     owner = list(ids) if groups is None else [str(group) for group in groups]
@@ -159,7 +160,7 @@ def few_shot_split(
                 asked += " without a shared group"
             raise ValueError(
                 f"Class {label}{name} has {count} in the training split; {asked} were asked for. "
-                + _advice(shots, val_shots, len(pool))
+                + _advice(pools, owner, shots, val_shots)
             )
     train_rows, val_rows = list(chain(*train)), list(chain(*val))
     return FewShotSplit(
@@ -176,13 +177,37 @@ def few_shot_split(
     )
 
 
-def _advice(shots: int | None, val_shots: int, available: int) -> str:
-    """Return what to do about a class with too few images for its shots."""
-    if not available:
+def _advice(pools: Sequence[Sequence[int]], owner: Sequence[str], shots: int | None, val_shots: int) -> str:
+    """Return which settings would do instead of numbers of shots that some class has too few images for."""
+
+    def enough(shots: int | None, val_shots: int) -> bool:
+        train, val = _draw(pools, owner, shots, val_shots)
+        return all(len(rows) >= (shots or 1) for rows in train) and all(
+            len(rows) >= val_shots for rows in val
+        )
+
+    fewer = _largest(lambda number: enough(number, val_shots), 1, (shots or 1) - 1)
+    fewer_val = _largest(lambda number: enough(shots, number), 0, val_shots - 1)
+    choices = [] if fewer is None else [f"data.shots={fewer}"]
+    choices += [] if fewer_val is None else [f"data.val_shots={fewer_val}"]
+    if not choices:
+        alone = _largest(lambda number: enough(number, 0), 1, (shots or 1) - 1)
+        choices = [] if alone is None else [f"data.shots={alone} data.val_shots=0"]
+    if not choices:
         return "Add images of this class, or leave it out of the data set."
-    lower = [f"data.shots (now {shots})"] if shots is not None and shots > 1 else []
-    lower += [f"data.val_shots (now {val_shots})"] if val_shots else []
-    return f"Lower {' or '.join(lower)}." if lower else "Add images of this class."
+    return f"Enough for every class: {', or '.join(choices)}."
+
+
+def _largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the largest number in [low, high] that fits, where smaller ones do too; None: none does."""
+    best = None
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(middle):
+            best, low = middle, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def _check_arguments(

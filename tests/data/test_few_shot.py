@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import random
+import re
 
 import pytest
 import torch
@@ -143,17 +144,28 @@ def test_a_small_class_is_named_with_its_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shots", "val_shots", "advice"),
+    ("counts", "shots", "val_shots", "groups", "advice"),
     [
-        (4, 2, r"Lower data\.shots \(now 4\) or data\.val_shots \(now 2\)\.$"),
-        (6, 0, r"Lower data\.shots \(now 6\)\.$"),
-        (1, 5, r"Lower data\.val_shots \(now 5\)\.$"),
-        (None, 5, r"Lower data\.val_shots \(now 5\)\.$"),
+        ([20, 5, 4], 4, 2, None, "Enough for every class: data.shots=2, or data.val_shots=0."),
+        ([20, 5, 20], 4, 2, None, "Enough for every class: data.shots=3, or data.val_shots=1."),
+        ([20, 5, 20], 9, 2, None, "Enough for every class: data.shots=3."),
+        ([20, 2, 20], 9, 2, None, "Enough for every class: data.shots=2 data.val_shots=0."),
+        ([20, 5, 20], None, 6, None, "Enough for every class: data.val_shots=4."),
+        ([20, 0, 20], 4, 2, None, "Add images of this class, or leave it out of the data set."),
+        ([3, 3], 2, 2, ["p"] * 3 + ["q", "r", "s"], "Enough for every class: data.val_shots=0."),
     ],
 )
-def test_too_few_images_say_what_to_change(shots: int | None, val_shots: int, advice: str) -> None:
-    with pytest.raises(ValueError, match=advice):
-        few_shot_split(*make([20, 5, 20]), shots, val_shots=val_shots, seed=0)
+def test_too_few_images_say_which_numbers_would_do(
+    counts: list[int], shots: int | None, val_shots: int, groups: list[str] | None, advice: str
+) -> None:
+    labels, ids = make(counts)
+    with pytest.raises(ValueError, match="were asked for") as error:
+        few_shot_split(labels, ids, shots, val_shots=val_shots, seed=0, groups=groups)
+    assert str(error.value).endswith(advice)
+    for choice in re.findall(r"data[^,]*\d", advice):  # each of them does work
+        said = {name: int(number) for name, number in re.findall(r"data\.(\w+)=(\d+)", choice)}
+        wanted = {"shots": shots, "val_shots": val_shots, **said}
+        few_shot_split(labels, ids, wanted.pop("shots"), **wanted, seed=0, groups=groups)
 
 
 def test_a_class_without_any_image_is_named() -> None:
