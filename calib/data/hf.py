@@ -15,10 +15,12 @@ from PIL import Image
 from calib.data.helpers import few, warn_of_unused_groups
 from calib.data.images import decode_image
 from calib.data.records import ImageTable
+from calib.data.tables import COLUMNS, by_key
 from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
-from calib.errors import unknown_name
+from calib.errors import first_line, unknown_name
 
-KEYS = ("image", "label", "group")
+USUAL_KEYS = {"image": COLUMNS["file"], "label": COLUMNS["label"], "group": COLUMNS["group"]}
+KEY_OF = {name: key for key, usual in USUAL_KEYS.items() for name in usual}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 USUAL_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
@@ -61,7 +63,7 @@ def load_hf(
     dataset: str | None = None,
     config: str | None = None,
     revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     splits: Mapping[str, str] | None = None,
 ) -> Splits:
     """Return the splits of a `datasets.DatasetDict`.
@@ -73,8 +75,9 @@ def load_hf(
         dataset: A data set on the hub, also one whose name is a folder here or has no owner.
         config: Its configuration, where it has several.
         revision: Its commit or tag; without one the newest is taken, which may change.
-        columns: What the columns image, label and group are called. None: the only Image column, the only
-            ClassLabel column, no group.
+        columns: What the columns image, label and group are called; the keys may be named as in
+            `calib.data.tables.COLUMNS`, e.g. patient for group. Left out: the only Image column, the only
+            ClassLabel column, no group; a group of None says that there is none.
         splits: Our split to theirs, e.g. {"test": "validation"}. None: train, test and val or validation.
 
     Raises:
@@ -83,9 +86,10 @@ def load_hf(
     """
     loaded = _load(root, dataset, config, revision)
     chosen = _choose_splits(loaded, splits or {})
-    names = _column_names(loaded[chosen["train"]], columns or {})
+    said = by_key(columns or {}, KEY_OF)
+    names = _column_names(loaded[chosen["train"]], said)
     keys = loaded[chosen["train"]].features[names["label"]].names
-    if "group" not in names:
+    if "group" not in said:
         warn_of_unused_groups(name for name in loaded[chosen["train"]].features if name not in names.values())
     labels, ordered = number_classes(keys, class_names, what="label")
     tables: dict[str, Table] = {}
@@ -107,11 +111,16 @@ def _load(root: str | Path | None, dataset: str | None, config: str | None, revi
             "data.options.dataset (a name on the hub), not both."
         )
     if dataset is not None:
-        loaded = datasets.load_dataset(dataset, config, revision=revision)
+        loaded = _load_hub(dataset, config, revision)
     elif Path(str(root)).is_dir():
+        if config is not None or revision is not None:
+            raise ValueError(
+                "data.options.config and data.options.revision are for data sets on the hub, not the folder "
+                f"{root}."
+            )
         loaded = _load_folder(str(root))
     elif HUB_ID.fullmatch(str(root)) and not Path(str(root)).exists():
-        loaded = _load_hub_root(str(root), config, revision)
+        loaded = _load_hub(str(root), config, revision)
     else:
         raise FileNotFoundError(
             f"There is no folder {root}, and it is not owner/name of a data set on the Hugging Face hub."
@@ -130,16 +139,17 @@ def _load_folder(root: str) -> Any:
         raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
 
 
-def _load_hub_root(root: str, config: str | None, revision: str | None) -> Any:
-    """Return the data set on the hub that `root` names; it may be a misspelt folder, so errors say both."""
+def _load_hub(name: str, config: str | None, revision: str | None) -> Any:
+    """Return a data set on the hub; the name may be a misspelt folder, so errors say both."""
     import datasets
 
     try:
-        return datasets.load_dataset(root, config, revision=revision)
-    except OSError as error:  # no such data set, no permission or no connection
+        return datasets.load_dataset(name, config, revision=revision)
+    except Exception as error:  # what "no network" raises depends on the versions of the hub's clients
         raise FileNotFoundError(
-            f"There is no folder {root}, and no data set of this name can be read from the Hugging Face hub "
-            f"({error})."
+            f"There is no folder {name}, and no data set of this name can be read from the Hugging Face hub "
+            f"({first_line(error)}). Without a network, write it elsewhere with save_to_disk and give the "
+            "folder: data.root=FOLDER."
         ) from error
 
 
@@ -164,15 +174,13 @@ def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 
-def _column_names(rows: Any, columns: Mapping[str, str]) -> dict[str, str]:
+def _column_names(rows: Any, columns: Mapping[str, str | None]) -> dict[str, str]:
     import datasets
 
-    for key, name in columns.items():
-        if key not in KEYS:
-            raise unknown_name("key of data.options.columns", key, KEYS)
+    names = {key: name for key, name in columns.items() if name is not None}
+    for key, name in names.items():
         if name not in rows.features:
             raise unknown_name(f"column (data.options.columns.{key})", name, rows.features)
-    names = dict(columns)
     for key, kind in (("image", datasets.Image), ("label", datasets.ClassLabel)):
         found = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
         if key not in names and len(found) != 1:

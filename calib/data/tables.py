@@ -94,7 +94,7 @@ def load_table(
                 "data.root."
             )
         root, table = root.parent, root.name
-    rows = _all_rows(root, table, _by_key(columns or {}), delimiter, skip_splits)
+    rows = _all_rows(root, table, by_key(columns or {}, KEY_OF), delimiter, skip_splits)
     for split in ("train", "test"):
         if all(row.split != split for row in rows):
             raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
@@ -106,16 +106,28 @@ def load_table(
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
 
 
-def _by_key(columns: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the columns by file, label, split, group and id, whichever of their names was used."""
-    by_key: dict[str, str | None] = {}
+def by_key(columns: Mapping[str, str | None], key_of: Mapping[str, str]) -> dict[str, str | None]:
+    """Return columns by the keys of a reader, whichever of the usual names were used as keys.
+
+    Args:
+        columns: Key, or one of its usual names, to the name of a column.
+        key_of: Usual name to key.
+
+    Raises:
+        ValueError: A name is unknown, or two mean the same key.
+
+    Example:
+        >>> by_key({"patient": "who"}, KEY_OF)
+        {'group': 'who'}
+    """
+    found: dict[str, str | None] = {}
     for name, column in columns.items():
-        if name not in KEY_OF:
-            raise unknown_name("key of data.options.columns", name, KEY_OF)
-        if KEY_OF[name] in by_key:
-            raise ValueError(f"data.options.columns says twice which column is the {KEY_OF[name]}.")
-        by_key[KEY_OF[name]] = column
-    return by_key
+        if name not in key_of:
+            raise unknown_name("key of data.options.columns", name, key_of)
+        if key_of[name] in found:
+            raise ValueError(f"data.options.columns says twice which column is the {key_of[name]}.")
+        found[key_of[name]] = column
+    return found
 
 
 def _all_rows(

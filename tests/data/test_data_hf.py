@@ -73,8 +73,33 @@ def test_a_patient_column_that_is_not_used_is_pointed_out(
     root = save({"train": [0, 1], "test": [1]})
     load_data("hf", root, columns={"group": "patient"})
     assert "patient" not in caplog.text
+    assert load_data("hf", root, columns={"patient": "patient"}).train.groups == ["train0", "train0"]
+    assert load_data("hf", root, columns={"patient": None}).train.groups is None
+    assert not caplog.records
     load_data("hf", root)
     assert "column patient is not used; if it names patients" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError])  # not all clients' errors are OSErrors
+@pytest.mark.parametrize("where", [{"root": "owner/name"}, {"dataset": "name"}])
+def test_what_the_hub_does_not_give_is_one_named_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[Exception], where: dict[str, str]
+) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        raise error("no route to host\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"name, and .* \(no route to host\)\..*data\.root=FOLDER"):
+        load_data("hf", **where)  # type: ignore[arg-type]
+
+
+def test_settings_of_the_hub_are_not_passed_over_for_a_folder(save: Save) -> None:
+    root = save({"train": [0, 1], "test": [1]})
+    with pytest.raises(
+        ValueError, match=r"data\.options\.revision are for data sets on the hub, not the folder"
+    ):
+        load_data("hf", root, revision="v1")
 
 
 def test_splits_can_be_named_otherwise(save: Save) -> None:
