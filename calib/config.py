@@ -534,8 +534,8 @@ def _check_keys(values: Any, schema: type, *, known: Sequence[str], source: str,
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            beside = [prefix + field for field in fields]
-            error = unknown_name("key", name, beside, meant=_likely(name, [*known, *beside]))
+            likely = _likely(name, [*known, *(prefix + field for field in fields)])
+            error = unknown_name("key", key, fields, prefix=prefix, meant=likely)
             raise ValueError(f"{source}: {error}")
         inner = dataclass_of(fields[key])
         if inner is None:

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 
 
 def unknown_name(
-    kind: str, name: object, allowed: Iterable[str], *, meant: Sequence[str] | None = None
+    kind: str,
+    name: object,
+    allowed: Iterable[str],
+    *,
+    prefix: str = "",
+    meant: Sequence[str] | None = None,
 ) -> ValueError:
     """Return the error for a name that is not among the known ones, with the nearest known name.
 
@@ -15,17 +20,23 @@ def unknown_name(
         kind: What the name stands for, e.g. "loss" or "data set".
         name: What was given.
         allowed: The names that exist.
-        meant: What was probably meant, if the caller knows better than spelling does. None: the nearest of
-            `allowed`.
+        prefix: What stands before the name and the known ones when they are shown, e.g. "data.options.".
+        meant: What was probably meant, in full, if the caller knows better than spelling does. None: the
+            nearest of `allowed`.
 
     Example:
         >>> str(unknown_name("loss", "smack", ["ce", "smac"]))
         "Unknown loss 'smack'. Did you mean 'smac'? Known: ce, smac."
+        >>> str(unknown_name("key", "sed", ["seed"], prefix="run."))
+        "Unknown key 'run.sed'. Did you mean 'run.seed'? Known: run.seed."
     """
     known = sorted(allowed)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5) if meant is None else meant
-    hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
-    return ValueError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+    if meant is None:
+        meant = [prefix + near for near in difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)]
+    hint = f" Did you mean {' or '.join(repr(each) for each in meant)}?" if meant else ""
+    given = f"{prefix}{name}" if prefix else name
+    shown = ", ".join(prefix + each for each in known)
+    return ValueError(f"Unknown {kind} {given!r}.{hint} Known: {shown}.")
 
 
 def first_line(error: Exception) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,14 @@ from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskDat
 from calib.errors import unknown_name
 
 logger = logging.getLogger(__name__)
+
+KINDS: dict[Any, str] = {  # how the values of a reader's options are written
+    bool: "true or false",
+    int: "a whole number",
+    str: "text",
+    Mapping: "a mapping (.KEY=VALUE)",
+    Sequence: "a list ([A,B])",
+}
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,12 @@ def load_data(
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     spec = DATASETS[name]
-    allowed = [option for option in byname.settings(spec.load) if option != "class_names"]
-    for option in options:
-        if option not in allowed:
-            known = [f"data.options.{other}" for other in ("grey16_max", *allowed)]
-            raise unknown_name(f"option of data set '{name}'", f"data.options.{option}", known)
+    _check_options(spec, {**options, "grey16_max": grey16_max})
     if root is None and spec.needs_root:
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
         )
+    root = None if root is None else os.path.expanduser(root)
     if spec.class_names is not None:
         class_names = (
             spec.class_names
@@ -111,6 +119,29 @@ def load_data(
         licence=spec.licence,
         notes=spec.notes + splits.notes,
     )
+
+
+def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:
+    """Refuse options that the data set's reader does not have, or whose values are of another kind."""
+    hints = typing.get_type_hints(spec.load) | {"grey16_max": int | None}
+    allowed = ["grey16_max", *(each for each in byname.settings(spec.load) if each != "class_names")]
+    for option, value in options.items():
+        if option not in allowed:
+            kind = f"option of data set '{spec.name}'"
+            raise unknown_name(kind, option, allowed, prefix="data.options.")
+        union = isinstance(hints[option], types.UnionType)
+        parts = typing.get_args(hints[option]) if union else (hints[option],)
+        kinds = [typing.get_origin(part) or part for part in parts]
+        if not any(_is_a(value, kind) for kind in kinds):
+            said = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+            raise ValueError(f"data.options.{option} must be {said}, not {value!r}.")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Return whether a value is of a kind, where true is no number and text is no list."""
+    if isinstance(value, bool | str):
+        return kind is type(value)
+    return isinstance(value, kind)
 
 
 def _published(*folders: str) -> Callable[..., Splits]:

@@ -128,6 +128,35 @@ def test_unknown_names_and_options_are_explained(
         load_data(name, root, **options)
 
 
+def test_an_option_unlike_any_known_one_gets_no_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"'data\.options\.columns'\. Known: data\.options\.grey16_max\."):
+        load_data("folder", "x", columns={})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("table", "columns", "label", r"columns must be a mapping .*, not 'label'"),
+        ("table", "skip_splits", "dev", r"skip_splits must be a list \(\[A,B\]\), not 'dev'"),
+        ("table", "table", 3, r"table must be text or a mapping .*, not 3"),
+        ("table", "allow_outside", "yes", r"allow_outside must be true or false, not 'yes'"),
+        ("hf", "revision", 1234567, r"revision must be text, not 1234567"),
+        ("folder", "grey16_max", True, r"grey16_max must be a whole number, not True"),
+    ],
+)
+def test_options_of_another_kind_are_refused(name: str, option: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.options\.{message}"):
+        load_data(name, "x", **{option: value})  # type: ignore[arg-type]
+
+
+def test_the_home_folder_may_be_written_short(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder({f"{split}/{name}": 1 for split in ("train", "test") for name in ("a", "b")})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_data("folder", "~/set").train) == 2
+
+
 def test_every_data_set_has_a_valid_template_and_terms() -> None:
     for name, spec in DATASETS.items():
         check_template(spec.template)
