@@ -178,8 +178,10 @@ def _warn_if_activation_differs(folder: Path, used: bool, name: str) -> None:
         said = _quick_gelu_said(read_json(path)) if path.is_file() else None
         if said is not None and said != used:
             warnings.warn(
-                f"{path} says quick_gelu={said}, but {name} is used with quick_gelu={used}; features differ. "
-                f"Pass quick_gelu={said} to follow the file, or quick_gelu={used} to confirm.",
+                f"{path} says {'QuickGELU' if said else 'GELU'}, but {name} is used with "
+                f"{'QuickGELU' if used else 'GELU'}; features differ. Follow the file with "
+                f"backbone.quick_gelu={str(said).lower()}, or confirm with "
+                f"backbone.quick_gelu={str(used).lower()}.",
                 stacklevel=4,
             )
 

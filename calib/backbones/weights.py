@@ -76,7 +76,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     if not path.is_file():
         raise FileNotFoundError(
             f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
-            "backbone.weights."
+            "backbone.weights (calib predict: --weights)."
         )
     return WeightFile(path, text)
 
