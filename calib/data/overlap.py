@@ -13,7 +13,7 @@ from calib.data.task import Table, TaskData
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5  # names listed per finding
+LISTED = 1000  # names per finding in split.json
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class OverlapReport:
         return not self.shared_images and not self.shared_groups
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts and the first names, for JSON."""
+        """Return counts and the first thousand names of each finding, for JSON."""
 
         def brief(names: list[str]) -> dict[str, Any]:
-            return {"count": len(names), "first": names[:SHOWN]}
+            return {"count": len(names), "first": names[:LISTED]}
 
         return {
             "repeated_images": {split: brief(names) for split, names in self.repeated_images.items()},
@@ -103,7 +103,10 @@ def _conflicting(tables: list[Table]) -> list[str]:
 
 def _warn(task: str, report: OverlapReport) -> None:
     for split, names in report.repeated_images.items():
-        logger.warning("%s: %d images occur more than once in %s: %s", task, len(names), split, few(names))
+        effect = "Each counts in the results." if split == "test" else "Shots are drawn without copies."
+        logger.warning(
+            "%s: %d images occur more than once in %s: %s. %s", task, len(names), split, few(names), effect
+        )
     for what, shared, remedy in (
         ("images", report.shared_images, "Take them out of one of the two."),
         ("groups", report.shared_groups, "Split the images by group (patient, slide) instead."),
@@ -111,7 +114,7 @@ def _warn(task: str, report: OverlapReport) -> None:
         for pair, names in shared.items():
             logger.warning(
                 "%s: %d %s are in both of %s: %s. They stay there and flatter the results; split.json "
-                "counts them. %s",
+                "lists them. %s",
                 task,
                 len(names),
                 what,
@@ -121,4 +124,10 @@ def _warn(task: str, report: OverlapReport) -> None:
             )
     if report.conflicting_images:
         names = report.conflicting_images
-        logger.warning("%s: %d images occur under different labels: %s", task, len(names), few(names))
+        logger.warning(
+            "%s: %d images occur under different labels: %s. Those with two labels in train are not drawn as "
+            "shots; in test each counts under its own. Correct the labels; split.json lists them.",
+            task,
+            len(names),
+            few(names),
+        )

@@ -46,9 +46,22 @@ def test_copies_within_and_across_splits_are_found(root: Path, caplog: pytest.Lo
     assert json.loads(json.dumps(report.to_dict()))["shared_images"]["train/test"]["count"] == 1
     assert (
         "folder: 1 images are in both of train/test: test/a/other_name.png. They stay there and flatter the "
-        "results; split.json counts them. Take them out of one of the two."
+        "results; split.json lists them. Take them out of one of the two."
     ) in caplog.text
-    assert "2 images occur under different labels" in caplog.text
+    assert (
+        "2 images occur under different labels: val/b/0.png, test/a/wrong_class.png. Those with"
+        in caplog.text
+    )
+
+
+def test_all_that_is_to_be_taken_out_is_listed(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(7):
+        shutil.copy(root / "test/a/0.png", root / f"test/a/copy{number}.png")
+    report = check_overlap(load_data("folder", root))
+    assert "7 images occur more than once in test: " in caplog.text
+    assert "and 2 more. Each counts in the results." in caplog.text
+    listed = report.to_dict()["repeated_images"]["test"]
+    assert listed == {"count": 7, "first": [f"test/a/copy{number}.png" for number in range(7)]}
 
 
 def test_shared_groups_are_found_and_unknown_ones_ignored(caplog: pytest.LogCaptureFixture) -> None:
