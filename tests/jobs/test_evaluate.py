@@ -72,6 +72,11 @@ def test_an_unknown_baseline_is_refused(runs, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_have_moved_are_looked_for_where_the_setting_says(runs, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No weights at 'moved\.pt'.*backbone\.weights"):
+        evaluate(evaluation(tmp_path / "out", [runs[1]], "backbone.weights=moved.pt"))
+
+
 def test_changed_losses_get_a_name_of_their_own(runs, tmp_path: Path) -> None:
     other = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
     other.training["objective"]["smac"]["alpha"] = 0.2
