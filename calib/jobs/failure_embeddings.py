@@ -38,7 +38,9 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
     try:
         split = draw_rows(config, train.table, free, train.class_names, val_shots=0 if len(val_rows) else -1)
     except ValueError as error:
-        raise ValueError(f"{train.path}: {error}") from error
+        left_out = len(rows) - len(free)
+        copies = f" ({left_out} rows that are test rows as well were left out.)" if left_out else ""
+        raise ValueError(f"{train.path}: {error}{copies}") from error
     if len(val_rows):
         val_table = train.table.subset(val_rows)
         split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
@@ -147,7 +149,14 @@ def _rows(train: Embeddings, test: Embeddings) -> tuple[Tensor, list[int], Tenso
         if not len(found):
             raise ValueError(f"{source.path} has no rows whose split is '{name}'.")
     copies = {test.table.ids[row] for row in test_rows.tolist()}
-    return rows, [row for row in rows.tolist() if train.table.ids[row] not in copies], test_rows
+    free = [row for row in rows.tolist() if train.table.ids[row] not in copies]
+    if not free:
+        raise ValueError(
+            f"{train.path}: all {len(rows)} training rows are test rows of {test.path} as well, by their "
+            "ids: nothing is left to learn from. Give another file (embeddings.train, embeddings.test), or "
+            "ids that tell images apart."
+        )
+    return rows, free, test_rows
 
 
 def _train_and_test(config: FailureRun, path: str) -> tuple[Embeddings, Embeddings]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,6 +128,12 @@ def resume_point(folder: RunFolder) -> str | None:
         return None
     try:
         epochs = torch.load(folder.checkpoint, weights_only=True, map_location="cpu")["epoch"] + 1
+    except pickle.UnpicklingError as error:  # torch's message would recommend to run it
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} is refused: it is damaged, or holds Python objects that "
+            "could run code. Nothing was run. Delete it to train from the beginning, or give another folder "
+            "(out=FOLDER)."
+        ) from error
     except Exception as error:  # torch's readers raise errors of many types on damaged files
         raise ValueError(
             f"The checkpoint {folder.checkpoint} cannot be read; it may have been cut off "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -435,6 +436,90 @@ def test_training_on_one_kind_only_is_refused(
     with pytest.raises(ValueError, match=message):
         train_failure(failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
+
+
+def nan_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arrays["image_features"][[4, 9], 2] = np.nan
+    return arrays
+
+
+def narrower(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    cut = {name: arrays[name][:, :5] for name in ("image_features", "text_features")}
+    return arrays | {
+        name: value / np.linalg.norm(value, axis=1, keepdims=True) for name, value in cut.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "message"),
+    [
+        ("train", nan_rows, r"train\.npz: image_features holds NaN or infinite values in rows 4, 9"),
+        ("test", nan_rows, r"test\.npz: image_features holds NaN or infinite values in rows 4, 9"),
+        ("test", narrower, r"text_features are \(3, 10\) in .*train\.npz and \(3, 5\) in .*test\.npz"),
+        ("test", lambda a: a | {"labels": a["labels"] + 1}, r"test\.npz: labels must lie in 0\.\.2"),
+        ("test", lambda a: a | {"image_features": 2 * a["image_features"]}, r"test\.npz.* row 0 has norm 2"),
+        ("train", lambda a: a | {"labels": 0 * a["labels"]}, r"train\.npz: Class 1 \('class 1'\) has 0"),
+    ],
+)
+def test_bad_rows_of_either_file_are_refused_before_any_work(
+    which: str, change: Callable[..., Any], message: str, failure_settings, tmp_path: Path
+) -> None:
+    stranger(tmp_path)
+    path = tmp_path / f"{which}.npz"
+    np.savez(path, **change(dict(np.load(path))))
+    with pytest.raises(ValueError, match=message):
+        train_failure(failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_rows_that_are_test_rows_are_said_to_be_left_out(failure_settings, tmp_path: Path) -> None:
+    stranger(tmp_path)
+    out, train, test = f"out={tmp_path / 'run'}", tmp_path / "train.npz", tmp_path / "test.npz"
+    same = [f"embeddings.train={train}", f"embeddings.test={train}"]
+    with pytest.raises(ValueError, match=r"all 100 training rows are test rows of .*train\.npz as well"):
+        train_failure(failure_settings(*same, out))
+    first, second = dict(np.load(train)), dict(np.load(test))
+    rows = first["labels"] == 1
+    for name in ("image_features", "labels", "groups"):
+        second[name] = np.concatenate([second[name], first[name][rows]])
+    np.savez(test, **second)
+    with pytest.raises(
+        ValueError, match=rf"Class 1 .* has 0 .*\({rows.sum()} rows that are test rows as well"
+    ):
+        train_failure(failure_settings(*files(tmp_path), out))
+    assert not (tmp_path / "run").exists()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_malicious_checkpoint_in_the_run_folder_is_refused_and_not_run(
+    failure_settings, tmp_path: Path, monkeypatch
+) -> None:
+    stranger(tmp_path)
+    settings = failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}", "scores=[mcp]")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FailureCheckpoint, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_failure(settings)
+    last, trace = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "it_ran"
+    torch.save({"epoch": 0, "state_dict": {}, "extra": Payload(trace)}, last)
+    with pytest.raises(ValueError, match=r"last\.ckpt is refused.*Nothing was run\.") as caught:
+        train_failure(settings)
+    assert "weights_only" not in str(caught.value)
+    assert not trace.exists()
+    assert not (tmp_path / "run" / "failure.safetensors").exists()
 
 
 def test_a_score_that_cannot_be_fitted_has_a_reason(failure_settings, tmp_path: Path) -> None:
