@@ -22,6 +22,7 @@ import numpy as np
 from calib.config import load_config
 from calib.files import load_tensors, write_json, write_text
 from calib.jobs.failure import train_failure
+from calib.jobs.prepare import load_task
 from calib.metrics.failure import failure_statistic
 from calib.report import aligned
 from calib.stats import mean_sd, paired_bootstrap
@@ -36,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", nargs="+", help="cxr3, lc25000, or NAME=PATH of a MedMNIST file")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        help="cxr3, lc25000, or NAME=PATH: a folder of its images, or a MedMNIST file",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/failure-study"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sizes", default="8,16,64,all", help="training images per class")
@@ -44,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
+    for data in given.data:  # what is misspelt or not there is said now; left out are only single sizes
+        load_task(load_config(source_of(data), task="failure").data)
     results: dict[str, Any] = {}
     for data in given.data:
         for size in given.sizes.split(","):
@@ -58,12 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def source_of(data: str) -> list[str]:
+    """Return the settings of NAME or NAME=PATH."""
+    name, _, path = data.partition("=")
+    if not path:
+        return [f"data.name={name}"]
+    return [f"data.name={name if Path(path).is_dir() else 'medmnist'}", f"data.root={path}"]
+
+
 def run_cell(
     data: str, size: str, seeds: int, out: Path, settings: Sequence[str]
 ) -> dict[str, list[Path]] | str:
     """Return the run folders of every head by seed; or why there are none."""
-    name, _, path = data.partition("=")
-    source = [f"data.name={name}"] if not path else ["data.name=medmnist", f"data.root={path}"]
+    name, source = data.partition("=")[0], source_of(data)
     shots = "null" if size == "all" else size
     folders: dict[str, list[Path]] = {head: [] for head in HEADS}
     for seed in range(1, seeds + 1):
@@ -95,6 +109,8 @@ def pooled(folders: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, Any]]:
     values: dict[str, np.ndarray] = {}
     for head, paths in folders.items():
         loaded = [load_tensors(path / "uncertainties.safetensors", kind="uncertainties") for path in paths]
+        if any(record["ids"] != loaded[0][1]["ids"] for _, record in loaded):
+            raise ValueError(f"The runs beside {paths[0]} were judged on different images.")
         names = set.intersection(*(set(tensors) for tensors, _ in loaded))
         for name in sorted(names):
             key = name.removeprefix("uncertainty.")
