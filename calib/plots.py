@@ -7,7 +7,9 @@ display and no closing, and are saved with `figure.savefig(path)`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -15,12 +17,20 @@ from torch import Tensor
 
 from calib.binning import BinStatistics, bin_edges, bin_statistics
 from calib.metrics.calibration import error_from_sums
-from calib.metrics.failure import risk_coverage_curve
+from calib.metrics.failure import aurc, risk_coverage_curve
 from calib.metrics.inputs import Outcomes
 
 # From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
 SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"
-_LINES = ((BLUE, "-"), (VERMILION, "-"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "--"), (SKY, "-."))
+_LINES: tuple[tuple[str, Any], ...] = (  # colour and dashes
+    (BLUE, "-"),
+    (VERMILION, "-"),
+    ("#009E73", (0, (6, 1))),
+    ("#CC79A7", (0, (3, 1, 1, 1))),
+    ("#E69F00", (0, (1, 0.5))),
+    (SKY, (0, (3, 1))),
+)
+FEW = 20  # accepted samples, below which a risk is all chance
 _WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
@@ -160,13 +170,15 @@ def risk_coverage_diagram(
 ) -> Figure:
     """Return risk-coverage curves: the share of failures among the accepted, by how many are accepted.
 
-    A curve that stays low for long is a good one. The dashed line is the share of failures of all samples,
-    which accepting at random would give.
+    A curve that stays low for long is a good one; its mean height, the AURC, stands behind its name. The
+    dashed line is what accepting at random would give, the dotted one what accepting every right prediction
+    before any wrong one would, the best there is. On the grey ground fewer than 20 samples are accepted and
+    single ones decide; curves that leave the picture there are cut off.
 
     Args:
         systems: Name -> (uncertainty (N,), failure (N,) bool), at least one, all on the same samples; the
             first is drawn strongest.
-        title: Written above; None for nothing.
+        title: Written above; None for the numbers of samples and failures.
 
     Raises:
         ValueError: If there is no system or no sample, or the inputs are not as above.
@@ -176,16 +188,19 @@ def risk_coverage_diagram(
         >>> scores = torch.tensor([0.1, 0.2, 0.9]), torch.tensor([False, False, True])
         >>> figure = risk_coverage_diagram({"mine": scores})
         >>> [line.get_label() for line in figure.axes[0].lines]
-        ['mine', 'Accepted at random']
+        ['mine (AURC 11.1 %)', 'Accepted at random', 'Right ones first']
     """
     if not systems:
         raise ValueError("There is no system to draw.")
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, (uncertainty, failure)) in enumerate(systems.items()):
-        if not len(failure):
+    failure = next(iter(systems.values()))[1]
+    n, share = len(failure), _mean(failure)
+    highest = share
+    for number, (name, (uncertainty, wrong)) in enumerate(systems.items()):
+        if not len(wrong):
             raise ValueError(f"There are no samples of '{name}'.")
-        curve = risk_coverage_curve(uncertainty, failure)
+        curve = risk_coverage_curve(uncertainty, wrong)
         colour, style = _LINES[number % len(_LINES)]
         axes.step(
             curve.coverage.cpu().numpy(),
@@ -193,14 +208,19 @@ def risk_coverage_diagram(
             where="post",
             color=colour,
             linestyle=style,
-            linewidth=2.0 if number == 0 else 1.2,
-            label=name,
+            linewidth=2.4 if number == 0 else 1.4,
+            label=f"{name} (AURC {100 * float(aurc(uncertainty, wrong)):.1f} %)",
         )
-    share = _mean(next(iter(systems.values()))[1])
+        highest = max([highest, *curve.risk[curve.coverage * n >= FEW].tolist()])
     axes.axhline(share, color="black", linewidth=0.8, linestyle="--", label="Accepted at random")
+    coverage = torch.arange(1, n + 1) / n
+    ideal = (1 - (1 - share) / coverage).clamp_min(0)
+    axes.plot(coverage, ideal, color="black", linewidth=0.8, linestyle=":", label="Right ones first")
+    if n > FEW:
+        axes.axvspan(0, FEW / n, color="#EEEEEE", linewidth=0, zorder=0)
     axes.set(xlim=(0, 1), xlabel="Accepted samples (%)", ylabel="Wrong among the accepted (%)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(title or "", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_ylim(0, max(1.08 * highest, 0.05))
+    axes.set_title(title or f"{n:,} samples, {int(failure.sum()):,} predicted wrongly", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     _tidy(axes)
     return figure

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from calib.metrics import summarize
-from calib.plots import reliability_diagram, reliability_panels
+from calib.metrics.failure import aurc
+from calib.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
 
 
 def example():
@@ -76,3 +78,34 @@ def test_unusable_inputs_raise():
         reliability_panels({})
     with pytest.raises(ValueError, match="Logits need a softmax"):
         reliability_diagram(torch.tensor([[3.0, -1.0]]), torch.tensor([0]))
+
+
+def test_risk_coverage_curves_stand_between_chance_and_the_best_order():
+    generator = torch.Generator().manual_seed(0)
+    failure = torch.rand(400, generator=generator) < 0.3
+    good = failure + torch.rand(400, generator=generator)
+    best = failure + torch.rand(400, generator=generator) / 1e3
+    figure = risk_coverage_diagram({"good": (good, failure), "best": (best, failure)})
+    axes = figure.axes[0]
+    lines = {line.get_label().split(" (")[0]: line for line in axes.lines}
+    assert list(lines) == ["good", "best", "Accepted at random", "Right ones first"]
+    ideal = lines["Right ones first"].get_ydata()
+    assert np.allclose(lines["best"].get_ydata(), ideal, atol=1e-6)
+    assert (lines["good"].get_ydata() >= ideal - 1e-6).all()
+    assert lines["Accepted at random"].get_ydata()[0] == pytest.approx(failure.double().mean().item())
+    assert lines["good"].get_label() == f"good (AURC {100 * aurc(good, failure).item():.1f} %)"
+    assert axes.get_title() == f"400 samples, {int(failure.sum())} predicted wrongly"
+    assert len(figure.legends[0].get_texts()) == 4
+
+
+def test_chance_among_the_first_accepted_does_not_squeeze_the_picture():
+    failure = torch.zeros(100, dtype=torch.bool)
+    failure[[0, 50, 51]] = True  # the very first is wrong: a risk of 100 %
+    axes = risk_coverage_diagram({"mine": (torch.arange(100.0), failure)}).axes[0]
+    assert axes.get_ylim()[1] < 0.1
+    assert axes.patches[0].get_width() == pytest.approx(0.2)  # the grey ground
+    none = risk_coverage_diagram({"mine": (torch.arange(5.0), torch.zeros(5, dtype=torch.bool))}).axes[0]
+    assert none.get_ylim() == (0, 0.05)
+    assert not none.patches
+    with pytest.raises(ValueError, match="no samples of 'mine'"):
+        risk_coverage_diagram({"mine": (torch.zeros(0), torch.zeros(0, dtype=torch.bool))})

@@ -10,6 +10,7 @@ from typing import Any
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.jobs.failure_data import FailureData
 from calib.jobs.failure_scores import BASELINE, Judgements, by_source, head_uncertainty
+from calib.metrics.failure import aurc
 from calib.plots import risk_coverage_diagram
 from calib.report import aligned, safe_path, safe_text
 from calib.vilu.explain import Explanation
@@ -24,7 +25,7 @@ COLUMNS = (
     ("AUPR-error %", "aupr_error", 100, 1),
 )
 FEW = 10  # wrong (or right) predictions below which a reader is warned
-DRAWN = 5  # curves in the picture besides the head and MCP would hide each other
+DRAWN = 5  # curves in the picture; more would hide each other
 
 
 def heading(results: Mapping[str, Any]) -> str:
@@ -149,14 +150,15 @@ def alternatives(explanation: Explanation, row: int, names: Sequence[str]) -> st
 
 
 def risk_coverage_figure(judgements: Judgements, head: str) -> Any:
-    """Return the risk-coverage curves of the head, of MCP and of a few others.
+    """Return the risk-coverage curves of the head, of MCP and of the others with the lowest AURC.
 
     Args:
         judgements: Uncertainties of the test images.
         head: The head's name among them.
     """
     others = [name for name in judgements.values if name not in (head, BASELINE)]
-    shown = [head, BASELINE, *others[-(DRAWN - 2) :]]
+    others.sort(key=lambda name: float(aurc(judgements.values[name], judgements.failure)))
+    shown = [head, BASELINE, *others[: DRAWN - 2]]
     return risk_coverage_diagram({name: (judgements.values[name], judgements.failure) for name in shown})
 
 
