@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from calib.backbones.blocks import (
+    block_weights,
+    is_known,
+    library_products,
+    open_clip_kinds,
+    packed_products,
+)
 from calib.backbones.keeping import Kept
-from calib.backbones.kernels import Linear, PackedLinear, Products, can_pack
+from calib.backbones.kernels import Products, can_pack
 from calib.backbones.packing import PromptTree, prompt_tree
 from calib.backbones.placing import untouched
 
-QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 POOLINGS = ("first", "last", "argmax", "eos")
-
-
-class _Kinds(NamedTuple):
-    """Classes of open_clip, which takes seconds to import."""
-
-    clip: type[nn.Module]
-    text: type[nn.Module]
-    transformer: type[nn.Module]
-    block: type[nn.Module]
-    quick_gelu: type[nn.Module]
-    norms: tuple[type[nn.Module], ...]
-
-
-@lru_cache(maxsize=1)
-def _kinds() -> _Kinds:
-    from open_clip import model, transformer
-
-    return _Kinds(
-        clip=model.CLIP,
-        text=transformer.TextTransformer,
-        transformer=transformer.Transformer,
-        block=transformer.ResidualAttentionBlock,
-        quick_gelu=transformer.QuickGELU,
-        norms=(nn.LayerNorm, transformer.LayerNorm, transformer.LayerNormFp32),
-    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ class CausalTower:
 
         Asked before every call, so that a part that was exchanged or hooked later is not passed over.
         """
-        text, kinds = self.text, _kinds()
+        text, kinds = self.text, open_clip_kinds()
         if untouched(text, kinds.text):
             usual = text.cls_emb is None and not text.use_pad_mask and not text.output_tokens
         else:
@@ -94,13 +71,13 @@ class CausalTower:
             and untouched(text.token_embedding, nn.Embedding)
             and untouched(text.transformer, kinds.transformer)
             and not text.transformer.grad_checkpointing
-            and all(_is_known(block, kinds) for block in text.transformer.resblocks)
+            and all(is_known(block) for block in text.transformer.resblocks)
             and untouched(text.ln_final, *kinds.norms)
         )
 
     @property
     def _pooling(self) -> tuple[str, int | None]:
-        prefix = "text_" if type(self.text) is _kinds().clip else ""
+        prefix = "text_" if type(self.text) is open_clip_kinds().clip else ""
         return getattr(self.text, f"{prefix}pool_type"), getattr(self.text, f"{prefix}eos_id", None)
 
     def _has_causal_mask(self) -> bool:
@@ -187,71 +164,7 @@ class CausalTower:
 
     def _choose_products(self) -> list[Products]:
         blocks = self.text.transformer.resblocks
-        weights = [weight for block in blocks for weight in _weights(block)]
+        weights = [weight for block in blocks for weight in block_weights(block)]
         if not can_pack(weights):
-            return [_library_products(block) for block in blocks]
-        return self._products.get(weights, lambda: [_packed_products(block) for block in blocks])
-
-
-def _weights(block: Any) -> tuple[Tensor, ...]:
-    attention, up, down = block.attn, block.mlp.c_fc, block.mlp.c_proj
-    inputs, out = (attention.in_proj_weight, attention.in_proj_bias), attention.out_proj
-    return (*inputs, out.weight, out.bias, up.weight, up.bias, down.weight, down.bias)
-
-
-def _library_products(block: Any) -> Products:
-    def part(rows: slice) -> Linear:
-        weight, bias = block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows]
-        return partial(F.linear, weight=weight, bias=bias)
-
-    return _products(block, part, block.attn.out_proj, block.mlp)
-
-
-def _packed_products(block: Any) -> Products:
-    def part(rows: slice) -> Linear:
-        return PackedLinear(lambda: (block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows]))
-
-    mlp, activation, gain = block.mlp, block.mlp.gelu, 1.0
-    if type(activation) is _kinds().quick_gelu:  # one fused operation; the factors go into the weights
-        activation, gain = F.silu, QUICK
-    up = PackedLinear(lambda: (mlp.c_fc.weight * gain, mlp.c_fc.bias * gain))
-    down = PackedLinear(lambda: (mlp.c_proj.weight / gain, mlp.c_proj.bias))
-    out = PackedLinear(lambda: (block.attn.out_proj.weight, block.attn.out_proj.bias))
-    return _products(block, part, out, lambda x: down(activation(up(x))))
-
-
-def _products(block: Any, part: Callable[[slice], Linear], out: Linear, mlp: Linear) -> Products:
-    width = block.attn.embed_dim
-    everything, query, rest = part(slice(None)), part(slice(0, width)), part(slice(width, None))
-    return Products(
-        inputs=lambda x: everything(x).chunk(3, dim=-1),
-        query=query,
-        key_value=lambda x: rest(x).chunk(2, dim=-1),
-        out=out,
-        mlp=mlp,
-    )
-
-
-def _is_known(block: Any, kinds: _Kinds) -> bool:
-    if not (untouched(block, kinds.block) and not hasattr(block, "ln_1_kv")):
-        return False
-    attention, mlp = block.attn, block.mlp
-    return (
-        untouched(block.ln_1, *kinds.norms)
-        and untouched(block.ln_2, *kinds.norms)
-        and untouched(block.ls_1, nn.Identity)
-        and untouched(block.ls_2, nn.Identity)
-        and untouched(attention, nn.MultiheadAttention)
-        and attention._qkv_same_embed_dim
-        and attention.in_proj_bias is not None
-        and attention.bias_k is None
-        and attention.dropout == 0.0
-        and not attention.add_zero_attn
-        and untouched(attention.out_proj, NonDynamicallyQuantizableLinear)
-        and untouched(mlp, nn.Sequential)
-        and list(mlp._modules) == ["c_fc", "gelu", "c_proj"]
-        and untouched(mlp.c_fc, nn.Linear)
-        and mlp.c_fc.bias is not None
-        and untouched(mlp.gelu, nn.GELU, kinds.quick_gelu)
-        and untouched(mlp.c_proj, nn.Linear)
-    )
+            return [library_products(block) for block in blocks]
+        return self._products.get(weights, lambda: [packed_products(block) for block in blocks])

@@ -8,9 +8,11 @@ whether it is faster here is measured once per process, when it is first of use.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from calib.errors import unknown_name
 SETTING = "CALIB_LINEAR"
 CHOICES = ("auto", "plain", "packed")
 MAX_ERROR = 2e-6  # of the largest result, against float64
-MIN_GAIN = 1.05  # packed weights take memory: they have to earn it
+CLEAR = 1.5  # times faster that overrule what is expected of a processor
 TUNED_ROWS = 128  # rows the packed layout is chosen for; other numbers of rows work as well
 
 Linear = Callable[[Tensor], Tensor]
@@ -95,8 +97,11 @@ class _Product(torch.autograd.Function):
 
 
 def can_pack(weights: Sequence[Tensor]) -> bool:
-    """Return whether these weights may be packed now and it pays: frozen float32 on a CPU, no autocast."""
-    if torch.is_autocast_enabled("cpu"):
+    """Return whether these weights may be packed now and it pays: frozen float32 on a CPU, no autocast.
+
+    Nor while a graph is recorded (tracing, compiling): packed weights cannot be part of one.
+    """
+    if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
     for weight in weights:
         plain = weight.device.type == "cpu" and weight.dtype == torch.float32
@@ -119,7 +124,11 @@ def packed_wanted() -> bool:
 
 @lru_cache(maxsize=2)
 def _measured(any_speed: bool) -> bool:
-    """Return whether packed weights work here, are exact and, unless `any_speed`, faster: some 20 ms."""
+    """Return whether packed weights work here, are exact and, unless `any_speed`, faster: some 20 ms.
+
+    The two kernels differ in the last bit, and processes on one machine should agree, however busy it is: a
+    run that was interrupted goes on to the same numbers. So the clock decides only what it says clearly.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -135,7 +144,19 @@ def _measured(any_speed: bool) -> bool:
         return False  # e.g. a processor that was told to multiply in bfloat16
     if any_speed:
         return True
-    return _gain(lambda: F.linear(inputs, weight, bias), lambda: layer.product(inputs)) >= MIN_GAIN
+    gain = _gain(lambda: F.linear(inputs, weight, bias), lambda: layer.product(inputs))
+    return gain > (1 / CLEAR if _expected() else CLEAR)
+
+
+def _expected() -> bool:
+    """Return whether packed weights should be faster: MKL keeps its best code for Intel's processors."""
+    return torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    """Return the processor's description, with its vendor."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.is_file() else platform.processor()
 
 
 def _gain(plain: Callable[[], Tensor], packed: Callable[[], Tensor]) -> float:

@@ -15,6 +15,7 @@ from calib.backbones.architectures import MEDCLIP_VIT
 from calib.backbones.base import Backbone
 from calib.backbones.bert import BertPrompts, BertTower
 from calib.backbones.convert import load_strictly, swin_name
+from calib.backbones.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.placing import untouched
 from calib.backbones.preprocessing import MEDCLIP
@@ -101,6 +102,7 @@ class MedClipBackbone(Backbone):
 
     def __init__(self, model: MedClipTowers, **options: Any) -> None:
         super().__init__(model, **options)
+        use_frozen_kernels(model.vision_model)
         text = model.text_model
         self._fast_tower = _FastTextTower(
             text,

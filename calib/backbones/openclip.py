@@ -17,6 +17,7 @@ from calib.backbones.base import Backbone
 from calib.backbones.bert import HfTextTower
 from calib.backbones.causal import CausalTower
 from calib.backbones.convert import load_strictly
+from calib.backbones.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.preprocessing import CLIP, Preprocessing
 from calib.backbones.tokenization import (
@@ -50,6 +51,8 @@ class OpenClipBackbone(Backbone):
                 f"official_double_embedding applies to BERT text towers; that of {self.name} is none. "
                 "Leave out parity.double_embedding."
             )
+        assert isinstance(self.model.visual, nn.Module)
+        use_frozen_kernels(self.model.visual)
         self._fast_tower = (
             HfTextTower(self._text, self.prompt_embeddings) if self.has_bert else CausalTower(self._text)
         )

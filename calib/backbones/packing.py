@@ -76,15 +76,15 @@ class PromptTree(Packing):
         askers = query.split([mask.shape[0] for mask in masks], dim=1)
         keys, values = (part.split([mask.shape[1] for mask in masks], dim=1) for part in (key, value))
         found = [
-            _attention(asker, seen_key, seen_value, heads, mask)
+            attention(asker, seen_key, seen_value, heads, mask)
             for asker, seen_key, seen_value, mask in zip(askers, keys, values, masks, strict=True)
             if len(mask)
         ]
         return _joined(found)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """Return (B, rows, E) for (B, rows, E), (B, seen, E), (B, seen, E), head by head."""
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Return the attention of (B, n, E) to (B, m, E), head by head; a mask is True for what is seen."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -215,7 +215,7 @@ def _batched(batch: _Batch, parts: Sequence[Tensor], heads: int) -> Tensor:
     sets = len(parts[0])
     query, key, value = (part.unflatten(1, (batch.count, -1)).flatten(0, 1) for part in parts)
     sees = None if batch.sees is None else batch.sees.repeat(sets, 1, 1, 1)
-    return _attention(query, key, value, heads, sees).unflatten(0, (sets, -1)).flatten(1, 2)
+    return attention(query, key, value, heads, sees).unflatten(0, (sets, -1)).flatten(1, 2)
 
 
 def sentences(mask: Tensor, *, keep_padding: bool = False) -> Sentences:

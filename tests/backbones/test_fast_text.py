@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from calib.backbones import kernels
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.prompts import PromptLearner
@@ -346,101 +345,6 @@ def test_sets_get_no_gradient_of_each_other(clip):
     clip.encode_prompts(contexts, learner.tokens, learner.positions, sets=True)[1].square().sum().backward()
     assert contexts.grad[1].abs().sum() > 0
     assert not contexts.grad[[0, 2]].any()
-
-
-@pytest.fixture
-def measured():
-    """Forget what was measured, before and after."""
-    kernels._measured.cache_clear()
-    yield
-    kernels._measured.cache_clear()
-
-
-packed_only = pytest.mark.skipif(
-    not kernels._measured(True), reason="this PyTorch has no packed linear layers"
-)
-
-
-@packed_only
-@pytest.mark.parametrize(("setting", "used"), [("plain", False), ("packed", True)])
-def test_the_setting_decides_which_kernel_runs(clip, monkeypatch, setting, used):
-    product, calls = kernels.PackedLinear.product, []
-    monkeypatch.setattr(kernels.PackedLinear, "product", lambda self, x: calls.append(x) or product(self, x))
-    monkeypatch.setenv("CALIB_LINEAR", setting)
-    PromptLearner(clip, NAMES, n_ctx=4)(clip).sum().backward()
-    assert bool(calls) is used
-
-
-@packed_only
-@pytest.mark.parametrize("shape", [(1, 5), (3, 7), (200, 64)])
-def test_packed_linear_equals_linear_to_the_second_derivative(shape):
-    rows, width = shape
-    weight, bias = random_like((11, width)), random_like((11,), seed=5)
-    layer = kernels.PackedLinear(lambda: (weight, bias))
-    x = random_like((2, rows, width), seed=6).requires_grad_()
-    y, expected = layer(x), torch.nn.functional.linear(x, weight, bias)
-    torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-5)
-    (gradient,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
-    (wanted,) = torch.autograd.grad(expected.pow(3).sum(), x, create_graph=True)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-2)
-    (second,) = torch.autograd.grad(gradient.sum(), x)
-    (wanted,) = torch.autograd.grad(wanted.sum(), x)
-    torch.testing.assert_close(second, wanted, rtol=1e-4, atol=1e-2)
-
-
-@packed_only
-def test_packed_linear_takes_any_layout():
-    weight = random_like((11, 6))
-    layer = kernels.PackedLinear(lambda: (weight, None))
-    x = random_like((6, 4)).t().requires_grad_()
-    y = layer(x)
-    torch.testing.assert_close(y, x @ weight.t())
-    (gradient,) = torch.autograd.grad(y.sum(), x)  # the gradient of a sum is one number, expanded
-    torch.testing.assert_close(gradient, weight.sum(dim=0).expand(4, -1))
-
-
-@pytest.mark.usefixtures("measured")
-def test_an_inexact_kernel_is_never_chosen(monkeypatch):
-    product = kernels.PackedLinear.product
-    monkeypatch.setattr(kernels.PackedLinear, "product", lambda self, x: product(self, x.bfloat16().float()))
-    monkeypatch.setattr(kernels, "_gain", lambda plain, packed: 9.0)
-    assert not kernels.packed_wanted()
-    monkeypatch.setenv("CALIB_LINEAR", "packed")
-    assert not kernels.packed_wanted()
-
-
-@pytest.mark.usefixtures("measured")
-def test_a_missing_kernel_is_never_chosen(monkeypatch):
-    def missing(self, inputs):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
-
-    monkeypatch.setattr(kernels.PackedLinear, "product", missing)
-    for setting in ("auto", "packed"):
-        monkeypatch.setenv("CALIB_LINEAR", setting)
-        assert not kernels.packed_wanted()
-
-
-@packed_only
-@pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize(("gain", "chosen"), [(1.0, False), (2.2, True)])
-def test_the_faster_kernel_is_chosen_and_measured_once(monkeypatch, gain, chosen):
-    asked = []
-    monkeypatch.setattr(
-        kernels, "_gain", lambda plain, packed: asked.append(plain().shape == packed().shape) or gain
-    )
-    monkeypatch.setenv("CALIB_LINEAR", "auto")
-    assert [kernels.packed_wanted() for _ in range(3)] == [chosen] * 3
-    assert asked == [True]
-    monkeypatch.setenv("CALIB_LINEAR", "plain")
-    assert not kernels.packed_wanted()
-    monkeypatch.setenv("CALIB_LINEAR", "packed")
-    assert kernels.packed_wanted()
-
-
-def test_an_unknown_kernel_is_refused(monkeypatch):
-    monkeypatch.setenv("CALIB_LINEAR", "pakced")
-    with pytest.raises(ValueError, match=r"Unknown CALIB_LINEAR 'pakced'\. Did you mean 'packed'"):
-        kernels.packed_wanted()
 
 
 @pytest.mark.slow
