@@ -29,6 +29,7 @@ from PIL import Image
 
 from calib.backbones import create_backbone
 from calib.config import load_config
+from calib.data import DATASETS
 from calib.files import write_text
 from calib.jobs.grid import SweepSettings
 from calib.jobs.sweep import sweep
@@ -36,17 +37,7 @@ from calib.jobs.train import train
 from calib.metrics import kde_calibration_error, summarize
 from calib.report import aligned
 
-CLASSES = (
-    "adipose tissue",
-    "background",
-    "debris",
-    "lymphocytes",
-    "mucus",
-    "smooth muscle",
-    "normal colon mucosa",
-    "cancer-associated stroma",
-    "colorectal adenocarcinoma epithelium",
-)
+CLASSES = list(DATASETS["kather"].class_names.values())  # 9 names of 1 to 4 words
 SHOTS, VIEWS = 8, 8
 
 
