@@ -298,6 +298,7 @@ def fit_rel_u(
     _check_both(wrong)
     mixed = [group.T @ group / len(group) for group in (probs[wrong], probs[~wrong])]
     matrix = (weight * mixed[0] - (1 - weight) * mixed[1]).clamp_min(0).fill_diagonal_(0)
+    matrix = (matrix + matrix.T) / 2  # a matrix product may round both halves differently
     if not bool((matrix > 0).any()):
         matrix = torch.ones_like(matrix).fill_diagonal_(0)
     return {"matrix": matrix / matrix.norm(), "temperature": float(temperature)}
