@@ -85,12 +85,14 @@ def load_common(config: PromptRun) -> Common:
     """Return backbone, data set and test features of a configuration; raises as `prepare`."""
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
+    split_of(config, task)  # too few images and shared ones are said before any is encoded
+    record = describe_data(task)
     return Common(
         backbone=backbone,
         task=task,
         test=features_of(task.test, backbone, config.data),
         text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
-        record=describe_data(task),
+        record=record,
     )
 
 
