@@ -104,7 +104,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
         "log_every_n_steps": 1,
-        "enable_progress_bar": sys.stderr.isatty(),  # in a file its updates would be thousands of lines
+        "enable_progress_bar": sys.stdout.isatty(),  # in a file its updates would be thousands of lines
     }
     if not validate:
         defaults["limit_val_batches"] = 0
