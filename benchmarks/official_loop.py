@@ -61,7 +61,7 @@ class OfficialLoop:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def test_batch(self, files: Sequence[Path]) -> Tensor:

@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark.md"))
     given = parser.parse_args(argv)
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     repeats, n_test, n_runs = (3, 100, 4) if given.quick else (7, 1000, 48)
     backbone = create_backbone("plip", weights="random")
     parts = [machine()]
