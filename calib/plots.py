@@ -57,7 +57,7 @@ def reliability_diagram(
         >>> import torch
         >>> figure = reliability_diagram(torch.tensor([[0.95, 0.05], [1.0, 0.0]]), torch.tensor([0, 1]))
         >>> figure.axes[0].texts[0].get_text().splitlines()
-        ['ECE 47.5 %', 'Accuracy 50.0 %', 'Confidence 97.5 %', 'n = 2']
+        ['ECE 47.5 %, n = 2', 'Accuracy 50.0 %, Confidence 97.5 %']
     """
     return _figure([(title or "", Outcomes.from_probs(probs, labels))], n_bins)
 
@@ -91,9 +91,9 @@ def _figure(panels: list[tuple[str, Outcomes]], n_bins: int) -> Figure:
     )
     for (title, p), above, below in zip(panels, *grid, strict=True):
         stats = BinStatistics(*(s.cpu() for s in bin_statistics(p.confidence, p.correct, n_bins)))
-        _draw_bars(above, stats, f"{_caption(p, stats)}\nn = {len(p.labels):,}")
+        _draw_bars(above, stats, _caption(p, stats))
         _draw_histogram(below, stats, p)
-        above.set_title(title, fontsize=11)
+        above.set_title(title, fontsize=11, pad=26)
         below.set_xlabel("Confidence (%)")
     grid[0, 0].set_ylabel("Accuracy (%)")
     grid[1, 0].set_ylabel("Samples (%)")
@@ -116,7 +116,7 @@ def _draw_bars(axes: Axes, stats: BinStatistics, caption: str) -> None:
     axes.bar(left, confidence - accuracy, width, bottom=accuracy, align="edge", label=label, **gap)
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="Perfect calibration")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.text(0.04, 0.97, caption, transform=axes.transAxes, va="top", fontsize=9, bbox=_WHITE_BOX)
+    axes.text(0.5, 1.015, caption, transform=axes.transAxes, ha="center", va="bottom", fontsize=8)
     _tidy(axes)
 
 
@@ -142,7 +142,8 @@ def _caption(p: Outcomes, stats: BinStatistics) -> str:
         "Accuracy": _mean(p.correct),
         "Confidence": _mean(p.confidence),
     }
-    return "\n".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    ece, accuracy, confidence = (f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    return f"{ece}, n = {len(p.labels):,}\n{accuracy}, {confidence}"
 
 
 def _mean(values: Tensor) -> float:

@@ -51,7 +51,8 @@ def test_the_numbers_written_are_the_metrics():
     summary = summarize(logits, labels)
     text = reliability_diagram(logits.softmax(dim=1), labels, title="CE").axes[0].texts[0].get_text()
     names = {"ECE": "ece", "Accuracy": "accuracy", "Confidence": "confidence"}
-    assert text.splitlines() == [*(f"{k} {100 * summary[v]:.1f} %" for k, v in names.items()), "n = 60"]
+    ece, accuracy, confidence = (f"{k} {100 * summary[v]:.1f} %" for k, v in names.items())
+    assert text.splitlines() == [f"{ece}, n = 60", f"{accuracy}, {confidence}"]
 
 
 def test_panels_share_their_axes_and_keep_their_order():
