@@ -43,20 +43,11 @@ from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.backbones.kernels import SETTING, PackedLinear, packed_wanted
 from calib.backbones.placing import place_context, replaced_output
+from calib.data import DATASETS
 from calib.prompts import PromptLearner
 
 N_CTX = {"plip": 16, "biomedclip": 16, "medclip": 8}
-NAMES = (
-    "adipose tissue",
-    "background",
-    "debris",
-    "lymphocytes",
-    "mucus",
-    "smooth muscle",
-    "normal colon mucosa",
-    "cancer-associated stroma",
-    "colorectal adenocarcinoma epithelium",
-)
+NAMES = tuple(DATASETS["kather"].class_names.values())
 PIECES = (3, 1, 1, 4, 2, 2, 5, 5, 8)  # of these names for CLIP, without the full stop
 LARGEST = 100  # classes that the library's way still has memory for
 PEAK_SIZE = 2048

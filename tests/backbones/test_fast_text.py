@@ -365,18 +365,10 @@ def test_bert_at_its_size(name, vocab):
 @pytest.mark.parametrize("position", ["end", "middle"])
 def test_plip_at_its_size(position):
     from calib.backbones import create_backbone
+    from calib.data import DATASETS
 
     backbone = create_backbone("plip", weights="random")
-    names = [
-        "adipose",
-        "background",
-        "debris",
-        "lymphocytes",
-        "mucus",
-        "smooth muscle",
-        "normal colon mucosa",
-    ]
-    names += ["cancer-associated stroma", "colorectal adenocarcinoma epithelium"]
+    names = list(DATASETS["kather"].class_names.values())
     learner = PromptLearner(backbone, names, class_position=position)
     for n_sets in (None, 2):
         features, gradient, fast_features, fast_gradient = both_ways(backbone, learner, n_sets=n_sets)
