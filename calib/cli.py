@@ -105,7 +105,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         argv: Its arguments.
     """
     try:
-        if command in COMMANDS and command in HELP and {"-h", "--help"} & set(argv):
+        if command in HELP and {"-h", "--help"} & set(argv):
             sys.stdout.write(_help(command, [a for a in argv if a not in ("-h", "--help")]))
             return 0
         return _command(command, argv)(argv)
