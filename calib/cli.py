@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import calib
 from calib.config import load_config, split_arguments, task_of
 from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
+from calib.jobs.threads import prepare_threads
 from calib.settings_help import settings_help
 
 AFTER_INTERRUPTION = dict.fromkeys(
@@ -126,8 +126,7 @@ def _help(command: str, argv: Sequence[str]) -> str:
 
 def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
     """Return the command's function; torch and the rest are imported after the settings are read."""
-    # Threads wait without spinning: otherwise a second process on the machine slows a step many times over.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_threads()
     if name == "train":
         task = task_of(argv)
         load_config(argv, task=task)  # a typo is answered at once

@@ -76,7 +76,7 @@ class DataConfig:
     views: int = 8
     cache: bool = True
     cache_dir: str = ".calib_cache"
-    encode_batch_size: int = 32
+    encode_batch_size: int = 16
     drop_last: bool = False
     template: str | None = None
     class_names: list[str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,10 @@ BATCHES_PER_PART = 32  # of images; an interrupted encoding loses one part at mo
 logger = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    """Do nothing: the default of `on_batch`."""
+
+
 def encode_table(
     backbone: Backbone,
     table: ImageTable,
@@ -40,6 +44,7 @@ def encode_table(
     batch_size: int = 32,
     num_workers: int | None = None,
     meta: Mapping[str, Any] | None = None,
+    on_batch: Callable[[], object] = _nothing,
 ) -> FeatureTable:
     """Return the features of all images of a table, on the CPU.
 
@@ -57,6 +62,7 @@ def encode_table(
         num_workers: Processes that read and prepare images ahead. None: none where the model itself is on the
             CPU (it needs the cores), else as many as there are cores, 8 at most.
         meta: JSON-able facts to keep with the features, e.g. class names, source and licence.
+        on_batch: Called before every batch.
 
     Raises:
         ValueError: An image cannot be read, or the backbone returns something else than finite (B, D)
@@ -71,6 +77,7 @@ def encode_table(
     start = 0
     with torch.inference_mode():
         while batch := list(islice(inputs, batch_size)):
+            on_batch()
             filled = batch + [batch[-1]] * (batch_size - len(batch))
             encoded = backbone.encode_image(torch.stack(filled))[: len(batch)].float().cpu()  # (B, D)
             if encoded.shape != (len(batch), backbone.embed_dim):
@@ -104,6 +111,7 @@ def cache_features(
     batch_size: int = 32,
     num_workers: int | None = None,
     meta: Mapping[str, Any] | None = None,
+    on_batch: Callable[[], object] = _nothing,
 ) -> FeatureTable:
     """Return the features of all images of a table, from the cache if they are there.
 
@@ -122,6 +130,7 @@ def cache_features(
         batch_size: Images encoded at once.
         num_workers: As in `encode_table`.
         meta: JSON-able facts to add to the returned table.
+        on_batch: Called before every batch that is encoded.
 
     Raises:
         ValueError: As `encode_table`.
@@ -138,6 +147,7 @@ def cache_features(
             "view_seed": view_seed,
             "batch_size": batch_size,
             "num_workers": num_workers,
+            "on_batch": on_batch,
         }
         locks = path.parent / LOCKS
         locks.mkdir(parents=True, exist_ok=True)

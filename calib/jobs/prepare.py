@@ -24,6 +24,7 @@ from calib.data import (
     load_data,
 )
 from calib.data.helpers import json_digest
+from calib.jobs.threads import thread_share
 from calib.prompts import zero_shot_features
 
 
@@ -208,7 +209,14 @@ def features_of(
     if isinstance(table, FeatureTable):
         table.check_backbone(backbone)
         return table.with_views(views)
-    return cache_features(backbone, table, data.cache_dir, views=views, batch_size=data.encode_batch_size)
+    return cache_features(
+        backbone,
+        table,
+        data.cache_dir,
+        views=views,
+        batch_size=data.encode_batch_size,
+        on_batch=thread_share().settle,
+    )
 
 
 def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> PromptCheckpoint:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -20,6 +20,7 @@ from calib.config import FailureRun, PromptRun, to_dict
 from calib.errors import first_line, unknown_name
 from calib.files import atomic_path
 from calib.jobs.runfolder import RunFolder
+from calib.jobs.threads import thread_share
 
 log = logging.getLogger(__name__)
 OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
@@ -99,6 +100,7 @@ def make_trainer(
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
+    threads = LambdaCallback(on_train_batch_start=lambda *_: thread_share().settle())
     defaults = {
         "devices": 1,
         "num_sanity_val_steps": 0,
@@ -112,7 +114,7 @@ def make_trainer(
     return Trainer(
         **settings,
         logger=logger,
-        callbacks=[last, _ProgressBar()] if settings["enable_progress_bar"] else [last],
+        callbacks=[last, threads, _ProgressBar()] if settings["enable_progress_bar"] else [last, threads],
         default_root_dir=folder.path,
         plugins=[_AtomicCheckpoints()],
     )
