@@ -84,12 +84,9 @@ class PackedLinear:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(inputs: Tensor, layer: PackedLinear) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer  # not in `setup_context`, for which PyTorch reads the signature at every call
         return layer.product(inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, PackedLinear], output: Tensor) -> None:
-        ctx.layer = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
