@@ -51,17 +51,21 @@ class OfficialLoop:
         features = self.backbone.encode_image(images)
         texts = self.text_features()
         scaled = self.backbone.logit_scale.exp() * features
+        return float(self.descend(scaled @ texts.T, scaled @ self.zero_shot.T, texts, labels).detach())
+
+    def descend(self, logits: Tensor, zero_shot_logits: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
+        """Take an SGD step and return the loss: logits (B, C) twice, texts (C, D), labels (B,)."""
         loss = self.objective(
-            logits=scaled @ texts.T,
+            logits=logits,
             labels=labels,
             text_features=texts,
-            zero_shot_logits=scaled @ self.zero_shot.T,
+            zero_shot_logits=zero_shot_logits,
             zero_shot_text_features=self.zero_shot,
         )["total"]
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return loss
 
     @torch.no_grad()
     def test_batch(self, files: Sequence[Path]) -> Tensor:

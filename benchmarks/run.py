@@ -1,11 +1,14 @@
-"""How much faster than the released loop: steps, runs, sweeps, metrics, at PLIP's size with random weights.
+"""How much faster than the released loop: steps, runs, evaluations, sweeps, at PLIP's size.
 
-    python benchmarks/run.py            # everything, some 20 minutes on two quiet cores
-    python benchmarks/run.py --quick    # under five minutes; longer runs are extrapolated, and said to be
+    python benchmarks/run.py            # everything, some 25 minutes on two quiet cores
+    python benchmarks/run.py --quick    # under five minutes: fewer repetitions, images and runs
 
-Both sides are measured in this process, in turns; ratios are of medians. Training and evaluation of this
-project are whole runs of train.py and calib sweep on image files, with their files and metrics. The released
-loop's runs are extrapolated from measured steps and test batches.
+Random weights; both sides are measured in this process, in turns; ratios are of medians. Training, evaluation
+and sweeps of this project are whole runs of train.py and calib sweep on image files, with their files and
+metrics. The released loop's runs are extrapolated from measured steps and test batches. It computes on
+PyTorch's own matrix product, as it does for its users; the columns "same kernel" put this project on that
+product too, which leaves what the algorithms gain. Ends with how all this scales, see
+`benchmarks/scaling.py`.
 """
 
 from __future__ import annotations
@@ -14,23 +17,29 @@ import argparse
 import contextlib
 import io
 import logging
-import resource
-import statistics
+import os
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from calib.jobs.threads import prepare_threads
+
+prepare_threads()  # before torch is imported
+
 import numpy as np
+import scaling
+import text_tower
 import torch
+from measuring import Neighbours, duration, in_turns, on_kernel, seconds
 from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 
 from calib.backbones import create_backbone
 from calib.config import load_config
-from calib.data import DATASETS
+from calib.data import DATASETS, cache_features, load_data
 from calib.files import write_text
 from calib.jobs.grid import SweepSettings
 from calib.jobs.sweep import sweep
@@ -42,152 +51,161 @@ CLASSES = list(DATASETS["kather"].class_names.values())  # 9 names of 1 to 4 wor
 SHOTS, VIEWS = 8, 8
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int
+    n_test: int
+    settings: int
+    seeds: int
+
+
+QUICK, WHOLE = Size(3, 100, 4, 2), Size(7, 1000, 16, 3)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the tables and write them. Returns the exit status."""
+    """Measure, print the tables and write them with a plot. Returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller runs")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark.md"))
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, images and runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench.md"), help="table; a plot beside it")
     given = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    repeats, n_test, n_runs = (3, 100, 4) if given.quick else (7, 1000, 48)
+    size, others = QUICK if given.quick else WHOLE, Neighbours()
+    parts: list[str] = []
+
+    def add(part: str) -> None:
+        parts.append(part)
+        sys.stdout.write(part + "\n\n")
+        sys.stdout.flush()
+
+    add(machine())
     backbone = create_backbone("plip", weights="random")
-    parts = [machine()]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        files = make_images(folder / "images", n_test)
+        files = make_images(Path(scratch) / "images", size.n_test)
         loop = OfficialLoop(backbone, CLASSES)
-        steps = step_table(loop, files["train"], repeats)
-        parts.append(steps.text)
-        parts.append(run_table(steps, folder, files, n_test, n_runs))
-    parts.append(metrics_table(repeats))
-    text = "\n\n".join(parts) + "\n"
-    write_text(given.out, text)
-    sys.stdout.write(text)
+        steps = measure_steps(loop, files["train"], size.rounds)
+        add(step_table(steps))
+        add(tower_table(backbone, 2 if given.quick else size.rounds))
+        add(run_table(steps, Path(scratch), files, size))
+    add(metrics_table(size.rounds))
+    points = scaling.measure(backbone, quick=given.quick, released_step=steps.train, released_test=steps.test)
+    add(scaling.tables(points))
+    add(str(others))
+    write_text(given.out, "\n\n".join(parts) + "\n")
+    scaling.plot(points, given.out.with_suffix(".png"))
+    sys.stdout.write(f"Written: {given.out}, {given.out.with_suffix('.png')}\n")
     return 0
 
 
 def machine() -> str:
     """Return the processor's speed, which figures are to be read with."""
-    a = torch.randn(1024, 1024)
-    speed = 2 * 1024**3 / min(seconds(lambda: a @ a) for _ in range(9)) / 1e9
-    threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    products = in_turns(text_tower.products(), rounds=9)
+    plain, packed = (2 * text_tower.PEAK_SIZE**3 / clocks.wall / 1e9 for clocks in products.values())
     return (
-        f"torch {torch.__version__}, {threads} threads, {kind}, float32 products {speed:.0f} GFLOP/s; "
-        f"{len(CLASSES)} classes, {SHOTS} shots, batch {TRAIN_BATCH}."
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores, "
+        f"{torch.backends.cpu.get_cpu_capability()}; products {plain:.0f} GFLOP/s, packed {packed:.0f}. "
+        f"{len(CLASSES)} classes, {SHOTS} shots, batches of {TRAIN_BATCH}."
     )
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def medians(repeats: int, **runs: Callable[[], object]) -> dict[str, float]:
-    """Return the median seconds of several calls, measured in turns after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            taken = seconds(run)
-            if turn:
-                times[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def make_images(root: Path, n_test: int) -> dict[str, list[Path]]:
     """Write an image folder of noise in class colours, JPEG of 224 pixels, and return its files by split."""
     generator = np.random.default_rng(0)
     files: dict[str, list[Path]] = {"train": [], "test": []}
-    for split, count in (("train", SHOTS), ("test", -(-n_test // len(CLASSES)))):
-        for label, name in enumerate(CLASSES):
-            place = root / split / name.replace(" ", "_")
-            place.mkdir(parents=True)
-            for number in range(count):
-                noise = generator.integers(0, 255, (28, 28, 3)).astype(np.float32)
-                tinted = noise * 0.6 + np.array([label * 28, 255 - label * 28, 128]) * 0.4
-                image = Image.fromarray(tinted.astype(np.uint8)).resize((224, 224))
-                image.save(place / f"{number}.jpg", quality=90)
-                files[split].append(place / f"{number}.jpg")
+    for split, count in (("train", SHOTS * len(CLASSES)), ("test", n_test)):
+        for number in range(count):
+            label = number % len(CLASSES)
+            place = root / split / CLASSES[label].replace(" ", "_") / f"{number}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            noise = generator.integers(0, 255, (28, 28, 3)).astype(np.float32)
+            tinted = noise * 0.6 + np.array([label * 28, 255 - label * 28, 128]) * 0.4
+            Image.fromarray(tinted.astype(np.uint8)).resize((224, 224)).save(place, quality=90)
+            files[split].append(place)
     return files
 
 
+@dataclass(frozen=True)
 class Steps:
-    """Medians of the released loop's parts, and the table they are shown in."""
+    """Seconds of one training step and one test batch.
 
-    def __init__(self, times: dict[str, float], test_batch: float, text: str) -> None:
-        self.train = times["released step"]
-        self.test_batch = test_batch
-        self.text = text
+    Attributes:
+        train: Of the released loop.
+        test: Of a test batch of the released loop.
+        ours: A step of this project, views cached.
+        same_kernel: The same on PyTorch's matrix product.
+    """
+
+    train: float
+    test: float
+    ours: float
+    same_kernel: float
 
     def run(self, n_train: int, n_test: int) -> float:
         """Return the seconds of one released run with its evaluation."""
-        return OfficialLoop.steps(n_train) * self.train + n_test / TEST_BATCH * self.test_batch
+        return OfficialLoop.steps(n_train) * self.train + self.evaluation(n_test)
+
+    def evaluation(self, n_test: int) -> float:
+        """Return the seconds of one released evaluation."""
+        return n_test / TEST_BATCH * self.test
 
 
-def step_table(loop: OfficialLoop, files: list[Path], repeats: int) -> Steps:
-    """Measure one training step both ways, and the text tower alone."""
+def measure_steps(loop: OfficialLoop, files: Sequence[Path], rounds: int) -> Steps:
+    """Measure one training step both ways, and a test batch."""
     backbone, learner = loop.backbone, loop.learner
-    files = files[:: max(1, len(files) // TRAIN_BATCH)][:TRAIN_BATCH]
+    batch = list(files)[:TRAIN_BATCH]
     labels = torch.arange(TRAIN_BATCH) % len(CLASSES)
     cached = backbone.encode_image(torch.randn(TRAIN_BATCH, 3, 224, 224))
-
-    def tower(features: Callable[[], torch.Tensor]) -> None:
-        learner.context.grad = None
-        features().square().sum().backward()
 
     def our_step() -> None:
         texts = learner(backbone)
         scaled = backbone.logit_scale.exp() * cached
-        loss = loop.objective(
-            logits=scaled @ texts.T,
-            labels=labels,
-            text_features=texts,
-            zero_shot_logits=scaled @ loop.zero_shot.T,
-            zero_shot_text_features=loop.zero_shot,
-        )["total"]
-        loop.optimizer.zero_grad()
-        loss.backward()
-        loop.optimizer.step()
+        loop.descend(scaled @ texts.T, scaled @ loop.zero_shot.T, texts, labels)
 
-    times = medians(
-        repeats,
-        **{
-            "released text": lambda: tower(loop.text_features),
-            "our text": lambda: tower(lambda: learner(backbone)),
-            "released step": lambda: loop.train_step(files, labels, 0),
-            "our step": our_step,
-        },
-    )
-    test = statistics.median(seconds(lambda: loop.test_batch(files)) for _ in range(repeats))
-    rows = [
-        row("text tower, forward and backward", times["released text"], times["our text"]),
-        row("training step, views cached", times["released step"], times["our step"]),
-    ]
-    text = aligned(["one step", "released", "calib", "times faster"], rows)
-    return Steps(times, test * TEST_BATCH / TRAIN_BATCH, text)
+    ways = {
+        "released": on_kernel("plain", lambda: loop.train_step(batch, labels, 0)),
+        "ours": our_step,
+        "same kernel": on_kernel("plain", our_step),
+    }
+    in_turns(ways, 1)  # packs weights, fills caches
+    times = in_turns(ways, rounds)
+    tests = {"test": on_kernel("plain", lambda: loop.test_batch(batch))}
+    test = in_turns(tests, rounds)["test"].wall * TEST_BATCH / TRAIN_BATCH
+    return Steps(times["released"].wall, test, times["ours"].wall, times["same kernel"].wall)
 
 
-def row(name: str, theirs: float, ours: float) -> list[str]:
-    """Return a line of a table: two durations and their ratio."""
-    return [name, duration(theirs), duration(ours), f"{theirs / ours:.1f}"]
+def step_table(steps: Steps) -> str:
+    """Return the table of a training step."""
+    name = "training step, views cached"
+    row = [name, duration(steps.train), duration(steps.ours), f"{steps.train / steps.ours:.1f}"]
+    row += [duration(steps.same_kernel), f"{steps.train / steps.same_kernel:.1f}"]
+    return aligned(["one step", "released", "calib", "times faster", "same kernel", "times faster"], [row])
 
 
-def duration(value: float) -> str:
-    """Return seconds as text.
+def tower_table(plip: object, rounds: int) -> str:
+    """Measure the text towers of the published sizes, forward and backward."""
+    rows = []
+    for name in ("plip", "biomedclip", "medclip"):
+        with tempfile.TemporaryDirectory() as folder:
+            backbone = plip if name == "plip" else text_tower.build(name, Path(folder))
+        found = text_tower.measure(backbone, len(CLASSES), 1, rounds, text_tower.N_CTX[name])
+        by_way = {row.way: row for row in found}
+        whole = by_way["official"].seconds
+        cells = [name, duration(whole)]
+        for way in ("packed", "plain"):
+            cells += [duration(by_way[way].seconds), f"{whole / by_way[way].seconds:.1f}"]
+        packed = by_way["packed"]
+        errors = [f"{packed.feature_error:.0e}", f"{packed.gradient_error:.0e}"]
+        rows.append([*cells, f"{packed.peak_share:.0%}", *errors])
+    header = ["text tower, forward and backward", "released", "calib", "times faster", "same kernel"]
+    return aligned([*header, "times faster", "of peak", "features differ", "gradients differ"], rows)
 
-    Example:
-        >>> duration(0.0123), duration(95)
-        ('12 ms', '95 s')
-    """
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 60 else f"{value:.0f} s"
 
-
-def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], n_test: int, n_runs: int) -> str:
-    """Measure whole runs: cold, on the warm cache, and a sweep."""
+def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Size) -> str:
+    """Measure whole runs: cold, on the warm cache, an evaluation, and a sweep."""
     common = [
         "backbone.name=plip",
         "backbone.weights=random",
@@ -198,6 +216,7 @@ def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], n_test: 
         "data.val_shots=0",
         f"data.shots={SHOTS}",
         f"data.views={VIEWS}",
+        "data.drop_last=true",  # as many steps as the released loop
         f"trainer.max_epochs={EPOCHS}",
         "trainer.enable_progress_bar=false",
     ]
@@ -206,36 +225,63 @@ def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], n_test: 
         train(load_config([*common, "baselines=[]", f"out={folder / name}"], task="prompt"))
 
     def many() -> None:
-        seeds = f"seed=1..{max(1, n_runs // 16)}"
-        weights = ",".join(str(0.01 * step) for step in range(n_runs if n_runs < 16 else 16))
-        sweep([*common, f"loss.as.weight={weights}", seeds], SweepSettings(out=str(folder / "sweep")))
+        weights = ",".join(str(0.01 * step) for step in range(size.settings))
+        varied = [f"loss.as.weight={weights}", f"seed=1..{size.seeds}"]
+        sweep([*common, *varied], SweepSettings(out=str(folder / "sweep")))
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        cold, warm, swept = seconds(lambda: run("cold")), seconds(lambda: run("warm")), seconds(many)
-    n_train, tested = len(files["train"]), len(files["test"])
-    alone = steps.run(n_train, tested)
-    rows = [
-        row(f"run of 50 epochs and {tested} test images, {VIEWS} views, nothing cached", alone, cold),
-        row("the same on the warm cache", alone, warm),
-        row(f"sweep of {n_runs} runs on the warm cache", n_runs * alone, swept),
+    backbone = create_backbone("plip", weights="random")
+    table = load_data("folder", folder / "images").test
+
+    def evaluate(cache: str) -> None:
+        features = cache_features(backbone, table, folder / cache).image_features
+        summarize(backbone.logit_scale.exp() * features @ torch.randn(len(CLASSES), 512).T, table.labels)
+
+    def quietly(call: Callable[[], object]) -> float:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return seconds(call)
+
+    n_train, n_test, n_runs = len(files["train"]), len(files["test"]), size.settings * size.seeds
+    alone = steps.run(n_train, n_test)
+    measured = [
+        (f"run of {EPOCHS} epochs, {VIEWS} views, {n_test} test images", alone, quietly(lambda: run("cold"))),
+        ("the same on the warm cache", alone, quietly(lambda: run("warm"))),
+        (f"evaluation of {n_test} images", steps.evaluation(n_test), quietly(lambda: evaluate("other"))),
+        ("the same on the warm cache", steps.evaluation(n_test), quietly(lambda: evaluate("other"))),
     ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    note = f"Released runs are extrapolated from the steps above. Peak memory of this process: {peak:.0f} MB."
+    for seed in range(2, size.seeds + 1):  # the sweep's shots are in the cache, as the run's above
+        quietly(
+            lambda seed=seed: train(
+                load_config(
+                    [
+                        *common,
+                        "baselines=[]",
+                        "trainer.max_epochs=1",
+                        f"seed={seed}",
+                        f"out={folder / f's{seed}'}",
+                    ],
+                    task="prompt",
+                )
+            )
+        )
+    title = f"sweep of {size.settings} settings x {size.seeds} seeds on the warm cache"
+    measured.append((title, n_runs * alone, quietly(many)))
+    rows = [[name, duration(old), duration(new), f"{old / new:.1f}"] for name, old, new in measured]
+    note = "Released runs are extrapolated from steps and test batches."
     return aligned(["whole runs", "released", "calib", "times faster"], rows) + f"\n\n{note}"
 
 
-def metrics_table(repeats: int) -> str:
+def metrics_table(rounds: int) -> str:
     """Measure the metrics of 100,000 predictions of 9 classes."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(100_000, 9, generator=generator)
     labels = torch.randint(9, (100_000,), generator=generator)
     confidence, top = logits.double().softmax(dim=1).max(dim=1)
-    times = medians(
-        repeats,
-        kde=lambda: kde_calibration_error(confidence, top == labels),
-        all=lambda: summarize(logits, labels),
-    )
-    rows = [["KDE-ECE", duration(times["kde"])], ["all metrics, also per class", duration(times["all"])]]
+    ways = {
+        "KDE-ECE": lambda: kde_calibration_error(confidence, top == labels),
+        "all metrics, also per class": lambda: summarize(logits, labels),
+    }
+    in_turns(ways, 1)
+    rows = [[name, duration(clocks.wall)] for name, clocks in in_turns(ways, rounds).items()]
     return aligned(["100,000 x 9 predictions", "calib"], rows)
 
 

@@ -1,6 +1,6 @@
 """One training step through the text tower: the library's way against the faster ones.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/text_tower.py
+    OMP_NUM_THREADS=1 python benchmarks/text_tower.py
     python benchmarks/text_tower.py --classes 2,9,100,1000 --rounds 3
     python benchmarks/text_tower.py --backbone biomedclip --sets 1,8
 
@@ -25,23 +25,25 @@ import argparse
 import json
 import os
 import random
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from calib.jobs.threads import prepare_threads
+
+prepare_threads()  # before torch is imported
+
 import torch
 import torch.nn.functional as F  # noqa: N812
+from measuring import in_turns, kernel
 from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.backbones.kernels import SETTING, PackedLinear, packed_wanted
+from calib.backbones.kernels import PackedLinear, packed_wanted
 from calib.backbones.placing import place_context, replaced_output
 from calib.data import DATASETS
 from calib.prompts import PromptLearner
@@ -185,19 +187,6 @@ def measure(backbone: Backbone, n_classes: int, n_sets: int, rounds: int, n_ctx:
     ]
 
 
-@contextmanager
-def kernel(setting: str) -> Iterator[None]:
-    """Run a block with `CALIB_LINEAR` set."""
-    before = os.environ.get(SETTING)
-    os.environ[SETTING] = setting
-    try:
-        yield
-    finally:
-        os.environ.pop(SETTING)
-        if before is not None:
-            os.environ[SETTING] = before
-
-
 def trimmed(backbone: Backbone, contexts: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
     """Return the features (S, C, D) by the library's own layers, stopped at the longest prompt."""
     length = int((tokens != backbone.tokenizer.pad_id).sum(dim=1).max())
@@ -222,22 +211,6 @@ def products() -> dict[str, Callable[[], Tensor]]:
     return {
         "plain product": lambda: F.linear(inputs, weight),
         "packed product": lambda: packed.product(inputs),
-    }
-
-
-def in_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Return for each way the medians of its wall and CPU seconds; every round is in another order."""
-    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    draw = random.Random(0)
-    for _ in range(rounds):
-        for way in draw.sample(list(ways), len(ways)):
-            start = time.perf_counter(), time.process_time()
-            ways[way]()
-            times[way].append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    return {
-        way: (statistics.median(wall), statistics.median(cpu))
-        for way, found in times.items()
-        for wall, cpu in [zip(*found, strict=True)]
     }
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+import text_tower
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "text_tower.py"
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("text_tower", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["text_tower"] = module
-    spec.loader.exec_module(module)
-    module.PEAK_SIZE = 32
-    return module
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.setattr(text_tower, "PEAK_SIZE", 32)
+    return text_tower
 
 
 @pytest.mark.parametrize(

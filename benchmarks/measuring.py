@@ -1,0 +1,95 @@
+"""What the benchmarks measure with: calls in turns, the kernel of frozen layers, durations as text."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from calib.backbones.kernels import SETTING
+from calib.jobs.threads import STAT, busy_seconds
+
+
+class Clocks(NamedTuple):
+    """Medians of a call: seconds on the wall, and of this process's work, all threads."""
+
+    wall: float
+    cpu: float
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Clocks]:
+    """Return for each way the medians of its wall and CPU seconds; every round is in another order."""
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for way in draw.sample(list(ways), len(ways)):
+            start = time.perf_counter(), time.process_time()
+            ways[way]()
+            times[way].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return {
+        way: Clocks(*(statistics.median(clock) for clock in zip(*found, strict=True)))
+        for way, found in times.items()
+    }
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def kernel(setting: str) -> Iterator[None]:
+    """Run a block with `CALIB_LINEAR` set."""
+    before = os.environ.get(SETTING)
+    os.environ[SETTING] = setting
+    try:
+        yield
+    finally:
+        os.environ.pop(SETTING)
+        if before is not None:
+            os.environ[SETTING] = before
+
+
+def on_kernel(setting: str, run: Callable[[], object]) -> Callable[[], object]:
+    """Return the call with `CALIB_LINEAR` set."""
+
+    def call() -> object:
+        with kernel(setting):
+            return run()
+
+    return call
+
+
+class Neighbours:
+    """How busy other processes kept the cores since this was made: a benchmark's honesty."""
+
+    def __init__(self) -> None:
+        self._known = STAT.is_file()
+        self._start = self._look()
+
+    def __str__(self) -> str:
+        if not self._known:
+            return "It is not known what other processes did meanwhile."
+        passed, busy, own = (now - then for now, then in zip(self._look(), self._start, strict=True))
+        return f"Other processes used {max(0.0, busy - own) / passed:.2f} cores meanwhile."
+
+    def _look(self) -> tuple[float, float, float]:
+        return time.monotonic(), busy_seconds()[0] if self._known else 0.0, time.process_time()
+
+
+def duration(value: float) -> str:
+    """Return seconds as text.
+
+    Example:
+        >>> duration(0.00123), duration(0.0123), duration(95)
+        ('1.2 ms', '12 ms', '95 s')
+    """
+    if value < 0.01:
+        return f"{1000 * value:.1f} ms"
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 60 else f"{value:.0f} s"

@@ -1,0 +1,273 @@
+"""How costs grow with classes, shots, test images, prompts side by side, and what memory encoding takes.
+
+    python benchmarks/scaling.py            # some ten minutes on two quiet cores
+    python benchmarks/scaling.py --quick    # one or two
+
+PLIP's size, random weights, the released loop on PyTorch's own matrix product. What the released loop cannot
+hold in memory, or would take hours for, is extrapolated: more than 100 classes from 100, runs from steps,
+evaluations from test batches. Writes a table and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calib.jobs.threads import prepare_threads
+
+prepare_threads()  # before torch is imported
+
+import numpy as np
+import text_tower
+import torch
+from lightning import Trainer
+from matplotlib.figure import Figure
+from measuring import Clocks, duration, in_turns, on_kernel, seconds
+from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from calib.backbones import create_backbone
+from calib.backbones.base import Backbone
+from calib.data import FeatureTable, FewShotDataModule, encode_table, load_data
+from calib.files import write_text
+from calib.losses import Objective, resolve_terms
+from calib.metrics import summarize
+from calib.modules.prompt_tuning import PromptTuningModule
+from calib.prompts import PromptLearner, zero_shot_features
+from calib.report import aligned
+
+MEMORY = "peak memory"
+PREDICTED = {"shots": "runs of 50 epochs", "test images": "evaluations, features cached"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Seconds at one size: of the released loop (None: it has no such thing) and of this project."""
+
+    axis: str
+    size: int
+    released: float | None
+    ours: float
+    what: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the tables and write them with a plot. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions")
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling.md"), help="table; a plot beside it")
+    parser.add_argument(
+        "--peak-of", nargs=2, help=argparse.SUPPRESS
+    )  # images encoded in a process of its own
+    given = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    if given.peak_of:
+        sys.stdout.write(f"{peak_of(given.peak_of[0], int(given.peak_of[1])):.0f}\n")
+        return 0
+    backbone = create_backbone("plip", weights="random")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [path for paths in write_images(Path(folder), TRAIN_BATCH).values() for path in paths]
+        loop = OfficialLoop(backbone, text_tower.NAMES)
+        labels = torch.arange(TRAIN_BATCH) % len(text_tower.NAMES)
+        released = {
+            "step": on_kernel("plain", lambda: loop.train_step(files, labels, 0)),
+            "test": on_kernel("plain", lambda: loop.test_batch(files)),
+        }
+        in_turns(released, 1)
+        times = in_turns(released, 3)
+    per_test = times["test"].wall * TEST_BATCH / TRAIN_BATCH
+    points = measure(backbone, quick=given.quick, released_step=times["step"].wall, released_test=per_test)
+    text = tables(points)
+    sys.stdout.write(text + "\n")
+    write_text(given.out, text + "\n")
+    plot(points, given.out.with_suffix(".png"))
+    return 0
+
+
+def measure(backbone: Backbone, *, quick: bool, released_step: float, released_test: float) -> list[Point]:
+    """Return the points of all axes.
+
+    Args:
+        backbone: PLIP's size.
+        quick: Whether to leave out the sizes that take long.
+        released_step: Seconds of a training step of the released loop, 9 classes.
+        released_test: Seconds of a test batch of the released loop.
+    """
+    rounds = 3 if quick else 5
+    points = class_points(backbone, (2, 9, 100) if quick else (2, 9, 100, 1000), 1 if quick else 3)
+    points += shot_points(backbone, (1, 4, 16) if quick else (1, 2, 4, 8, 16, 64), released_step)
+    points += test_points((100, 10_000) if quick else (100, 1000, 10_000, 100_000), rounds, released_test)
+    points += set_points(backbone, (1, 4, 16) if quick else (1, 2, 4, 8, 16), rounds)
+    return points + memory_points((32, 128) if quick else (64, 256, 1024))
+
+
+def class_points(backbone: Backbone, sizes: Sequence[int], rounds: int) -> list[Point]:
+    """Return text steps, forward and backward, by the number of classes."""
+    points = []
+    for n_classes in sizes:
+        found = {row.way: row for row in text_tower.measure(backbone, n_classes, 1, rounds, 16)}
+        points.append(Point("classes", n_classes, found["official"].seconds, found["packed"].seconds))
+    return points
+
+
+def shot_points(backbone: Backbone, sizes: Sequence[int], released_step: float) -> list[Point]:
+    """Return whole trainings of 50 epochs on cached features, from 2 epochs of Lightning, by shots."""
+    names = text_tower.NAMES
+    zero_shot = zero_shot_features(backbone, names, "An image of {}.")
+    points = []
+    for shots in sizes:
+        n = shots * len(names)
+        table = random_features(n, backbone.embed_dim, len(names))
+        module = PromptTuningModule(
+            backbone,
+            PromptLearner(backbone, names, seed=1),
+            Objective(resolve_terms("calibprompt-ls")),
+            zero_shot,
+            optimizer={"name": "sgd", "lr": 0.002},
+        )
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+        batches = FewShotDataModule(table, batch_size=TRAIN_BATCH, drop_last=True)
+        taken = seconds(lambda trainer=trainer, module=module, batches=batches: trainer.fit(module, batches))
+        released = OfficialLoop.steps(n) * released_step
+        points.append(Point("shots", shots, released, taken / 2 * EPOCHS))
+    return points
+
+
+def test_points(sizes: Sequence[int], rounds: int, released_test: float) -> list[Point]:
+    """Return evaluations: features from their file, logits and all metrics, by the number of test images."""
+    texts = normalize(torch.randn(len(text_tower.NAMES), 512), dim=1)
+    points = []
+    for n in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "features.safetensors"
+            random_features(n, 512, len(texts)).save(path)
+
+            def evaluate(path: Path = path) -> None:
+                table = FeatureTable.load(path)
+                summarize(100 * table.image_features @ texts.T, table.labels)
+
+            evaluate()
+            taken = in_turns({"ours": evaluate}, rounds)["ours"].wall
+        points.append(Point("test images", n, n / TEST_BATCH * released_test, taken))
+    return points
+
+
+def set_points(backbone: Backbone, sizes: Sequence[int], rounds: int) -> list[Point]:
+    """Return text steps per prompt, forward and backward, by the number of prompts side by side."""
+    tokens, positions = text_tower.prompts(backbone, len(text_tower.NAMES), 16)
+
+    def step(context: Tensor) -> None:
+        features = backbone.encode_prompts(context, tokens, positions, sets=True)
+        torch.autograd.grad(features.square().sum(), context)
+
+    contexts = {n: torch.randn(n, 16, backbone.token_width).mul(0.02).requires_grad_() for n in sizes}
+    ways = {str(n): lambda context=context: step(context) for n, context in contexts.items()}
+    in_turns(ways, 1)
+    times: dict[str, Clocks] = in_turns(ways, rounds)
+    return [Point("prompts side by side", n, None, times[str(n)].wall / n) for n in sizes]
+
+
+def memory_points(sizes: Sequence[int]) -> list[Point]:
+    """Return peak memory in MB instead of seconds, each in a process of its own."""
+    asked = [("released step", 1), ("prompts trained at once", 1), ("prompts trained at once", 16)]
+    asked += [("encoded images", n) for n in sizes]
+    command = [sys.executable, __file__, "--peak-of"]
+    peaks = [subprocess.check_output([*command, what, str(n)], text=True) for what, n in asked]
+    return [Point(MEMORY, n, None, float(peak), what) for (what, n), peak in zip(asked, peaks, strict=True)]
+
+
+def peak_of(what: str, n: int) -> float:
+    """Return the peak memory of this process in MB after it did something, see `memory_points`."""
+    backbone = create_backbone("plip", weights="random")
+    if what == "encoded images":
+        with tempfile.TemporaryDirectory() as folder:
+            write_images(Path(folder), n)
+            encode_table(backbone, load_data("folder", folder).train, batch_size=16)
+    else:
+        tokens, positions = text_tower.prompts(backbone, len(text_tower.NAMES), 16)
+        context = torch.zeros(n, 16, backbone.token_width, requires_grad=True)
+        encode = backbone.encode_prompts_by_hook if what == "released step" else backbone.encode_prompts
+        encode(context, tokens, positions, sets=True).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def write_images(root: Path, n: int) -> dict[str, list[Path]]:
+    """Write a folder of n training images of noise and one test image, and return the former by class."""
+    generator = np.random.default_rng(0)
+    files: dict[str, list[Path]] = {"a": [], "b": []}
+    for number in range(n + 2):
+        split, name = ("train", "ab"[number % 2]) if number < n else ("test", "ab"[number % 2])
+        path = root / split / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (224, 224, 3), dtype=np.uint8)).save(path, quality=80)
+        if split == "train":
+            files[name].append(path)
+    return files
+
+
+def random_features(n: int, dim: int, n_classes: int) -> FeatureTable:
+    """Return a table of n random features."""
+    features = normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(0)), dim=1)
+    ids = [f"{number:064x}" for number in range(n)]
+    return FeatureTable(features, torch.arange(n) % n_classes, ids, ids)
+
+
+def tables(points: Sequence[Point]) -> str:
+    """Return a table per axis, in Markdown."""
+    parts = []
+    for axis in dict.fromkeys(point.axis for point in points):
+        here = [point for point in points if point.axis == axis]
+        if axis == MEMORY:
+            rows = [[point.what, str(point.size), f"{point.ours:.0f}"] for point in here]
+            parts.append(aligned(["process", "number", "peak memory, MB"], rows))
+        elif here[0].released is None:
+            rows = [[str(point.size), duration(point.ours)] for point in here]
+            parts.append(aligned([axis, "text step per prompt"], rows))
+        else:
+            rows = [
+                [str(p.size), duration(p.released), duration(p.ours), f"{p.released / p.ours:.1f}"]
+                for p in here
+                if p.released is not None
+            ]
+            what = PREDICTED.get(axis, "text steps")
+            parts.append(aligned([axis, f"released: {what}", "calib", "times faster"], rows))
+    return "\n\n".join(parts)
+
+
+def plot(points: Sequence[Point], path: Path) -> None:
+    """Draw every axis of seconds, both scales logarithmic, into a PNG file."""
+    axes = [axis for axis in dict.fromkeys(p.axis for p in points) if axis != MEMORY]
+    figure = Figure(figsize=(3.6 * len(axes), 3.4), layout="constrained")
+    for place, axis in zip(figure.subplots(1, len(axes)), axes, strict=True):
+        here = [point for point in points if point.axis == axis]
+        sizes = [point.size for point in here]
+        place.loglog(sizes, [point.ours for point in here], "o-", label="calib")
+        if here[0].released is not None:
+            place.loglog(sizes, [point.released for point in here], "s--", label="released loop")
+        place.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        place.minorticks_off()
+        place.set_xlabel(axis)
+        place.set_ylabel("seconds")
+        place.set_title(PREDICTED.get(axis, "text step"), fontsize=10)
+        place.grid(alpha=0.3)
+        place.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

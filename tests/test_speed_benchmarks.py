@@ -1,0 +1,81 @@
+"""The benchmarks against the released loop: what they compare computes the same; what they draw is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import measuring
+import pytest
+import run
+import scaling
+import torch
+from official_loop import OfficialLoop
+
+from calib.backbones.kernels import SETTING
+
+NAMES = ["covid", "lung opacity", "a normal lung"]
+
+
+@pytest.fixture(scope="module")
+def loops(small) -> tuple[OfficialLoop, OfficialLoop]:
+    return OfficialLoop(small("clip"), NAMES), OfficialLoop(small("clip"), NAMES)
+
+
+def test_the_released_step_is_the_project_s_step(loops, tmp_path: Path) -> None:
+    released, ours = loops
+    files = [path for paths in scaling.write_images(tmp_path, 4).values() for path in paths]
+    labels = torch.tensor([0, 1, 2, 1])
+    before = released.learner.context.detach().clone()
+    for view in range(2):
+        loss = released.train_step(files, labels, view)
+        backbone = ours.backbone
+        views = [backbone.preprocess.augment(run.Image.open(f), view + i) for i, f in enumerate(files)]
+        scaled = backbone.logit_scale.exp() * backbone.encode_image(torch.stack(views))
+        texts = ours.learner(backbone)
+        other = ours.descend(scaled @ texts.T, scaled @ ours.zero_shot.T, texts, labels)
+        assert other.item() == pytest.approx(loss, abs=1e-5)
+    torch.testing.assert_close(released.learner.context, ours.learner.context, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(before, released.learner.context)
+    assert released.test_batch(files).shape == (4, 3)
+
+
+def test_a_released_run_is_its_steps_and_its_test_batches() -> None:
+    steps = run.Steps(train=2.0, test=10.0, ours=0.1, same_kernel=0.2)
+    assert steps.run(72, 1000) == 50 * 4 * 2.0 + 10 * 10.0  # 72 images: 4 batches of 16, the rest is dropped
+    table = run.step_table(steps)
+    assert "| 20.0 |" in " ".join(table.split())
+    assert "| 10.0 |" in " ".join(table.split())
+
+
+def test_clocks_and_kernels(monkeypatch) -> None:
+    monkeypatch.delenv(SETTING, raising=False)
+    seen = []
+    ways = {"a": measuring.on_kernel("plain", lambda: seen.append(measuring.os.environ[SETTING]))}
+    times = measuring.in_turns({**ways, "b": lambda: measuring.time.sleep(0.02)}, rounds=3)
+    assert seen == ["plain"] * 3
+    assert SETTING not in measuring.os.environ
+    assert times["b"].wall >= 0.02 > times["b"].cpu
+    others = measuring.Neighbours()
+    others._look = lambda: (others._start[0] + 2.0, others._start[1] + 3.0, others._start[2] + 1.0)
+    others._known = True
+    assert str(others) == "Other processes used 1.00 cores meanwhile."
+
+
+def test_every_axis_is_measured_and_drawn(small, tmp_path: Path, monkeypatch) -> None:
+    backbone = small("clip")
+    monkeypatch.setattr(scaling.text_tower, "NAMES", tuple(NAMES))
+    monkeypatch.setattr(
+        scaling, "memory_points", lambda sizes: [scaling.Point("peak memory", 3, None, 7.4, "x")]
+    )
+    monkeypatch.setattr(
+        scaling, "set_points", lambda *_: [scaling.Point("prompts side by side", 4, None, 0.03)]
+    )
+    monkeypatch.setattr(scaling, "class_points", lambda *_: [scaling.Point("classes", 9, 1.0, 0.05)])
+    points = scaling.measure(backbone, quick=True, released_step=2.0, released_test=10.0)
+    tables = scaling.tables(points)
+    assert "| 9 | 1.0 s | 50 ms | 20.0 |" in " ".join(tables.split())
+    shots = [point for point in points if point.axis == "shots"]
+    assert [point.released for point in shots] == [50 * 1 * 2.0, 50 * 1 * 2.0, 50 * 3 * 2.0]
+    assert all(point.ours > 0 for point in shots)
+    scaling.plot(points, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
