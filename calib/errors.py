@@ -39,7 +39,7 @@ def unknown_name(
     return ValueError(f"Unknown {kind} {given!r}.{hint} Known: {shown}.")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message, or its type where it has none.
 
     Example:

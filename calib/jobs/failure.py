@@ -91,7 +91,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         checkpoint.save(folder.failure)
         write_results(config, data, cases, checkpoint, names, folder)
     results = _results(folder, reused=False)
-    close_loggers(logger, results["scores"][results["head"]])
+    close_loggers(logger, results["scores"][results["head"]], folder)
     return results
 
 

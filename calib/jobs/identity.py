@@ -93,7 +93,7 @@ def _digits(config: PromptRun | FailureRun) -> list[str]:
 
 def relevant_settings(config: PromptRun | FailureRun) -> dict[str, Any]:
     """Return the settings that matter for the result, by dotted key, lists and numbers as they are."""
-    return {key: value for key, value in _flat(to_dict(config)).items() if not is_among(key, FREE)}
+    return {key: value for key, value in flat(to_dict(config)).items() if not is_among(key, FREE)}
 
 
 def is_among(key: str, names: Sequence[str]) -> bool:
@@ -101,14 +101,20 @@ def is_among(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under their dotted keys.
+
+    Example:
+        >>> flat({"optim": {"lr": 0.1}, "seed": 1})
+        {'optim.lr': 0.1, 'seed': 1}
+    """
+    settings: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            settings |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            settings[f"{prefix}{key}"] = value
+    return settings
 
 
 def _said(settings: dict[str, Any], key: str) -> str:

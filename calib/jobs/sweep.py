@@ -224,7 +224,8 @@ def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: T
             for logger in loggers:
                 logger.log_metrics(values, step=int(row["step"]))
         checkpoint = exported(run.config, data, text_features, prompt.learner.context)
-        close_loggers(loggers, evaluate_prompt(run.config, checkpoint, data, run.folder))
+        test = evaluate_prompt(run.config, checkpoint, data, run.folder)
+        close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 
 def _stack_key(config: PromptRun, prepared: Prepared) -> str:

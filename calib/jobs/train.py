@@ -110,7 +110,8 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     loggers = make_loggers(config, folder)
     checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
-    close_loggers(loggers, evaluate_prompt(config, checkpoint, prepared, folder))
+    test = evaluate_prompt(config, checkpoint, prepared, folder)
+    close_loggers(loggers, test, folder, n_bins=config.n_bins)
 
 
 def fit_prompt(

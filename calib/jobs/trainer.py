@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,16 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from calib.config import FailureRun, PromptRun, to_dict
+from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
 from calib.files import atomic_path
+from calib.jobs.logged import results_of
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.threads import thread_share
+from calib.jobs.wandb_logger import WandbLogger, wanted
 
 log = logging.getLogger(__name__)
 OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
@@ -50,29 +53,34 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
     """Return the CSV logger and, where the settings ask for it, the W&B logger of a run."""
-    loggers: list[Logger] = [CSVLogger(folder.path, name="logs")]
-    if config.log.wandb != "disabled":
-        loggers.append(
-            WandbLogger(
-                name=folder.path.name,
-                save_dir=folder.path,
-                project=config.log.project,
-                tags=list(config.log.tags),
-                offline=config.log.wandb == "offline",
-                config=to_dict(config),
-            )
-        )
+    loggers: list[Logger] = [CSVLogger(folder.path, name="logs", flush_logs_every_n_steps=1)]
+    if wanted(config, folder):
+        loggers.append(WandbLogger(config, folder))
     return loggers
 
 
-def close_loggers(loggers: Sequence[Logger], test: Mapping[str, Any]) -> None:
-    """Log the test metrics and end the run of every logger, W&B's too: the next is a run of its own."""
-    numbers = {f"test/{name}": value for name, value in test.items() if isinstance(value, int | float)}
+def close_loggers(
+    loggers: Sequence[Logger], test: Mapping[str, Any], folder: RunFolder, *, n_bins: int = 10
+) -> None:
+    """Log the test metrics and end the run of every logger, W&B's with a table, figures and the export.
+
+    Args:
+        loggers: From `make_loggers`.
+        test: The final metrics; what is not a finite number is left out.
+        folder: The finished run's folder.
+        n_bins: Bins of the reliability diagrams.
+    """
+    numbers = {
+        f"test/{name}": value
+        for name, value in test.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
     for logger in loggers:
         logger.log_metrics(numbers)
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            logger.log_results(results_of(folder, n_bins=n_bins))
+            logger.finish()
 
 
 def make_trainer(
