@@ -507,9 +507,17 @@ def _read_yaml(file: str) -> DictConfig:
 
 def _read_change(change: str) -> DictConfig:
     try:
-        return OmegaConf.from_dotlist([change])
+        read = OmegaConf.from_dotlist([change])
     except Exception as error:
         raise ValueError(f"Argument '{change}' cannot be read: {first_line(error)}") from error
+    return OmegaConf.create(_with_nulls(OmegaConf.to_container(read, resolve=False)))
+
+
+def _with_nulls(value: Any) -> Any:
+    """Return a value with null for None: W&B's agent writes arguments as Python prints them."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    return None if value == "None" else value
 
 
 def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
