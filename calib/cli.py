@@ -13,15 +13,17 @@ from calib.config import load_config, split_arguments, task_of
 from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
 from calib.jobs.threads import prepare_threads
+from calib.jobs.tune_space import search_of, tune_settings
 from calib.settings_help import settings_help
 
 AFTER_INTERRUPTION = dict.fromkeys(
-    ("train", "sweep"), " The same command goes on from the last finished epoch."
+    ("train", "sweep", "tune"), " The same command goes on from the last finished epoch."
 )
 
 COMMANDS = {
     "train": "learn a calibrated prompt, or with task=failure to predict its failures",
     "sweep": "train many settings and seeds side by side, in one table",
+    "tune": "search the best settings by a validation metric: calib tune key=low..high trials=40",
     "evaluate": "compare exported prompts on their own test images or on others",
     "cache": "list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",
     "predict": "classify images with an exported prompt",
@@ -60,6 +62,22 @@ samples=N (combinations drawn at random, sample_seed=0), stack=16 (prompts side 
 
   calib sweep preset=coop,calibprompt,calibprompt-ls seed=1..5 out=runs/presets
   calib sweep loss.smac.alpha=0.01,0.05,0.2 loss.as.weight=0,0.01,0.1 optim.lr=0.001,0.002 samples=8 seed=1..3
+""",
+    "tune": """calib tune [CONFIG.yaml ...] key=low..high key=low..high:log key=a,b seed=1..3 trials=40
+
+Searches settings with Optuna (pip install 'calib[tune]'). low..high is a range: of whole numbers if both ends
+are written so (4..16), else of any (0.0..0.1); :log makes every factor of ten as likely; a,b,c is a list to
+choose from; seed=1..3 are trained side by side in every trial. What is improved is the mean over seeds of a
+metric of the validation shots; test metrics stand in the table and decide nothing. A trial worse than the
+median of the earlier ones at the same epoch is stopped. Every finished trial leaves ordinary run folders. The
+same command goes on after any interruption, trials that were running included, and several of them may work
+on one folder at once.
+
+Its own settings: trials=20 (altogether), by=nll|brier|ece|accuracy, out=FOLDER, workers=1 (processes: one per
+GPU, or sharing the cores), prune=true, sample_seed=0.
+
+  calib tune optim.lr=1e-4..1e-2:log loss.smac.alpha=0.01..0.3:log seed=1..3 trials=40 out=runs/tuned
+  calib tune preset=coop,calibprompt prompt.n_ctx=4..16 data.val_shots=16 by=brier workers=2
 """,
     "evaluate": """calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
 python evaluate.py RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
@@ -119,7 +137,9 @@ def run(command: str, argv: Sequence[str]) -> int:
 
 def _help(command: str, argv: Sequence[str]) -> str:
     """Return usage, examples and every setting with its default."""
-    task = {"train": task_of(argv) if command == "train" else "", "sweep": "prompt"}.get(command, "evaluate")
+    task = "evaluate"
+    if command != "evaluate":
+        task = task_of(argv) if command == "train" else "prompt"
     usage = HELP["failure"] if task == "failure" else HELP[command]
     return f"{usage}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
 
@@ -138,6 +158,9 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
         settings, rest = sweep_settings(argv)
         expand(rest, samples=settings.samples, seed=settings.sample_seed)
         from calib.jobs.sweep import main as command
+    elif name == "tune":
+        search_of(tune_settings(argv)[1])
+        from calib.jobs.tune import main as command
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")
         from calib.jobs.evaluate import main as command

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +17,7 @@ from calib.errors import first_line, unknown_name
 
 # Validation metrics a sweep can be ordered by, and whether less is better.
 CHOOSE_BY = {"nll": True, "brier": True, "ece": True, "accuracy": False}
+Settings = TypeVar("Settings")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
@@ -119,21 +121,40 @@ def sweep_settings(argv: Sequence[str]) -> tuple[SweepSettings, list[str]]:
         >>> sweep_settings(["preset=coop,ls", "stack=4"])
         (SweepSettings(out=None, samples=None, sample_seed=0, by='nll', stack=4), ['preset=coop,ls'])
     """
-    names = {field.name for field in fields(SweepSettings)}
-    own = [argument for argument in argv if argument.partition("=")[0] in names]
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(SweepSettings), OmegaConf.from_dotlist(own))
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
-    assert isinstance(settings, SweepSettings)
-    if settings.by not in CHOOSE_BY:
-        raise unknown_name("value of by", settings.by, CHOOSE_BY)
+    settings, rest = own_settings(SweepSettings, argv)
+    check_by(settings.by)
     for name in ("samples", "stack"):
         number = getattr(settings, name)
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
+    return settings, rest
+
+
+def own_settings(schema: type[Settings], argv: Sequence[str]) -> tuple[Settings, list[str]]:
+    """Return a command's own settings, by the names of a dataclass, and the arguments that are left.
+
+    Raises:
+        ValueError: A value is of the wrong type.
+    """
+    names = {each.name for each in fields(schema)}  # type: ignore[arg-type]  # any dataclass
+    own = [argument for argument in argv if argument.partition("=")[0] in names]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(own))
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
+    assert isinstance(settings, schema)
     return settings, [argument for argument in argv if argument not in own]
+
+
+def check_by(by: str) -> None:
+    """Refuse a validation metric that runs cannot be ordered by.
+
+    Raises:
+        ValueError: It is none of `CHOOSE_BY`.
+    """
+    if by not in CHOOSE_BY:
+        raise unknown_name("value of by", by, CHOOSE_BY)
 
 
 def values_of(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning import seed_everything
+from lightning import Callback, seed_everything
 from torch import Tensor
 
 from calib.config import PromptRun
@@ -87,7 +87,7 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
     commons: dict[str, Common] = {}
     todo = [run for run in runs if run.config.overwrite or not run.folder.finished]
     for stack in stacks(todo, commons, settings.stack):
-        failed |= _train_stack(stack, RunFolder(folder / f".stack-{_key([run for run, _ in stack])}"))
+        failed |= train_stack(stack, RunFolder(folder / f".stack-{_key([run for run, _ in stack])}"))
         trained += len(stack)
         log.info("%d of %d runs are done.", len(runs) - len(todo) + trained, len(runs))
     results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
@@ -133,16 +133,28 @@ def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
     for point, config in expand(argv, samples=settings.samples, seed=settings.sample_seed):
         if config.out is not None:
             raise ValueError("The folder of a sweep is given once, out=FOLDER, not swept over.")
-        if not config.data.cache:
-            raise ValueError(
-                "Prompts side by side are trained on cached features: leave out data.cache=false."
-            )
-        check_trainer(config.trainer)
-        place = RunFolder(folder / point.name)
-        run = replace(config, out=str(place.path))
-        place.check(run)
-        runs.append(Run(point, run, place, Objective(resolve_terms(run.preset, run.loss))))
+        runs.append(new_run(point, config, folder / point.name))
     return runs
+
+
+def new_run(point: Point, config: PromptRun, path: Path) -> Run:
+    """Return a run that is to be trained beside others, checked; writes nothing.
+
+    Args:
+        point: The values that are varied.
+        config: All its settings.
+        path: Its folder.
+
+    Raises:
+        ValueError: A setting is wrong, or the folder holds something else.
+    """
+    if not config.data.cache:
+        raise ValueError("Prompts side by side are trained on cached features: leave out data.cache=false.")
+    check_trainer(config.trainer)
+    place = RunFolder(path)
+    run = replace(config, out=str(place.path))
+    place.check(run)
+    return Run(point, run, place, Objective(resolve_terms(run.preset, run.loss)))
 
 
 def stacks(
@@ -169,8 +181,19 @@ def stacks(
             yield group[start : start + size]
 
 
-def _train_stack(stack: Sequence[tuple[Run, Prepared]], place: RunFolder) -> dict[str, str]:
-    """Train runs side by side, write their folders, and return why any of them failed."""
+def train_stack(
+    stack: Sequence[tuple[Run, Prepared]], place: RunFolder, callbacks: Sequence[Callback] = ()
+) -> dict[str, str]:
+    """Train runs side by side, write the folders of those that are not finished, and return why any failed.
+
+    Args:
+        stack: Runs that `stacks` put together.
+        place: Folder of the common checkpoints; removed at the end.
+        callbacks: Further Lightning callbacks; what they raise ends the training.
+
+    Returns:
+        Name to reason, of the runs whose loss became NaN or infinite.
+    """
     first, prepared = stack[0]
     seed_everything(first.config.seed, workers=True, verbose=False)
     prompts = [
@@ -197,7 +220,12 @@ def _train_stack(stack: Sequence[tuple[Run, Prepared]], place: RunFolder) -> dic
     with place.locked():
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
-            first.config, place, [], validate=bool(vals), every_n_epochs=max(1, epochs // 5)
+            first.config,
+            place,
+            [],
+            validate=bool(vals),
+            every_n_epochs=max(1, epochs // 5),
+            callbacks=callbacks,
         )
         try:
             trainer.fit(module, train, StackedLoader(vals) if vals else [], ckpt_path=resume_point(place))
@@ -208,7 +236,7 @@ def _train_stack(stack: Sequence[tuple[Run, Prepared]], place: RunFolder) -> dic
         for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
             if prompt.failed is not None:
                 failed[run.point.name] = prompt.failed
-            else:
+            elif run.config.overwrite or not run.folder.finished:
                 _write_run(run, data, prompt, text)
     shutil.rmtree(place.path)
     return failed

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -90,6 +90,7 @@ def make_trainer(
     *,
     validate: bool,
     every_n_epochs: int = 1,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """Return a trainer that keeps the last epoch's checkpoint in the run folder.
 
@@ -99,6 +100,7 @@ def make_trainer(
         logger: Where the curves go.
         validate: Whether there are validation images.
         every_n_epochs: Epochs between two checkpoints.
+        callbacks: Further callbacks.
     """
     last = ModelCheckpoint(
         dirpath=folder.checkpoint.parent,
@@ -122,7 +124,7 @@ def make_trainer(
     return Trainer(
         **settings,
         logger=logger,
-        callbacks=[last, threads, _ProgressBar()] if settings["enable_progress_bar"] else [last, threads],
+        callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
         default_root_dir=folder.path,
         plugins=[_AtomicCheckpoints()],
     )
