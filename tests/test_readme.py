@@ -10,6 +10,7 @@ import pytest
 
 from calib.config import load_config, task_of
 from calib.jobs.grid import expand, sweep_settings
+from calib.jobs.tune_space import search_of, tune_settings
 from calib.losses import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,15 @@ def test_sweep_commands_are_valid_settings() -> None:
     for command in commands:
         _, rest = sweep_settings(shlex.split(command)[2:])
         assert len(expand(rest)) > 1
+
+
+def test_search_commands_are_valid_settings() -> None:
+    commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib tune")]
+    assert commands
+    for command in commands:
+        settings, rest = tune_settings(shlex.split(command)[2:])
+        assert search_of(rest).space
+        assert settings.trials > 1
 
 
 def test_the_two_set_up_commands_are_marked_for_ci() -> None:

@@ -75,7 +75,7 @@ def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
 
     Returns:
         {"table": Markdown, "best": {"trial", "value", "changes", "command"} or None, "folder": path,
-        "finished", "stopped", "unfinished": numbers of trials}.
+        "finished", "stopped", "elsewhere" (at work in other processes), "unfinished": numbers of trials}.
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -152,7 +152,7 @@ def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str
                 value = _value(claimed, study, search, settings, commons)
             except StoppedError as stop:
                 study.tell(claimed, why=str(stop))
-                _remove_unfinished(_place(folder, claimed.number))
+                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)
                 log.info("Trial %d is stopped: %s", claimed.number, stop)
             else:
                 study.tell(claimed, value)
@@ -173,16 +173,15 @@ def _value(
         return twin.value
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
-        place = _place(study.folder, claimed.number) / ".stack"
-        if not all(run.folder.finished for run in runs):
-            log.info("Trial %d: %s", claimed.number, _words(claimed))
-            for stack in stacks(runs, commons, len(runs)):
-                watch = [Watch(claimed, settings.by)] if len(stack) == len(runs) else []
-                failed = train_stack(stack, RunFolder(place), watch)
-                if failed:
-                    raise StoppedError(next(iter(failed.values())))
+        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
     except ValueError as error:  # settings that are possible one by one, and not together
         raise StoppedError(str(error)) from error
+    for stack in todo:
+        log.info("Trial %d: %s", claimed.number, _words(claimed))
+        watch = [Watch(claimed, settings.by)] if len(stack) == len(runs) else []
+        failed = train_stack(stack, RunFolder(_place(study.folder, claimed.number)), watch)
+        if failed:
+            raise StoppedError(next(iter(failed.values())))
     return fmean(run.folder.results()["val"][settings.by] for run in runs)
 
 
@@ -198,18 +197,12 @@ def _runs(number: int, changes: Mapping[str, str], search: Search, folder: Path)
 
 
 def _run_folder(folder: Path, number: int, seed: int) -> RunFolder:
-    return RunFolder(_place(folder, number) / f"seed-{seed}")
+    return RunFolder(folder / f"trial-{number:03d}_seed-{seed}")
 
 
 def _place(folder: Path, number: int) -> Path:
-    return folder / f"trial-{number:03d}"
-
-
-def _remove_unfinished(place: Path) -> None:
-    """Remove the checkpoints of a trial that was stopped, and its folder if there is nothing else in it."""
-    shutil.rmtree(place / ".stack", ignore_errors=True)
-    if place.is_dir() and not any(place.iterdir()):
-        place.rmdir()
+    """Return the folder of the checkpoints that the seeds of a trial have in common."""
+    return folder / f".trial-{number:03d}"
 
 
 def _words(claimed: Claimed) -> str:
@@ -218,7 +211,8 @@ def _words(claimed: Claimed) -> str:
 
 def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, Any]:
     """Write and return the table of all finished trials; test metrics stand in it and decide nothing."""
-    trials = Study(folder, search, settings, epochs=1).trials()
+    study = Study(folder, search, settings, epochs=1)
+    trials, elsewhere = study.trials(), study.owned()
     results, names = [], {}
     for trial in trials:
         if trial.state == TrialState.COMPLETE and "same_as" not in trial.user_attrs:
@@ -236,7 +230,8 @@ def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, An
     counts = {
         "finished": finished,
         "stopped": len(stopped),
-        "unfinished": max(settings.trials, len(trials)) - finished - len(stopped),
+        "elsewhere": elsewhere,
+        "unfinished": max(settings.trials, len(trials)) - finished - len(stopped) - elsewhere,
     }
     said = [f"Stopped: trial {trial.number}: {trial.user_attrs.get('why', '')}" for trial in stopped]
     text = "\n\n".join([table, *said])
@@ -273,6 +268,8 @@ def main(argv: Sequence[str]) -> int:
         say(f"Best on the validation shots: trial {best['trial']}, {words} ({value})\n")
         say(f"Train it alone: {best['command']}\n")
     say(f"Runs, table and study: {found['folder']}\n")
+    if found["elsewhere"]:
+        say(f"Trials that other processes work on: {found['elsewhere']}\n")
     if found["unfinished"]:
         say(f"{found['unfinished']} trials are unfinished; the same command goes on with them.\n")
     return 1 if found["unfinished"] else 0

@@ -77,6 +77,15 @@ class Study:
         """Return the trials that are over."""
         return [trial for trial in self.trials() if trial.state in ENDED]
 
+    def owned(self) -> int:
+        """Return how many trials another process works on now."""
+        with self._locked():
+            locks = [self._try_lock(trial.number) for trial in self.trials() if trial.state not in ENDED]
+            for lock in locks:
+                if lock is not None:
+                    lock.release()
+        return sum(lock is None for lock in locks)
+
     @contextmanager
     def next(self) -> Iterator[Claimed | None]:
         """Give the caller a trial of its own, an interrupted one first; None: there is nothing left to do."""

@@ -48,11 +48,16 @@ def test_it_leaves_runs_a_table_the_best_and_how_to_train_it(tuned) -> None:
     folder, found = tuned
     assert (found["finished"], found["stopped"], found["unfinished"]) == (4, 0, 0)
     names = {path.name for path in folder.iterdir()} - {".lock", ".locks"}
-    assert names == {"search.json", "study.db", "table.md", "tune.json", *(f"trial-00{n}" for n in range(4))}
+    assert names == {
+        "search.json",
+        "study.db",
+        "table.md",
+        "tune.json",
+        *(f"trial-00{n}_seed-{s}" for n in range(4) for s in (1, 2)),
+    }
     means = []
     for number, _, value, changes in outcome(folder):
-        places = [folder / f"trial-00{number}" / f"seed-{seed}" for seed in (1, 2)]
-        assert {path.name for path in (folder / f"trial-00{number}").iterdir()} == {"seed-1", "seed-2"}
+        places = [folder / f"trial-00{number}_seed-{seed}" for seed in (1, 2)]
         configs = [load_config([str(place / "config.yaml")], task="prompt") for place in places]
         assert [config.seed for config in configs] == [1, 2]
         assert {config.optim.lr for config in configs} == {float(changes["optim.lr"])}
@@ -80,7 +85,7 @@ def test_the_trials_differ_and_lie_within_the_bounds(tuned) -> None:
 
 def test_test_metrics_decide_nothing(tuned) -> None:
     folder, found = tuned
-    kept = {path: path.read_bytes() for path in folder.glob("trial-*/seed-*/metrics.json")}
+    kept = {path: path.read_bytes() for path in folder.glob("trial-*/metrics.json")}
     for number, path in enumerate(sorted(kept)):
         written = read_json(path)
         written["test"] = {**written["test"], "nll": 0.01 * number, "accuracy": 1.0, "ece": 0.0}
@@ -124,7 +129,7 @@ def test_an_interrupted_search_continues_as_if_nothing_had_happened(
     assert "Trial 1 was interrupted and is taken up" in caplog.text
     assert "Going on after epoch 2" in caplog.text
     assert outcome(folder) == outcome(tuned[0])[:4]
-    assert not list(folder.glob("trial-*/.stack"))
+    assert not list(folder.glob(".trial-*"))
 
 
 def test_a_trial_that_was_trained_and_not_told_is_not_trained_again(tuned, tmp_path, monkeypatch) -> None:
@@ -152,7 +157,8 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     for trial in read_json(folder / "tune.json")["trials"]:
         assert (trial["state"] == "complete") == (trial["changes"]["optim.lr"] != "1e38")
         fresh = trial["state"] == "complete" and "same_as" not in trial
-        assert (folder / f"trial-{trial['trial']:03d}").exists() == fresh
+        assert (folder / f"trial-{trial['trial']:03d}_seed-1").exists() == fresh
+        assert not (folder / f".trial-{trial['trial']:03d}").exists()
     assert caplog.text.count("prompts side by side") <= 4  # the same settings are not trained twice
 
 
@@ -187,8 +193,10 @@ def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(tmp_path: Path) 
         assert one is not None
         assert other is not None
         assert (one.number, other.number, none) == (0, 1, None)
+        assert first.owned() == 2
         second.tell(other, 0.5)
         drawn = one.changes
+    assert first.owned() == 0
     with second.next() as orphan:  # its owner let go of it without a word
         assert orphan is not None
         assert (orphan.number, orphan.changes) == (0, drawn)
@@ -231,12 +239,24 @@ def test_values_that_do_not_go_together_stop_their_trial_only(tmp_path: Path) ->
     assert "has 85 different images" in found["table"]
 
 
+def test_a_full_disk_is_no_bad_setting(tmp_path: Path, monkeypatch) -> None:
+    def full(*args) -> None:
+        raise ValueError("The run folder cannot be written: No space left on device.")
+
+    folder = tmp_path / "t"
+    monkeypatch.setattr(job, "train_stack", full)
+    with pytest.raises(ValueError, match="No space left"):
+        tune(SPACE, settings(folder, trials=1))
+    assert Study(folder, search_of(SPACE), settings(folder), epochs=3).ended() == []
+
+
 @pytest.mark.slow
 def test_two_workers_share_one_study(tmp_path: Path, capfd) -> None:
     assert main(["tune", *SPACE, f"out={tmp_path / 't'}", "trials=6", "prune=false", "workers=2"]) == 0
     printed = capfd.readouterr()
     assert "6 trials finished, 0 stopped" in printed.out
     assert printed.err.count("prompts side by side") == 6
+    assert "ended with status" not in printed.err
     assert [state for _, state, *_ in outcome(tmp_path / "t")] == ["complete"] * 6
 
 
@@ -249,8 +269,8 @@ def test_a_search_killed_again_and_again_ends_like_one_left_alone(tuned, tmp_pat
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
         )
-        seen = len(list(folder.glob("trial-*")))
-        while process.poll() is None and len(list(folder.glob("trial-*"))) == seen:
+        seen = len(list(folder.glob(".locks/*")))
+        while process.poll() is None and len(list(folder.glob(".locks/*"))) == seen:
             time.sleep(0.02)
         time.sleep(pause)
         if process.poll() is None:
