@@ -128,7 +128,7 @@ class LogConfig:
     """Where the curves go. A CSV file is always written to the run folder.
 
     Attributes:
-        wandb: disabled, offline or online.
+        wandb: disabled, offline (kept in the run folder, for `wandb sync`) or online (offline if that fails).
         project: W&B project.
         tags: W&B tags.
     """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BLOCK = 32768
+BLOCK, HEADER = 32768, 7
+SECONDS = 20  # a busy machine may take as long to write a file
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -28,14 +30,20 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Return the offline runs in a run folder's `wandb`, oldest first."""
-    return [read(path) for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))]
+    """Return the offline runs in a run folder's `wandb`, oldest first, once their ends are written."""
+    files = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and any(read(path).exit_code is None for path in files):
+        time.sleep(0.1)
+    return [read(path) for path in files]
 
 
 def read(path: Path) -> OfflineRun:
     from wandb.proto import wandb_internal_pb2
 
     found = OfflineRun()
+    if path.stat().st_size < HEADER:
+        return found
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
@@ -62,15 +70,15 @@ def read(path: Path) -> OfflineRun:
 
 def _records(data: bytes) -> list[bytes]:
     assert data[:4] == b":W&B"
-    whole, part, place = [], b"", 7
-    while place + 7 <= len(data):
+    whole, part, place = [], b"", HEADER
+    while place + HEADER <= len(data):
         left = BLOCK - place % BLOCK
-        if left < 7:
+        if left < HEADER:
             place += left
             continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        chunk = data[place + 7 : place + 7 + size]
-        place += 7 + size
+        _, size, kind = struct.unpack("<IHB", data[place : place + HEADER])
+        chunk = data[place + HEADER : place + HEADER + size]
+        place += HEADER + size
         part = chunk if kind in (FULL, FIRST) else part + chunk
         if kind in (FULL, LAST):
             whole.append(part)

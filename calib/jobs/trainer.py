@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMPro
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 
 from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
@@ -79,8 +78,8 @@ def close_loggers(
     for logger in loggers:
         logger.log_metrics(numbers)
         logger.finalize("success")
-        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
-            logger.log_results(results_of(folder, n_bins=n_bins))
+        if isinstance(logger, WandbLogger):
+            logger.log_results(lambda: results_of(folder, n_bins=n_bins))
             logger.finish()
 
 

@@ -64,6 +64,7 @@ class WandbLogger(Logger):
         self._thread: threading.Thread | None = None
         self._mode: str | None = None
         self._closed = not self._modes
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -89,10 +90,21 @@ class WandbLogger(Logger):
         self._put(lambda run: run.log(row))
 
     @rank_zero_only
-    def log_results(self, results: Results) -> None:
-        """Hand a finished run's table, figures and export to W&B."""
-        figures = {name: _picture(figure) for name, figure in results.figures.items()}  # not in a thread
-        self._put(lambda run: _log_results(run, results, figures, _artifact_name(self.name)))
+    def log_results(self, read: Callable[[], Results]) -> None:
+        """Hand a finished run's table, figures and export to W&B.
+
+        Args:
+            read: Returns them; not called where W&B is not used.
+        """
+        if self._closed:
+            return
+        try:
+            results = read()
+            figures = {name: _picture(figure) for name, figure in results.figures.items()}  # not in a thread
+        except Exception as error:  # the run itself has been written, and stands
+            self._give_up(_said(error))
+        else:
+            self._put(lambda run: _log_results(run, results, figures, _artifact_name(self.name)))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -132,8 +144,8 @@ class WandbLogger(Logger):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            self._give_up(f"{path} cannot be written: {error.strerror or error}")
+        except (OSError, TypeError, ValueError) as error:
+            self._give_up(f"{path} cannot be written: {first_line(error)}")
 
     def _work(self) -> None:
         try:
@@ -191,14 +203,16 @@ class WandbLogger(Logger):
         return run
 
     def _give_up(self, reason: str) -> None:
-        if not self._closed:
-            self._closed = True
+        with self._lock:  # either thread may notice
+            if self._closed:
+                return
             self.failed.add(self._mode or self._modes[-1])
             log.warning(
                 "W&B has failed (%s). Training goes on without it; the curves are in %s.",
                 reason,
                 self._folder.path / "logs",
             )
+            self._closed = True
 
 
 def wanted(config: PromptRun | FailureRun, folder: RunFolder) -> bool:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,23 @@ from calib.jobs.runfolder import RunFolder
 from calib.jobs.train import train
 from calib.jobs.wandb_logger import STEP, WandbLogger
 
+RELEASE = threading.Event()  # lets go of what hangs
 MEDIA = {"results", "reliability", "risk_coverage"}
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path: Path) -> None:
+def fresh(monkeypatch, tmp_path: Path) -> Iterator[None]:
     for name in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))
     monkeypatch.setattr(WandbLogger, "failed", set())
+    RELEASE.clear()
+    yield
+    RELEASE.set()
+    for thread in threading.enumerate():  # what hung ends before the next test
+        if thread.name in ("wandb-logger", "wandb-end"):
+            thread.join(30)
 
 
 def settings(out: Path, *changes: str, task: str = "prompt"):
@@ -104,7 +112,7 @@ def raising(*args, **kwargs) -> None:
 
 
 def hanging(*args, **kwargs) -> None:
-    threading.Event().wait(8)
+    RELEASE.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,7 @@ def test_every_call_may_fail(owner, name: str, outage, runs, tmp_path: Path, mon
     logger = WandbLogger(settings(folder.path), folder, patience=2)
     for step in (1, 3):
         logger.log_metrics({"train/total": 1.0 / step}, step)
-    logger.log_results(results_of(RunFolder(runs[1])))
+    logger.log_results(lambda: results_of(RunFolder(runs[1])))
     logger.finish()
     logger.log_metrics({"test/nll": 0.5})
     logger.finish()
@@ -164,6 +172,58 @@ def test_online_without_a_key_goes_offline(tmp_path: Path, caplog) -> None:
     for folder in (tmp_path / "r", tmp_path / "r" / "baselines" / "coop"):
         (run,) = offline_runs(folder)
         assert run.exit_code == 0
+
+
+def test_online_is_asked_for_once_in_a_process_and_offline_takes_over(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
+    original, asked = wandb.init, []
+
+    def init(**kwargs):
+        asked.append((kwargs["mode"], kwargs["resume"], kwargs["id"]))
+        if kwargs["mode"] == "online":
+            raise wandb.errors.CommError("no route to host")
+        return original(**kwargs)
+
+    monkeypatch.setattr("calib.jobs.wandb_logger._has_key", lambda wandb: True)
+    monkeypatch.setattr(wandb, "init", init)
+    ids = []
+    for name in ("a", "b"):
+        folder = RunFolder(tmp_path / name)
+        logger = WandbLogger(settings(folder.path, "log.wandb=online"), folder)
+        logger.log_metrics({"train/total": 1.0}, 1)
+        logger.finish()
+        ids += [run.run_id for run in offline_runs(folder.path)]
+    assert asked == [("online", "allow", ids[0]), ("offline", None, ids[0]), ("offline", None, ids[1])]
+    assert caplog.text.count("W&B cannot be used online (CommError: no route to host)") == 1
+    assert "W&B has failed" not in caplog.text
+
+
+def test_results_that_cannot_be_read_stop_nothing(tmp_path: Path, caplog) -> None:
+    folder = RunFolder(tmp_path)
+    logger = WandbLogger(settings(folder.path), folder)
+    logger.log_metrics({"train/total": 1.0}, 1)
+    logger.log_results(lambda: results_of(folder))
+    logger.finish()
+    assert caplog.text.count("W&B has failed") == 1
+
+
+def test_a_killed_part_leaves_its_rows(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    lines = [
+        '{"train/total": 3.0, "trainer/global_step": 1}',
+        '{"train/total": 2.0, "trainer/global_step": 3}',
+    ]
+    lines += [lines[1], '{"train/total": 1.0, "trainer/global_step": 5}', '{"train/tot']
+    (tmp_path / "wandb" / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "wandb" / "id.txt").write_text("kept01\n")
+    logger = WandbLogger(settings(folder.path), folder)
+    logger.log_metrics({"train/total": 1.0}, 5)  # the checkpoint was one epoch behind the curve
+    logger.finish()
+    (run,) = offline_runs(tmp_path)
+    assert run.run_id == "kept01"
+    assert [(row[STEP], row["train/total"]) for row in run.history] == [(1, 3.0), (3, 2.0), (5, 1.0)]
 
 
 def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) -> None:
