@@ -213,6 +213,7 @@ class WandbLogger(Logger):
                 self._folder.path / "logs",
             )
             self._closed = True
+            self._calls.put(None)  # the thread ends
 
 
 def wanted(config: PromptRun | FailureRun, folder: RunFolder) -> bool:
