@@ -10,14 +10,21 @@ from collections.abc import Callable, Sequence
 
 import calib
 from calib.config import load_config, split_arguments, task_of
+from calib.errors import WriteError
 from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
+from calib.jobs.preemption import Preempted, preemptible, requeue
 from calib.jobs.threads import prepare_threads
 from calib.jobs.tune_space import search_of, tune_settings
 from calib.settings_help import settings_help
 
 AFTER_INTERRUPTION = dict.fromkeys(
     ("train", "sweep", "tune"), " The same command goes on from the last finished epoch."
+)
+AFTER_STOP = dict.fromkeys(("train", "sweep", "tune"), " The same command goes on from what is saved.")
+AFTER_WRITE_ERROR = dict.fromkeys(
+    ("train", "sweep"),
+    " Then the same command goes on (out=FOLDER is where results go, data.cache_dir=FOLDER image features).",
 )
 
 COMMANDS = {
@@ -93,7 +100,9 @@ baseline, paired intervals.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run a subcommand and return its exit status.
+
+    0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 stopped by SIGTERM, 138 by SIGUSR1.
 
     Args:
         argv: The arguments. None: those of the process.
@@ -126,13 +135,21 @@ def run(command: str, argv: Sequence[str]) -> int:
         if command in HELP and {"-h", "--help"} & set(argv):
             sys.stdout.write(_help(command, [a for a in argv if a not in ("-h", "--help")]))
             return 0
-        return _command(command, argv)(argv)
+        with preemptible():
+            return _command(command, argv)(argv)
+    except WriteError as error:
+        sys.stderr.write(f"calib {command}: {error}{AFTER_WRITE_ERROR.get(command, '')}\n")
+        return 1
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"calib {command}: {error}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{AFTER_INTERRUPTION.get(command, '')}\n")
         return 130
+    except Preempted as stop:
+        sys.stderr.write(f"calib {command}: stopped by {stop.name}.{AFTER_STOP.get(command, '')}\n")
+        requeue(stop)
+        return stop.status
 
 
 def _help(command: str, argv: Sequence[str]) -> str:

@@ -3,7 +3,47 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_NO_ROOM = "Make room there, or choose another folder."
+_NOT_ALLOWED = "Choose a folder that you may write to."
+_A_FILE = "A file stands where a folder would have to be: choose another folder."
+_ADVICE = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or choose another folder.",
+    errno.EROFS: _NOT_ALLOWED,
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.ENOTDIR: _A_FILE,
+    errno.EEXIST: _A_FILE,
+}
+
+
+class WriteError(OSError):
+    """A file could not be written; the message says which, why, and what to do.
+
+    Args:
+        path: The file.
+        cause: What the system said.
+
+    Example:
+        >>> print(WriteError("run/a.json", OSError(errno.ENOSPC, "No space left on device")))
+        run/a.json could not be written: No space left on device. Make room there, or choose another folder.
+    """
+
+    def __init__(self, path: str | Path, cause: OSError) -> None:
+        why = cause.strerror or str(cause)
+        super().__init__(cause.errno, why, str(path))
+        advice = _ADVICE.get(cause.errno or 0, "Look after the storage, or choose another folder.")
+        kept = " The file that was there is untouched." if os.path.exists(path) else ""
+        self._message = f"{path} could not be written: {why}. {advice}{kept}"
+
+    def __str__(self) -> str:
+        return self._message
 
 
 def unknown_name(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,32 +17,99 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from calib.errors import WriteError
+
 RECORD = "calib"  # the one metadata key of our safetensors files
+PART = ".part"  # how the names of files end that are being written
+PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ETIMEDOUT}
+PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` and move it there when the block ends without an error.
 
-    Readers see the old file or the new one, never a half-written one. On an error the temporary file is
-    removed.
+    Readers see the old file or the new one, never a half-written one, whatever is killed and whenever; the
+    content is on the disk before the name is, so a power cut cannot leave an empty file either. On an error
+    the temporary file is removed. A killed process leaves it; see `remove_unfinished`.
 
     Args:
         path: Where the finished file belongs. Missing folders are made.
+
+    Raises:
+        WriteError: The disk is full, the folder is read-only, the storage failed; the old file is intact.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        os.close(handle)
+        part = Path(name)
         yield part
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary ones
-        os.replace(part, path)
+        with contextlib.suppress(OSError):  # some network file systems have no permissions to set
+            part.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary ones
+        _flush(part)
+        _move(part, path)
+        with contextlib.suppress(OSError):  # some file systems cannot flush a folder; the file is there
+            _flush(path.parent)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            with contextlib.suppress(OSError):  # never hides the error before it
+                part.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path, pattern: str = "*", *, deep: bool = False) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    To be called where no other process can be writing such files: while holding the folder's lock.
+
+    Args:
+        folder: The folder; nothing happens where there is none.
+        pattern: Which files the temporary ones stand for, e.g. "abc*" for abc.json.
+        deep: Also in the folders within.
+    """
+    for part in Path(folder).glob(f"{'**/' if deep else ''}.{pattern}{PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file, or a folder's list of files, to the disk."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _move(part: Path, path: Path) -> None:
+    """Rename a file, again after an error that passes; network file systems have such."""
+    inode = part.stat().st_ino
+    for pause in PAUSES:
+        if _moved(part, path, inode):
+            return
+        time.sleep(pause)
+    os.replace(part, path)
+
+
+def _moved(part: Path, path: Path, inode: int) -> bool:
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        # A server may have renamed it although its answer was lost: asked again, it finds no such file.
+        if path.exists() and path.stat().st_ino == inode:
+            return True
+        if error.errno not in PASSING:
+            raise
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

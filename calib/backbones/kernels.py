@@ -1,15 +1,15 @@
 """Linear layers with frozen weights, on the fastest exact kernel of this processor.
 
 PyTorch's own float32 matrix product (MKL) uses half of the vector width of some processors: it takes 2.2
-times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact;
-whether it is faster here is measured once per process, when it is first of use.
+times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact. The
+processor's maker decides, not a clock: the kernels differ in the last bit, and a run that was interrupted
+must go on to the same numbers, however busy the machine was when it was started again.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,6 @@ from calib.errors import unknown_name
 SETTING = "CALIB_LINEAR"
 CHOICES = ("auto", "plain", "packed")
 MAX_ERROR = 2e-6  # of the largest result, against float64
-CLEAR = 1.5  # times faster that overrule what is expected of a processor
 TUNED_ROWS = 128  # rows the packed layout is chosen for; other numbers of rows work as well
 
 Linear = Callable[[Tensor], Tensor]
@@ -108,7 +107,7 @@ def can_pack(weights: Sequence[Tensor]) -> bool:
 
 
 def packed_wanted() -> bool:
-    """Return whether linear layers are packed: what `CALIB_LINEAR` says, or what was measured.
+    """Return whether linear layers are packed: what `CALIB_LINEAR` says, or what suits the processor.
 
     Raises:
         ValueError: `CALIB_LINEAR` is none of auto, plain, packed.
@@ -116,16 +115,12 @@ def packed_wanted() -> bool:
     setting = os.environ.get(SETTING, "auto")
     if setting not in CHOICES:
         raise unknown_name(SETTING, setting, CHOICES)
-    return setting != "plain" and _measured(setting == "packed")
+    return setting != "plain" and _works() and (setting == "packed" or _expected())
 
 
-@lru_cache(maxsize=2)
-def _measured(any_speed: bool) -> bool:
-    """Return whether packed weights work here, are exact and, unless `any_speed`, faster: some 20 ms.
-
-    The two kernels differ in the last bit, and processes on one machine should agree, however busy it is: a
-    run that was interrupted goes on to the same numbers. So the clock decides only what it says clearly.
-    """
+@lru_cache(maxsize=1)
+def _works() -> bool:
+    """Return whether packed weights work here and are exact."""
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -137,14 +132,11 @@ def _measured(any_speed: bool) -> bool:
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return False  # not part of PyTorch's public interface: another release may lack these operators
     exact = F.linear(inputs.double(), weight.double(), bias.double())
-    if not (found - exact).abs().max() <= MAX_ERROR * exact.abs().max():
-        return False  # e.g. a processor that was told to multiply in bfloat16
-    if any_speed:
-        return True
-    gain = _gain(lambda: F.linear(inputs, weight, bias), lambda: layer.product(inputs))
-    return gain > (1 / CLEAR if _expected() else CLEAR)
+    # False on e.g. a processor that was told to multiply in bfloat16.
+    return bool((found - exact).abs().max() <= MAX_ERROR * exact.abs().max())
 
 
+@lru_cache(maxsize=1)
 def _expected() -> bool:
     """Return whether packed weights should be faster: MKL keeps its best code for Intel's processors."""
     return torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
@@ -154,14 +146,3 @@ def _processor() -> str:
     """Return the processor's description, with its vendor."""
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8") if path.is_file() else platform.processor()
-
-
-def _gain(plain: Callable[[], Tensor], packed: Callable[[], Tensor]) -> float:
-    """Return how many times longer `plain` takes: the shortest of some calls, in turns."""
-    best = [float("inf"), float("inf")]
-    for _ in range(8):
-        for which, run in enumerate((plain, packed)):
-            start = time.perf_counter()
-            run()
-            best[which] = min(best[which], time.perf_counter() - start)
-    return best[0] / best[1]

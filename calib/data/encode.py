@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import PIL
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,6 +21,8 @@ import calib
 from calib.data.features import SCHEMA, TOWER, FeatureTable
 from calib.data.helpers import ProgressLog, json_digest, stable_hash
 from calib.data.records import ImageTable
+from calib.files import remove_unfinished
+from calib.locks import locked
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
@@ -134,6 +136,7 @@ def cache_features(
 
     Raises:
         ValueError: As `encode_table`.
+        WriteError: The features cannot be kept.
     """
     first = {id_: row for row, id_ in reversed(list(enumerate(table.ids)))}  # of copies, the first
     wanted = sorted(first)
@@ -149,15 +152,17 @@ def cache_features(
             "num_workers": num_workers,
             "on_batch": on_batch,
         }
-        locks = path.parent / LOCKS
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
+        waiting = f"Another process is encoding these images into {cache_dir}; waiting for it."
+        with locked(path.parent / LOCKS / f"{key}.lock", waiting=waiting):
+            remove_unfinished(path.parent, f"{key}*")
+            remove_unfinished(path.with_suffix(PARTS))
             cached = _read_cache(path, wanted, views)  # another process may have made it meanwhile
             if cached is None:
                 unique = table.subset(first[id_] for id_ in wanted)
                 cached = _encode_in_parts(backbone, unique, path, settings)
     else:
-        os.utime(path)  # `calib cache` says when features were last used
+        with contextlib.suppress(OSError):  # a cache may be shared and read-only
+            os.utime(path)  # `calib cache` says when features were last used
     place = {id_: row for row, id_ in enumerate(wanted)}
     return replace(
         cached.subset(place[id_] for id_ in table.ids),
@@ -190,7 +195,7 @@ def _encode_in_parts(
         parts.append(part)
     features = _joined(parts)
     features.save(path)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # what is left of it does no harm
     return features
 
 

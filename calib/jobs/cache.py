@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from calib.config import DataConfig
 from calib.data.encode import CACHED, LOCKS, PARTS
 from calib.data.features import FeatureTable
+from calib.files import remove_unfinished
+from calib.locks import BusyError, locked
 from calib.report import aligned
 
 DAY = 86_400
@@ -69,15 +69,14 @@ def prune(folder: str | Path, entries: Sequence[CacheEntry], *, days: float) -> 
     for entry in entries:
         if not entry.damaged and time.time() - entry.used < days * DAY:
             continue
-        locks = Path(folder) / LOCKS
-        locks.mkdir(exist_ok=True)
         try:
-            with FileLock(locks / f"{entry.path.stem}.lock", timeout=0):
+            with locked(Path(folder) / LOCKS / f"{entry.path.stem}.lock"):
+                remove_unfinished(folder, f"{entry.path.stem}*")
                 if entry.path.is_dir():
                     shutil.rmtree(entry.path)
                 else:
                     entry.path.unlink(missing_ok=True)
-        except Timeout:
+        except BusyError:
             continue
         removed.append(entry)
     return removed

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import EvaluateRun, to_yaml
-from calib.files import blocking_file, write_json, write_text
-from calib.jobs.runfolder import OTHER, save_figure
+from calib.files import blocking_file, remove_unfinished, write_json, write_text
+from calib.jobs.runfolder import OTHER, RunFolder, holds_nothing, save_figure
 from calib.predictions import Predictions
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class EvaluationFolder:
             raise ValueError(f"The folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
         if (self.path / "config.yaml").is_file():
             raise ValueError(f"'{self.path}' is the folder of a run, whose results would be lost. {OTHER}")
-        if self.path.exists() and not self.settings.is_file() and any(self.path.iterdir()):
+        if not self.settings.is_file() and not holds_nothing(self.path):
             raise ValueError(f"The folder '{self.path}' holds files but no evaluation. {OTHER}")
 
     def write(
@@ -56,11 +56,13 @@ class EvaluationFolder:
             metrics: The content of metrics.json.
 
         Raises:
-            ValueError: The folder cannot be written.
+            ValueError: Another process is at work in it.
+            WriteError: The folder cannot be written.
         """
-        if self.settings.is_file():
-            log.info("Replacing the evaluation in %s.", self.path)
-        try:
+        with RunFolder(self.path).locked():
+            remove_unfinished(self.predictions)
+            if self.settings.is_file():
+                log.info("Replacing the evaluation in %s.", self.path)
             self.metrics.unlink(missing_ok=True)
             write_text(self.settings, to_yaml(config))
             kept = {self.predictions / f"{name}.safetensors": each for name, each in predictions.items()}
@@ -72,7 +74,3 @@ class EvaluationFolder:
             write_text(self.path / "table.md", table)
             save_figure(figure, self.path / "reliability.png")
             write_json(self.metrics, metrics)
-        except OSError as error:
-            raise ValueError(
-                f"The folder '{self.path}' cannot be written: {error.strerror or error}. {OTHER}"
-            ) from error

@@ -30,7 +30,7 @@ from calib.jobs.failure_results import write_results
 from calib.jobs.failure_scores import part_means, score_names
 from calib.jobs.identity import run_name
 from calib.jobs.runfolder import REUSED, RunFolder, check_same_data
-from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.vilu import ViLU
@@ -69,12 +69,14 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         check_same_data(folder, lambda: _data(config).record)
         FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
         return _results(folder, reused=True)
+    folder.refuse_if_busy()  # before minutes of encoding
     data = _data(config)
     seed_everything(config.seed, workers=True, verbose=False)
     head = _head(config, data)  # an option that does not fit is refused before any file is written
     if data.cases is not None and not data.kept:
         check_both_kinds(data.cases)
     with folder.locked():
+        folder.check(config)  # another process may have begun a run here meanwhile
         folder.claim(config, data.record)
         cases = data.cases
         if data.kept:
@@ -166,15 +168,7 @@ def _fit(
     log.info(
         "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())
     )
-    try:
-        trainer.fit(
-            module,
-            training,
-            None if val is None else val.batches(512),
-            ckpt_path=resume_point(folder),
-        )
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished head is not exported
-        raise KeyboardInterrupt from stop
+    fit(trainer, module, training, None if val is None else val.batches(512), folder=folder)
     head = module.head.cpu().eval()
     prompt = data.judged.prompt
     return FailureCheckpoint(

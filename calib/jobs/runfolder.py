@@ -10,22 +10,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
-from calib.files import atomic_path, blocking_file, read_json, write_json, write_text
+from calib.files import (
+    PART,
+    atomic_path,
+    blocking_file,
+    read_json,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
 from calib.jobs.identity import describe_differences
+from calib.locks import BusyError, is_held, locked
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
-# What a run writes, and `overwrite` removes.
+# What a run writes, and `overwrite` removes, in this order: a run without metrics is not finished, and while
+# there is a config.yaml, a removal that was interrupted is noticed and gone on with.
 OWNED = (
-    "config.yaml",
-    "split.json",
     "metrics.json",
+    "split.json",
     "table.md",
     "prompt.safetensors",
     "failure.safetensors",
@@ -39,6 +46,7 @@ OWNED = (
     "logs",
     "baselines",
     "wandb",
+    "config.yaml",
 )
 
 
@@ -58,6 +66,7 @@ class RunFolder:
         self.failure = self.path / "failure.safetensors"
         self.predictions = self.path / "predictions.safetensors"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.curves = self.path / "logs" / "metrics.csv"
         self.baselines = self.path / "baselines"
         self.folds = self.path / "folds"
 
@@ -84,24 +93,29 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the folder while this one works in it; a killed process lets go.
 
+        Files that a killed process left unfinished are removed.
+
         Raises:
-            ValueError: Another process is at work in it, or it cannot be written.
+            ValueError: Another process is at work in it.
+            WriteError: It cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise ValueError(
-                f"Another process is at work in the run folder '{self.path}'. Wait for it, or give another "
-                "folder (out=FOLDER)."
-            ) from error
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            yield
-        finally:
-            lock.release()
+            with locked(self.path / LOCK):
+                remove_unfinished(self.path)
+                for place in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
+                    remove_unfinished(place, deep=True)
+                yield
+        except BusyError as error:
+            raise self._busy(error) from error
+
+    def refuse_if_busy(self) -> None:
+        """Refuse the folder while another process is at work in it; sooner than `locked` does.
+
+        Raises:
+            ValueError: One is.
+        """
+        if is_held(self.path / LOCK):
+            raise self._busy(BusyError(self.path / LOCK))
 
     def check(self, config: PromptRun | FailureRun) -> None:
         """Refuse the folder where using it would mix or lose results. Changes nothing.
@@ -116,7 +130,7 @@ class RunFolder:
         if config.overwrite or not self.path.exists():
             return
         if not self.config.is_file():
-            if any(path.name != LOCK for path in self.path.iterdir()):
+            if not holds_nothing(self.path):
                 raise ValueError(f"The folder '{self.path}' holds files but no run (no config.yaml). {OTHER}")
             return
         differences = self._differences(config)
@@ -144,16 +158,14 @@ class RunFolder:
             split: The few-shot draw, written to split.json.
 
         Raises:
-            ValueError: The data have changed under an unfinished run, or the folder cannot be written.
+            ValueError: The data have changed under an unfinished run.
+            WriteError: The folder cannot be written.
         """
         if config.overwrite and self.config.is_file():
             self._clear()
-        try:
-            self.check_data(split)
-            write_text(self.config, to_yaml(replace(config, resume=True, overwrite=False)))
-            write_json(self.split, split)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self.check_data(split)
+        write_text(self.config, to_yaml(replace(config, resume=True, overwrite=False)))
+        write_json(self.split, split)
 
     def check_data(self, split: dict[str, Any]) -> None:
         """Refuse images other than those the folder's run began with; a folder without a run passes.
@@ -175,9 +187,10 @@ class RunFolder:
                 f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."
             )
 
-    def _unwritable(self, error: OSError) -> ValueError:
+    def _busy(self, error: BusyError) -> ValueError:
         return ValueError(
-            f"The run folder '{self.path}' cannot be written: {error.strerror or error}. {OTHER}"
+            f"Another process is at work in the folder '{self.path}'. Wait for it, or give another "
+            f"folder (out=FOLDER).{error.hint}"
         )
 
     def _differences(self, config: PromptRun | FailureRun) -> list[str]:
@@ -193,6 +206,19 @@ class RunFolder:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Return whether a folder is missing or holds only what comes and goes with a process at work.
+
+    That is its lock, and files being written: all that is there when one is killed in its first moments.
+    """
+    if not folder.exists():
+        return True
+    return all(
+        path.name.startswith(LOCK) or (path.name.startswith(".") and path.suffix == PART)
+        for path in folder.iterdir()
+    )
 
 
 def check_same_data(folder: RunFolder, record: Callable[[], dict[str, Any]]) -> None:

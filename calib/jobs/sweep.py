@@ -17,14 +17,15 @@ from torch import Tensor
 from calib.config import PromptRun
 from calib.data.datamodule import BatchLoader
 from calib.data.helpers import json_digest
-from calib.files import blocking_file, write_json, write_text
+from calib.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.jobs.grid import Point, SweepSettings, expand, sweep_settings
 from calib.jobs.identity import is_among, relevant_settings
 from calib.jobs.prepare import Common, Prepared, draw, load_common
 from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
+from calib.jobs.run_checkpoint import write_curves
 from calib.jobs.runfolder import OTHER, RunFolder
 from calib.jobs.sweep_report import sweep_table
-from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
 
@@ -42,6 +43,7 @@ COMMON = (
     "parity",
     "trainer.accelerator",
 )
+STACK, MEMBERS = ".stack-", "members.json"
 log = logging.getLogger(__name__)
 
 
@@ -82,32 +84,36 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
     """
     runs = plan(argv, settings)
     folder = _folder_of(argv, settings)
+    RunFolder(folder).refuse_if_busy()  # before minutes of encoding
+    groups = _stacks_to_train(runs, folder, settings.stack)
     failed: dict[str, str] = {}
     trained = 0
-    commons: dict[str, Common] = {}
-    todo = [run for run in runs if run.config.overwrite or not run.folder.finished]
-    for stack in stacks(todo, commons, settings.stack):
-        failed |= train_stack(stack, RunFolder(folder / f".stack-{_key([run for run, _ in stack])}"))
-        trained += len(stack)
-        log.info("%d of %d runs are done.", len(runs) - len(todo) + trained, len(runs))
-    results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
-    table, best = sweep_table(
-        [(run.point, run.config.seed, values) for run, values in results], by=settings.by
-    )
-    lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
-    write_text(folder / "table.md", "\n\n".join(lines) + "\n")
-    write_json(
-        folder / "sweep.json",
-        {
-            "arguments": list(argv),
-            "settings": asdict(settings),
-            "best": best,
-            "failed": failed,
-            "runs": [
-                {"folder": run.folder.path.name, **run.point.changes, **values} for run, values in results
-            ],
-        },
-    )
+    with RunFolder(folder).locked():
+        for run in runs:  # another process may have begun a run here meanwhile
+            run.folder.check(run.config)
+        for stack in groups:
+            failed |= train_stack(stack, _place(folder, stack))
+            trained += len(stack)
+            log.info("%d of %d runs to train are done.", trained, sum(len(each) for each in groups))
+        _remove_finished_stacks(runs, folder)
+        results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
+        table, best = sweep_table(
+            [(run.point, run.config.seed, values) for run, values in results], by=settings.by
+        )
+        lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
+        write_text(folder / "table.md", "\n\n".join(lines) + "\n")
+        write_json(
+            folder / "sweep.json",
+            {
+                "arguments": list(argv),
+                "settings": asdict(settings),
+                "best": best,
+                "failed": failed,
+                "runs": [
+                    {"folder": run.folder.path.name, **run.point.changes, **values} for run, values in results
+                ],
+            },
+        )
     return {
         "table": "\n\n".join(lines),
         "best": best,
@@ -181,6 +187,38 @@ def stacks(
             yield group[start : start + size]
 
 
+def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[tuple[Run, Prepared]]]:
+    """Return the stacks that an interrupted call began, as they were, and the unfinished runs in new ones.
+
+    A prompt depends, in its last bits, on those beside it: so the finished ones of a stack stay in it.
+    """
+    named = {run.point.name: run for run in runs}
+    missing = {name: run for name, run in named.items() if run.config.overwrite or not run.folder.finished}
+    commons: dict[str, Common] = {}
+    begun = []
+    for path, names in _members(folder):
+        if set(names) <= named.keys() and missing.keys() & set(names):
+            made = list(stacks([named[name] for name in names], commons, len(names)))
+            if len(made) == 1 and _place(folder, made[0]).path == path:
+                begun += made
+                missing = {name: run for name, run in missing.items() if name not in names}
+    return [*begun, *stacks(list(missing.values()), commons, size)]
+
+
+def _members(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Return the folders of stacks with the names of their runs."""
+    found = [(path.parent, read_json(path)) for path in sorted(folder.glob(f"{STACK}*/{MEMBERS}"))]
+    return [(path, names) for path, names in found if is_strings(names)]
+
+
+def _remove_finished_stacks(runs: Sequence[Run], folder: Path) -> None:
+    """Remove the folders of stacks whose runs are all written: what a process killed just then had left."""
+    finished = {run.point.name for run in runs if run.folder.finished}
+    for path, names in _members(folder):
+        if set(names) <= finished:
+            shutil.rmtree(path)
+
+
 def train_stack(
     stack: Sequence[tuple[Run, Prepared]], place: RunFolder, callbacks: Sequence[Callback] = ()
 ) -> dict[str, str]:
@@ -218,6 +256,7 @@ def train_stack(
     vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
     log.info("Training %d prompts side by side on %d images each.", len(stack), len(prepared.train))
     with place.locked():
+        write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,
@@ -227,10 +266,7 @@ def train_stack(
             every_n_epochs=max(1, epochs // 5),
             callbacks=callbacks,
         )
-        try:
-            trainer.fit(module, train, StackedLoader(vals) if vals else [], ckpt_path=resume_point(place))
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
+        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=place)
         texts = module.text_features().detach().cpu()  # (S, C, D)
         failed = {}
         for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
@@ -245,8 +281,10 @@ def train_stack(
 def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: Tensor) -> None:
     """Write the folder of one run as train.py does."""
     with run.folder.locked():
+        run.folder.check(run.config)
         run.folder.claim(run.config, data.record)
         loggers = make_loggers(run.config, run.folder)
+        write_curves(run.folder.curves, prompt.curves)
         for row in prompt.curves:
             values = {name: value for name, value in row.items() if name != "step"}
             for logger in loggers:
@@ -263,8 +301,10 @@ def _stack_key(config: PromptRun, prepared: Prepared) -> str:
     return json_digest([shared, len(prepared.train)])
 
 
-def _key(runs: Sequence[Run]) -> str:
-    return json_digest([run.point.name for run in runs])[:12]
+def _place(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:
+    """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
+    content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
+    return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")
 
 
 def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from calib.jobs.prompt_run import (
     title,
 )
 from calib.jobs.runfolder import REUSED, RunFolder, check_same_data, save_figure
-from calib.jobs.trainer import check_trainer, close_loggers, make_loggers, make_trainer, resume_point
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_tuning import PromptTuningModule
 from calib.plots import reliability_panels
@@ -36,6 +36,7 @@ from calib.predictions import Predictions
 from calib.report import results_table
 
 ZERO_SHOT = "zero-shot"
+REPORT = ("table.md", "reliability.png")
 log = logging.getLogger(__name__)
 
 
@@ -70,22 +71,30 @@ def train(config: PromptRun) -> dict[str, Any]:
     places = {ZERO_SHOT: zero_shot} | {name: place for name, (_, place) in runs.items()}
     todo = [name for name, place in places.items() if config.overwrite or not place.finished]
     if todo:
+        folder.refuse_if_busy()  # before minutes of encoding
         prepared = prepare(config)
         new_learner(config, prepared)  # a class name that does not fit is refused before any file is written
         for objective in objectives.values():
             check_trainable(objective, prepared.task.class_names)
         with folder.locked():
+            for (
+                run,
+                place,
+            ) in runs.values():  # another process may have begun or finished a run here meanwhile
+                place.check(run)
             folder.claim(config, prepared.record)
             for place in places.values():  # one table is about one set of images
                 place.check_data(prepared.record)
             evaluate_prompt(config, prepared.zero_shot, prepared, zero_shot)
-            for name in runs:
-                if name in todo:
-                    run, place = runs[name]
+            for name, (run, place) in runs.items():
+                if config.overwrite or not place.finished:
                     _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
             _write_report(places, folder, config)
     else:
         check_same_data(folder, lambda: data_record(config))
+        if not all((folder.path / name).is_file() for name in REPORT):  # killed just before the end
+            with folder.locked():
+                _write_report(places, folder, config)
     return {
         "methods": {name: place.results()["test"] for name, place in places.items()},
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
@@ -142,10 +151,7 @@ def fit_prompt(
         n_bins=config.n_bins,
     )
     trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
-    try:
-        trainer.fit(module, batches_of(config, prepared), ckpt_path=resume_point(folder))
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished prompt is not exported
-        raise KeyboardInterrupt from stop
+    fit(trainer, module, batches_of(config, prepared), folder=folder)
     with torch.no_grad():
         text_features = module.text_features().cpu()
     return exported(config, prepared, text_features, module.learner.context)

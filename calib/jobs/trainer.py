@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.loggers import Logger
 
 from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
-from calib.files import atomic_path
 from calib.jobs.logged import results_of
+from calib.jobs.preemption import deferred
+from calib.jobs.run_checkpoint import AtomicCheckpoints, RunCheckpoint, progress_of
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.threads import thread_share
 from calib.jobs.wandb_logger import WandbLogger, wanted
@@ -41,22 +41,9 @@ class _ProgressBar(TQDMProgressBar):
         }
 
 
-class _AtomicCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, so that a killed run leaves the last good one."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        with atomic_path(path) as part:
-            super().save_checkpoint(checkpoint, part, storage_options)
-
-
 def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
-    """Return the CSV logger and, where the settings ask for it, the W&B logger of a run."""
-    loggers: list[Logger] = [CSVLogger(folder.path, name="logs", flush_logs_every_n_steps=1)]
-    if wanted(config, folder):
-        loggers.append(WandbLogger(config, folder))
-    return loggers
+    """Return the W&B logger of a run, where the settings ask for it; the curves as CSV need none."""
+    return [WandbLogger(config, folder)] if wanted(config, folder) else []
 
 
 def close_loggers(
@@ -102,14 +89,7 @@ def make_trainer(
         every_n_epochs: Epochs between two checkpoints.
         callbacks: Further callbacks.
     """
-    last = ModelCheckpoint(
-        dirpath=folder.checkpoint.parent,
-        filename=folder.checkpoint.stem,
-        save_top_k=1,
-        every_n_epochs=every_n_epochs,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
+    last = RunCheckpoint(folder.checkpoint, folder.curves, every_n_epochs=every_n_epochs)
     threads = LambdaCallback(on_train_batch_start=lambda *_: thread_share().settle())
     defaults = {
         "devices": 1,
@@ -126,8 +106,30 @@ def make_trainer(
         logger=logger,
         callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
         default_root_dir=folder.path,
-        plugins=[_AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints()],
     )
+
+
+def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFolder) -> None:
+    """Train, from the folder's last checkpoint if there is one.
+
+    Args:
+        trainer: From `make_trainer`.
+        module: What is trained.
+        batches: What `Trainer.fit` takes: a data module, or training and validation batches.
+        folder: The run's folder.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+        Preempted: A signal asked to stop; the state is saved.
+        ValueError: The checkpoint cannot be read.
+    """
+    point = resume_point(folder)
+    try:
+        with deferred():
+            trainer.fit(module, *batches, ckpt_path=point)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
+        raise KeyboardInterrupt from stop
 
 
 def resume_point(folder: RunFolder) -> str | None:
@@ -139,7 +141,8 @@ def resume_point(folder: RunFolder) -> str | None:
     if not folder.checkpoint.is_file():
         return None
     try:
-        epochs = torch.load(folder.checkpoint, weights_only=True, map_location="cpu")["epoch"] + 1
+        checkpoint = torch.load(folder.checkpoint, weights_only=True, map_location="cpu")
+        done = progress_of(checkpoint)
     except pickle.UnpicklingError as error:  # torch's message would recommend to run it
         raise ValueError(
             f"The checkpoint {folder.checkpoint} is refused: it is damaged, or holds Python objects that "
@@ -152,7 +155,12 @@ def resume_point(folder: RunFolder) -> str | None:
             f"({first_line(error)}). "
             "Delete it to train from the beginning, or give another folder (out=FOLDER)."
         ) from error
-    log.info("Going on after epoch %d, from %s.", epochs, folder.checkpoint)
+    if "losses" not in checkpoint:
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} was written by another version of calib. Delete it to train "
+            "from the beginning, or give another folder (out=FOLDER)."
+        )
+    log.info("Going on %s, from %s.", done, folder.checkpoint)
     return str(folder.checkpoint)
 
 

@@ -231,8 +231,12 @@ class FailurePredictionModule(LightningModule):
 
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sum of the epoch's losses."""
+        checkpoint["losses"] = {"sum": torch.as_tensor(self._sum), "steps": self._steps}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another head; names and shapes are compared."""
+        """Refuse a checkpoint of another head (by names and shapes), and take up its epoch's losses."""
         found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if found != wanted:
@@ -244,6 +248,8 @@ class FailurePredictionModule(LightningModule):
                 f"The checkpoint is of another head: {first} is {found.get(first)} there and "
                 f"{wanted.get(first)} here ({len(differing)} such entries)."
             )
+        self._sum = checkpoint["losses"]["sum"].to(self.device)
+        self._steps = int(checkpoint["losses"]["steps"])
 
     def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
         failure = batch["predictions"] != batch["labels"]

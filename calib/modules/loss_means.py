@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,14 @@ class LossMeans:
     def reset(self) -> None:
         """Forget everything: an epoch begins."""
         self._sums, self._steps = {}, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, for a checkpoint in the middle of an epoch."""
+        return {"sums": dict(self._sums), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums that `state_dict` returned."""
+        self._sums, self._steps = dict(state["sums"]), int(state["steps"])
 
     def add(self, values: Mapping[str, Tensor]) -> Tensor:
         """Add the terms of one step, each (), and return their "total" with its graph."""

@@ -150,6 +150,7 @@ class PromptStackModule(LightningModule):
         }
         checkpoint["curves"] = [prompt.curves for prompt in self.prompts]
         checkpoint["failed"] = [prompt.failed for prompt in self.prompts]
+        checkpoint["losses"] = [losses.state_dict() for losses in self._losses]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another number of prompts, and take up its curves."""
@@ -160,6 +161,8 @@ class PromptStackModule(LightningModule):
         kept = zip(self.prompts, checkpoint["curves"], checkpoint["failed"], strict=True)
         for prompt, curves, failed in kept:
             prompt.curves, prompt.failed = list(curves), failed
+        for losses, state in zip(self._losses, checkpoint["losses"], strict=True):
+            losses.load_state_dict(state)
 
     def _tensors(self, batch: Mapping[str, Tensor], texts: Tensor, row: int) -> dict[str, Tensor]:
         return loss_tensors(
@@ -247,3 +250,16 @@ class StackedLoader:
             yield {
                 name: torch.stack([batch[name] for batch in batches]) for name in ("image_features", "labels")
             }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far each loader is."""
+        return {"loaders": [loader.state_dict() for loader in self.loaders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: It was taken with other loaders.
+        """
+        for loader, own in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(own)

@@ -146,14 +146,16 @@ class PromptTuningModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out: a checkpoint is some tens of kilobytes."""
         checkpoint["state_dict"] = {"learner.context": self.learner.context.detach()}
+        checkpoint["losses"] = self._losses.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose context is missing or of another shape."""
+        """Refuse a context that is missing or of another shape, and take up the epoch's losses."""
         found = checkpoint["state_dict"].get("learner.context")
         wanted = tuple(self.learner.context.shape)
         if found is None or tuple(found.shape) != wanted:
             shape = None if found is None else tuple(found.shape)
             raise ValueError(f"The checkpoint's context has shape {shape}, this run's has {wanted}.")
+        self._losses.load_state_dict(checkpoint["losses"])
 
     def _image_features(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "image_features" in batch:

@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"file/run' cannot be made: '.*file' is a file. Give another"):
         RunFolder(tmp_path / "file" / "run").check(PromptRun())
-    with pytest.raises(ValueError, match=r"file/run' cannot be written"):
+    with pytest.raises(OSError, match=r"file/run/config.yaml could not be written.*A file stands where"):
         RunFolder(tmp_path / "file" / "run").claim(PromptRun(), SPLIT)
 
 

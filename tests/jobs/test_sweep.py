@@ -41,15 +41,15 @@ def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
         assert load_config([str(here / "config.yaml")], task="prompt").optim.lr == lr
         one, other = (read_json(f / "metrics.json")["test"] for f in (out, here))
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-4)
-        logs = [(f / "logs" / "version_0" / "metrics.csv").read_text().splitlines() for f in (out, here)]
+        logs = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in (out, here)]
         assert set(logs[0][0].split(",")) == set(logs[1][0].split(","))
-        assert len(logs[1]) == 1 + 3 + 1  # header, epochs, test
+        assert len(logs[1]) == 1 + 3  # header, epochs
 
 
 def test_it_leaves_runs_a_table_and_nothing_else(swept) -> None:
     folder, results = swept
     names = {path.name for path in folder.iterdir()}
-    assert names - {"table.md", "sweep.json"} == {
+    assert names - {"table.md", "sweep.json", ".lock"} == {
         f"preset-{p}_optim.lr-{lr}_seed-{s}"
         for p in ("coop", "calibprompt")
         for lr in ("0.002", "0.01")
@@ -108,8 +108,8 @@ def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog
         PromptCheckpoint.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s")
     )
     assert torch.allclose(whole.text_features, resumed.text_features, atol=1e-5)
-    rows = (tmp_path / "s" / name / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 3 + 1
+    rows = (tmp_path / "s" / name / "logs" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
     assert results["trained"] == 8
 
 

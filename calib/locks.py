@@ -1,0 +1,95 @@
+"""Locks between processes, also where a file system has none; a killed process lets go of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from calib.errors import WriteError
+
+# What systems say where a file system has no locks, e.g. Lustre without -o flock, NFS without its service.
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+SOFT = ".held"  # the ending of lock files that hold by being there
+logger = logging.getLogger(__name__)
+
+
+class BusyError(Exception):
+    """Another process holds a lock.
+
+    Attributes:
+        hint: What to do if none does, where the system could not say so by itself; else empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"Another process holds {path}.")
+        self.hint = f" If there is none any more, delete {path}." if path.suffix == SOFT else ""
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, *, waiting: str | None = None) -> Iterator[None]:
+    """Hold a lock while the block runs.
+
+    Args:
+        path: The lock's file; it stays. Missing folders are made.
+        waiting: Wait for a process that holds the lock, after saying this. None: raise.
+
+    Raises:
+        BusyError: Another process holds the lock, and `waiting` is None.
+        WriteError: The file cannot be made.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(path, waiting)
+    except OSError as error:
+        raise WriteError(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(path: str | Path) -> bool:
+    """Return whether another process holds a lock at this moment. Makes no file."""
+    if not Path(path).exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except BusyError:
+        return True
+
+
+def _acquired(path: Path, waiting: str | None) -> BaseFileLock:
+    try:
+        lock: BaseFileLock = FileLock(path)
+        _acquire(lock, path, waiting)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    else:
+        return lock
+    path = path.with_name(path.name + SOFT)
+    logger.warning(
+        "%s has no file locks; while a process works in it, %s lies there.", path.parent, path.name
+    )
+    lock = SoftFileLock(path)
+    _acquire(lock, path, waiting)
+    return lock
+
+
+def _acquire(lock: BaseFileLock, path: Path, waiting: str | None) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if waiting is None:
+            raise BusyError(path) from error
+        logger.info(waiting)
+        lock.acquire()
