@@ -21,6 +21,7 @@ from calib.files import blocking_file, write_json, write_text
 from calib.jobs.grid import Point, SweepSettings, expand, sweep_settings
 from calib.jobs.identity import is_among, relevant_settings
 from calib.jobs.prepare import Common, Prepared, draw, load_common
+from calib.jobs.processes import check_started
 from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.jobs.runfolder import OTHER, RunFolder
 from calib.jobs.sweep_report import sweep_table
@@ -138,6 +139,7 @@ def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
                 "Prompts side by side are trained on cached features: leave out data.cache=false."
             )
         check_trainer(config.trainer)
+        check_started(config.trainer)
         place = RunFolder(folder / point.name)
         run = replace(config, out=str(place.path))
         place.check(run)
