@@ -50,7 +50,7 @@ def encode_in_parts(work: Encoding, folder: Path) -> Tensor | None:
     """
     parts = _divided(work)
     if len(parts) == 1:
-        return work.encode(0, len(work))
+        return work.encode(0, len(work)) if ranks.rank() == 0 else None
     missing = ranks.decided(lambda: _missing(work, parts, folder))
     for start, stop in missing[ranks.rank() :: ranks.world_size()]:
         _save(_place(folder, start, stop), work.encode(start, stop), work.batch_size)

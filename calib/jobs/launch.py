@@ -38,9 +38,8 @@ def launch(command: str, argv: Sequence[str], *, devices: int, nodes: int = 1) -
     Raises:
         ValueError: There are several machines, and nothing says where they meet.
     """
-    config = _config(devices, nodes)
     with tempfile.TemporaryDirectory() as folder, _environment(devices), _silent_agent():
-        config.logs_specs = DefaultLogsSpecs(log_dir=folder)  # nothing is logged, but it makes folders
+        config = _config(devices, nodes, folder)
         try:
             elastic_launch(config, sys.executable)("-m", "calib.cli", command, *argv)
         except ChildFailedError as error:
@@ -50,7 +49,7 @@ def launch(command: str, argv: Sequence[str], *, devices: int, nodes: int = 1) -
     return 0
 
 
-def _config(devices: int, nodes: int) -> LaunchConfig:
+def _config(devices: int, nodes: int, folder: str) -> LaunchConfig:
     meeting = {name: os.environ.get(name) for name in MEETING}
     if nodes > 1 and None in meeting.values():
         missing = ", ".join(name for name, value in meeting.items() if value is None)
@@ -62,6 +61,7 @@ def _config(devices: int, nodes: int) -> LaunchConfig:
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=devices,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),  # nothing is logged, but it makes folders
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle=FORWARDED,

@@ -90,9 +90,12 @@ class PromptTuningModule(LightningModule):
         self.optimizer_settings = dict(optimizer)
         self.warmup_epochs = warmup_epochs
         self.warmup_lr = warmup_lr
-        self.val_metrics = metric_collection(len(learner.class_names), n_bins, prefix="val/")
-        for metric in self.val_metrics.values(copy_state=False):
-            metric.sync_on_compute = False  # every process has seen the whole batches
+        self.val_metrics = metric_collection(
+            len(learner.class_names),
+            n_bins,
+            prefix="val/",
+            sync_on_compute=False,  # every process sees the whole batches
+        )
         self.strict_loading = (
             False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
         )

@@ -63,7 +63,7 @@ def curves(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("start", ["trainer.devices", "torchrun"])
 def test_two_devices_train_the_prompt_that_one_trains(start: str, tmp_path: Path) -> None:
     # 24 shots in batches of 7, 7, 7 and 3; 12 validation shots; views of every epoch
-    settings = [*SHORT, "data.batch_size=7", "baselines=[]", "trainer.accelerator=cpu"]
+    settings = [*SHORT, "data.batch_size=7", "baselines=[]", "trainer.accumulate_grad_batches=2"]
     run(*TRAIN, *settings, "out=one", folder=tmp_path)
     if start == "torchrun":
         several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -98,7 +98,10 @@ def test_two_devices_share_images_that_are_not_cached(image_folder: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [[], ["head.residual=false", "head.keep_frozen=false"]])
+@pytest.mark.parametrize(
+    "changes",
+    [["trainer.precision=bf16-mixed"], ["head.residual=false", "head.keep_frozen=false"]],
+)
 def test_two_devices_train_the_failure_head_that_one_trains(changes: list[str], tmp_path: Path) -> None:
     settings = [*SHORT, "task=failure", "data.shots=5", "data.batch_size=7", "n_resamples=50", *changes]
     settings += ["loss.weighting=adaptive", "scores=[mcp,entropy]", "head.n_iter_freeze_proj=4"]
