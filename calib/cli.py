@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import calib
 from calib.config import load_config, split_arguments, task_of
@@ -17,6 +18,8 @@ from calib.jobs.preemption import Preempted, preemptible, requeue
 from calib.jobs.threads import prepare_threads
 from calib.jobs.tune_space import search_of, tune_settings
 from calib.settings_help import settings_help
+
+Main: TypeAlias = Callable[[Sequence[str]], int]
 
 AFTER_INTERRUPTION = dict.fromkeys(
     ("train", "sweep", "tune"), " The same command goes on from the last finished epoch."
@@ -161,16 +164,13 @@ def _help(command: str, argv: Sequence[str]) -> str:
     return f"{usage}\nSettings and their defaults (task {task}):\n\n{settings_help(task)}\n"
 
 
-def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
+def _command(name: str, argv: Sequence[str]) -> Main:
     """Return the command's function; torch and the rest are imported after the settings are read."""
     prepare_threads()
     if name == "train":
         task = task_of(argv)
-        load_config(argv, task=task)  # a typo is answered at once
-        if task == "failure":
-            from calib.jobs.failure import main as command
-        else:
-            from calib.jobs.train import main as command
+        trainer = load_config(argv, task=task).trainer  # a typo is answered at once
+        command = _in_processes(name, _train_failure if task == "failure" else _train, trainer)
     elif name == "sweep":
         settings, rest = sweep_settings(argv)
         expand(rest, samples=settings.samples, seed=settings.sample_seed)
@@ -180,7 +180,7 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
         from calib.jobs.tune import main as command
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")
-        from calib.jobs.evaluate import main as command
+        command = _in_processes(name, _evaluate, {})
     elif name == "cache":
         from calib.jobs.cache import main as command
     else:
@@ -188,6 +188,33 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
         from calib.jobs.predict import main as command
     _quiet()
     return command
+
+
+# Imported where they run: not in a process that only starts others.
+def _train(argv: Sequence[str]) -> int:
+    from calib.jobs.train import main
+
+    return main(argv)
+
+
+def _train_failure(argv: Sequence[str]) -> int:
+    from calib.jobs.failure import main
+
+    return main(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    from calib.jobs.evaluate import main
+
+    return main(argv)
+
+
+def _in_processes(name: str, command: Main, trainer: dict[str, Any]) -> Main:
+    from calib.jobs.processes import in_processes
+    from calib.jobs.trainer import check_trainer
+
+    check_trainer(trainer)
+    return lambda argv: in_processes(name, argv, trainer, command)
 
 
 def _quiet() -> None:
@@ -200,6 +227,9 @@ def _quiet() -> None:
         "module.s. in eval mode at the start of training",  # the frozen backbone, on purpose
         "does not have many workers",
         "Checkpoint directory",
+        "It is recommended to use .*sync_dist",  # every process logs the numbers of all
+        "find_unused_parameters=True was specified",
+        ".broadcast_buffers. is deprecated",  # its successor is not in older versions
     ):
         warnings.filterwarnings("ignore", message=f".*{remark}.*")
 

@@ -165,7 +165,9 @@ class PromptRun:
         preset: Named objective (calibprompt, calibprompt-ls, coop, ...); "none" starts from nothing.
         loss: Changes to the preset, e.g. {smac: {alpha: 0.1}, as: {weight: 0}}.
         baselines: Presets trained beside it on the same shots.
-        trainer: Handed to lightning.Trainer as it is.
+        trainer: Handed to lightning.Trainer as it is. trainer.devices=N trains the same on N devices. With
+            trainer.accumulate_grad_batches, losses that are statistics of a batch (smac, mdca, dca, mmce) are
+            those of each accumulated batch; losses stay in float32 under trainer.precision=bf16-mixed.
         n_bins: Bins of ECE and its kin.
         resume: Go on with an interrupted run of the same settings in `out`.
         overwrite: Throw away the run in `out` and train anew.
@@ -280,7 +282,9 @@ class FailureRun:
         loss: Its loss.
         optim: Its optimiser. The learning rate rises in a straight line from `warmup_lr` to `lr` during
             `warmup_epochs`, under a cosine that spans the run.
-        trainer: Handed to lightning.Trainer as it is.
+        trainer: Handed to lightning.Trainer as it is. trainer.devices=N trains the same on N devices. With
+            trainer.accumulate_grad_batches, adaptive and balanced weights are those of each accumulated
+            batch; the loss stays in float32 under trainer.precision=bf16-mixed.
         log: Where the curves go.
         scores: Scores reported beside the head, by name. Empty: all. "mcp" is always there.
         n_resamples: Bootstrap resamples of the intervals.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from calib.backbones.base import Backbone
+from calib.backbones.keeping import Kept
 from calib.errors import unknown_name
 
 POSITIONS = ("end", "middle", "front")
@@ -140,14 +141,24 @@ class PromptLearner(nn.Module):
         elif class_specific:
             start = start.expand(len(self.class_names), -1, -1).clone()
         self.context = nn.Parameter(start)
+        self._some = Kept()  # of the classes, and where the backbone finds what it made of them
 
-    def forward(self, backbone: Backbone) -> Tensor:
+    def forward(self, backbone: Backbone, classes: slice | None = None) -> Tensor:
         """Return the unit-norm text features (C, D) of the sentences with the present context.
 
         Args:
             backbone: The frozen model the learner was made for.
+            classes: Which of the classes. None: all.
         """
-        return backbone.encode_prompts(self.context, self.tokens, self.positions)
+        if classes is None:
+            return backbone.encode_prompts(self.context, self.tokens, self.positions)
+        tokens, positions = self._some.get(
+            [self.tokens, self.positions],
+            lambda: (self.tokens[classes], self.positions[classes]),
+            also=(classes.start, classes.stop),
+        )
+        context = self.context[classes] if self.context.ndim == 3 else self.context
+        return backbone.encode_prompts(context, tokens, positions)
 
 
 def _sentence(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "calib"
 FLOORS = {
-    0: {"binning", "byname", "config", "errors", "files", "locks", "stats"},
+    0: {"binning", "byname", "config", "errors", "files", "locks", "ranks", "stats"},
     1: {"losses", "metrics", "backbones", "scores"},
     2: {
         "prompts",
@@ -47,6 +47,8 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("calib."):
             found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "calib":
+            found |= {name.name for name in node.names if (PACKAGE / f"{name.name}.py").is_file()}
         elif isinstance(node, ast.Import):
             found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("calib.")}
     return found

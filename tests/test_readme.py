@@ -30,7 +30,8 @@ COMMANDS = [
 
 def settings_of(command: str) -> list[str]:
     words = shlex.split(command.split("&&")[-1])
-    return words[2:]
+    script = next(place for place, word in enumerate(words) if word in ("train.py", "evaluate.py"))
+    return words[script + 1 :]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])

@@ -11,6 +11,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from calib import ranks
 from calib.data.features import FeatureTable
 from calib.data.helpers import stable_hash
 from calib.data.records import ImageTable
@@ -67,10 +68,11 @@ class ImageBatches:
     seed: int
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
-        """Return images (B, 3, H, W), labels (B,) and index (B,)."""
+        """Return images (B, 3, H, W), labels (B,) and index (B,); a share without images is (0, 3, 0, 0)."""
         epoch, index = key
         images = [self._image(epoch, row) for row in index.tolist()]
-        return {"images": torch.stack(images), "labels": self.table.labels[index], "index": index}
+        stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0)
+        return {"images": stacked, "labels": self.table.labels[index], "index": index}
 
     def _image(self, epoch: int, row: int) -> Tensor:
         image = self.table.open(row)
@@ -84,20 +86,18 @@ class ImageBatches:
 class BatchOrder:
     """The batches of row indices of one epoch.
 
-    A batch is one step of the whole run: with several processes, each gets an equal part of it. What does not
-    divide evenly at the end of a shuffled epoch is left out (fewer images than processes); evaluation never
-    repeats or leaves out an image.
+    A batch is one step of the whole run, the same for any number of processes. Where they share it, each gets
+    the rows that `calib.ranks.share` says: as even as can be, perhaps none, never one twice.
 
     Args:
         size: Number of rows N.
         batch_size: Rows per batch, over all processes.
         seed: Shuffles every epoch in its own way. None: rows in order, for evaluation.
         drop_last: Leave out a last batch smaller than `batch_size`, unless it is the only one.
-        rank: Which process this is.
-        world_size: Number of processes.
+        shared: Yield this process's share of every batch instead of all of it.
 
     Raises:
-        ValueError: A shuffled batch cannot be divided evenly among the processes, or nothing would be left.
+        ValueError: `batch_size` is below 1.
     """
 
     def __init__(
@@ -107,16 +107,12 @@ class BatchOrder:
         *,
         seed: int | None = None,
         drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
+        shared: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        if seed is not None and (batch_size % world_size or size < world_size):
-            shares = f"{batch_size} of {size} images"
-            raise ValueError(f"Batches of {shares} cannot be shared evenly by {world_size} processes.")
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
+        self.drop_last, self.shared = drop_last, shared
         self.epoch = 0
 
     @property
@@ -132,24 +128,19 @@ class BatchOrder:
         return len(self._lengths())
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield this process's row indices (B,), batch by batch."""
+        """Yield row indices (B,), batch by batch; of this process's share if they are shared."""
         order = torch.arange(self.size)
         if self.seed is not None:
             seed, epoch = self.seed, self.epoch
             order = torch.tensor(sorted(range(self.size), key=lambda row: stable_hash(seed, epoch, row)))
         for number, length in enumerate(self._lengths()):
             batch = order[number * self.batch_size :][:length]
-            if self.seed is None:
-                yield batch[self.rank :: self.world_size]
-            else:
-                yield batch.chunk(self.world_size)[self.rank]
+            yield batch[ranks.share(length)] if self.shared else batch
 
     def _lengths(self) -> list[int]:
         full, rest = divmod(self.size, self.batch_size)
-        if self.seed is not None:
-            rest -= rest % self.world_size
-            if self.drop_last and full:
-                rest = 0
+        if self.seed is not None and self.drop_last and full:
+            rest = 0
         return [self.batch_size] * full + ([rest] if rest else [])
 
 
@@ -219,7 +210,8 @@ class FewShotDataModule(LightningDataModule):
     A batch holds `image_features` (B, D) for a feature table or `images` (B, 3, H, W) for an image table, and
     `labels` (B,) and `index` (B,), the rows of the table. Epoch e trains on augmented view e modulo V where
     features hold views, and on fresh random views of images. Order and views depend on (seed, epoch, row)
-    alone.
+    alone. With several processes, each gets whole batches of features, which all of them hold, and its share
+    of the images of a batch.
 
     Args:
         train: The shots.
@@ -266,14 +258,9 @@ class FewShotDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches."""
-        rank, world_size = self._process()
+        shared = isinstance(self.train, ImageTable)
         order = BatchOrder(
-            len(self.train),
-            self.batch_size,
-            seed=self.seed,
-            drop_last=self.drop_last,
-            rank=rank,
-            world_size=world_size,
+            len(self.train), self.batch_size, seed=self.seed, drop_last=self.drop_last, shared=shared
         )
         return self._loader(self.train, order, augment=self.augment)
 
@@ -288,8 +275,7 @@ class FewShotDataModule(LightningDataModule):
     def _evaluation(self, table: Table | None) -> BatchLoader | list[Any]:
         if table is None:
             return []
-        rank, world_size = self._process()
-        order = BatchOrder(len(table), self.eval_batch_size, rank=rank, world_size=world_size)
+        order = BatchOrder(len(table), self.eval_batch_size, shared=isinstance(table, ImageTable))
         return self._loader(table, order, augment=False)
 
     def _loader(self, table: Table, order: BatchOrder, *, augment: bool) -> BatchLoader:
@@ -298,6 +284,3 @@ class FewShotDataModule(LightningDataModule):
         assert self.preprocess is not None  # checked in __init__
         source = ImageBatches(table, self.preprocess, augment, self.seed)
         return BatchLoader(source, order, num_workers=self.num_workers)
-
-    def _process(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import calib
+from calib import ranks
+from calib.data.encoding_parts import encode_in_parts
 from calib.data.features import SCHEMA, TOWER, FeatureTable
 from calib.data.helpers import ProgressLog, json_digest, stable_hash
 from calib.data.records import ImageTable
@@ -26,10 +27,8 @@ from calib.locks import locked
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
-    from calib.backbones.preprocessing import Preprocessing
 
 CACHED, PARTS, LOCKS = ".safetensors", ".parts", ".locks"  # in a cache folder
-BATCHES_PER_PART = 32  # of images; an interrupted encoding loses one part at most
 logger = logging.getLogger(__name__)
 
 
@@ -72,35 +71,8 @@ def encode_table(
     """
     if views < 0 or batch_size < 1:
         raise ValueError(f"views must be at least 0 and batch_size at least 1, not {views} and {batch_size}.")
-    per_image = 1 + views
-    features = torch.empty(len(table) * per_image, backbone.embed_dim)
-    progress = ProgressLog(logger, "encoding images", len(table))
-    inputs = _inputs(backbone, table, views, view_seed, _workers(backbone, num_workers))
-    start = 0
-    with torch.inference_mode():
-        while batch := list(islice(inputs, batch_size)):
-            on_batch()
-            filled = batch + [batch[-1]] * (batch_size - len(batch))
-            encoded = backbone.encode_image(torch.stack(filled))[: len(batch)].float().cpu()  # (B, D)
-            if encoded.shape != (len(batch), backbone.embed_dim):
-                raise ValueError(f"'{backbone.name}' returned features of shape {tuple(encoded.shape)}.")
-            bad = (~encoded.isfinite()).any(dim=1).nonzero().flatten().tolist()
-            if bad:
-                name = table.names[(start + bad[0]) // per_image]
-                raise ValueError(f"'{backbone.name}' returned NaN or infinite features for the image {name}.")
-            features[start : start + len(batch)] = encoded
-            start += len(batch)
-            progress.update(start // per_image)
-    features = features.view(len(table), per_image, -1)  # (N, 1 + V, D)
-    return FeatureTable(
-        features[:, 0].contiguous(),
-        table.labels,
-        table.ids,
-        list(table.names),
-        None if table.groups is None else list(table.groups),
-        features[:, 1:].contiguous() if views else None,
-        {**_facts(backbone, table, views, view_seed, batch_size), **(meta or {})},
-    )
+    looks = _Looks(backbone, table, views, view_seed, batch_size, _workers(backbone, num_workers), on_batch)
+    return looks.table_of(looks.encode(0, len(looks)), meta)
 
 
 def cache_features(
@@ -120,8 +92,9 @@ def cache_features(
     The file's name is a digest of the images' contents, the image tower's weights, architecture and
     preprocessing, and the views: if any of them changes, another file is looked for, so a stale one is never
     read. Labels, names, groups and the order of the images are not part of it; they are taken from the table.
-    A damaged file is reported in the log and made anew. Files are written whole or not at all. Of processes
-    that want the same features one encodes, and the others wait for it. An interrupted encoding goes on.
+    A damaged file is reported in the log and made anew. Files are written whole or not at all. Of jobs that
+    want the same features one encodes, and the others wait for it. An interrupted encoding goes on. The
+    processes of one job share the work evenly, and the file is the one that a single process makes.
 
     Args:
         backbone: The frozen model.
@@ -136,33 +109,34 @@ def cache_features(
 
     Raises:
         ValueError: As `encode_table`.
-        WriteError: The features cannot be kept.
     """
     first = {id_: row for row, id_ in reversed(list(enumerate(table.ids)))}  # of copies, the first
     wanted = sorted(first)
     tower = {what: get(backbone.describe()) for what, get in TOWER.items()}
     key = json_digest([SCHEMA, wanted, tower, views, view_seed, table.grey16_max])
     path = Path(cache_dir) / f"{key}{CACHED}"
-    cached = _read_cache(path, wanted, views)
-    if cached is None:
-        settings = {
-            "views": views,
-            "view_seed": view_seed,
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "on_batch": on_batch,
-        }
-        waiting = f"Another process is encoding these images into {cache_dir}; waiting for it."
-        with locked(path.parent / LOCKS / f"{key}.lock", waiting=waiting):
-            remove_unfinished(path.parent, f"{key}*")
-            remove_unfinished(path.with_suffix(PARTS))
-            cached = _read_cache(path, wanted, views)  # another process may have made it meanwhile
-            if cached is None:
+    # Of the processes of a job the first one looks, and the others read what is there in the end.
+    cached = _read_cache(path, wanted, views) if ranks.rank() == 0 else None
+    if not ranks.decided(lambda: cached is not None):
+        with ranks.held(lambda: _locked(path)):
+            if ranks.rank() == 0:
+                remove_unfinished(path.parent, f"{key}*")
+                remove_unfinished(path.with_suffix(PARTS))
+                cached = _read_cache(path, wanted, views)  # another job may have made it meanwhile
+            if not ranks.decided(lambda: cached is not None):
                 unique = table.subset(first[id_] for id_ in wanted)
-                cached = _encode_in_parts(backbone, unique, path, settings)
-    else:
+                workers = _workers(backbone, num_workers)
+                looks = _Looks(backbone, unique, views, view_seed, batch_size, workers, on_batch)
+                rows = encode_in_parts(looks, path.with_suffix(PARTS))
+                if rows is not None:
+                    cached = looks.table_of(rows)
+                    cached.save(path)
+            ranks.meet()
+    elif ranks.rank() == 0:
         with contextlib.suppress(OSError):  # a cache may be shared and read-only
             os.utime(path)  # `calib cache` says when features were last used
+    if cached is None:
+        cached = FeatureTable.load(path)
     place = {id_: row for row, id_ in enumerate(wanted)}
     return replace(
         cached.subset(place[id_] for id_ in table.ids),
@@ -173,75 +147,117 @@ def cache_features(
     )
 
 
-def _encode_in_parts(
-    backbone: Backbone, table: ImageTable, path: Path, settings: Mapping[str, Any]
-) -> FeatureTable:
-    """Return the features of a table and write them; what an interrupted call encoded is taken up."""
-    size = BATCHES_PER_PART * settings["batch_size"]
-    if len(table) <= size:
-        features = encode_table(backbone, table, **settings)
-        features.save(path)
+def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    waiting = f"Another process is encoding these images into {path.parent}; waiting for it."
+    return locked(path.parent / LOCKS / f"{path.stem}.lock", waiting=waiting)
+
+
+class _Looks:
+    """The inputs of an image tower for a table, and their features: per image the plain one, then its views.
+
+    Args:
+        backbone: The frozen model.
+        table: N images.
+        views: Augmented views V per image; there are N (1 + V) inputs.
+        view_seed: Of the views.
+        batch_size: Inputs encoded at once.
+        workers: Processes that read images ahead.
+        on_batch: Called before every batch.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        table: ImageTable,
+        views: int,
+        view_seed: int,
+        batch_size: int,
+        workers: int,
+        on_batch: Callable[[], object],
+    ) -> None:
+        self.backbone, self.table, self.on_batch = backbone, table, on_batch
+        self.views, self.view_seed = views, view_seed
+        self.batch_size, self.workers = batch_size, workers
+
+    @property
+    def per_image(self) -> int:
+        """Inputs per image, 1 + V."""
+        return 1 + self.views
+
+    def __len__(self) -> int:
+        return len(self.table) * self.per_image
+
+    def __getitem__(self, key: tuple[int, range]) -> Tensor:
+        """Return (n, 3, H, W) for (row, which looks): 0 is the plain image, v its view v - 1."""
+        row, which = key
+        image, id_, preprocess = self.table.open(row), self.table[row].id, self.backbone.preprocess
+        return torch.stack(
+            [
+                preprocess.augment(image, stable_hash(self.view_seed, id_, look - 1))
+                if look
+                else preprocess(image)
+                for look in which
+            ]
+        )
+
+    def encode(self, start: int, stop: int) -> Tensor:
+        """Return the features (stop - start, D) of some inputs.
+
+        Args:
+            start: The first, a multiple of `batch_size`: batches are those of the whole table.
+            stop: One behind the last.
+
+        Raises:
+            ValueError: An image cannot be read, or the features are not finite (B, D).
+        """
+        backbone, size = self.backbone, self.batch_size
+        features = torch.empty(stop - start, backbone.embed_dim)
+        progress = ProgressLog(logger, "encoding images", (stop - start) // self.per_image)
+        inputs, done = self._inputs(start, stop), 0
+        with torch.inference_mode():
+            while batch := list(islice(inputs, size)):
+                self.on_batch()
+                filled = batch + [batch[-1]] * (size - len(batch))
+                encoded = backbone.encode_image(torch.stack(filled))[: len(batch)].float().cpu()  # (B, D)
+                if encoded.shape != (len(batch), backbone.embed_dim):
+                    raise ValueError(f"'{backbone.name}' returned features of shape {tuple(encoded.shape)}.")
+                bad = (~encoded.isfinite()).any(dim=1).nonzero().flatten().tolist()
+                if bad:
+                    name = self.table.names[(start + done + bad[0]) // self.per_image]
+                    raise ValueError(
+                        f"'{backbone.name}' returned NaN or infinite features for the image {name}."
+                    )
+                features[done : done + len(batch)] = encoded
+                done += len(batch)
+                progress.update(done // self.per_image)
         return features
-    folder = path.with_suffix(PARTS)
-    parts = []
-    for start in range(0, len(table), size):
-        some = table.subset(range(start, min(start + size, len(table))))
-        place = folder / f"{start:09d}{CACHED}"
-        part = _read_cache(place, some.ids, settings["views"])
-        if part is None:
-            part = encode_table(backbone, some, **settings)
-            part.save(place)
-            logger.info("encoded %d of %d images", start + len(some), len(table))
-        parts.append(part)
-    features = _joined(parts)
-    features.save(path)
-    shutil.rmtree(folder, ignore_errors=True)  # what is left of it does no harm
-    return features
 
+    def table_of(self, features: Tensor, meta: Mapping[str, Any] | None = None) -> FeatureTable:
+        """Return the features (N (1 + V), D) of all inputs as a table."""
+        table, looks = self.table, features.view(len(self.table), self.per_image, -1)  # (N, 1 + V, D)
+        facts = _facts(self.backbone, table, self.views, self.view_seed, self.batch_size)
+        return FeatureTable(
+            looks[:, 0].contiguous(),
+            table.labels,
+            table.ids,
+            list(table.names),
+            None if table.groups is None else list(table.groups),
+            looks[:, 1:].contiguous() if self.views else None,
+            {**facts, **(meta or {})},
+        )
 
-def _joined(parts: Sequence[FeatureTable]) -> FeatureTable:
-    """Return the rows of several tables of one kind below each other."""
-    views = [part.augmented_features for part in parts if part.augmented_features is not None]
-    groups = [part.groups for part in parts if part.groups is not None]
-    return FeatureTable(
-        torch.cat([part.image_features for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        [id_ for part in parts for id_ in part.ids],
-        [name for part in parts for name in part.names],
-        [group for some in groups for group in some] if groups else None,
-        torch.cat(views) if views else None,
-        dict(parts[0].meta),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """What the image tower is given for each image of a table."""
-
-    preprocess: Preprocessing
-    table: ImageTable
-    views: int
-    view_seed: int
-
-    def __getitem__(self, row: int) -> Tensor:
-        """Return (1 + V, 3, H, W): the plain image, then its views."""
-        image, id_ = self.table.open(row), self.table[row].id
-        seeds = [stable_hash(self.view_seed, id_, view) for view in range(self.views)]
-        augmented = [self.preprocess.augment(image, seed) for seed in seeds]
-        return torch.stack([self.preprocess(image), *augmented])
-
-
-def _inputs(
-    backbone: Backbone, table: ImageTable, views: int, view_seed: int, workers: int
-) -> Iterator[Tensor]:
-    """Yield (3, H, W) per image: the plain one, then its views."""
-    source = _Inputs(backbone.preprocess, table, views, view_seed)
-    rows = range(len(table))
-    if workers == 0:
-        images: Iterable[Tensor] = (source[row] for row in rows)
-    else:
-        images = DataLoader(source, batch_size=None, sampler=rows, num_workers=workers)  # type: ignore[arg-type]
-    return (each for image in images for each in image)
+    def _inputs(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield the inputs (3, H, W) from `start` to `stop`."""
+        per = self.per_image
+        keys = [
+            (row, range(max(start - row * per, 0), min(stop - row * per, per)))
+            for row in range(start // per, -(-stop // per))
+        ]
+        if self.workers == 0:
+            images: Iterable[Tensor] = (self[key] for key in keys)
+        else:
+            images = DataLoader(self, batch_size=None, sampler=keys, num_workers=self.workers)  # type: ignore[arg-type]
+        return (each for image in images for each in image)
 
 
 def _workers(backbone: Backbone, asked: int | None) -> int:

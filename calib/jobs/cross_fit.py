@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib import ranks
 from calib.checkpoints import PromptCheckpoint
 from calib.config import FailureRun, PromptRun, from_dict
 from calib.data.task import Table
@@ -108,14 +109,17 @@ def _settings(config: FailureRun, prompt: PromptCheckpoint) -> PromptRun:
     """Return the settings the prompt was trained with, but for where images are and training runs."""
     own = from_dict(prompt.training["config"], task="prompt", source="The prompt's record")
     here = {
-        key: config.trainer[key] for key in ("accelerator", "enable_progress_bar") if key in config.trainer
+        key: config.trainer[key]
+        for key in ("accelerator", "devices", "num_nodes", "enable_progress_bar")
+        if key in config.trainer
     }
+    elsewhere = {"accelerator", "devices", "num_nodes"}  # where the prompt was trained
     places = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
     return replace(
         own,
         baselines=[],
         out=None,
-        trainer={**own.trainer, **here},
+        trainer={**{key: value for key, value in own.trainer.items() if key not in elsewhere}, **here},
         data=replace(own.data, **places),
         log=replace(own.log, wandb="disabled"),
         resume=True,
@@ -127,7 +131,7 @@ def _fold_prompt(
     own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], place: RunFolder
 ) -> PromptCheckpoint:
     """Return the prompt trained on some of the shots; read back where it is finished."""
-    if place.prompt.is_file():
+    if ranks.decided(place.prompt.is_file):
         return PromptCheckpoint.load(place.prompt)
     prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
     assert prompt is not None
@@ -146,6 +150,10 @@ def _fold_prompt(
     objective = Objective(resolve_terms(own.preset, own.loss))
     config = replace(own, out=str(place.path))
     checkpoint = fit_prompt(config, prepared, objective, place, make_loggers(config, place))
-    write_json(place.split, prepared.record)
-    checkpoint.save(place.prompt)
+
+    def write() -> None:
+        write_json(place.split, prepared.record)
+        checkpoint.save(place.prompt)
+
+    ranks.decided(write)
     return checkpoint

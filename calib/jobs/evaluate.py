@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from calib import ranks
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import DataConfig, EvaluateRun, load_config, split_arguments
@@ -65,7 +66,8 @@ class Entry:
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
     """Evaluate prompts and return the metrics per method and seed, and the differences from the baseline.
 
-    Writes predictions, metrics.json, table.md and reliability.png to the folder `out`.
+    Writes predictions, metrics.json, table.md and reliability.png to the folder `out`. Several processes
+    encode together; the first one does the rest.
 
     Args:
         config: The settings.
@@ -79,11 +81,23 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
             prompts of one method have the same seed, or `out` belongs to something else.
     """
     folder = EvaluationFolder(config.out or "runs/evaluation")
+    ranks.meet()  # nothing is written before all have looked
     entries = find_entries(config)
     methods = list(dict.fromkeys(entry.method for entry in entries))
     if config.baseline is not None and config.baseline not in methods:
         raise unknown_name("baseline", config.baseline, methods)
     predictions = _predict_all(entries, config)
+    return ranks.decided(lambda: _report(entries, methods, predictions, config, folder))
+
+
+def _report(
+    entries: Sequence[Entry],
+    methods: Sequence[str],
+    predictions: Sequence[Predictions],
+    config: EvaluateRun,
+    folder: EvaluationFolder,
+) -> dict[str, Any]:
+    """Compute the metrics, tables and differences, write them to the folder, and return them."""
     metrics: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
     for entry, each in zip(entries, predictions, strict=True):
         metrics[entry.method][entry.seed] = summarize(

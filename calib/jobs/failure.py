@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 import calib
+from calib import ranks
 from calib.byname import settings as settings_of
 from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
 from calib.errors import unknown_name
@@ -29,6 +30,7 @@ from calib.jobs.failure_report import heading, tables
 from calib.jobs.failure_results import write_results
 from calib.jobs.failure_scores import part_means, score_names
 from calib.jobs.identity import run_name
+from calib.jobs.processes import check_started
 from calib.jobs.runfolder import REUSED, RunFolder, check_same_data
 from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
@@ -44,7 +46,8 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
 
     Trains the head on predictions it can learn from, exports it, evaluates it and every other score on the
     test split, and writes everything to the run folder. An interrupted run of the same settings is continued;
-    a finished one is read back.
+    a finished one is read back. Several processes encode and train together; the first one decides what there
+    is to do, evaluates and writes.
 
     Args:
         config: The settings.
@@ -62,22 +65,21 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     config = resolve(config)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
     check_trainer(config.trainer)
+    check_started(config.trainer)
     names = score_names(config.scores)
     loss = loss_settings(config.loss)
-    folder.check(config)
-    if folder.finished and folder.failure.is_file() and not config.overwrite:
-        check_same_data(folder, lambda: _data(config).record)
+    if ranks.decided(lambda: _is_finished(config, folder)):
         FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
-        return _results(folder, reused=True)
-    folder.refuse_if_busy()  # before minutes of encoding
+        check_same_data(folder, lambda: _data(config).record)
+        return ranks.decided(lambda: _results(folder, reused=True))
+    ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
     data = _data(config)
     seed_everything(config.seed, workers=True, verbose=False)
     head = _head(config, data)  # an option that does not fit is refused before any file is written
     if data.cases is not None and not data.kept:
         check_both_kinds(data.cases)
-    with folder.locked():
-        folder.check(config)  # another process may have begun a run here meanwhile
-        folder.claim(config, data.record)
+    with ranks.held(folder.locked):
+        ranks.decided(lambda: _begin(config, data, folder))
         cases = data.cases
         if data.kept:
             crossed = cross_fit(config, data, folder)
@@ -88,13 +90,34 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         assert cases is not None
         logger = make_loggers(config, folder)
         checkpoint = _fit(config, data, cases, head, loss, folder, logger)
-        if data.judged.prompt is not None:
-            data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-        checkpoint.save(folder.failure)
-        write_results(config, data, cases, checkpoint, names, folder)
-    results = _results(folder, reused=False)
-    close_loggers(logger, results["scores"][results["head"]], folder)
+        ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
+    results = ranks.decided(lambda: _results(folder, reused=False))
+    ranks.decided(lambda: close_loggers(logger, results["scores"][results["head"]], folder))
     return results
+
+
+def _is_finished(config: FailureRun, folder: RunFolder) -> bool:
+    folder.check(config)
+    return folder.finished and folder.failure.is_file() and not config.overwrite
+
+
+def _begin(config: FailureRun, data: FailureData, folder: RunFolder) -> None:
+    folder.check(config)  # another process may have begun a run here meanwhile
+    folder.claim(config, data.record)
+
+
+def _write(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    checkpoint: FailureCheckpoint,
+    names: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    if data.judged.prompt is not None:
+        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
+    checkpoint.save(folder.failure)
+    write_results(config, data, cases, checkpoint, names, folder)
 
 
 def _data(config: FailureRun) -> FailureData:
@@ -164,6 +187,7 @@ def _fit(
         logger,
         validate=val is not None,
         every_n_epochs=max(1, epochs // CHECKPOINTS),
+        may_rest=not config.head.keep_frozen,
     )
     log.info(
         "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())

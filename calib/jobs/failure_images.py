@@ -22,10 +22,10 @@ from calib.jobs.prepare import (
     fingerprint,
     load_task,
     make_backbone,
-    pick_device,
     terms_of,
     zero_shot_prompt,
 )
+from calib.jobs.processes import pick_device
 from calib.predictions import Predictions
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits

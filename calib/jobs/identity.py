@@ -21,6 +21,9 @@ FREE = (
     "data.cache_dir",
     "data.encode_batch_size",
     "trainer.enable_progress_bar",
+    "trainer.devices",  # any number computes the same
+    "trainer.num_nodes",
+    "trainer.strategy",
 )
 # Settings that a default folder name shows in words; for a failure run also what its prompt brings along.
 SHOWN = ("seed", "backbone.name", "data.name", "data.shots", "preset")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from calib.backbones import create_backbone
@@ -84,6 +83,8 @@ def prepare(config: PromptRun) -> Prepared:
 
 def load_common(config: PromptRun) -> Common:
     """Return backbone, data set and test features of a configuration; raises as `prepare`."""
+    from calib.jobs.processes import pick_device  # takes seconds to import, and predictions do without
+
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
     split_of(config, task)  # too few images and shared ones are said before any is encoded
@@ -237,23 +238,6 @@ def template_prompt(
         prompt={"template": task.template},
         training={"method": "zero-shot", "seed": config.seed, "config": to_dict(config)},
     )
-
-
-def pick_device(trainer: dict[str, Any]) -> torch.device:
-    """Return the device that Lightning would train on with these trainer settings.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
-    from lightning import Trainer  # takes seconds to import, and predictions do without
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    asked = trainer.get("accelerator", "auto")
-    try:
-        return Trainer(accelerator=asked, devices=1, **quiet).strategy.root_device
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        raise ValueError(f"trainer.accelerator={asked} cannot be used here: {error}") from error
 
 
 def fingerprint(table: FeatureTable | ImageTable) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from calib.files import blocking_file, is_strings, read_json, write_json, write_
 from calib.jobs.grid import Point, SweepSettings, expand, sweep_settings
 from calib.jobs.identity import is_among, relevant_settings
 from calib.jobs.prepare import Common, Prepared, draw, load_common
+from calib.jobs.processes import check_started
 from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.jobs.run_checkpoint import write_curves
 from calib.jobs.runfolder import OTHER, RunFolder
@@ -157,6 +158,7 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
     if not config.data.cache:
         raise ValueError("Prompts side by side are trained on cached features: leave out data.cache=false.")
     check_trainer(config.trainer)
+    check_started(config.trainer)
     place = RunFolder(path)
     run = replace(config, out=str(place.path))
     place.check(run)

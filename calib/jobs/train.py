@@ -14,11 +14,13 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
+from calib import ranks
 from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config
 from calib.files import write_text
 from calib.jobs.identity import run_name
 from calib.jobs.prepare import Prepared, data_record, prepare
+from calib.jobs.processes import check_started
 from calib.jobs.prompt_run import (
     batches_of,
     check_trainable,
@@ -45,7 +47,8 @@ def train(config: PromptRun) -> dict[str, Any]:
 
     Trains the preset and each baseline on the same shots, exports the prompts, evaluates them and zero-shot
     on the test split, and writes everything to the run folder. An interrupted run of the same settings is
-    continued; what is finished is read back.
+    continued; what is finished is read back. Several processes encode and train together; the first one
+    decides what there is to do, evaluates and writes.
 
     Args:
         config: The settings.
@@ -60,48 +63,58 @@ def train(config: PromptRun) -> dict[str, Any]:
         FloatingPointError: A loss became NaN or infinite; its name and epoch are said.
     """
     check_trainer(config.trainer)
+    check_started(config.trainer)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
     runs = _runs(config, folder)
     objectives = {name: Objective(resolve_terms(run.preset, run.loss)) for name, (run, _) in runs.items()}
     titles = {name: title(name, objective) for name, objective in objectives.items()}
-    folder.check(config)
-    for run, place in runs.values():
-        place.check(run)
     zero_shot = RunFolder(folder.baselines / ZERO_SHOT)
     places = {ZERO_SHOT: zero_shot} | {name: place for name, (_, place) in runs.items()}
-    todo = [name for name, place in places.items() if config.overwrite or not place.finished]
-    if todo:
-        folder.refuse_if_busy()  # before minutes of encoding
-        prepared = prepare(config)
-        new_learner(config, prepared)  # a class name that does not fit is refused before any file is written
-        for objective in objectives.values():
-            check_trainable(objective, prepared.task.class_names)
-        with folder.locked():
-            for (
-                run,
-                place,
-            ) in runs.values():  # another process may have begun or finished a run here meanwhile
-                place.check(run)
-            folder.claim(config, prepared.record)
-            for place in places.values():  # one table is about one set of images
-                place.check_data(prepared.record)
-            evaluate_prompt(config, prepared.zero_shot, prepared, zero_shot)
-            for name, (run, place) in runs.items():
-                if config.overwrite or not place.finished:
-                    _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
-            _write_report(places, folder, config)
-    else:
+
+    def unfinished() -> list[str]:
+        folder.check(config)
+        for run, place in runs.values():
+            place.check(run)
+        return [name for name, place in places.items() if config.overwrite or not place.finished]
+
+    def begin() -> list[str]:
+        for run, place in runs.values():  # another process may have begun or finished a run here meanwhile
+            place.check(run)
+        folder.claim(config, prepared.record)
+        for place in places.values():  # one table is about one set of images
+            place.check_data(prepared.record)
+        evaluate_prompt(config, prepared.zero_shot, prepared, zero_shot)
+        return [name for name, (_, place) in runs.items() if config.overwrite or not place.finished]
+
+    def look_again() -> None:
         check_same_data(folder, lambda: data_record(config))
         if not all((folder.path / name).is_file() for name in REPORT):  # killed just before the end
             with folder.locked():
                 _write_report(places, folder, config)
-    return {
-        "methods": {name: place.results()["test"] for name, place in places.items()},
-        "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
-        "folder": str(folder.path),
-        "prompt": str(_intact(folder.prompt)),
-        "reused": not todo,
-    }
+
+    todo = ranks.decided(unfinished)
+    if todo:
+        ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
+        prepared = prepare(config)
+        new_learner(config, prepared)  # a class name that does not fit is refused before any file is written
+        for objective in objectives.values():
+            check_trainable(objective, prepared.task.class_names)
+        with ranks.held(folder.locked):
+            for name in ranks.decided(begin):
+                run, place = runs[name]
+                _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
+            ranks.decided(lambda: _write_report(places, folder, config))
+    else:
+        ranks.decided(look_again)
+    return ranks.decided(
+        lambda: {
+            "methods": {name: place.results()["test"] for name, place in places.items()},
+            "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
+            "folder": str(folder.path),
+            "prompt": str(_intact(folder.prompt)),
+            "reused": not todo,
+        }
+    )
 
 
 def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, RunFolder]]:
@@ -115,10 +128,20 @@ def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, Ru
 
 
 def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: Prepared) -> None:
-    folder.claim(config, prepared.record)
+    ranks.decided(lambda: folder.claim(config, prepared.record))
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     loggers = make_loggers(config, folder)
     checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
+    ranks.decided(lambda: _finish(config, checkpoint, prepared, folder, loggers))
+
+
+def _finish(
+    config: PromptRun,
+    checkpoint: PromptCheckpoint,
+    prepared: Prepared,
+    folder: RunFolder,
+    loggers: list[Logger],
+) -> None:
     test = evaluate_prompt(config, checkpoint, prepared, folder)
     close_loggers(loggers, test, folder, n_bins=config.n_bins)
 

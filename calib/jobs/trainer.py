@@ -15,11 +15,14 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
+from calib import ranks
 from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
 from calib.jobs.logged import results_of
 from calib.jobs.preemption import deferred
+from calib.jobs.processes import trainer_settings
 from calib.jobs.run_checkpoint import AtomicCheckpoints, RunCheckpoint, progress_of
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.threads import thread_share
@@ -27,6 +30,7 @@ from calib.jobs.wandb_logger import WandbLogger, wanted
 
 log = logging.getLogger(__name__)
 OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+STRATEGIES = ("auto", "ddp")
 
 
 class _ProgressBar(TQDMProgressBar):
@@ -42,8 +46,11 @@ class _ProgressBar(TQDMProgressBar):
 
 
 def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
-    """Return the W&B logger of a run, where the settings ask for it; the curves as CSV need none."""
-    return [WandbLogger(config, folder)] if wanted(config, folder) else []
+    """Return the W&B logger of a run, where the settings ask for it; the curves as CSV need none.
+
+    Of several processes the first one logs.
+    """
+    return [WandbLogger(config, folder)] if ranks.rank() == 0 and wanted(config, folder) else []
 
 
 def close_loggers(
@@ -78,8 +85,9 @@ def make_trainer(
     validate: bool,
     every_n_epochs: int = 1,
     callbacks: Sequence[Callback] = (),
+    may_rest: bool = False,
 ) -> Trainer:
-    """Return a trainer that keeps the last epoch's checkpoint in the run folder.
+    """Return a trainer that keeps the last epoch's checkpoint in the run folder, for all processes there are.
 
     Args:
         config: The run's settings; `trainer` goes to `lightning.Trainer` as it is.
@@ -88,6 +96,7 @@ def make_trainer(
         validate: Whether there are validation images.
         every_n_epochs: Epochs between two checkpoints.
         callbacks: Further callbacks.
+        may_rest: Whether some steps leave trained parameters without a gradient.
     """
     last = RunCheckpoint(folder.checkpoint, folder.curves, every_n_epochs=every_n_epochs)
     threads = LambdaCallback(on_train_batch_start=lambda *_: thread_share().settle())
@@ -100,7 +109,9 @@ def make_trainer(
     }
     if not validate:
         defaults["limit_val_batches"] = 0
-    settings = defaults | config.trainer
+    settings = defaults | config.trainer | trainer_settings(config.trainer)
+    if ranks.world_size() > 1:  # buffers are the same everywhere: frozen ones, and counts of steps
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False, find_unused_parameters=may_rest)
     return Trainer(
         **settings,
         logger=logger,
@@ -133,11 +144,15 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
 
 
 def resume_point(folder: RunFolder) -> str | None:
-    """Return the checkpoint a run goes on from, and say so; None: it begins.
+    """Return the checkpoint a run goes on from, and say so; None: it begins. The first process looks.
 
     Raises:
         ValueError: The checkpoint cannot be read.
     """
+    return ranks.decided(lambda: _last_checkpoint(folder))
+
+
+def _last_checkpoint(folder: RunFolder) -> str | None:
     if not folder.checkpoint.is_file():
         return None
     try:
@@ -171,9 +186,8 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         settings: What the configuration hands to `lightning.Trainer`.
 
     Raises:
-        ValueError: A setting is unknown, belongs to the run folder, asks for several devices, or would round
-        the
-            frozen weights.
+        ValueError: A setting is unknown, belongs to the run folder, divides the model instead of the work, or
+            would round the frozen weights.
     """
     for key in OWNED_SETTINGS:
         if key in settings:
@@ -190,5 +204,11 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.precision={settings['precision']} would round the frozen weights for good; "
             "use bf16-mixed or 16-mixed."
         )
-    if settings.get("devices", 1) not in (1, "1") or settings.get("num_nodes", 1) != 1:
-        raise ValueError("Training runs on one device for now: trainer.devices=1, trainer.num_nodes=1.")
+    strategy, nodes = settings.get("strategy", "auto"), settings.get("num_nodes", 1)
+    if strategy not in STRATEGIES:
+        raise ValueError(
+            f"trainer.strategy={strategy} is not used here: what is trained is small, and every process "
+            "holds the frozen model. Leave it out; several devices run DDP."
+        )
+    if not isinstance(nodes, int) or nodes < 1:
+        raise ValueError(f"trainer.num_nodes must be at least 1, got {nodes}.")

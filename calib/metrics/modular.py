@@ -285,13 +285,17 @@ class SetCalibrationError(Metric):
         return SET_SCORES[self.score](dim_zero_cat(self.confidence), dim_zero_cat(self.correct), **settings)
 
 
-def metric_collection(num_classes: int, n_bins: int = 10, prefix: str | None = None) -> MetricCollection:
+def metric_collection(
+    num_classes: int, n_bins: int = 10, prefix: str | None = None, **settings: Any
+) -> MetricCollection:
     """Return the metrics of `calib.metrics.summarize` as a torchmetrics.MetricCollection, by the same names.
 
     Args:
         num_classes: C.
         n_bins: Number of bins of ece, mce, ace, classwise_ece, overconfidence and underconfidence.
         prefix: Put before each name, e.g. "val/"; None for nothing.
+        **settings: Handed to every torchmetrics.Metric, e.g. sync_on_compute=False where every process has
+            seen all samples.
 
     Example:
         >>> metrics = metric_collection(num_classes=2, prefix="val/")
@@ -302,20 +306,20 @@ def metric_collection(num_classes: int, n_bins: int = 10, prefix: str | None = N
     """
     return MetricCollection(
         {
-            "accuracy": SampleMean("accuracy"),
-            "balanced_accuracy": ClassScore(num_classes, "balanced_accuracy"),
-            "macro_f1": ClassScore(num_classes, "macro_f1"),
-            "ece": CalibrationError(n_bins),
-            "mce": CalibrationError(n_bins, "max"),
-            "ace": SetCalibrationError("ace", n_bins),
-            "classwise_ece": ClasswiseCalibrationError(num_classes, n_bins),
-            "kde_ece": SetCalibrationError("kde_ece"),
-            "brier": SampleMean("brier"),
-            "nll": SampleMean("nll"),
-            "confidence": SampleMean("confidence"),
-            "confidence_gap": SampleMean("confidence_gap"),
-            "overconfidence": CalibrationError(n_bins, "over"),
-            "underconfidence": CalibrationError(n_bins, "under"),
+            "accuracy": SampleMean("accuracy", **settings),
+            "balanced_accuracy": ClassScore(num_classes, "balanced_accuracy", **settings),
+            "macro_f1": ClassScore(num_classes, "macro_f1", **settings),
+            "ece": CalibrationError(n_bins, **settings),
+            "mce": CalibrationError(n_bins, "max", **settings),
+            "ace": SetCalibrationError("ace", n_bins, **settings),
+            "classwise_ece": ClasswiseCalibrationError(num_classes, n_bins, **settings),
+            "kde_ece": SetCalibrationError("kde_ece", **settings),
+            "brier": SampleMean("brier", **settings),
+            "nll": SampleMean("nll", **settings),
+            "confidence": SampleMean("confidence", **settings),
+            "confidence_gap": SampleMean("confidence_gap", **settings),
+            "overconfidence": CalibrationError(n_bins, "over", **settings),
+            "underconfidence": CalibrationError(n_bins, "under", **settings),
         },
         prefix=prefix,
         # Metrics with equal states share them. Named here because torchmetrics would find out by comparing

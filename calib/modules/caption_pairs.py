@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calib import ranks
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
 from calib.data.helpers import stable_hash
 from calib.modules.failure_prediction import Cases
@@ -55,11 +56,13 @@ class CaptionPairs:
     def batches(self, batch_size: int, *, seed: int) -> BatchLoader:
         """Return the shuffled training batches; a last, smaller one is left out, its task would be easier.
 
+        Several processes share the images of every batch; its captions are candidates for all of them.
+
         Args:
-            batch_size: Pairs per batch.
+            batch_size: Pairs per batch, over all processes.
             seed: Of the order.
         """
-        return BatchLoader(self, BatchOrder(len(self), batch_size, seed=seed, drop_last=True))
+        return BatchLoader(PairShares(self), BatchOrder(len(self), batch_size, seed=seed, drop_last=True))
 
     def blocks(self, size: int) -> CaptionBlocks:
         """Return every image judged once against the same number of captions.
@@ -95,6 +98,24 @@ class CaptionPairs:
             logits=logits[None],
         )
         return CaptionBlocks(cases, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class PairShares:
+    """This process's share of the images of a batch, with all its captions.
+
+    Attributes:
+        pairs: What the batches are made of.
+    """
+
+    pairs: CaptionPairs
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        """Return the batch for (epoch, row indices), less the images of other processes."""
+        mine = ranks.share(len(key[1]))
+        return {
+            name: value if name == "text_features" else value[mine] for name, value in self.pairs[key].items()
+        }
 
 
 @dataclass(frozen=True, eq=False)

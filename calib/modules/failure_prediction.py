@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, distributed
+from torch import Tensor
 
+from calib import ranks
 from calib.byname import bind
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
 from calib.errors import unknown_name
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
 from calib.metrics.failure import summarize_failure
-from calib.modules.optim import make_optimizer
+from calib.modules.optim import make_optimizer, warm_cosine_factor
+from calib.modules.precision import full_precision
 from calib.vilu import ViLU
 
 WATCHED = ("auroc", "aurc")  # metrics of the validation images that are logged
@@ -107,13 +109,16 @@ class Cases:
             "predictions": self.predictions[look][index],
             "logits": self.logits[look][index],
             "source": self.source[index],
+            "index": index,
         }
 
     def batches(self, batch_size: int, *, seed: int | None = None, drop_last: bool = False) -> BatchLoader:
         """Return the batches for `Trainer.fit`, in an order that depends on seed and epoch only.
 
+        Several processes share every batch.
+
         Args:
-            batch_size: Images per batch.
+            batch_size: Images per batch, over all processes.
             seed: Shuffles every epoch in its own way. None: in order, plain images, for evaluation.
             drop_last: Leave out a last, smaller batch.
         """
@@ -121,14 +126,16 @@ class Cases:
         if seed is None:
             fields = ("image_features", "predictions", "logits")
             source = dataclasses.replace(self, **{name: getattr(self, name)[:1] for name in fields})
-        return BatchLoader(source, BatchOrder(len(self), batch_size, seed=seed, drop_last=drop_last))
+        order = BatchOrder(len(self), batch_size, seed=seed, drop_last=drop_last, shared=True)
+        return BatchLoader(source, order)
 
 
 class FailurePredictionModule(LightningModule):
     """Trains a failure head on the batches of `Cases`.
 
     Weights of the loss that depend on how many predictions are wrong (adaptive, balanced) are those of the
-    batch of all processes: however it is shared among them, the gradient is that of one process.
+    batch of all processes: however it is shared among them, the gradient is that of one process. Validation
+    gathers every image once, by its row. The loss is computed in float32 whatever the precision.
 
     Args:
         head: The head to train.
@@ -167,7 +174,7 @@ class FailurePredictionModule(LightningModule):
         self.warmup_lr = warmup_lr
         self._sum: Tensor | float = 0.0
         self._steps = 0
-        self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def failure_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to."""
@@ -177,7 +184,10 @@ class FailurePredictionModule(LightningModule):
         if len(self.text_features) == 1:
             return self.head(images, self.text_features[0], picked)
         logits = images.new_zeros(len(images))
-        for model in batch["source"].unique().tolist():
+        # The models of the batch of all processes: with other shares the head is called as often, perhaps
+        # with no image.
+        used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
+        for model in used.nonzero().flatten().tolist():
             rows = (batch["source"] == model).nonzero().flatten()
             part = self.head(images[rows], self.text_features[model], picked[rows])
             logits = logits.index_copy(0, rows, part.to(logits))
@@ -197,8 +207,8 @@ class FailurePredictionModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss; stop with its name if it is not finite."""
         mean = self._finite_mean()
-        self.log(f"train/{self.loss_name}", mean, sync_dist=True)
-        self.log("train/loss", mean, prog_bar=True, logger=False, sync_dist=True)
+        self.log(f"train/{self.loss_name}", mean)
+        self.log("train/loss", mean, prog_bar=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:
         """Stop before evaluating a head that is broken: validation comes before the end of the epoch."""
@@ -207,13 +217,17 @@ class FailurePredictionModule(LightningModule):
         self._outputs = []
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Keep the failure logits of one batch."""
-        logits = self.failure_logits(batch)
-        self._outputs.append((logits, batch["predictions"] != batch["labels"]))
+        """Keep the failure logits of one batch, or of this process's share of it."""
+        logits = self.failure_logits(batch).float()
+        self._outputs.append((batch["index"], logits, batch["predictions"] != batch["labels"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log AUROC and AURC of the validation images, as far as they are defined."""
-        logits, failure = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        index, logits, failure = (
+            ranks.gathered(torch.cat(parts)) for parts in zip(*self._outputs, strict=True)
+        )
+        order = index.argsort()  # the rows as one process sees them
+        logits, failure = logits[order], failure[order]
         if logits.isfinite().all():  # else the training epoch, which ends after this, says so
             values = summarize_failure(logits, failure)
             self.log_dict({f"val/{name}": values[name] for name in WATCHED if math.isfinite(values[name])})
@@ -254,17 +268,22 @@ class FailurePredictionModule(LightningModule):
     def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
         failure = batch["predictions"] != batch["labels"]
         counts, share = _over_processes(outcome_counts(failure))
-        value = self.loss(
-            failure_logits=failure_logits,
-            failure=failure,
-            counts=counts,
-            logits=batch["logits"],
-            labels=batch["labels"],
-        )
-        return value * share
+        with full_precision(failure_logits):
+            failure_logits = failure_logits.float()
+            if not len(failure):  # no image, and no gradient, but DDP waits for one
+                return failure_logits.sum()
+            value = self.loss(
+                failure_logits=failure_logits,
+                failure=failure,
+                counts=counts,
+                logits=batch["logits"].float(),
+                labels=batch["labels"],
+            )
+            return value * share
 
     def _finite_mean(self) -> Tensor:
-        mean = torch.as_tensor(self._sum) / self._steps
+        mean = ranks.summed(torch.as_tensor(self._sum, device=self.device)) / self._steps
+        mean = mean / ranks.world_size()
         try:
             check_finite({self.loss_name: mean})
         except FloatingPointError as error:
@@ -278,29 +297,7 @@ def _over_processes(counts: Tensor) -> tuple[Tensor, Tensor | float]:
     A process's mean loss times this factor, averaged over processes (as DDP does with gradients), is the mean
     over the whole batch even where the shares differ in size.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if ranks.world_size() == 1:
         return counts, 1.0
-    total = counts.clone()
-    distributed.all_reduce(total)
-    return total, distributed.get_world_size() * counts.sum() / total.sum()
-
-
-def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
-    """Return the share of the learning rate used during an epoch.
-
-    `(start + (1 - start) * min(epoch / warmup_epochs, 1)) * (1 + cos(pi * epoch / max_epochs)) / 2`
-
-    Args:
-        epoch: Counted from 0.
-        max_epochs: Length of the run.
-        warmup_epochs: Epochs of the rise; 0 begins at the full rate.
-        start: Share of the first epoch.
-
-    Example:
-        >>> round(warm_cosine_factor(5, max_epochs=10, warmup_epochs=5, start=0.1), 6)
-        0.5
-
-    Source: the chained schedulers of ViLU (github.com/ykrmm/ViLU e4bf572), with start 0.1 and 5 epochs.
-    """
-    risen = min(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
-    return (start + (1 - start) * risen) * 0.5 * (1 + math.cos(math.pi * epoch / max_epochs))
+    total = ranks.summed(counts)
+    return total, ranks.world_size() * counts.sum() / total.sum()

@@ -36,6 +36,27 @@ def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, war
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epochs))
 
 
+def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
+    """Return the share of the learning rate used during an epoch.
+
+    `(start + (1 - start) * min(epoch / warmup_epochs, 1)) * (1 + cos(pi * epoch / max_epochs)) / 2`
+
+    Args:
+        epoch: Counted from 0.
+        max_epochs: Length of the run.
+        warmup_epochs: Epochs of the rise; 0 begins at the full rate.
+        start: Share of the first epoch.
+
+    Example:
+        >>> round(warm_cosine_factor(5, max_epochs=10, warmup_epochs=5, start=0.1), 6)
+        0.5
+
+    Source: the chained schedulers of ViLU (github.com/ykrmm/ViLU e4bf572), with start 0.1 and 5 epochs.
+    """
+    risen = min(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+    return (start + (1 - start) * risen) * 0.5 * (1 + math.cos(math.pi * epoch / max_epochs))
+
+
 def make_optimizer(
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     *,

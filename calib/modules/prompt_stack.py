@@ -16,6 +16,7 @@ from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.modules.loss_means import LossMeans
 from calib.modules.optim import learning_rate_factor, make_optimizer
+from calib.modules.precision import full_precision
 from calib.modules.prompt_tuning import loss_tensors
 from calib.prompts import PromptLearner
 
@@ -96,10 +97,11 @@ class PromptStackModule(LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the sum of all objectives; no term of it depends on two contexts."""
         texts = self.text_features()
-        totals = [
-            losses.add(prompt.objective(**self._tensors(batch, texts, row)))
-            for row, (prompt, losses) in enumerate(zip(self.prompts, self._losses, strict=True))
-        ]
+        with full_precision(texts):
+            totals = [
+                losses.add(prompt.objective(**self._tensors(batch, texts, row)))
+                for row, (prompt, losses) in enumerate(zip(self.prompts, self._losses, strict=True))
+            ]
         return torch.stack(totals).sum()
 
     def on_train_epoch_start(self) -> None:
@@ -124,7 +126,8 @@ class PromptStackModule(LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Add one batch to every prompt's validation metrics."""
         for row, metrics in self._sound_metrics():
-            tensors = self._tensors(batch, self._val_texts, row)
+            with full_precision(self._val_texts):
+                tensors = self._tensors(batch, self._val_texts, row)
             metrics.update(logits=tensors["logits"], labels=tensors["labels"])
 
     def on_validation_epoch_end(self) -> None:

@@ -9,12 +9,16 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from calib import ranks
 from calib.backbones.base import Backbone
 from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.modules.loss_means import LossMeans
 from calib.modules.optim import learning_rate_factor, make_optimizer
+from calib.modules.precision import full_precision
 from calib.prompts import PromptLearner
+
+CLASSES_TO_SHARE = 2  # per process, at least
 
 
 def loss_tensors(
@@ -49,6 +53,11 @@ class PromptTuningModule(LightningModule):
     Batches are dicts with `labels` (B,) and either `image_features` (B, D) unit norm or `images` (B, 3, H,
     W).
 
+    Any number of processes compute the objective of the whole batch, so that losses which are statistics of a
+    batch mean the same. Batches of features are the same in every process; of images each has its share, and
+    their features are gathered. The work that is divided is that of the towers: images, and classes where
+    every process has `CLASSES_TO_SHARE` at least. Losses are computed in float32 whatever the precision.
+
     Args:
         backbone: The frozen model; left out of checkpoints.
         learner: The prompt to train.
@@ -81,7 +90,12 @@ class PromptTuningModule(LightningModule):
         self.optimizer_settings = dict(optimizer)
         self.warmup_epochs = warmup_epochs
         self.warmup_lr = warmup_lr
-        self.val_metrics = metric_collection(len(learner.class_names), n_bins, prefix="val/")
+        self.val_metrics = metric_collection(
+            len(learner.class_names),
+            n_bins,
+            prefix="val/",
+            sync_on_compute=False,  # every process sees the whole batches
+        )
         self.strict_loading = (
             False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
         )
@@ -89,18 +103,24 @@ class PromptTuningModule(LightningModule):
 
     def text_features(self) -> Tensor:
         """Return the present class embeddings (C, D)."""
-        return self.learner(self.backbone)
+        n_classes = len(self.learner.class_names)
+        if ranks.world_size() == 1 or n_classes < CLASSES_TO_SHARE * ranks.world_size():
+            return self.learner(self.backbone)
+        return ranks.gathered_with_gradient(self.learner(self.backbone, ranks.share(n_classes)))
 
     def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
-        """Return everything a loss may ask for by name."""
-        features = self._image_features(batch)
-        return loss_tensors(
-            features, batch["labels"], text_features, self.zero_shot_features, self.backbone.logit_scale
-        )
+        """Return everything a loss may ask for by name, for the batch of all processes."""
+        features, labels = self._image_features(batch)
+        with full_precision(features):
+            return loss_tensors(
+                features, labels, text_features, self.zero_shot_features, self.backbone.logit_scale
+            )
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the objective of one batch."""
-        return self._losses.add(self.objective(**self.tensors(batch, self.text_features())))
+        tensors = self.tensors(batch, self.text_features())
+        with full_precision(tensors["logits"]):
+            return self._losses.add(self.objective(**tensors))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
@@ -119,8 +139,8 @@ class PromptTuningModule(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
-        logits = self.tensors(batch, self._val_text_features)["logits"]
-        self.val_metrics.update(logits=logits, labels=batch["labels"])
+        tensors = self.tensors(batch, self._val_text_features)
+        self.val_metrics.update(logits=tensors["logits"], labels=tensors["labels"])
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, ECE and the rest on the validation shots."""
@@ -157,7 +177,12 @@ class PromptTuningModule(LightningModule):
             raise ValueError(f"The checkpoint's context has shape {shape}, this run's has {wanted}.")
         self._losses.load_state_dict(checkpoint["losses"])
 
-    def _image_features(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _image_features(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return image features (B, D) and labels (B,) of the batch of all processes."""
         if "image_features" in batch:
-            return batch["image_features"]
-        return self.backbone.encode_image(batch["images"])
+            return batch["image_features"], batch["labels"]
+        images = batch["images"]
+        features = images.new_empty(0, self.backbone.embed_dim)
+        if len(images):
+            features = self.backbone.encode_image(images)
+        return ranks.gathered(features), ranks.gathered(batch["labels"])

@@ -203,7 +203,7 @@ def test_an_interrupted_run_leaves_no_cache_file(backbone: Any, table: ImageTabl
 def test_an_interrupted_encoding_goes_on(
     backbone: Any, table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calib.data.encode.BATCHES_PER_PART", 1)
+    monkeypatch.setattr("calib.data.encoding_parts.BATCHES_PER_PART", 1)
     whole = encode_table(backbone, table, views=1, batch_size=2)
     original, calls = backbone.encode_image, 0
 

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -128,34 +127,43 @@ def test_images_need_the_preprocessing(images: ImageTable) -> None:
         FewShotDataModule(features(), batch_size=0)
 
 
-def test_processes_share_every_batch_evenly() -> None:
-    one = rows(BatchOrder(22, 8, seed=5))
-    ranks = [BatchOrder(22, 8, seed=5, rank=rank, world_size=4) for rank in range(4)]
-    shares = [rows(order) for order in ranks]
-    assert {len(order) for order in ranks} == {3}
-    for number, batch in enumerate(one):
-        together = list(chain(*(share[number] for share in shares)))
-        assert together == batch[: len(batch) // 4 * 4]  # 6 rows at the end: 4 of them in equal parts
-        assert {len(share[number]) for share in shares} == {len(together) // 4}
-    with pytest.raises(ValueError, match="Batches of 6 of 22 images cannot be shared evenly by 4 processes"):
-        BatchOrder(22, 6, seed=5, world_size=4)
-    with pytest.raises(ValueError, match="shared evenly"):
-        BatchOrder(3, 8, seed=5, world_size=4)
+@pytest.fixture
+def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Return a function that makes this process number `rank` of `world_size`."""
+
+    def become(rank: int, world_size: int) -> None:
+        monkeypatch.setattr("calib.ranks.rank", lambda: rank)
+        monkeypatch.setattr("calib.ranks.world_size", lambda: world_size)
+
+    return become
 
 
-def test_processes_evaluate_every_row_once_in_the_same_number_of_batches() -> None:
-    shares = [rows(BatchOrder(11, 5, rank=rank, world_size=3)) for rank in range(3)]
-    assert sorted(chain(*chain(*shares))) == list(range(11))
-    assert {len(share) for share in shares} == {3}
+@pytest.mark.parametrize("seed", [5, None])
+def test_processes_share_every_batch_whatever_its_size(seed: int | None, as_rank: Any) -> None:
+    whole = rows(BatchOrder(22, 9, seed=seed, shared=True))
+    assert [len(batch) for batch in whole] == [9, 9, 4]
+    shares = []
+    for rank in range(6):
+        as_rank(rank, 6)
+        shares.append(rows(BatchOrder(22, 9, seed=seed, shared=True)))
+        assert rows(BatchOrder(22, 9, seed=seed)) == whole  # not shared: all of it
+    for number, batch in enumerate(whole):
+        parts = [share[number] for share in shares]
+        assert list(chain(*parts)) == batch
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1  # the last batch: 4 rows for 6 processes
 
 
-def test_the_process_is_taken_from_the_trainer() -> None:
-    data = FewShotDataModule(features(8), features(5), batch_size=4, seed=1)
+def test_features_come_in_whole_batches_and_images_in_shares(
+    images: ImageTable, backbone: Any, as_rank: Any
+) -> None:
+    data = FewShotDataModule(images, features(5), batch_size=4, seed=1, preprocess=backbone.preprocess)
     whole = epochs(data, 1)[0]
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
-    assert epochs(data, 1)[0] == [batch[2:] for batch in whole]
+    as_rank(1, 3)
+    assert epochs(data, 1)[0] == [whole[0][2:3], []]  # 4 images are shared as 2, 1, 1, and 1 as 1, 0, 0
     (validation,) = list(data.val_dataloader())
-    assert validation["index"].tolist() == [1, 3]
+    assert validation["index"].tolist() == [0, 1, 2, 3, 4]
+    last = list(data.train_dataloader())[-1]
+    assert (last["images"].shape, last["labels"].shape) == ((0, 3, 0, 0), (0,))
 
 
 class Recorder(lightning.LightningModule):

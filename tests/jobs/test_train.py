@@ -269,7 +269,7 @@ def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
         (["data.name=cxr4"], "Did you mean 'cxr3'"),
         (["trainer.max_epoch=3"], "Unknown key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         (["trainer.logger=false"], "trainer.logger cannot be set"),
-        (["trainer.devices=2"], "one device"),
+        (["trainer.devices=2"], "Several devices need several processes"),
         (["trainer.max_epochs=0"], "trainer.max_epochs must be at least 1, got 0"),
         (["trainer.accelerator=tpu"], "trainer.accelerator=tpu cannot be used here"),
         (["trainer.precision=bf16-true"], "would round the frozen weights"),

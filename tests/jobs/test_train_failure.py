@@ -550,7 +550,7 @@ def test_a_score_that_cannot_be_fitted_has_a_reason(failure_settings, tmp_path: 
         (["fit_on=inside"], "Unknown value of fit_on 'inside'. Did you mean 'outside'"),
         (["fit_on=cross_fitted"], "needs a learned prompt"),
         (["data.shots=100"], "in the training split: Class 0 ('no finding') has 85"),
-        (["trainer.devices=2"], "one device"),
+        (["trainer.devices=2"], "Several devices need several processes"),
         (["folds=1"], "folds must be at least 2"),
         (["level=95"], "level must lie between 0 and 1"),
         (["backbone.name=clip", "backbone.weights=random"], "do not fit 'clip'"),

@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from calib.losses.failure import failure_bce, tcp_regression
 from calib.metrics.failure import aurc, auroc
-from calib.modules.failure_prediction import Cases, FailurePredictionModule, warm_cosine_factor
+from calib.modules.failure_prediction import Cases, FailurePredictionModule
+from calib.modules.optim import warm_cosine_factor
 from calib.vilu import ViLU
 
 N, C, D = 23, 3, 8

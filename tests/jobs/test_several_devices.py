@@ -1,0 +1,260 @@
+"""Runs on two devices against runs on one, as a user starts them."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests_shared import SHORT
+
+from calib.config import load_config
+from calib.data import FeatureTable
+from calib.files import read_json
+from calib.jobs import processes
+from calib.jobs.launch import launch
+from calib.jobs.processes import asked_devices, place_here
+from calib.jobs.train import train
+
+ROOT = Path(__file__).parents[2]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+TWO = "trainer.devices=2"
+
+
+def run(*arguments: str, folder: Path, check: bool = True, **environment: str) -> Any:
+    """Start a command in a folder, one thread per process, and return it finished."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(arguments, cwd=folder, env=env, check=check, capture_output=True, text=True)
+
+
+def same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
+    """Hold two files' contents equal, numbers up to rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            same(one[key], two[key], tolerance)
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for each, other in zip(one, two, strict=True):
+            same(each, other, tolerance)
+    elif isinstance(one, float) and isinstance(two, float) and not math.isnan(one):
+        assert one == pytest.approx(two, abs=tolerance, rel=tolerance)
+    else:
+        assert one == two
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    with (folder / "logs" / "version_0" / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["trainer.devices", "torchrun"])
+def test_two_devices_train_the_prompt_that_one_trains(start: str, tmp_path: Path) -> None:
+    # 24 shots in batches of 7, 7, 7 and 3; 12 validation shots; views of every epoch
+    settings = [*SHORT, "data.batch_size=7", "baselines=[]", "trainer.accumulate_grad_batches=2"]
+    run(*TRAIN, *settings, "out=one", folder=tmp_path)
+    if start == "torchrun":
+        several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        ended = run(*several, TRAIN[1], *settings, "out=two", folder=tmp_path)
+    else:
+        ended = run(*TRAIN, *settings, TWO, "out=two", folder=tmp_path)
+    assert ended.stdout.count("Trained and evaluated") == 1
+    assert ended.stderr.count("INFO: Training calibprompt") == 1
+    assert "Warning" not in ended.stderr
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert read_json(two / "metrics.json")["test"]["n"] == 545
+    same(read_json(one / "metrics.json"), read_json(two / "metrics.json"))
+    same(curves(one), curves(two))
+    assert {path.name for path in one.rglob("*")} == {path.name for path in two.rglob("*")}
+    again = run(*TRAIN, *settings, "out=two", folder=tmp_path)  # the same run, whatever the number of devices
+    assert "This run was finished before" in again.stdout
+
+
+@pytest.mark.slow
+def test_two_devices_share_images_that_are_not_cached(image_folder: Path, tmp_path: Path) -> None:
+    settings = [*SHORT, "data.name=folder", f"data.root={image_folder}", "data.shots=3", "data.val_shots=2"]
+    # 9 images in batches of 4, 4 and 1: the last one leaves a process without
+    settings += ["data.cache=false", "data.batch_size=4", "baselines=[]"]
+    run(*TRAIN, *settings, "out=one", "data.cache_dir=cache-one", folder=tmp_path)
+    run(*TRAIN, *settings, TWO, "out=two", "data.cache_dir=cache-two", folder=tmp_path)
+    same(read_json(tmp_path / "one" / "metrics.json"), read_json(tmp_path / "two" / "metrics.json"))
+    same(curves(tmp_path / "one"), curves(tmp_path / "two"))
+    files = [sorted((tmp_path / cache).glob("*.safetensors")) for cache in ("cache-one", "cache-two")]
+    for ours, theirs in zip(*files, strict=True):  # shots are not cached; validation shots and test are
+        assert (ours.name, ours.read_bytes()) == (theirs.name, theirs.read_bytes())
+    assert [len(FeatureTable.load(path)) for path in files[1]] in ([6, 9], [9, 6])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [["trainer.precision=bf16-mixed"], ["head.residual=false", "head.keep_frozen=false"]],
+)
+def test_two_devices_train_the_failure_head_that_one_trains(changes: list[str], tmp_path: Path) -> None:
+    settings = [*SHORT, "task=failure", "data.shots=5", "data.batch_size=7", "n_resamples=50", *changes]
+    settings += ["loss.weighting=adaptive", "scores=[mcp,entropy]", "head.n_iter_freeze_proj=4"]
+    run(*TRAIN, *settings, "out=one", folder=tmp_path)
+    ended = run(*TRAIN, *settings, TWO, "out=two", folder=tmp_path)
+    assert ended.stdout.count("Trained and evaluated") == 1
+    same(read_json(tmp_path / "one" / "metrics.json"), read_json(tmp_path / "two" / "metrics.json"), 1e-4)
+    same(curves(tmp_path / "one"), curves(tmp_path / "two"), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for the processes in /proc")
+def test_a_killed_process_ends_the_job_with_its_reason_and_the_run_goes_on(tmp_path: Path) -> None:
+    settings = [*SHORT, "trainer.max_epochs=60", "baselines=[]"]
+    run(*TRAIN, *settings, "out=whole", folder=tmp_path)
+    command = subprocess.Popen(
+        [*TRAIN, *settings, TWO, "out=killed"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    wait_for(checkpoint.exists)
+    os.kill(process_of_rank(1, command.pid), signal.SIGKILL)
+    since = time.monotonic()
+    _, said = command.communicate(timeout=60)
+    assert time.monotonic() - since < 20
+    assert command.returncode == 1
+    assert "calib train: process 1 of 2 was ended by SIGKILL (perhaps memory ran out)" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "killed").rglob("*.part"))
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    again = run(*TRAIN, *settings, TWO, "out=killed", folder=tmp_path)
+    assert "Going on after epoch" in again.stderr
+    same(read_json(tmp_path / "whole" / "metrics.json"), read_json(tmp_path / "killed" / "metrics.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_an_interrupted_job_says_so_once_and_a_lost_launcher_leaves_no_process(tmp_path: Path) -> None:
+    command = [*TRAIN, *SHORT, "trainer.max_epochs=500", "baselines=[]", TWO]
+    for number, kind in enumerate((signal.SIGINT, signal.SIGKILL)):
+        out = f"out=run-{number}"
+        started = subprocess.Popen([*command, out], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        wait_for((tmp_path / f"run-{number}" / "checkpoints" / "last.ckpt").exists)
+        started.send_signal(kind)
+        _, said = started.communicate(timeout=60)  # until the last process has closed the pipe
+        if kind == signal.SIGINT:
+            assert started.returncode == 130
+            assert said.count("interrupted. The same command goes on") == 1
+        assert "Traceback" not in said
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def process_of_rank(rank: int, launcher: int) -> int:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if {f"RANK={rank}".encode(), f"CALIB_LAUNCHER={launcher}".encode()} <= set(environment):
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"devices": 2}, "Several devices need several processes, which commands start"),
+        ({"num_nodes": 2}, "Several devices need several processes, which commands start"),
+        ({"devices": -1}, "trainer.accelerator=cpu with trainer.devices=-1 cannot be used here"),
+        ({"devices": "many"}, "trainer.accelerator=cpu with trainer.devices=many cannot be used here"),
+        ({"num_nodes": 0}, "trainer.num_nodes must be at least 1, got 0"),
+        ({"strategy": "fsdp"}, "trainer.strategy=fsdp is not used here"),
+    ],
+)
+def test_devices_that_cannot_be_had_are_refused(
+    trainer: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = load_config([*SHORT, f"out={tmp_path / 'run'}"], task="prompt")
+    config.trainer.update(trainer)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_machines_must_know_where_they_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    with pytest.raises(
+        ValueError, match="on every machine with MASTER_PORT, NODE_RANK set, or with torchrun"
+    ):
+        launch("train", [], devices=1, nodes=2)
+
+
+SLURM = {"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+SLURM["SLURM_NTASKS_PER_NODE"] = "2"
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+}
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command")
+def test_a_process_knows_what_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*SLURM, *TORCHRUN, "SLURM_STEP_ID", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert place_here() is None
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert place_here() is None  # the script of a job, before srun
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    place = place_here()
+    assert place is not None
+    assert (place.rank, place.local_rank, place.world_size, place.devices, place.nodes) == (3, 1, 6, 2, 3)
+    for name, value in TORCHRUN.items():  # inside a SLURM job, too
+        monkeypatch.setenv(name, value)
+    place = place_here()
+    assert place is not None
+    assert (place.rank, place.local_rank, place.world_size, place.devices, place.nodes) == (3, 1, 4, 2, 2)
+    with pytest.raises(ValueError, match=r"devices=3 trainer.num_nodes=2 ask for 6 processes, but 4 were"):
+        processes._check_number(place, {"devices": 3, "accelerator": "cpu"})
+    processes._check_number(place, {"devices": "auto"})
+    assert asked_devices({"accelerator": "cpu", "devices": "3"}) == 3
+
+
+def test_an_error_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 2)
+    assert processes._is_news(ValueError("There is no folder x."), store)
+    assert not processes._is_news(ValueError("There is no folder x."), store)
+    assert processes._is_news(ValueError("Another reason."), store)
+    gone = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
+    assert not processes._is_news(gone, store)  # the one that is gone has said why
+    empty = torch.distributed.FileStore(str(tmp_path / "other"), 2)
+    with pytest.raises(ConnectionError, match=r"ended without a word.*Connection closed by peer"):
+        processes._is_news(gone, empty)
+
+
+def test_the_first_process_alone_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    for speaks in (True, False):
+        with processes._speaking(speaks):
+            print(f"speaks: {speaks}")
+    assert capsys.readouterr().out == "speaks: True\n"
+
+
+def test_the_devices_of_a_machine_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calib.ranks.world_size", lambda: 2)
+    place = SimpleNamespace(local_rank=1, devices=2, nodes=3)
+    monkeypatch.setattr(processes, "place_here", lambda: place)
+    assert processes.trainer_settings({}) == {"devices": 2, "num_nodes": 3}
+    assert processes.pick_device({"accelerator": "cpu"}) == torch.device("cpu")

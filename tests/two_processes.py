@@ -1,0 +1,29 @@
+"""Running a function in two processes that form a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """Return what `function(*arguments)` returns in each of two processes; each uses one thread.
+
+    Args:
+        function: A function of a module; returns tensors, numbers, strings, lists and dicts.
+        folder: For the processes to meet in, empty.
+        arguments: What can be pickled.
+    """
+    torch.multiprocessing.spawn(_process, (function, str(folder), arguments), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _process(rank: int, function: Callable[..., Any], folder: str, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(function(*arguments), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
