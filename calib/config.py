@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.errors import first_line, unknown_name
+from calib.safe_text import redacted
+from calib.untrusted_settings import SettingsError, check_values, check_yaml
 
 
 @dataclass
@@ -395,14 +398,14 @@ def task_of(argv: Sequence[str]) -> str:
         >>> task_of(["task=failure", "seed=2"]), task_of(["seed=2"])
         ('failure', 'prompt')
     """
-    task = TRAINED[0]
+    task, source = TRAINED[0], ""
     for argument in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
         if not _is_change(argument):
-            task = _read_yaml(str(argument)).get("task", task)
+            task, source = _read_yaml(str(argument)).get("task", task), f"{argument}: "
         elif argument.split("=")[0] == "task":
-            task = argument.split("=", 1)[1]
+            task, source = argument.split("=", 1)[1], ""
     if task not in TRAINED:
-        raise unknown_name("task of train.py", task, TRAINED)
+        raise ValueError(f"{source}{unknown_name('task of train.py', task, TRAINED)}")
     return task
 
 
@@ -448,12 +451,19 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     for file in files:
         merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
     for change in changes:
-        merged = _merge(merged, _read_change(change), schema, source=f"argument '{change}'", task=task)
+        merged = _merge(
+            merged, _read_change(change), schema, source=f"argument '{redacted(change)}'", task=task
+        )
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
-    _check_ranges(config)
+    try:
+        _check_ranges(config)
+    except ValueError as error:
+        if not files:
+            raise
+        raise ValueError(f"{error} (Settings were read from {', '.join(map(str, files))}.)") from error
     return config
 
 
@@ -482,7 +492,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """Return a settings dataclass as YAML text that `load_config` reads back to the same settings."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_literal(to_dict(config))))
+
+
+def _literal(value: Any) -> Any:
+    """Return settings in which a "${" that was written to be one (escaped) stays one when read again."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def _is_change(argument: str) -> bool:
@@ -497,7 +518,11 @@ def _read_yaml(file: str) -> DictConfig:
     if not path.is_file():
         raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text, file)
+        loaded = OmegaConf.create(text)
+    except SettingsError:
+        raise
     except Exception as error:  # yaml's and omegaconf's errors share no base class
         raise ValueError(f"{file} is not valid YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
@@ -509,7 +534,7 @@ def _read_change(change: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([change])
     except Exception as error:
-        raise ValueError(f"Argument '{change}' cannot be read: {first_line(error)}") from error
+        raise ValueError(f"Argument '{redacted(change)}' cannot be read: {first_line(error)}") from error
 
 
 def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
@@ -517,8 +542,10 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
     if said != task:
         if said in SCHEMAS:
             raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
-        raise unknown_name("task", said, SCHEMAS)
-    _check_keys(OmegaConf.to_container(new, resolve=False), schema, known=keys_of(schema), source=source)
+        raise ValueError(f"{source}: {unknown_name('task', said, SCHEMAS)}")
+    values = OmegaConf.to_container(new, resolve=False)
+    check_values(values, source)
+    _check_keys(values, schema, known=keys_of(schema), source=source)
     try:
         return typing.cast(DictConfig, OmegaConf.merge(base, new))
     except OmegaConfBaseException as error:
@@ -624,6 +651,8 @@ def _check_ranges(config: Any) -> None:
     for key, number, least in limits:
         if number is not None and number < least:
             raise ValueError(f"{key} must be at least {least}, got {number}.")
+    if config.seed >= 2**32:  # what numpy and Lightning take
+        raise ValueError(f"seed must be below {2**32}, got {config.seed}.")
 
 
 def _check_positive(values: dict[str, float]) -> None:

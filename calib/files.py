@@ -101,6 +101,23 @@ def changed(path: str | Path) -> str:
     return f"{path} was damaged or changed after it was written: its checksum is another. Make it anew."
 
 
+def sealed_text(text: str) -> str:
+    """Return text lines with a last one, a comment, that holds their checksum."""
+    return f"{text}# {CHECKSUM}: {zlib.crc32(text.encode()):08x}\n"
+
+
+def check_sealed_text(path: str | Path) -> None:
+    """Refuse a file written with `sealed_text` that was changed since; one without that line passes.
+
+    Raises:
+        ValueError: The lines have another checksum.
+    """
+    text = Path(path).read_bytes().decode("utf-8", errors="replace")
+    lines, mark, _ = text.rpartition(f"# {CHECKSUM}: ")
+    if mark and text != sealed_text(lines):
+        raise ValueError(changed(path))
+
+
 def blocking_file(path: str | Path) -> Path | None:
     """Return the file that stands where a folder, or one of the folders above it, would have to be.
 

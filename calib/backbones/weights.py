@@ -7,12 +7,13 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calib.archives import check_archive
 from calib.backbones.torchscript import archive_root, read_torchscript
 from calib.files import read_json
 
@@ -155,6 +156,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".json":
         shards = sorted(set(_index(path).values()))
+        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{path.parent / missing[0]} is missing: {path} names it as a part of it."
+            )
         return {
             name: tensor
             for shard in shards
@@ -168,7 +174,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _without_prefix(_read_safetensors(path))
-    root = archive_root(path)
+    try:
+        root = archive_root(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read as weights; it may be incomplete: {error}") from error
     content = _read_torch(path) if root is None else _read_script(path, root)
     return _without_prefix(_state_dict(content, path))
 
@@ -177,10 +186,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: the index beside it names it as one part of the weights."
-        )
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -191,15 +196,25 @@ def _index(path: Path) -> dict[str, str]:
     index = read_json(path)
     if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
         raise ValueError(f"{path} is not an index of weights: it has no weight_map.")
-    return index["weight_map"]
+    parts = index["weight_map"]
+    for part in parts.values():
+        if (
+            not isinstance(part, str)
+            or PurePosixPath(part).name != part
+            or PureWindowsPath(part).name != part
+        ):
+            raise ValueError(f"{path} names the part {part!r}, which must be a file beside it.")
+    return parts
 
 
 def _read_torch(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):  # files of old versions of torch are none, and have no checksums
+            check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
         raise ValueError(
             f"{path} cannot be read as PyTorch weights; it may be incomplete: {error}"
         ) from error
@@ -207,10 +222,11 @@ def _read_torch(path: Path) -> Any:
 
 def _read_script(path: Path, root: str) -> dict[str, Tensor]:
     try:
+        check_archive(path, stored=False)
         return read_torchscript(path, root)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:
         raise ValueError(
             f"{path} cannot be read as a TorchScript archive; it may be incomplete: {error}"
         ) from error

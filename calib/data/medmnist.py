@@ -162,6 +162,11 @@ def _read(path: Path) -> dict[str, _Arrays]:
     missing = [key for split in ("train", "test") for key in _keys(split) if key not in arrays]
     if missing:
         raise ValueError(f"{path} has no array '{missing[0]}'; it has: {few(names_in_npz(path), 10)}.")
+    for split in SPLITS:
+        images, labels = (key in arrays for key in _keys(split))
+        if images != labels:
+            has, lacks = sorted(_keys(split), key=arrays.__contains__, reverse=True)
+            raise ValueError(f"{path} has {has} without {lacks}; it has: {few(names_in_npz(path), 10)}.")
     present = [split for split in SPLITS if all(key in arrays for key in _keys(split))]
     return {
         split: _checked(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{path}, {split}")

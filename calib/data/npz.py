@@ -10,10 +10,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from calib.archives import checked_members
 from calib.data.helpers import CHUNK
 
-MAX_RATIO = 300  # times a member may grow; real images and features grow less than 20 times
-HARMLESS = 64 << 20  # bytes that any member may have
 HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -34,12 +33,8 @@ def read_npz(path: str | Path, wanted: Callable[[str], bool] = lambda name: True
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if len(members) < len(archive.infolist()):
-                raise ValueError("an array stands in it twice")
-            for name, info in members.items():
-                _check_growth(name, info)
-            for name, info in members.items():
+            for info in checked_members(archive):
+                name = info.filename.removesuffix(".npy")
                 if wanted(name):
                     with archive.open(info) as file:
                         arrays[name] = _read_array(file, name, info.file_size)
@@ -52,14 +47,6 @@ def names_in_npz(path: str | Path) -> list[str]:
     """Return the names of the arrays in an npz file that was read before."""
     with zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def _check_growth(name: str, info: zipfile.ZipInfo) -> None:
-    if info.file_size > max(HARMLESS, MAX_RATIO * info.compress_size):
-        raise ValueError(
-            f"the array '{name}' would grow from {info.compress_size:,} to {info.file_size:,} bytes, as in a "
-            "decompression bomb; if it is none, write it with numpy.savez instead of savez_compressed"
-        )
 
 
 def _read_array(file: IO[bytes], name: str, size: int) -> np.ndarray:

@@ -29,6 +29,8 @@ KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t"}  # how a tab can be written on a command line
 WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # 1.0 is what some programs make of 1
+MAX_ROWS = 10_000_000  # of a Parquet table, whose rows can be repeated without end in few bytes
+MAX_BYTES = 4 << 30
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
 
 
@@ -97,13 +99,18 @@ def load_table(
     rows = _all_rows(root, table, by_key(columns or {}, KEY_OF), delimiter, skip_splits)
     for split in ("train", "test"):
         if all(row.split != split for row in rows):
-            raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
+            listed = few(list(table.values()) if isinstance(table, Mapping) else [table or _only_table(root)])
+            raise ValueError(f"No row of the table in {root} ({listed}) belongs to the split '{split}'.")
     rows = [_native(row, root) for row in rows]
     rows = rows if allow_outside else [_within(row, root) for row in rows]
     _check_files(rows, root)
     labels, names = _number(rows, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
+
+
+def _tables(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.where.rpartition(", ")[0] for row in rows))
 
 
 def by_key(columns: Mapping[str, str | None], key_of: Mapping[str, str]) -> dict[str, str | None]:
@@ -237,11 +244,23 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     import pyarrow.parquet
 
     try:
-        read = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_parquet_size(file.metadata)
+            read = file.read()
+        rows = enumerate(read.to_pylist(), start=1)
+    except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
-    rows = enumerate(read.to_pylist(), start=1)
     return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
+
+
+def _check_parquet_size(metadata: Any) -> None:
+    """Refuse what would take far more memory than a table of images does, before it is taken."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise ValueError(
+            f"it says it holds {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
+            f"{MAX_BYTES:,} bytes are read"
+        )
 
 
 def _column_names(
@@ -301,7 +320,7 @@ def _check_ids(rows: Sequence[Row], column: str, path: Path) -> None:
 def _native(row: Row, root: Path) -> Row:
     """Return a row whose path, where it was written on Windows, has slashes; names stay as written."""
     relative = not PureWindowsPath(row.file).anchor
-    if relative and "\\" in row.file and not (root / row.file).exists():
+    if relative and "\\" in row.file and not _is_file(root / row.file):
         return replace(row, file=PureWindowsPath(row.file).as_posix())
     return row
 
@@ -338,11 +357,11 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
             raise ValueError(
                 f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
             )
-    missing = [row.file for row in rows if not (root / row.file).is_file()]
+    missing = [row.file for row in rows if not _is_file(root / row.file)]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(rows)} images in the table do not exist in {root}, where its paths "
-            f"start: {few(missing)}."
+            f"{len(missing)} of the {len(rows)} images in the table {few(_tables(rows))} do not exist in "
+            f"{root}, where its paths start: {few(missing)}."
         )
     for split in SPLITS:
         files = [(os.path.normpath(row.file), row.name) for row in rows if row.split == split]
@@ -350,8 +369,16 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
             raise ValueError(
-                f"{len(twice)} images are listed more than once in '{split}': {few(list(twice.values()))}."
+                f"{few(_tables(rows))}: {len(twice)} images are listed more than once in '{split}': "
+                f"{few(list(twice.values()))}."
             )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for any file, or one with a null byte
+        return False
 
 
 def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from calib.archives import check_archive
 
 # What Lightning needs to go on; without one of them it would end in the middle of restoring.
 NEEDED = (
@@ -25,9 +26,6 @@ NEEDED = (
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a Lightning checkpoint, on the CPU.
 
-    The file is a zip archive; torch does not compare the checksums in it, so a flipped bit in the numbers
-    would go unnoticed. Here they are compared first.
-
     Args:
         path: The `.ckpt` file.
 
@@ -38,7 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Other errors of torch on damaged files pass through.
     """
-    _check_archive(path)
+    check_archive(path)
     content = torch.load(path, weights_only=True, map_location="cpu")
     missing = [key for key in NEEDED if not isinstance(content, Mapping) or key not in content]
     if missing:
@@ -52,15 +50,3 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if broken:
         raise ValueError(f"{broken[0]} holds NaN or infinite values")
     return dict(content)
-
-
-def _check_archive(path: str | Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if len({member.filename for member in members}) < len(members):
-            raise ValueError("a part of it stands in it twice")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("it is compressed, as torch never writes it")
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of its part {damaged} is wrong")

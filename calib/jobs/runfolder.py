@@ -13,7 +13,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
-from calib.files import atomic_path, blocking_file, read_json, write_json, write_text
+from calib.files import (
+    atomic_path,
+    blocking_file,
+    check_sealed_text,
+    read_json,
+    sealed_text,
+    write_json,
+    write_text,
+)
 from calib.jobs.identity import describe_differences
 
 log = logging.getLogger(__name__)
@@ -73,7 +81,11 @@ class RunFolder:
             ValueError: metrics.json is damaged or was written by something else.
         """
         written = read_json(self.metrics)
-        if not isinstance(written, dict) or "test" not in written:
+        if (
+            not isinstance(written, dict)
+            or "test" not in written
+            or not {"method", "scores"} & written.keys()
+        ):
             raise ValueError(
                 f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
                 "from the last checkpoint; or train anew (overwrite=true)."
@@ -150,7 +162,7 @@ class RunFolder:
             self._clear()
         try:
             self.check_data(split)
-            write_text(self.config, to_yaml(replace(config, resume=True, overwrite=False)))
+            write_text(self.config, sealed_text(to_yaml(replace(config, resume=True, overwrite=False))))
             write_json(self.split, split)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -181,6 +193,7 @@ class RunFolder:
         )
 
     def _differences(self, config: PromptRun | FailureRun) -> list[str]:
+        check_sealed_text(self.config)
         task = task_of([str(self.config)])
         if task != config.task:
             return [f"task is {task!r} there and {config.task!r} here"]
