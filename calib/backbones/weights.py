@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -30,6 +31,7 @@ SIDE_NAMES = ("open_clip_config.json", "config.json", "tokenizer_config.json", *
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".json")
 RANDOM = "random"
 HUB = "hf://"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     if text.startswith(HUB) or _could_be_hub_id(text, path):
         hub_id = text.removeprefix(HUB)
         folder = download(hub_id, revision)
-        return WeightFile(_in_folder(folder), f"{HUB}{hub_id}" + (f"@{revision}" if revision else ""))
+        return WeightFile(_in_folder(folder), hub_source(hub_id, folder, revision))
     if revision is not None:
         raise ValueError(
             f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
@@ -80,6 +82,22 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
             "backbone.weights (calib predict: --weights)."
         )
     return WeightFile(path, text)
+
+
+def hub_source(hub_id: str, folder: Path, revision: str | None) -> str:
+    """Return how to say which files of the hub were read: with their commit, where the folder tells it.
+
+    Args:
+        hub_id: "org/name".
+        folder: Where `download` put them.
+        revision: What was asked for.
+
+    Example:
+        >>> hub_source("org/name", Path("snapshots") / ("0123456789" * 4), None)
+        'hf://org/name@0123456789012345678901234567890123456789'
+    """
+    commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else revision
+    return f"{HUB}{hub_id}" + (f"@{commit}" if commit else "")
 
 
 def _could_be_hub_id(text: str, path: Path) -> bool:
@@ -111,6 +129,8 @@ def download(hub_id: str, revision: str | None = None, wanted: tuple[str, ...] =
     from huggingface_hub import hf_hub_download, list_repo_files
     from huggingface_hub.errors import EntryNotFoundError
 
+    newest = "the newest revision; backbone.revision=COMMIT would pin it"
+    logger.info("Looking for %s on the Hugging Face hub (%s).", hub_id, revision or newest)
     problem: Exception | None = None
     try:
         offered = list_repo_files(hub_id, revision=revision)
@@ -198,11 +218,8 @@ def _index(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} is not an index of weights: it has no weight_map.")
     parts = index["weight_map"]
     for part in parts.values():
-        if (
-            not isinstance(part, str)
-            or PurePosixPath(part).name != part
-            or PureWindowsPath(part).name != part
-        ):
+        names = [PurePosixPath(str(part)).name, PureWindowsPath(str(part)).name]
+        if names != [part, part] or part == "..":
             raise ValueError(f"{path} names the part {part!r}, which must be a file beside it.")
     return parts
 

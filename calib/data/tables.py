@@ -79,7 +79,7 @@ def load_table(
         delimiter: Of a text table; "tab" for a tab. None: comma for .csv, tab for .tsv.
         skip_splits: Values of the split column whose rows are left out.
         allow_outside: Whether absolute paths that lead out of the folder and paths with ".." are read. Leave
-            it off for tables from elsewhere.
+            it off for tables from elsewhere. It also lets links (symlinks) in the folder lead out of it.
 
     Raises:
         FileNotFoundError: The folder or the table does not exist.
@@ -104,6 +104,8 @@ def load_table(
     rows = [_native(row, root) for row in rows]
     rows = rows if allow_outside else [_within(row, root) for row in rows]
     _check_files(rows, root)
+    if not allow_outside:
+        _check_links(rows, root)
     labels, names = _number(rows, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
@@ -300,6 +302,8 @@ def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{where}: column '{column}' must hold text or integers, not {value!r}.")
     text = str(value).strip()
+    if "\0" in text:
+        raise ValueError(f"{where}: column '{column}' holds a null byte, which no text has: {text!r}.")
     if text.lower() in ("", "nan"):  # "nan" is what some programs make of an empty cell
         raise ValueError(f"{where}: column '{column}' is empty{' (nan)' if text else ''}.")
     return text
@@ -371,6 +375,21 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
             raise ValueError(
                 f"{few(_tables(rows))}: {len(twice)} images are listed more than once in '{split}': "
                 f"{few(list(twice.values()))}."
+            )
+
+
+def _check_links(rows: Sequence[Row], root: Path) -> None:
+    """Refuse paths that a link in the folder leads out of it."""
+    base = root.resolve()
+    inside: dict[Path, bool] = {}  # by folder: there are few, and resolving takes time
+    for row in rows:
+        path = root / row.file
+        if path.parent not in inside:
+            inside[path.parent] = path.parent.resolve().is_relative_to(base)
+        if not inside[path.parent] or (path.is_symlink() and not path.resolve().is_relative_to(base)):
+            raise ValueError(
+                f"{row.where}: a link leads from '{row.file}' out of {root}, to {path.resolve()}. Copy the "
+                "images, or let any path be read (data.options.allow_outside=true)."
             )
 
 
