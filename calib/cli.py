@@ -13,6 +13,7 @@ import calib
 from calib.config import load_config, split_arguments, task_of
 from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
+from calib.safe_text import printable, redacted
 from calib.settings_help import settings_help
 
 AFTER_INTERRUPTION = dict.fromkeys(
@@ -110,7 +111,7 @@ def run(command: str, argv: Sequence[str]) -> int:
             return 0
         return _command(command, argv)(argv)
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.stderr.write(f"calib {command}: {error}\n")
+        sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{AFTER_INTERRUPTION.get(command, '')}\n")
@@ -151,9 +152,18 @@ def _command(name: str, argv: Sequence[str]) -> Callable[[Sequence[str]], int]:
     return command
 
 
+class _SafeFormatter(logging.Formatter):
+    """Lines of the log without terminal commands and passwords, which file names and addresses may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().format(record)))
+
+
 def _quiet() -> None:
     """Show warnings and errors, but not the libraries' remarks on what the user did not choose."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("calib").setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for remark in (
