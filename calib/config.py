@@ -378,6 +378,7 @@ READER_OPTIONS = (
     "splits",
     "table",
 )
+Part = typing.TypeVar("Part")
 NEAR = 0.6  # spelling this similar may be a slip, from 0 to 1
 
 SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
@@ -479,10 +480,32 @@ def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
         ValueError: An unknown key or a value of the wrong type.
     """
     schema = SCHEMAS[task]
-    new = OmegaConf.create(values)
+    new = OmegaConf.create(_literal(values))
     config = OmegaConf.to_object(_merge(OmegaConf.structured(schema), new, schema, source=source, task=task))
     _check_ranges(config)
     return config
+
+
+def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
+    """Return a part of the settings, such as those of the data, that an exported prompt holds.
+
+    Args:
+        schema: The part's class, e.g. `DataConfig`.
+        values: Its settings by name; those left out keep their defaults.
+        source: Where they come from, for messages.
+
+    Raises:
+        ValueError: They are no settings, or one of them is unknown or of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: expected settings by name, not {values!r}.")
+    check_values(values, source)
+    _check_keys(values, schema, known=keys_of(schema), source=source)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(_literal(values)))
+        return typing.cast(Part, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{source}: {first_line(error)}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -524,7 +547,9 @@ def _read_yaml(file: str) -> DictConfig:
     except SettingsError:
         raise
     except Exception as error:  # yaml's and omegaconf's errors share no base class
-        raise ValueError(f"{file} is not valid YAML: {first_line(error)}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        reason = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
+        raise ValueError(f"{file} is not valid YAML: {reason}") from error
     if not isinstance(loaded, DictConfig):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
     return loaded
