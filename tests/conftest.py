@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
@@ -32,6 +33,18 @@ def _no_network(event: str, arguments: tuple) -> None:
 sys.addaudithook(_no_network)
 
 WORDS = {10: "x", 11: ".", 12: ",", 20: "covid", 21: "normal", 22: "lung", 23: "opacity", 24: "##s", 25: "a"}
+# Properties: the same examples on every machine; thousands of new ones with --hypothesis-profile thorough.
+settings.register_profile(
+    "calib",
+    derandomize=True,
+    max_examples=30,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", max_examples=2000, deadline=None, database=None)
+settings.load_profile("calib")
+
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(WORDS.get(i, f"[unused{i}]") for i in range(4, 30))]
 
 CLIP_CONFIG = {
