@@ -95,8 +95,26 @@ def load_hf(
         ValueError: Both or neither of `root` and `dataset`, or a split, column or label is not as described.
     """
     loaded = _load(root, dataset, config, revision)
-    chosen = _choose_splits(loaded, splits or {})
-    said = by_key(columns or {}, KEY_OF)
+    where = root if root is not None else dataset
+    try:
+        return _read(loaded, class_names, columns or {}, splits or {}, _folders(root))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:  # the library raises errors of many types on damaged files
+        raise ValueError(
+            f"{where} cannot be read as a data set; it may be damaged ({first_line(error)}). Save it again."
+        ) from error
+
+
+def _read(
+    loaded: Any,
+    class_names: ClassNames | None,
+    columns: Mapping[str, str | None],
+    splits: Mapping[str, str],
+    within: tuple[Path, ...],
+) -> Splits:
+    chosen = _choose_splits(loaded, splits)
+    said = by_key(columns, KEY_OF)
     names = _column_names(loaded[chosen["train"]], said)
     keys = loaded[chosen["train"]].features[names["label"]].names
     if "group" not in said:
@@ -108,7 +126,6 @@ def load_hf(
             raise ValueError(
                 f"The splits '{chosen['train']}' and '{theirs}' number their classes differently."
             )
-        within = _folders(root)
         tables[split] = _table(loaded[theirs], names, [labels[key] for key in keys], split, within)
     return Splits(ordered, tables)
 
@@ -155,7 +172,13 @@ def _load_folder(root: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_from_disk(root)
+        loaded = datasets.load_from_disk(root)
+        for rows in loaded.values() if isinstance(loaded, datasets.DatasetDict) else ():
+            rows.data.table.validate(full=True)  # a damaged one would end the process when it is read
+            for file in rows.cache_files:
+                if not Path(file["filename"]).resolve().is_relative_to(Path(root).resolve()):
+                    raise ValueError(f"it names the file {file['filename']}, which lies outside of it")
+        return loaded
     except FileNotFoundError as error:
         raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
     except Exception as error:  # the library raises errors of many types on damaged files

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import torch
 import yaml
@@ -25,12 +26,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from calib.backbones.tokenization import _digest, bert_tokenizer
 from calib.backbones.weights import read_weights
 from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config, to_dict, to_yaml
 from calib.data.encode import cache_features
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
+from calib.data.hf import load_hf
 from calib.data.image_folder import read_class_names
 from calib.data.images import open_image
 from calib.data.medmnist import load_medmnist
@@ -474,6 +477,63 @@ def weights(folder: Path) -> list[Subject]:
     ]
 
 
+def saved_data_set(folder: Path) -> list[Subject]:
+    """Return the three files of a split of a data set that the `datasets` library saved, and a vocabulary."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    datasets.disable_progress_bars()
+    encoded = [_picture(folder / f"{n}.png", n).read_bytes() for n in range(4)]
+    split = {"image": [{"bytes": each, "path": None} for each in encoded], "label": [0, 1, 0, 1]}
+    saved = datasets.Dataset.from_dict(split, features=features)
+    root = folder / "saved"
+    datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(root)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "covid", "##s", "normal"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+
+    def reads(path: Path) -> Any:
+        splits = load_hf(root)
+        return [[table.labels.tolist(), table.ids] for table in splits.tables.values()]
+
+    def says(path: Path) -> Any:
+        columns = []
+        for name in ("train", "test"):
+            listed = json.loads((root / name / "state.json").read_text(encoding="utf-8"))["_data_files"]
+            parts = []
+            for each in listed:
+                with pyarrow.ipc.open_stream(root / name / each["filename"]) as stream:
+                    parts.append(stream.read_all())
+            columns.append(pyarrow.concat_tables(parts).to_pydict())
+        ids = [[hashlib.sha256(cell["bytes"]).hexdigest() for cell in each["image"]] for each in columns]
+        return [[each["label"], found] for each, found in zip(columns, ids, strict=True)]
+
+    def words_of(path: Path) -> Any:
+        return bert_tokenizer(path, 16).digest
+
+    def words_say(path: Path) -> Any:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines[:-1] if lines[-1] == "" else lines
+        return _digest({word: number for number, word in enumerate(lines)})
+
+    files = [next((root / "train").glob("*.arrow")), root / "train" / "state.json"]
+    files += [root / "train" / "dataset_info.json"]
+    kinds = (mutations.BYTES, mutations.JSON, mutations.JSON)
+    return [
+        *(
+            Subject(
+                f"saved data set, {file.name if file.suffix == '.json' else '.arrow'}",
+                file,
+                reads,
+                kind,
+                says,
+                named=str(root),
+            )
+            for file, kind in zip(files, kinds, strict=True)
+        ),
+        Subject("vocab.txt", folder / "vocab.txt", words_of, mutations.TEXT, words_say),
+    ]
+
+
 GROUPS: dict[str, Callable[[Path], list[Subject]]] = {
     "exports": exports,
     "features": feature_files,
@@ -482,4 +542,5 @@ GROUPS: dict[str, Callable[[Path], list[Subject]]] = {
     "runs": run_files,
     "images": images,
     "weights": weights,
+    "data sets": saved_data_set,
 }

@@ -26,7 +26,16 @@ def test_spoilt_files_are_read_as_they_were_or_refused(group: str, tmp_path: Pat
     assert not found, "\n".join(found)
 
 
-KINDS_OF = {"exports": 7, "features": 3, "embeddings": 3, "tables": 4, "runs": 5, "images": 6, "weights": 3}
+KINDS_OF = {
+    "exports": 7,
+    "features": 3,
+    "embeddings": 3,
+    "tables": 4,
+    "runs": 5,
+    "images": 6,
+    "weights": 3,
+    "data sets": 4,
+}
 
 
 def test_the_campaign_is_large_enough() -> None:
