@@ -8,6 +8,7 @@ from pathlib import Path
 MAX_RATIO = 300  # times a member may grow; weights, images and features grow less than 20 times
 HARMLESS = 64 << 20  # bytes that any member may have
 END_MARK, END_SIZE = b"PK\5\6", 22  # of a zip archive without a comment, as numpy and torch write them
+FOLDER = 0x10  # of a part marked so torch reads nothing, and takes whatever is in memory for the numbers
 MANY = 0xFFFF  # what the end says where there are more members than it can count
 
 
@@ -54,6 +55,8 @@ def checked_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if len({member.filename for member in members}) < len(members):
         raise ValueError("a part of it stands in it twice")
     for member in members:
+        if member.external_attr & FOLDER:
+            raise ValueError(f"its part '{member.filename}' is marked as a folder")
         if member.file_size > max(HARMLESS, MAX_RATIO * member.compress_size):
             raise ValueError(
                 f"its part '{member.filename}' would grow from {member.compress_size:,} to "
