@@ -573,7 +573,7 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
     _check_keys(values, schema, known=keys_of(schema), source=source)
     try:
         return typing.cast(DictConfig, OmegaConf.merge(base, new))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         key = getattr(error, "full_key", None)
         reason = first_line(error)
         if "is not a ListConfig" in reason:

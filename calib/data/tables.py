@@ -249,6 +249,7 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             _check_parquet_size(file.metadata)
             read = file.read()
+            _check_parquet_names(file.metadata)
         rows = enumerate(read.to_pylist(), start=1)
     except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
@@ -263,6 +264,18 @@ def _check_parquet_size(metadata: Any) -> None:
             f"it says it holds {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
             f"{MAX_BYTES:,} bytes are read"
         )
+
+
+def _check_parquet_names(metadata: Any) -> None:
+    """Refuse a table that gives a column two names: its directory has no checksum, but says each name twice.
+
+    To be called after reading, which finds other damage that would end the process here.
+    """
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        stored = [group.column(i).path_in_schema for i in range(group.num_columns)]
+        if stored != names:
+            raise ValueError(f"it calls its columns {few(names)} and {few(stored)}; it is damaged")
 
 
 def _column_names(

@@ -35,9 +35,9 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if not zipfile.is_zipfile(path):  # also keeps older torch from its unsafe reader of tar files
-        raise ValueError(f"{path} is not a complete file of torch.save: it is no zip archive.")
     try:
+        if not zipfile.is_zipfile(path):  # also keeps older torch from its unsafe reader of tar files
+            raise ValueError("it is no zip archive, as torch.save writes them")
         check_archive(path)
         with torch.serialization.safe_globals(_meter_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)

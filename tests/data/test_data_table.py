@@ -326,3 +326,16 @@ def test_missing_and_unreadable_tables_are_named(make_table: MakeTable, tmp_path
     (root / "labels.csv").write_bytes(b"file,label,split\n\xff\xfe,x,train\n")
     with pytest.raises(ValueError, match=r"labels\.csv cannot be read as a UTF-8 table"):
         load_data("table", root, table="labels.csv")
+
+
+def test_a_parquet_table_that_gives_a_column_two_names_is_damaged(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "t.parquet"
+    columns = {"path": ["a.png"], "label": ["x"], "split": ["train"], "patient": ["p"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x07patient", b"\x07patIent", 1))
+    with pytest.raises(ValueError, match=r"t\.parquet cannot be read as Parquet .*patIent.*damaged"):
+        load_data("table", path)

@@ -143,3 +143,9 @@ def test_settings_in_exports_are_checked_like_those_in_files(values: Any, messag
 def test_the_task_in_a_damaged_file_is_named_with_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"theirs.yaml: Unknown task of train.py None"):
         task_of([written(tmp_path, "task:\nseed: 1")])
+
+
+def test_a_mapping_where_a_list_belongs_is_refused_by_name(tmp_path: Path) -> None:
+    for text in ("baselines: {a: 1}", "log: {tags: {a: 1}}", "data: {options: [1]}", "loss: [1]"):
+        with pytest.raises(ValueError, match=r"theirs\.yaml"):
+            load_config([written(tmp_path, text)], task="prompt")
