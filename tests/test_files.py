@@ -176,3 +176,17 @@ def test_a_header_that_promises_terabytes_is_refused(tmp_path: Path) -> None:
     path.write_bytes((1 << 40).to_bytes(8, "little") + header)
     with pytest.raises(ValueError, match=r"t\.safetensors cannot be read as safetensors"):
         load_tensors(path, kind="toy")
+
+
+def test_a_checksum_whose_own_name_was_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
+    path, other = tmp_path / "t.safetensors", tmp_path / "a.json"
+    save_tensors(path, {"x": torch.ones(2)}, {"kind": "toy", "ids": ["a"]})
+    write_json(other, {"x": 1})
+    for file in (path, other):
+        file.write_bytes(file.read_bytes().replace(b"calib_crc32", b"calib_cRc32"))
+    with pytest.raises(ValueError, match=r"t\.safetensors was damaged"):
+        load_tensors(path, kind="toy")
+    with pytest.raises(ValueError, match=r"a\.json was damaged"):
+        read_json(other)
+    other.write_text('{"torch_dtype": "bfloat16"}')  # as long, and in many files of others
+    assert read_json(other) == {"torch_dtype": "bfloat16"}

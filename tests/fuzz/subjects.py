@@ -407,7 +407,11 @@ def run_files(folder: Path) -> list[Subject]:
         return to_dict(load_config([str(path)], task="prompt"))
 
     def says(path: Path) -> Any:
-        return _over(to_dict(PromptRun()), yaml.safe_load(path.read_text(encoding="utf-8")) or "nothing")
+        said = _over(to_dict(PromptRun()), yaml.safe_load(path.read_text(encoding="utf-8")) or "nothing")
+        quick = said["backbone"]["quick_gelu"] if isinstance(said, dict) else None
+        if quick in ("n", "y"):  # which YAML's own reader takes for text
+            said["backbone"]["quick_gelu"] = quick == "y"
+        return said
 
     return [
         Subject("split.json", run.split, draw, mutations.JSON),
@@ -422,6 +426,8 @@ def _over(base: Any, changes: Any) -> Any:
     """Return settings with changes laid over them, numbers as the schema has them."""
     if isinstance(base, dict) and isinstance(changes, dict):
         return base | {key: _over(base.get(key), change) for key, change in changes.items()}
+    if isinstance(base, bool) and isinstance(changes, int):
+        return bool(changes)
     if isinstance(base, float) and isinstance(changes, int | str):
         return float(changes)
     return str(changes) if isinstance(base, str) else changes
