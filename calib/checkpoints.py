@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from calib.files import (
 
 KIND = "prompt"
 VERSION = 1
+_SAID = {str: "text", int: "whole number", dict: "mapping"}
 RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
+LIMITS = {"logit_scale": (-20, 20), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
 NORM_TOLERANCE = 2e-2  # what rounding to half precision may do to a unit vector
 
 
@@ -156,20 +158,23 @@ class PromptCheckpoint:
         require_version(record, VERSION, path=path)
         require_keys(record, RECORD, path=path)
         names = require_strings(record, "class_names", path=path)
-        for key in ("logit_scale", "temperature"):
-            if not isinstance(record[key], int | float) or (key == "temperature" and not record[key] > 0):
-                raise ValueError(
-                    f"{path}: {key} must be a {'positive ' if key == 'temperature' else ''}number, not "
-                    f"{record[key]!r}."
-                )
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{path}: class_names must be different names, and they are {names}.")
+        for key, (low, high) in LIMITS.items():
+            number = record[key]
+            if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
+                kind = "positive number" if low > 0 else "number"
+                raise ValueError(f"{path}: {key} must be a {kind} from {low} to {high}, not {number!r}.")
         _check_description(record["backbone"], path)
+        _check_facts(record, path)
         text_features = require_tensor(tensors, "text_features", (len(names), None), path=path)
         norms = text_features.norm(dim=1)
         if (norms - 1).abs().max() > 1e-3:
             raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
         context = tensors.get("context")
         if context is not None:
-            require_tensor(tensors, "context", (None,) * context.dim(), path=path)
+            shape = (len(names), None, None) if context.dim() == 3 else (None, None)
+            require_tensor(tensors, "context", shape, path=path)
         return cls(
             text_features=text_features,
             class_names=names,
@@ -189,3 +194,22 @@ def _check_description(backbone: Any, path: str | Path) -> None:
     weights = backbone["weights"]
     if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str):
         raise ValueError(f"{path}: the description of the backbone lacks the digest of its weights.")
+    kinds = {"name": str, "preprocessing": dict, "build": dict, "parity": dict, "architecture": dict}
+    for key, kind in kinds.items():
+        if key in backbone and not isinstance(backbone[key], kind):
+            raise ValueError(f"{path}: the backbone's {key} must be a {_SAID[kind]}, not {backbone[key]!r}.")
+
+
+def _check_facts(record: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a description of the training that those who read it could not use."""
+    for key in ("prompt", "training"):
+        if not isinstance(record[key], dict):
+            raise ValueError(f"{path}: {key} must be a mapping, not {record[key]!r}.")
+    training = record["training"]
+    kinds = {"method": str, "seed": int, "split": str, "config": dict, "objective": dict}
+    for key, kind in kinds.items():
+        if training.get(key) is not None and not isinstance(training[key], kind):
+            raise ValueError(f"{path}: training.{key} must be a {_SAID[kind]}, not {training[key]!r}.")
+    for name, settings in (training.get("objective") or {}).items():
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path}: training.objective.{name} must be a mapping, not {settings!r}.")

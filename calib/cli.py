@@ -17,6 +17,7 @@ from calib.jobs.predict_arguments import predict_arguments
 from calib.jobs.preemption import Preempted, preemptible, requeue
 from calib.jobs.threads import prepare_threads
 from calib.jobs.tune_space import search_of, tune_settings
+from calib.safe_text import printable, redacted
 from calib.settings_help import settings_help
 
 Main: TypeAlias = Callable[[Sequence[str]], int]
@@ -141,10 +142,11 @@ def run(command: str, argv: Sequence[str]) -> int:
         with preemptible():
             return _command(command, argv)(argv)
     except WriteError as error:
-        sys.stderr.write(f"calib {command}: {error}{AFTER_WRITE_ERROR.get(command, '')}\n")
+        after = AFTER_WRITE_ERROR.get(command, "")
+        sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{after}\n")
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.stderr.write(f"calib {command}: {error}\n")
+        sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{AFTER_INTERRUPTION.get(command, '')}\n")
@@ -217,9 +219,18 @@ def _in_processes(name: str, command: Main, trainer: dict[str, Any]) -> Main:
     return lambda argv: in_processes(name, argv, trainer, command)
 
 
+class _SafeFormatter(logging.Formatter):
+    """Lines of the log without terminal commands and passwords, which file names and addresses may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().format(record)))
+
+
 def _quiet() -> None:
     """Show warnings and errors, but not the libraries' remarks on what the user did not choose."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("calib").setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for remark in (

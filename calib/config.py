@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.errors import first_line, unknown_name
+from calib.safe_text import redacted
+from calib.untrusted_settings import SettingsError, check_values, check_yaml
 
 
 @dataclass
@@ -379,6 +382,7 @@ READER_OPTIONS = (
     "splits",
     "table",
 )
+Part = typing.TypeVar("Part")
 NEAR = 0.6  # spelling this similar may be a slip, from 0 to 1
 
 SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
@@ -399,14 +403,14 @@ def task_of(argv: Sequence[str]) -> str:
         >>> task_of(["task=failure", "seed=2"]), task_of(["seed=2"])
         ('failure', 'prompt')
     """
-    task = TRAINED[0]
+    task, source = TRAINED[0], ""
     for argument in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
         if not _is_change(argument):
-            task = _read_yaml(str(argument)).get("task", task)
+            task, source = _read_yaml(str(argument)).get("task", task), f"{argument}: "
         elif argument.split("=")[0] == "task":
-            task = argument.split("=", 1)[1]
+            task, source = argument.split("=", 1)[1], ""
     if task not in TRAINED:
-        raise unknown_name("task of train.py", task, TRAINED)
+        raise ValueError(f"{source}{unknown_name('task of train.py', task, TRAINED)}")
     return task
 
 
@@ -452,12 +456,19 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     for file in files:
         merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
     for change in changes:
-        merged = _merge(merged, _read_change(change), schema, source=f"argument '{change}'", task=task)
+        merged = _merge(
+            merged, _read_change(change), schema, source=f"argument '{redacted(change)}'", task=task
+        )
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
-    _check_ranges(config)
+    try:
+        _check_ranges(config)
+    except ValueError as error:
+        if not files:
+            raise
+        raise ValueError(f"{error} (Settings were read from {', '.join(map(str, files))}.)") from error
     return config
 
 
@@ -473,10 +484,32 @@ def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
         ValueError: An unknown key or a value of the wrong type.
     """
     schema = SCHEMAS[task]
-    new = OmegaConf.create(values)
+    new = OmegaConf.create(_literal(values))
     config = OmegaConf.to_object(_merge(OmegaConf.structured(schema), new, schema, source=source, task=task))
     _check_ranges(config)
     return config
+
+
+def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
+    """Return a part of the settings, such as those of the data, that an exported prompt holds.
+
+    Args:
+        schema: The part's class, e.g. `DataConfig`.
+        values: Its settings by name; those left out keep their defaults.
+        source: Where they come from, for messages.
+
+    Raises:
+        ValueError: They are no settings, or one of them is unknown or of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: expected settings by name, not {values!r}.")
+    check_values(values, source)
+    _check_keys(values, schema, known=keys_of(schema), source=source)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(_literal(values)))
+        return typing.cast(Part, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{source}: {first_line(error)}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -486,7 +519,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """Return a settings dataclass as YAML text that `load_config` reads back to the same settings."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_literal(to_dict(config))))
+
+
+def _literal(value: Any) -> Any:
+    """Return settings in which a "${" that was written to be one (escaped) stays one when read again."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def _is_change(argument: str) -> bool:
@@ -501,9 +545,15 @@ def _read_yaml(file: str) -> DictConfig:
     if not path.is_file():
         raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text, file)
+        loaded = OmegaConf.create(text)
+    except SettingsError:
+        raise
     except Exception as error:  # yaml's and omegaconf's errors share no base class
-        raise ValueError(f"{file} is not valid YAML: {first_line(error)}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        reason = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
+        raise ValueError(f"{file} is not valid YAML: {reason}") from error
     if not isinstance(loaded, DictConfig):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
     return loaded
@@ -513,7 +563,7 @@ def _read_change(change: str) -> DictConfig:
     try:
         read = OmegaConf.from_dotlist([change])
     except Exception as error:
-        raise ValueError(f"Argument '{change}' cannot be read: {first_line(error)}") from error
+        raise ValueError(f"Argument '{redacted(change)}' cannot be read: {first_line(error)}") from error
     return OmegaConf.create(_with_nulls(OmegaConf.to_container(read, resolve=False)))
 
 
@@ -529,11 +579,13 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
     if said != task:
         if said in SCHEMAS:
             raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
-        raise unknown_name("task", said, SCHEMAS)
-    _check_keys(OmegaConf.to_container(new, resolve=False), schema, known=keys_of(schema), source=source)
+        raise ValueError(f"{source}: {unknown_name('task', said, SCHEMAS)}")
+    values = OmegaConf.to_container(new, resolve=False)
+    check_values(values, source)
+    _check_keys(values, schema, known=keys_of(schema), source=source)
     try:
         return typing.cast(DictConfig, OmegaConf.merge(base, new))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         key = getattr(error, "full_key", None)
         reason = first_line(error)
         if "is not a ListConfig" in reason:
@@ -636,6 +688,8 @@ def _check_ranges(config: Any) -> None:
     for key, number, least in limits:
         if number is not None and number < least:
             raise ValueError(f"{key} must be at least {least}, got {number}.")
+    if config.seed >= 2**32:  # what numpy and Lightning take
+        raise ValueError(f"seed must be below {2**32}, got {config.seed}.")
 
 
 def _check_positive(values: dict[str, float]) -> None:

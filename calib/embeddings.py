@@ -29,9 +29,7 @@ compared with the same number of captions, in batches that depend on the images'
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +43,9 @@ from torch.nn.functional import normalize as to_unit_norm
 
 from calib.data.features import FeatureTable
 from calib.data.helpers import few
+from calib.data.npz import read_npz
 from calib.errors import unknown_name
+from calib.strictjson import parse_json
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
@@ -207,9 +207,8 @@ def _read(path: Path) -> dict[str, Any]:
     """Return the file's arrays, and its lists of strings, by name."""
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            return read_npz(path)
+        except ValueError as error:
             raise ValueError(
                 f"{path} cannot be read as npz without pickled objects ({error}). Save plain arrays of "
                 "numbers and strings."
@@ -230,10 +229,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _json_list(text: str, name: str, path: Path) -> np.ndarray:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: the metadata '{name}' is not a JSON list ({error}).") from error
+    values = parse_json(text, source=f"The metadata '{name}' of {path}, to be a JSON list of strings,")
     if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
         raise ValueError(f"{path}: the metadata '{name}' must be a JSON list of strings.")
     return np.asarray([str(value) for value in values], dtype=np.str_)

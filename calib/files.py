@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from calib.errors import WriteError
+from calib.strictjson import parse_json
 
-RECORD = "calib"  # the one metadata key of our safetensors files
+RECORD = "calib"  # the one metadata key of our safetensors files: two would be written in random order
+# The last key of a record and of our JSON files: tells whether a file was damaged or changed since. Files
+# of versions before it, such as the packaged features, have none. No protection from those who mean harm.
+CHECKSUM = "calib_crc32"
+LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
 PART = ".part"  # how the names of files end that are being written
 PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ETIMEDOUT}
 PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
@@ -121,23 +127,64 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as JSON atomically; an undefined number (NaN or infinite) becomes `null`.
 
+    A mapping gets a last key `calib_crc32`, by which `read_json` sees that the file is as it was written.
+
     Args:
         path: The file.
         value: Dicts, lists, strings, numbers, booleans, None.
     """
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    value = _finite(value)
+    if isinstance(value, dict):
+        value[CHECKSUM] = _json_checksum(value)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value in a JSON file.
+    """Return the value in a JSON file, without the checksum that `write_json` added.
 
     Raises:
-        ValueError: The file is not JSON; the message names it.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not strict JSON (see `calib.strictjson`), far too large, or was changed since
+            it was written; the message names it.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(
+            f"{path} is larger than any JSON file that is read ({LARGEST_JSON:,} bytes). Make it anew."
+        )
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Was it cut off? Make it anew.") from error
+    value = parse_json(text, source=path)
+    if isinstance(value, dict) and CHECKSUM in value and value.pop(CHECKSUM) != _json_checksum(value):
+        raise ValueError(changed(path))
+    _refuse_a_damaged_seal(value, path)
+    return value
+
+
+def changed(path: str | Path) -> str:
+    """Return the message for a file whose content is not what its checksum says."""
+    return f"{path} was damaged or changed after it was written: its checksum is another. Make it anew."
+
+
+def sealed_text(text: str) -> str:
+    """Return text lines with a last one, a comment, that holds their checksum."""
+    return f"{text}# {CHECKSUM}: {zlib.crc32(text.encode()):08x}\n"
+
+
+def check_sealed_text(path: str | Path) -> None:
+    """Refuse a file written with `sealed_text` that was changed since; one without that line passes.
+
+    Raises:
+        ValueError: The lines have another checksum.
+    """
+    text = Path(path).read_bytes().decode("utf-8", errors="replace")
+    lines, mark, _ = text.rpartition(f"# {CHECKSUM}: ")
+    if mark and text != sealed_text(lines):
+        raise ValueError(changed(path))
 
 
 def blocking_file(path: str | Path) -> Path | None:
@@ -150,7 +197,7 @@ def blocking_file(path: str | Path) -> Path | None:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write tensors and one JSON record into a safetensors file, atomically.
+    """Write tensors, one JSON record and a checksum of both into a safetensors file, atomically.
 
     Args:
         path: The file.
@@ -158,7 +205,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mappin
         record: JSON-able facts about the tensors; kept under the metadata key `calib`.
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = serialize(ready, {RECORD: json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)})
+    text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
+    data = serialize(ready, {RECORD: text.removesuffix("}") + _seal(_checksum(text, ready))})
     with atomic_path(path) as part:
         part.write_bytes(data)
 
@@ -172,7 +220,8 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is cut off, is not safetensors, or is of another kind.
+        ValueError: The file is cut off, is not safetensors, was changed since it was written, or is of
+            another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,10 +234,13 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
         ) from error
-    try:
-        record = json.loads(metadata.get(RECORD, "null"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The metadata of {path} is not valid JSON ({error}).") from error
+    text = metadata.get(RECORD, "null")
+    record = parse_json(text, source=f"The metadata of {path}")
+    if isinstance(record, dict) and CHECKSUM in record:
+        seal = _seal(record.pop(CHECKSUM))
+        if not text.endswith(seal) or seal != _seal(_checksum(text.removesuffix(seal) + "}", tensors)):
+            raise ValueError(changed(path))
+    _refuse_a_damaged_seal(record, path)
     if not isinstance(record, dict) or record.get("kind") != kind:
         found = record.get("kind") if isinstance(record, dict) else None
         raise ValueError(f"{path} is not a calib {kind} file (its kind is {found!r}).")
@@ -290,6 +342,36 @@ def require_tensor(
     if floating and not torch.isfinite(tensor).all():
         raise ValueError(f"{path}: tensor '{name}' holds NaN or infinite values.")
     return tensor
+
+
+def _json_checksum(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def _refuse_a_damaged_seal(record: Any, path: str | Path) -> None:
+    """Refuse a record whose last key was the checksum's before its letters were damaged."""
+    last = next(reversed(record), "") if isinstance(record, dict) else ""
+    same = sum(ours == theirs for ours, theirs in zip(CHECKSUM, last, strict=False))
+    if last != CHECKSUM and len(last) == len(CHECKSUM) and same > len(CHECKSUM) // 2:
+        raise ValueError(changed(path))
+
+
+def _seal(checksum: object) -> str:
+    """Return what stands at the end of a record that has a checksum."""
+    return f', "{CHECKSUM}": {json.dumps(checksum)}}}'
+
+
+def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of a record and of the names, types, shapes and bytes of tensors, as 8 hex digits.
+
+    A flipped bit or a damaged stretch of up to 4 bytes always changes it, other damage all but once in four
+    billion times; it costs a fifth of what reading the file does.
+    """
+    value = zlib.crc32(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def _finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from calib.binning import BinStatistics, bin_edges, bin_statistics
 from calib.metrics.calibration import error_from_sums
 from calib.metrics.failure import aurc, risk_coverage_curve
 from calib.metrics.inputs import Outcomes
+from calib.safe_text import printable
 
 # From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
 SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"
@@ -93,7 +94,7 @@ def _figure(panels: list[tuple[str, Outcomes]], n_bins: int) -> Figure:
         stats = BinStatistics(*(s.cpu() for s in bin_statistics(p.confidence, p.correct, n_bins)))
         _draw_bars(above, stats, _caption(p, stats))
         _draw_histogram(below, stats, p)
-        above.set_title(title, fontsize=11, pad=26)
+        above.set_title(printable(title), fontsize=11, pad=26, parse_math=False)  # a "$" is a dollar
         below.set_xlabel("Confidence (%)")
     grid[0, 0].set_ylabel("Accuracy (%)")
     grid[1, 0].set_ylabel("Samples (%)")
@@ -148,6 +149,10 @@ def _caption(p: Outcomes, stats: BinStatistics) -> str:
 
 def _mean(values: Tensor) -> float:
     return float(values.double().mean())
+
+
+def _no_math(name: str) -> str:
+    return printable(name).replace("$", r"\$")
 
 
 def _short(count: int) -> str:
@@ -210,7 +215,7 @@ def risk_coverage_diagram(
             color=colour,
             linestyle=style,
             linewidth=2.4 if number == 0 else 1.4,
-            label=f"{name} (AURC {100 * float(aurc(uncertainty, wrong)):.1f} %)",
+            label=f"{_no_math(name)} (AURC {100 * float(aurc(uncertainty, wrong)):.1f} %)",
         )
         highest = max([highest, *curve.risk[curve.coverage * n >= FEW].tolist()])
     axes.axhline(share, color="black", linewidth=0.8, linestyle="--", label="Accepted at random")
@@ -221,7 +226,9 @@ def risk_coverage_diagram(
         axes.axvspan(0, FEW / n, color="#EEEEEE", linewidth=0, zorder=0)
     axes.set(xlim=(0, 1), xlabel="Accepted samples (%)", ylabel="Wrong among the accepted (%)")
     axes.set_ylim(0, max(1.08 * highest, 0.05))
-    axes.set_title(title or f"{n:,} samples, {int(failure.sum()):,} predicted wrongly", fontsize=10)
+    axes.set_title(
+        _no_math(title) if title else f"{n:,} samples, {int(failure.sum()):,} predicted wrongly", fontsize=10
+    )
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     _tidy(axes)
     return figure

@@ -59,6 +59,12 @@ class Predictions:
             )
         if c != len(self.class_names):
             raise ValueError(f"There are {c} columns of logits and {len(self.class_names)} class names.")
+        if len(set(self.class_names)) < c:
+            raise ValueError(f"Class names must differ; they are {self.class_names}.")
+        if self.labels.dtype != torch.int64 or (
+            n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < c
+        ):
+            raise ValueError(f"Labels must be int64 class indices from 0 to {c - 1}.")
         if n == 0:
             raise ValueError("There are no predictions: the data set is empty.")
 
@@ -106,6 +112,8 @@ class Predictions:
         require_version(record, VERSION, path=path)
         require_keys(record, {*_LISTS, "about"}, path=path)
         lists = {name: require_strings(record, name, path=path) for name in _LISTS if name != "groups"}
+        if not isinstance(record["about"], dict):
+            raise ValueError(f"{path}: about must be a mapping, not {record['about']!r}.")
         groups = None if record["groups"] is None else require_strings(record, "groups", path=path)
         try:
             return cls(

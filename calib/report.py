@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from calib.safe_text import printable
+
 # column title, metric name, decimals; all are fractions shown in percent but NLL and Brier
 COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("accuracy %", "accuracy", 1),
@@ -18,7 +20,8 @@ COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("conf. - acc. %", "confidence_gap", 1),
 )
 SIGNED = {"confidence_gap"}
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that spreadsheets may run
+# How a cell begins that spreadsheets may run; they take full-width signs for plain ones.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,15 @@ def _interval_text(d: Difference, decimals: int, scale: int) -> str:
 def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table whose columns line up: the first to the left, the others to the right.
 
+    What users name their classes, files and methods cannot break out of its cell, see `markdown`.
+
     Example:
         >>> print(aligned(["a", "b"], [["x", "1.0"]]))
         | a |   b |
         |:--|----:|
         | x | 1.0 |
     """
+    header, body = [markdown(text) for text in header], [[markdown(text) for text in row] for row in body]
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
     lines = [
         _line(header, widths),
@@ -127,6 +133,17 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
         *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def markdown(text: str) -> str:
+    r"""Return text that stands in Markdown as it is: on one line, in one cell, no HTML, no link, no command.
+
+    Example:
+        >>> print(markdown("a|b\n<script>"))
+        a\|b &lt;script>
+    """
+    line = " ".join(printable(text).split("\n")).replace("\t", " ")
+    return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def safe_text(text: str) -> str:

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for the network
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _no_network(event: str, arguments: tuple) -> None:
+    """Stop what reaches for another machine; processes of this one may talk to each other."""
+    if event in ("socket.connect", "socket.sendto"):
+        host = arguments[1][0] if isinstance(arguments[1], tuple) else ""  # else a socket file
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0] or ""
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else str(host)
+    here = {"", "localhost", "127.0.0.1", "0.0.0.0", "::1", "::", socket.gethostname()}
+    if host not in here and not host.startswith("127."):
+        raise OSError(f"Tests have no network: {event} {host}")
+
+
+sys.addaudithook(_no_network)
 
 WORDS = {10: "x", 11: ".", 12: ",", 20: "covid", 21: "normal", 22: "lung", 23: "opacity", 24: "##s", 25: "a"}
+# Properties: the same examples on every machine; thousands of new ones with --hypothesis-profile thorough.
+settings.register_profile(
+    "calib",
+    derandomize=True,
+    max_examples=30,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", max_examples=2000, deadline=None, database=None)
+settings.load_profile("calib")
+
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(WORDS.get(i, f"[unused{i}]") for i in range(4, 30))]
 
 CLIP_CONFIG = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as serialize
 
 from calib.files import (
     atomic_path,
@@ -105,3 +106,87 @@ def test_required_keys_versions_and_strings_are_checked() -> None:
     for value in ("ab", ["a", 1], None):
         with pytest.raises(ValueError, match=r"f: names must be a list of strings\."):
             require_strings({"names": value}, "names", path="f")
+
+
+def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"x": torch.ones(100), "y": torch.tensor(3)}, {"kind": "toy"})
+    content = bytearray(path.read_bytes())
+    content[-200] ^= 1  # the value stays finite
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"t\.safetensors was damaged or changed after it was written"):
+        load_tensors(path, kind="toy")
+
+
+def test_exchanged_tensors_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"first": torch.ones(8), "other": torch.zeros(8)}, {"kind": "toy"})
+    path.write_bytes(
+        path.read_bytes().replace(b"first", b"FIRST").replace(b"other", b"first").replace(b"FIRST", b"other")
+    )
+    with pytest.raises(ValueError, match="its checksum is another"):
+        load_tensors(path, kind="toy")
+
+
+def test_files_without_a_checksum_are_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(serialize({"x": torch.ones(2)}, {"calib": '{"kind": "toy"}'}))
+    assert load_tensors(path, kind="toy")[1] == {"kind": "toy"}
+    (tmp_path / "a.json").write_text('{"x": 1}')
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+
+
+def test_changed_numbers_in_json_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"test": {"ece": 0.0625, "names": ["é"]}, "seed": 1})
+    assert read_json(path) == {"test": {"ece": 0.0625, "names": ["é"]}, "seed": 1}
+    path.write_text(path.read_text(encoding="utf-8").replace("0.0625", "0.0125"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.json was damaged or changed"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ('{"a": NaN}', "NaN is no number of JSON"),
+        ('{"a": 1e999}', "1e999 is too large a number"),
+        ('{"a": ' + "9" * 5000 + "}", "4300"),
+        ("[" * 100_000, "nested too deeply"),
+        (r'{"a": "\ud800"}', "half a character"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_is_read_strictly(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"odd\.json is not valid JSON.*{reason}"):
+        read_json(path)
+    path.write_bytes(serialize({"x": torch.ones(2)}, {"calib": text}))
+    with pytest.raises(ValueError, match=rf"The metadata of .*odd\.json is not valid JSON.*{reason}"):
+        load_tensors(path, kind="toy")
+
+
+def test_a_header_that_promises_terabytes_is_refused(tmp_path: Path) -> None:
+    header = b'{"x":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
+    with pytest.raises(ValueError, match=r"t\.safetensors cannot be read as safetensors"):
+        load_tensors(path, kind="toy")
+    path.write_bytes((1 << 40).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"t\.safetensors cannot be read as safetensors"):
+        load_tensors(path, kind="toy")
+
+
+def test_a_checksum_whose_own_name_was_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
+    path, other = tmp_path / "t.safetensors", tmp_path / "a.json"
+    save_tensors(path, {"x": torch.ones(2)}, {"kind": "toy", "ids": ["a"]})
+    write_json(other, {"x": 1})
+    for file in (path, other):
+        file.write_bytes(file.read_bytes().replace(b"calib_crc32", b"calib_cRc32"))
+    with pytest.raises(ValueError, match=r"t\.safetensors was damaged"):
+        load_tensors(path, kind="toy")
+    with pytest.raises(ValueError, match=r"a\.json was damaged"):
+        read_json(other)
+    other.write_text('{"torch_dtype": "bfloat16"}')  # as long, and in many files of others
+    assert read_json(other) == {"torch_dtype": "bfloat16"}

@@ -11,7 +11,7 @@ from typing import Any
 from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
-from calib.backbones.weights import HUB, download
+from calib.backbones.weights import download, hub_source
 from calib.errors import unknown_name
 from calib.files import read_json
 
@@ -112,7 +112,7 @@ def hf_hub(hub_id: str, options: BackboneOptions) -> OpenClipBackbone:
     folder = download(hub_id, options.revision)
     backbone = local_dir(folder, replace(options, revision=None), name=f"hf-hub:{hub_id}")
     if options.weights is None:
-        backbone.weights = f"{HUB}{hub_id}" + (f"@{options.revision}" if options.revision else "")
+        backbone.weights = hub_source(hub_id, folder, options.revision)
     return backbone
 
 

@@ -222,8 +222,11 @@ def _read_json_tokenizer(path: Path) -> Any:
 def _read_vocab(path: Path) -> Any:
     from tokenizers import BertWordPieceTokenizer
 
-    with path.open(encoding="utf-8") as lines:
-        vocab = {line.rstrip("\n"): index for index, line in enumerate(lines)}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            vocab = {line.rstrip("\n"): index for index, line in enumerate(lines)}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a BERT vocabulary: it is not UTF-8 text ({error}).") from error
     _require_marks(vocab, path)
     config = path.parent / "tokenizer_config.json"
     settings = read_json(config) if config.is_file() else {}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calib.archives import check_archive
 from calib.backbones.torchscript import archive_root, read_torchscript
 from calib.files import read_json
 
@@ -29,6 +31,7 @@ SIDE_NAMES = ("open_clip_config.json", "config.json", "tokenizer_config.json", *
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".json")
 RANDOM = "random"
 HUB = "hf://"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     if text.startswith(HUB) or _could_be_hub_id(text, path):
         hub_id = text.removeprefix(HUB)
         folder = download(hub_id, revision)
-        return WeightFile(_in_folder(folder), f"{HUB}{hub_id}" + (f"@{revision}" if revision else ""))
+        return WeightFile(_in_folder(folder), hub_source(hub_id, folder, revision))
     if revision is not None:
         raise ValueError(
             f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
@@ -79,6 +82,22 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
             "backbone.weights (calib predict: --weights)."
         )
     return WeightFile(path, text)
+
+
+def hub_source(hub_id: str, folder: Path, revision: str | None) -> str:
+    """Return how to say which files of the hub were read: with their commit, where the folder tells it.
+
+    Args:
+        hub_id: "org/name".
+        folder: Where `download` put them.
+        revision: What was asked for.
+
+    Example:
+        >>> hub_source("org/name", Path("snapshots") / ("0123456789" * 4), None)
+        'hf://org/name@0123456789012345678901234567890123456789'
+    """
+    commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else revision
+    return f"{HUB}{hub_id}" + (f"@{commit}" if commit else "")
 
 
 def _could_be_hub_id(text: str, path: Path) -> bool:
@@ -110,6 +129,8 @@ def download(hub_id: str, revision: str | None = None, wanted: tuple[str, ...] =
     from huggingface_hub import hf_hub_download, list_repo_files
     from huggingface_hub.errors import EntryNotFoundError
 
+    newest = "the newest revision; backbone.revision=COMMIT would pin it"
+    logger.info("Looking for %s on the Hugging Face hub (%s).", hub_id, revision or newest)
     problem: Exception | None = None
     try:
         offered = list_repo_files(hub_id, revision=revision)
@@ -155,6 +176,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".json":
         shards = sorted(set(_index(path).values()))
+        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{path.parent / missing[0]} is missing: {path} names it as a part of it."
+            )
         return {
             name: tensor
             for shard in shards
@@ -168,7 +194,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _without_prefix(_read_safetensors(path))
-    root = archive_root(path)
+    try:
+        root = archive_root(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read as weights; it may be incomplete: {error}") from error
     content = _read_torch(path) if root is None else _read_script(path, root)
     return _without_prefix(_state_dict(content, path))
 
@@ -177,10 +206,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: the index beside it names it as one part of the weights."
-        )
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -191,15 +216,22 @@ def _index(path: Path) -> dict[str, str]:
     index = read_json(path)
     if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
         raise ValueError(f"{path} is not an index of weights: it has no weight_map.")
-    return index["weight_map"]
+    parts = index["weight_map"]
+    for part in parts.values():
+        names = [PurePosixPath(str(part)).name, PureWindowsPath(str(part)).name]
+        if names != [part, part] or part == "..":
+            raise ValueError(f"{path} names the part {part!r}, which must be a file beside it.")
+    return parts
 
 
 def _read_torch(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):  # files of old versions of torch are none, and have no checksums
+            check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
         raise ValueError(
             f"{path} cannot be read as PyTorch weights; it may be incomplete: {error}"
         ) from error
@@ -207,10 +239,11 @@ def _read_torch(path: Path) -> Any:
 
 def _read_script(path: Path, root: str) -> dict[str, Tensor]:
     try:
+        check_archive(path, stored=False)
         return read_torchscript(path, root)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:
         raise ValueError(
             f"{path} cannot be read as a TorchScript archive; it may be incomplete: {error}"
         ) from error

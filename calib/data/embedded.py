@@ -12,13 +12,16 @@ import torch
 
 from calib.data.encode import encode_table
 from calib.data.features import FeatureTable
+from calib.data.images import file_id
 from calib.data.records import ImageTable
 from calib.data.tables import load_table
 from calib.data.task import SPLITS, ClassNames, Splits, Table, TaskData, number_classes
+from calib.files import write_text
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
 
+SUMS = "SHA256SUMS"  # of the packaged features, as `sha256sum */*.safetensors` writes it
 PRETRAIN = "pretrain"  # images the embedded backbone was trained on: never part of a task
 
 
@@ -46,6 +49,8 @@ def embedded_reader(task: str, labels: Mapping[str, str], *, group: str) -> Call
 def save_task_features(task: TaskData, backbone: Backbone, folder: str | Path, *, views: int = 8) -> None:
     """Write the features of a task to `<folder>/{train,val,test}.safetensors`, to be packaged.
 
+    Their SHA-256 sums are noted in the file beside the folder with which they are compared when read.
+
     Args:
         task: A task with image tables.
         backbone: The embedded backbone.
@@ -68,6 +73,7 @@ def save_task_features(task: TaskData, backbone: Backbone, folder: str | Path, *
             )
         encoded = encode_table(backbone, table, views=views if split == "train" else 0, meta=facts)
         encoded.save(Path(folder) / f"{split}.safetensors")
+    _note_sums(Path(folder))
 
 
 def _load_packaged(task: str, labels: Mapping[str, str], class_names: ClassNames) -> Splits:
@@ -91,4 +97,22 @@ def _packaged_table(task: str, split: str) -> FeatureTable:
             f"This installation lacks the packaged features of '{task}'; give the images (data.root)."
         )
     with importlib.resources.as_file(resource) as path:
+        _check_packaged(path, f"{task}/{split}.safetensors")
         return FeatureTable.load(path)
+
+
+def _check_packaged(path: Path, name: str) -> None:
+    """Refuse packaged features other than those that were packaged; they have no checksum inside."""
+    sums = (importlib.resources.files("calib") / "assets" / "tasks" / SUMS).read_text(encoding="utf-8")
+    if f"{file_id(path)}  {name}" not in sums.splitlines():
+        raise ValueError(f"{path} is not the packaged file: it was damaged or changed. Install calib again.")
+
+
+def _note_sums(folder: Path) -> None:
+    """Write the sums of a task's files into the list of all tasks, in place of what it said of them."""
+    path, task = folder.parent / SUMS, folder.name
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    others = [line for line in lines if not line.split("  ")[1].startswith(f"{task}/")]
+    own = [f"{file_id(file)}  {task}/{file.name}" for file in sorted(folder.glob("*.safetensors"))]
+    ordered = sorted(others + own, key=lambda line: line.split("  ")[1])
+    write_text(path, "".join(f"{line}\n" for line in ordered))

@@ -181,7 +181,7 @@ class FeatureTable:
         require_version(record, SCHEMA, path=path, key="schema")
         names, groups, meta = record.get("names"), record.get("groups"), record.get("meta")
         well_typed = is_strings(names) and (groups is None or is_strings(groups))
-        if not well_typed or not isinstance(meta, dict):
+        if not well_typed or not isinstance(meta, dict) or not isinstance(meta.get("backbone", {}), dict):
             raise ValueError(f"The names, groups or meta of {path} are missing or of the wrong type.")
         views = "augmented_features" in tensors
         try:

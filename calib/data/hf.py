@@ -34,12 +34,14 @@ class RowSource:
         column: The image column.
         index: The row.
         name: What error messages call it.
+        within: Folders that an image which lies outside the table may be read from.
     """
 
     rows: Any
     column: str
     index: int
     name: str
+    within: tuple[Path, ...] = ()
 
     def content_id(self) -> str:
         """Return the digest of the encoded image's bytes."""
@@ -53,7 +55,15 @@ class RowSource:
         cell = self.rows[self.index][self.column]
         if cell is None:
             raise ValueError(f"{self.name} has no image.")
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        path = Path(str(cell["path"])).resolve()
+        if not any(path.is_relative_to(folder.resolve()) for folder in self.within):
+            raise ValueError(
+                f"{self.name} holds no image but the path {cell['path']!r}, which lies outside the data set "
+                "and is not read. Save the data set with its images in it."
+            )
+        return path.read_bytes()
 
 
 def load_hf(
@@ -85,8 +95,26 @@ def load_hf(
         ValueError: Both or neither of `root` and `dataset`, or a split, column or label is not as described.
     """
     loaded = _load(root, dataset, config, revision)
-    chosen = _choose_splits(loaded, splits or {})
-    said = by_key(columns or {}, KEY_OF)
+    where = root if root is not None else dataset
+    try:
+        return _read(loaded, class_names, columns or {}, splits or {}, _folders(root))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:  # the library raises errors of many types on damaged files
+        raise ValueError(
+            f"{where} cannot be read as a data set; it may be damaged ({first_line(error)}). Save it again."
+        ) from error
+
+
+def _read(
+    loaded: Any,
+    class_names: ClassNames | None,
+    columns: Mapping[str, str | None],
+    splits: Mapping[str, str],
+    within: tuple[Path, ...],
+) -> Splits:
+    chosen = _choose_splits(loaded, splits)
+    said = by_key(columns, KEY_OF)
     names = _column_names(loaded[chosen["train"]], said)
     keys = loaded[chosen["train"]].features[names["label"]].names
     if "group" not in said:
@@ -98,7 +126,7 @@ def load_hf(
             raise ValueError(
                 f"The splits '{chosen['train']}' and '{theirs}' number their classes differently."
             )
-        tables[split] = _table(loaded[theirs], names, [labels[key] for key in keys], split)
+        tables[split] = _table(loaded[theirs], names, [labels[key] for key in keys], split, within)
     return Splits(ordered, tables)
 
 
@@ -130,13 +158,33 @@ def _load(root: str | Path | None, dataset: str | None, config: str | None, revi
     return loaded
 
 
+def _folders(root: str | Path | None) -> tuple[Path, ...]:
+    """Return where images of a data set may lie: in its folder, or where the hub's clients put them."""
+    import datasets
+    import huggingface_hub
+
+    if root is not None and Path(root).is_dir():
+        return (Path(root),)
+    return (Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE))
+
+
 def _load_folder(root: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_from_disk(root)
+        loaded = datasets.load_from_disk(root)
+        for rows in loaded.values() if isinstance(loaded, datasets.DatasetDict) else ():
+            rows.data.table.validate(full=True)  # a damaged one would end the process when it is read
+            for file in rows.cache_files:
+                if not Path(file["filename"]).resolve().is_relative_to(Path(root).resolve()):
+                    raise ValueError(f"it names the file {file['filename']}, which lies outside of it")
+        return loaded
     except FileNotFoundError as error:
         raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
+    except Exception as error:  # the library raises errors of many types on damaged files
+        raise ValueError(
+            f"{root} cannot be read as a data set; it may be damaged ({first_line(error)}). Save it again."
+        ) from error
 
 
 def _load_hub(name: str, config: str | None, revision: str | None) -> Any:
@@ -201,7 +249,9 @@ def _column_names(rows: Any, columns: Mapping[str, str | None]) -> dict[str, str
     return names
 
 
-def _table(rows: Any, names: Mapping[str, str], labels: list[int], split: str) -> ImageTable:
+def _table(
+    rows: Any, names: Mapping[str, str], labels: list[int], split: str, within: tuple[Path, ...]
+) -> ImageTable:
     import datasets
 
     raw = [int(label) if label is not None else -1 for label in rows[names["label"]]]
@@ -211,7 +261,8 @@ def _table(rows: Any, names: Mapping[str, str], labels: list[int], split: str) -
     undecoded = rows.select_columns(names["image"]).cast_column(names["image"], datasets.Image(decode=False))
     row_names = [f"{split}/{index}" for index in range(len(rows))]
     sources = [
-        RowSource(undecoded, names["image"], index, f"row {name}") for index, name in enumerate(row_names)
+        RowSource(undecoded, names["image"], index, f"row {name}", within)
+        for index, name in enumerate(row_names)
     ]
     groups = [str(group) for group in rows[names["group"]]] if "group" in names else None
     return ImageTable(sources, [labels[label] for label in raw], row_names, groups=groups)

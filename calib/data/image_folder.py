@@ -83,10 +83,15 @@ def read_class_names(path: Path) -> dict[str, str]:
     """Return folder to class name from lines "<folder> <class name>", split at the first tab, else space.
 
     Raises:
-        ValueError: A line has no class name, or a folder is listed twice; the message says which line.
+        ValueError: A line has no class name, or a folder is listed twice; the message says which line. Or it
+            is not UTF-8.
     """
     names: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")

@@ -2,7 +2,8 @@
 
 What is decided here, once for every data source:
 
-* Only JPEG, PNG, TIFF, BMP and WebP are decoded. More than 178,956,970 pixels are refused before decoding.
+* Only JPEG, PNG, TIFF, BMP and WebP are decoded. More than 178,956,970 pixels are refused before decoding,
+  and PNG files whose checksums are wrong.
 * Several frames (a multi-page TIFF, an animation) are refused: which one is the image is not ours to guess.
 * EXIF orientation is applied, so that the model sees what a viewer shows.
   Differs: the official CalibPrompt code ignores it.
@@ -103,6 +104,10 @@ def decode_image(stream: BinaryIO, name: str, *, grey16_max: int | None = None) 
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large(name, f"{width} x {height} pixels"))
+    if image.format == "PNG":  # alone of the formats it has checksums, which decoding does not compare
+        _check_png(image, name)
+        stream.seek(0)
+        image = _identify(stream, name)
     if width < 1 or height < 1:
         raise ValueError(f"{name} has no pixels: its size is {width} x {height}.")
     # Pillow's decoders raise errors of many types on damaged files, so all of them are caught here.
@@ -114,9 +119,7 @@ def decode_image(stream: BinaryIO, name: str, *, grey16_max: int | None = None) 
             image.load()
             image = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise ValueError(
-            f"{name} is a damaged image ({error}). Was it cut off? Replace or remove it."
-        ) from error
+        raise ValueError(_damaged(name, error)) from error
     if frames > 1:
         raise ValueError(
             f"{name} holds {frames} frames; one image per file is expected. Save the frame you mean."
@@ -170,6 +173,17 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
         raise ValueError(
             f"{name} is not an image that can be read ({formats}); it may be another kind of file."
         ) from error
+
+
+def _check_png(image: Image.Image, name: str) -> None:
+    try:
+        image.verify()
+    except Exception as error:
+        raise ValueError(_damaged(name, error)) from error
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{name} is a damaged image ({error}). Was it cut off? Replace or remove it."
 
 
 def _too_large(name: str, size: str) -> str:

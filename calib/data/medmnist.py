@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from calib.data.helpers import few
+from calib.data.npz import names_in_npz, read_npz
 from calib.data.records import ArraySource, ImageTable
 from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
 
@@ -154,16 +154,19 @@ def _find(root: Path, flag: str | None) -> Path:
 
 def _read(path: Path) -> dict[str, _Arrays]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for split in SPLITS for key in _keys(split) if key in file}
-            held = list(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        arrays = read_npz(path, {key for split in SPLITS for key in _keys(split)}.__contains__)
+    except ValueError as error:
         raise ValueError(
             f"{path} is not a MedMNIST .npz file ({error}). Was it cut off? Fetch it again."
         ) from error
     missing = [key for split in ("train", "test") for key in _keys(split) if key not in arrays]
     if missing:
-        raise ValueError(f"{path} has no array '{missing[0]}'; it has: {few(held, 10)}.")
+        raise ValueError(f"{path} has no array '{missing[0]}'; it has: {few(names_in_npz(path), 10)}.")
+    for split in SPLITS:
+        images, labels = (key in arrays for key in _keys(split))
+        if images != labels:
+            has, lacks = sorted(_keys(split), key=arrays.__contains__, reverse=True)
+            raise ValueError(f"{path} has {has} without {lacks}; it has: {few(names_in_npz(path), 10)}.")
     present = [split for split in SPLITS if all(key in arrays for key in _keys(split))]
     return {
         split: _checked(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{path}, {split}")

@@ -132,6 +132,12 @@ class ImageTable:
             raise ValueError(f"There are {len(self)} images, but {few(wrong)}.")
         if len(self) and int(self.labels.min()) < 0:
             raise ValueError(f"Labels are class indices from 0; the smallest is {int(self.labels.min())}.")
+        odd = next((name for name in self.names if not _is_text(name)), None)
+        if odd is not None:
+            raise ValueError(
+                f"The name {odd!a} of an image is not UTF-8 text and could not be written to any table. "
+                "Rename the file."
+            )
         if len(set(self.names)) < len(self):
             twice = [name for name, count in Counter(self.names).items() if count > 1]
             raise ValueError(f"Names of images must differ; these occur more than once: {few(twice)}.")
@@ -188,3 +194,11 @@ class ImageTable:
         if known is None:
             known = self._ids[index] = self._sources[index].content_id()
         return known
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of a file name that are no UTF-8
+        return False
+    return True

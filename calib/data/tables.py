@@ -29,6 +29,8 @@ KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t"}  # how a tab can be written on a command line
 WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # 1.0 is what some programs make of 1
+MAX_ROWS = 10_000_000  # of a Parquet table, whose rows can be repeated without end in few bytes
+MAX_BYTES = 4 << 30
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
 
 
@@ -77,7 +79,7 @@ def load_table(
         delimiter: Of a text table; "tab" for a tab. None: comma for .csv, tab for .tsv.
         skip_splits: Values of the split column whose rows are left out.
         allow_outside: Whether absolute paths that lead out of the folder and paths with ".." are read. Leave
-            it off for tables from elsewhere.
+            it off for tables from elsewhere. It also lets links (symlinks) in the folder lead out of it.
 
     Raises:
         FileNotFoundError: The folder or the table does not exist.
@@ -97,13 +99,20 @@ def load_table(
     rows = _all_rows(root, table, by_key(columns or {}, KEY_OF), delimiter, skip_splits)
     for split in ("train", "test"):
         if all(row.split != split for row in rows):
-            raise ValueError(f"No row of the table in {root} belongs to the split '{split}'.")
+            listed = few(list(table.values()) if isinstance(table, Mapping) else [table or _only_table(root)])
+            raise ValueError(f"No row of the table in {root} ({listed}) belongs to the split '{split}'.")
     rows = [_native(row, root) for row in rows]
     rows = rows if allow_outside else [_within(row, root) for row in rows]
     _check_files(rows, root)
+    if not allow_outside:
+        _check_links(rows, root)
     labels, names = _number(rows, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
     return Splits(names, {split: found for split, found in tables.items() if len(found)})
+
+
+def _tables(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.where.rpartition(", ")[0] for row in rows))
 
 
 def by_key(columns: Mapping[str, str | None], key_of: Mapping[str, str]) -> dict[str, str | None]:
@@ -237,11 +246,36 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     import pyarrow.parquet
 
     try:
-        read = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_parquet_size(file.metadata)
+            read = file.read()
+            _check_parquet_names(file.metadata)
+        rows = enumerate(read.to_pylist(), start=1)
+    except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
-    rows = enumerate(read.to_pylist(), start=1)
     return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
+
+
+def _check_parquet_size(metadata: Any) -> None:
+    """Refuse what would take far more memory than a table of images does, before it is taken."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise ValueError(
+            f"it says it holds {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
+            f"{MAX_BYTES:,} bytes are read"
+        )
+
+
+def _check_parquet_names(metadata: Any) -> None:
+    """Refuse a table that gives a column two names: its directory has no checksum, but says each name twice.
+
+    To be called after reading, which finds other damage that would end the process here.
+    """
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        stored = [group.column(i).path_in_schema for i in range(group.num_columns)]
+        if stored != names:
+            raise ValueError(f"it calls its columns {few(names)} and {few(stored)}; it is damaged")
 
 
 def _column_names(
@@ -281,6 +315,8 @@ def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{where}: column '{column}' must hold text or integers, not {value!r}.")
     text = str(value).strip()
+    if "\0" in text:
+        raise ValueError(f"{where}: column '{column}' holds a null byte, which no text has: {text!r}.")
     if text.lower() in ("", "nan"):  # "nan" is what some programs make of an empty cell
         raise ValueError(f"{where}: column '{column}' is empty{' (nan)' if text else ''}.")
     return text
@@ -301,7 +337,7 @@ def _check_ids(rows: Sequence[Row], column: str, path: Path) -> None:
 def _native(row: Row, root: Path) -> Row:
     """Return a row whose path, where it was written on Windows, has slashes; names stay as written."""
     relative = not PureWindowsPath(row.file).anchor
-    if relative and "\\" in row.file and not (root / row.file).exists():
+    if relative and "\\" in row.file and not _is_file(root / row.file):
         return replace(row, file=PureWindowsPath(row.file).as_posix())
     return row
 
@@ -338,11 +374,11 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
             raise ValueError(
                 f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
             )
-    missing = [row.file for row in rows if not (root / row.file).is_file()]
+    missing = [row.file for row in rows if not _is_file(root / row.file)]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(rows)} images in the table do not exist in {root}, where its paths "
-            f"start: {few(missing)}."
+            f"{len(missing)} of the {len(rows)} images in the table {few(_tables(rows))} do not exist in "
+            f"{root}, where its paths start: {few(missing)}."
         )
     for split in SPLITS:
         files = [(os.path.normpath(row.file), row.name) for row in rows if row.split == split]
@@ -350,8 +386,31 @@ def _check_files(rows: Sequence[Row], root: Path) -> None:
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
             raise ValueError(
-                f"{len(twice)} images are listed more than once in '{split}': {few(list(twice.values()))}."
+                f"{few(_tables(rows))}: {len(twice)} images are listed more than once in '{split}': "
+                f"{few(list(twice.values()))}."
             )
+
+
+def _check_links(rows: Sequence[Row], root: Path) -> None:
+    """Refuse paths that a link in the folder leads out of it."""
+    base = root.resolve()
+    inside: dict[Path, bool] = {}  # by folder: there are few, and resolving takes time
+    for row in rows:
+        path = root / row.file
+        if path.parent not in inside:
+            inside[path.parent] = path.parent.resolve().is_relative_to(base)
+        if not inside[path.parent] or (path.is_symlink() and not path.resolve().is_relative_to(base)):
+            raise ValueError(
+                f"{row.where}: a link leads from '{row.file}' out of {root}, to {path.resolve()}. Copy the "
+                "images, or let any path be read (data.options.allow_outside=true)."
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for any file, or one with a null byte
+        return False
 
 
 def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:

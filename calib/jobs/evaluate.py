@@ -16,7 +16,7 @@ import torch
 from calib import ranks
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
-from calib.config import DataConfig, EvaluateRun, load_config, split_arguments
+from calib.config import DataConfig, EvaluateRun, load_config, part_from_dict, split_arguments
 from calib.data import FeatureTable
 from calib.errors import unknown_name
 from calib.jobs.evaluation_folder import EvaluationFolder
@@ -26,7 +26,7 @@ from calib.losses import PRESETS
 from calib.metrics import interval_statistic, summarize
 from calib.plots import reliability_panels
 from calib.predictions import Predictions
-from calib.report import COLUMNS, Cell, Difference, differences_table, results_table
+from calib.report import COLUMNS, Cell, Difference, differences_table, markdown, results_table
 from calib.stats import mean_sd, paired_bootstrap
 
 # Means of absolute values of noise: the percentile interval of such a metric is off by its bias, the basic
@@ -60,7 +60,7 @@ class Entry:
     @property
     def seed(self) -> int:
         """Seed of the training; prompts of one seed are compared in pairs."""
-        return int(self.checkpoint.training.get("seed", 0))
+        return int(self.checkpoint.training.get("seed") or 0)
 
 
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _report(
 
 def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:
     """Return the line above a table of results: which images, how many, how many seeds."""
-    sizes = dict.fromkeys(f"{p.about['data']} ({len(p.labels)} images)" for p in predictions)
+    sizes = dict.fromkeys(f"{markdown(p.about['data'])} ({len(p.labels)} images)" for p in predictions)
     seeds = sorted({int(p.about["seed"] or 0) for p in predictions})
     spread = ", mean ± standard deviation over seeds" if len(seeds) > 1 else ""
     listed = ", ".join(str(seed) for seed in seeds)
@@ -145,8 +145,8 @@ def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:
 def _differences_heading(first: Predictions, config: EvaluateRun) -> str:
     unit = "image" if first.groups is None else "group of images (patient)"
     return (
-        f"Minus {config.baseline}, paired by seed and {unit}, with {config.level:.0%} bootstrap intervals "
-        f"({config.n_resamples} resamples):"
+        f"Minus {markdown(str(config.baseline))}, paired by seed and {unit}, with {config.level:.0%} "
+        f"bootstrap intervals ({config.n_resamples} resamples):"
     )
 
 
@@ -183,7 +183,8 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 def _entry(path: Path, override: DataConfig) -> Entry:
     checkpoint = PromptCheckpoint.load(path)
     training = checkpoint.training
-    own = DataConfig(**training["config"]["data"]) if "config" in training else DataConfig(name="")
+    data = (training.get("config") or {}).get("data")
+    own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
     blank = DataConfig(name="")
     changes = {f.name: getattr(override, f.name) for f in fields(DataConfig)}
     data = replace(own, **{key: value for key, value in changes.items() if value != getattr(blank, key)})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from calib.checkpoints import PromptCheckpoint
-from calib.config import BackboneConfig, DataConfig, FailureRun
+from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.helpers import few, stable_hash
 from calib.data.task import Table
@@ -105,8 +105,8 @@ def from_images(config: FailureRun) -> FailureData:
 
 
 def _own_data(prompt: PromptCheckpoint) -> DataConfig | None:
-    data = prompt.training.get("config", {}).get("data")
-    return DataConfig(**data) if data else None
+    data = (prompt.training.get("config") or {}).get("data")
+    return part_from_dict(DataConfig, data, source="the prompt's own settings") if data else None
 
 
 def _judged(config: FailureRun, task: TaskData) -> Judged:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
-from calib.config import BackboneConfig
+from calib.config import BackboneConfig, part_from_dict
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
 from calib.errors import first_line
 from calib.failure_checkpoints import FailureCheckpoint
@@ -25,6 +25,7 @@ from calib.files import blocking_file, write_text
 from calib.jobs.predict_arguments import check_numbers, predict_arguments
 from calib.jobs.prepare import make_backbone
 from calib.report import safe_path, safe_text
+from calib.safe_text import printable
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,8 @@ def restore_backbone(
     Raises:
         ValueError: The weights found are not those the prompt was trained with.
     """
-    build = BackboneConfig(**checkpoint.backbone.get("build", {"name": checkpoint.backbone["name"]}))
+    said = checkpoint.backbone.get("build", {"name": checkpoint.backbone["name"]})
+    build = part_from_dict(BackboneConfig, said, source="the prompt's description of its backbone")
     moved = replace(build, weights=weights or build.weights, tokenizer=tokenizer or build.tokenizer)
     backbone = make_backbone(moved, checkpoint.backbone.get("parity", {}))
     checkpoint.check_backbone(backbone)
@@ -284,7 +286,7 @@ def main(argv: Sequence[str]) -> int:
         given.device = "cuda" if torch.cuda.is_available() else "cpu"
     text = predict(**vars(given))
     if given.out is None:
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text))
     else:
         n = sum(not row.get("error") for row in csv.DictReader(io.StringIO(text)))
         sys.stdout.write(f"{n} predictions in {given.out}\n")

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import distributed
 
 from calib.files import atomic_path, write_text
+from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.preemption import Preempted, asked_to_stop, take_over
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, data)
         with atomic_path(path) as part:
             part.write_bytes(data.getbuffer())
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a checkpoint, checked, and never as code, whatever Lightning's version would allow."""
+        return read_checkpoint(path)
 
 
 class RunCheckpoint(ModelCheckpoint):

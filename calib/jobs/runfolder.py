@@ -15,8 +15,10 @@ from calib.files import (
     PART,
     atomic_path,
     blocking_file,
+    check_sealed_text,
     read_json,
     remove_unfinished,
+    sealed_text,
     write_json,
     write_text,
 )
@@ -82,7 +84,11 @@ class RunFolder:
             ValueError: metrics.json is damaged or was written by something else.
         """
         written = read_json(self.metrics)
-        if not isinstance(written, dict) or "test" not in written:
+        if (
+            not isinstance(written, dict)
+            or "test" not in written
+            or not {"method", "scores"} & written.keys()
+        ):
             raise ValueError(
                 f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
                 "from the last checkpoint; or train anew (overwrite=true)."
@@ -164,7 +170,7 @@ class RunFolder:
         if config.overwrite and self.config.is_file():
             self._clear()
         self.check_data(split)
-        write_text(self.config, to_yaml(replace(config, resume=True, overwrite=False)))
+        write_text(self.config, sealed_text(to_yaml(replace(config, resume=True, overwrite=False))))
         write_json(self.split, split)
 
     def check_data(self, split: dict[str, Any]) -> None:
@@ -194,6 +200,7 @@ class RunFolder:
         )
 
     def _differences(self, config: PromptRun | FailureRun) -> list[str]:
+        check_sealed_text(self.config)
         task = task_of([str(self.config)])
         if task != config.task:
             return [f"task is {task!r} there and {config.task!r} here"]

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -20,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from calib import ranks
 from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
+from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.logged import results_of
 from calib.jobs.preemption import deferred
 from calib.jobs.processes import trainer_settings
@@ -156,7 +156,7 @@ def _last_checkpoint(folder: RunFolder) -> str | None:
     if not folder.checkpoint.is_file():
         return None
     try:
-        checkpoint = torch.load(folder.checkpoint, weights_only=True, map_location="cpu")
+        checkpoint = read_checkpoint(folder.checkpoint)
         done = progress_of(checkpoint)
     except pickle.UnpicklingError as error:  # torch's message would recommend to run it
         raise ValueError(

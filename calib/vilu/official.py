@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib.archives import check_archive
 from calib.files import atomic_path
 
 
@@ -34,9 +35,10 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if not zipfile.is_zipfile(path):  # also keeps older torch from its unsafe reader of tar files
-        raise ValueError(f"{path} is not a complete file of torch.save: it is no zip archive.")
     try:
+        if not zipfile.is_zipfile(path):  # also keeps older torch from its unsafe reader of tar files
+            raise ValueError("it is no zip archive, as torch.save writes them")
+        check_archive(path)
         with torch.serialization.safe_globals(_meter_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -45,7 +47,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
             f"{path} is refused: it holds Python objects that a ViLU checkpoint has not, and unpickling them "
             f"could run code. Nothing was run. PyTorch says: {reason}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
         raise ValueError(f"{path} cannot be read; it may be incomplete: {error}") from error
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

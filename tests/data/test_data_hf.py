@@ -194,3 +194,35 @@ def test_a_damaged_image_is_named(save: Save) -> None:
     broken = type(source)([{"scan": {"bytes": b"nothing", "path": None}}] * 2, "scan", 1, source.name)  # type: ignore[call-arg,attr-defined]
     with pytest.raises(ValueError, match="row train/1 is not an image"):
         broken.open()
+
+
+def test_a_damaged_table_is_named_and_does_not_end_the_process(tmp_path: Path) -> None:
+    root = _saved(tmp_path)
+    file = next((root / "train").glob("*.arrow"))
+    content = file.read_bytes()
+    assert content.count(b"picture") == 2
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 8, 16))  # of the two images' bytes
+    assert content.count(offsets) >= 1
+    file.write_bytes(content.replace(offsets, offsets[:8] + (2**30).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match=r"saved cannot be read as a data set; it may be damaged"):
+        load_data("hf", root)
+
+
+def test_a_data_set_reads_no_table_outside_of_its_folder(tmp_path: Path) -> None:
+    root = _saved(tmp_path)
+    file = next((root / "train").glob("*.arrow"))
+    file.rename(tmp_path / "outside.arrow")
+    state = root / "train" / "state.json"
+    state.write_text(state.read_text().replace(file.name, "../../outside.arrow"))
+    with pytest.raises(ValueError, match=r"it names the file .*outside\.arrow, which lies outside of it"):
+        load_data("hf", root)
+
+
+def _saved(tmp_path: Path) -> Path:
+    import datasets
+
+    features = datasets.Features({"scan": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": b"picture" + bytes([n]), "path": None} for n in range(2)]
+    split = datasets.Dataset.from_dict({"scan": cells, "kind": [0, 1]}, features=features)
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"

@@ -198,3 +198,13 @@ def test_the_id_is_the_sha256_of_the_file(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000  # more than one chunk
     (tmp_path / "a.png").write_bytes(data)
     assert file_id(tmp_path / "a.png") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT") + 20
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(ValueError, match=r"a\.png is a damaged image"):
+        open_image(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from calib.config import DataConfig, PromptRun
+from calib.files import write_json
 from calib.jobs.identity import describe_differences
 from calib.jobs.runfolder import RunFolder
 
@@ -92,3 +93,12 @@ def test_a_renamed_image_is_the_same_image(tmp_path: Path) -> None:
     folder.check_data(SPLIT)
     with pytest.raises(ValueError, match=r"differs in: train\)"):
         folder.check_data({**SPLIT, "train": ["b"], "train_names": ["scan.png"]})
+
+
+def test_metrics_changed_after_the_run_are_not_shown(tmp_path: Path) -> None:
+    folder = claimed(tmp_path / "run", PromptRun())
+    write_json(folder.metrics, {"method": "coop", "test": {"ece": 0.0625}})
+    assert folder.results() == {"method": "coop", "test": {"ece": 0.0625}}
+    folder.metrics.write_text(folder.metrics.read_text().replace("0.0625", "0.0125"))
+    with pytest.raises(ValueError, match=r"metrics\.json was damaged or changed after it was written"):
+        folder.results()

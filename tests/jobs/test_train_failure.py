@@ -23,7 +23,7 @@ from calib.cli import main
 from calib.config import FailureRun, load_config
 from calib.data import load_data
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import read_json
+from calib.files import read_json, write_json
 from calib.jobs.cross_fit import make_folds
 from calib.jobs.failure import train_failure
 from calib.jobs.failure_report import heading
@@ -240,7 +240,7 @@ def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, t
     copied = tmp_path / "run"
     shutil.copytree(prompt_run, copied)
     config = (copied / "config.yaml").read_text().replace(str(runs[1]), str(folder))
-    (copied / "config.yaml").write_text(config)
+    (copied / "config.yaml").write_text(config.partition("# calib_crc32")[0])  # it was meant to be changed
     changed = failure_settings(f"out={copied}", f"prompt={folder}", "scores=[entropy]")
     with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
         train_failure(changed)
@@ -579,8 +579,8 @@ def test_prompts_that_do_not_fit_the_data_are_refused(runs, failure_settings, tm
     with pytest.raises(ValueError, match="was trained on cannot be found out"):
         train_failure(failure_settings(out, f"prompt={tmp_path / 'lonely'}"))
     shutil.copy(runs[1] / "split.json", tmp_path / "lonely" / "split.json")
-    written = json.loads((tmp_path / "lonely" / "split.json").read_text())
-    (tmp_path / "lonely" / "split.json").write_text(json.dumps({**written, "digest": "0" * 64}))
+    written = read_json(tmp_path / "lonely" / "split.json")
+    write_json(tmp_path / "lonely" / "split.json", {**written, "digest": "0" * 64})
     train_failure(failure_settings(out, f"prompt={tmp_path / 'lonely'}", "scores=[mcp]"))
     used = read_json(tmp_path / "run" / "split.json")
     assert set(used["cross_fitted"]) == set(written["train"])
