@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are as many as the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _no_network(event: str, arguments: tuple) -> None:

@@ -197,7 +197,7 @@ def _failure(path: Path) -> Any:
 
 def feature_files(folder: Path) -> list[Subject]:
     """Return a file of features, the cache that is made of them, and a part of an unfinished encoding."""
-    logging.getLogger("calib.data.encode").setLevel(logging.ERROR)
+    logging.getLogger("calib.data").setLevel(logging.ERROR)
     paths = [_picture(folder / "images" / f"{number}.png", number) for number in range(6)]
     table = ImageTable(
         [FileSource(path) for path in paths], [0, 1, 2, 0, 1, 2], [path.name for path in paths]
@@ -231,7 +231,7 @@ def _part(folder: Path, backbone: FakeBackbone, table: ImageTable) -> Subject:
             raise KeyboardInterrupt
         return encode(images)
 
-    from calib.data import encode as module
+    from calib.data import encoding_parts as module
 
     def whole(path: Path) -> Any:
         module.BATCHES_PER_PART, before = 2, module.BATCHES_PER_PART
@@ -379,7 +379,8 @@ def run_files(folder: Path) -> list[Subject]:
             "epoch": 1,
             "global_step": 6,
             "pytorch-lightning_version": "2.6",
-            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 2}}}},
+            "loops": {"fit_loop": {"epoch_progress": {"current": {"started": 2, "processed": 2}}}},
+            "losses": {},
             "lr_schedulers": [{"last_epoch": 6, "base_lrs": [0.002]}],
             "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(4, 6)}}, "param_groups": []}],
             "state_dict": {"learner.context": torch.full((4, 6), 0.5)},

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from calib.jobs.checkpoint_file import read_checkpoint
+from calib.jobs.run_checkpoint import AtomicCheckpoints
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.trainer import resume_point
 
@@ -16,7 +17,8 @@ CONTENT: dict[str, Any] = {
     "epoch": 1,
     "global_step": 6,
     "pytorch-lightning_version": "2.6",
-    "loops": {},
+    "loops": {"fit_loop": {"epoch_progress": {"current": {"started": 2, "processed": 2}}}},
+    "losses": {},
     "lr_schedulers": [],
     "optimizer_states": [{"state": {0: {"momentum": torch.ones(4, 6)}}}],
     "state_dict": {"learner.context": torch.full((4, 6), 0.5)},
@@ -84,11 +86,9 @@ class _Evil:
 
 
 def test_lightning_reads_checkpoints_by_the_same_door(tmp_path: Path, capsys: Any) -> None:
-    from calib.jobs.trainer import _AtomicCheckpoints
-
     folder = written(tmp_path, loops={"x": _Evil()})
     with pytest.raises(pickle.UnpicklingError):
-        _AtomicCheckpoints().load_checkpoint(folder.checkpoint, weights_only=False)
+        AtomicCheckpoints().load_checkpoint(folder.checkpoint, weights_only=False)
     with pytest.raises(ValueError, match=r"last\.ckpt is refused.*Nothing was run"):
         resume_point(folder)
     assert capsys.readouterr().out == ""
