@@ -11,12 +11,9 @@ that of a process of its own per loop. Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import math
 import os
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +24,7 @@ from pathlib import Path
 
 import torch
 from lightning import Callback
+from measuring import forget_peak, own_peak
 from torch.nn.functional import normalize
 
 from calib.config import load_config
@@ -160,22 +158,6 @@ def take_turns(
     """Return the times of every counted epoch; each loop's first warms up, the trainer's last is open."""
     times = lightning_epochs(head, data, batch_size, epochs=epochs + 2, other=plain.epoch)
     return {name: values[1 : epochs + 1] for name, values in times.items()}
-
-
-def forget_peak() -> None:
-    """Let the peak memory begin anew, without what making the data took. Linux only; else it is included."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def own_peak() -> float:
-    """Return this process's peak resident memory (MB)."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # the other number begins at the peak of the process that started this one
-        return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024**2 if sys.platform == "darwin" else 1024
-    )
 
 
 def peak_memory(name: str, given: argparse.Namespace) -> float:

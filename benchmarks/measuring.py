@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from calib.backbones.kernels import SETTING
 from calib.jobs.threads import STAT, busy_seconds
+
+TURN = 0.3  # seconds
 
 
 class Clocks(NamedTuple):
@@ -22,18 +28,29 @@ class Clocks(NamedTuple):
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Clocks]:
-    """Return for each way the medians of its wall and CPU seconds; every round is in another order."""
-    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    """Return for each way the medians of its wall and CPU seconds; every round is in another order.
+
+    A way is repeated within its turn until `TURN` seconds have passed: what the way before it left in the
+    caches counts little then.
+    """
+    times: dict[str, list[Clocks]] = {way: [] for way in ways}
     draw = random.Random(0)
     for _ in range(rounds):
         for way in draw.sample(list(ways), len(ways)):
-            start = time.perf_counter(), time.process_time()
-            ways[way]()
-            times[way].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+            times[way].append(_turn(ways[way]))
     return {
         way: Clocks(*(statistics.median(clock) for clock in zip(*found, strict=True)))
         for way, found in times.items()
     }
+
+
+def _turn(run: Callable[[], object]) -> Clocks:
+    start, calls, passed = (time.perf_counter(), time.process_time()), 0, 0.0
+    while passed < TURN:
+        run()
+        calls += 1
+        passed = time.perf_counter() - start[0]
+    return Clocks(passed / calls, (time.process_time() - start[1]) / calls)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -43,7 +60,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-@contextmanager
+@contextlib.contextmanager
 def kernel(setting: str) -> Iterator[None]:
     """Run a block with `CALIB_LINEAR` set."""
     before = os.environ.get(SETTING)
@@ -64,6 +81,22 @@ def on_kernel(setting: str, run: Callable[[], object]) -> Callable[[], object]:
             return run()
 
     return call
+
+
+def forget_peak() -> None:
+    """Let the peak memory begin anew, without what making the data took. Linux only; else it is included."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_peak() -> float:
+    """Return this process's peak resident memory (MB)."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # the other number begins at the peak of the process that started this one
+        return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024**2 if sys.platform == "darwin" else 1024
+    )
 
 
 class Neighbours:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import resource
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import own_peak
 from PIL import Image
 from torch import distributed
 from torch.nn.functional import normalize
@@ -91,7 +91,7 @@ def encode(images: str, count: int, cache: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     written = set(Path(cache).glob("*.safetensors")) - before
     digest = hashlib.sha256(written.pop().read_bytes()).hexdigest()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = own_peak()
     return {"seconds": seconds, "digest": digest, "peak": peak}
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import text_tower
 import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
-from measuring import Clocks, duration, in_turns, on_kernel, seconds
+from measuring import Clocks, duration, in_turns, on_kernel, own_peak, seconds
 from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 from torch import Tensor
@@ -202,7 +201,7 @@ def peak_of(what: str, n: int) -> float:
         context = torch.zeros(n, 16, backbone.token_width, requires_grad=True)
         encode = backbone.encode_prompts_by_hook if what == "released step" else backbone.encode_prompts
         encode(context, tokens, positions, sets=True).sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return own_peak()
 
 
 def write_images(root: Path, n: int) -> dict[str, list[Path]]:

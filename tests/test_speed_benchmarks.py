@@ -49,10 +49,12 @@ def test_a_released_run_is_its_steps_and_its_test_batches() -> None:
 
 def test_clocks_and_kernels(monkeypatch) -> None:
     monkeypatch.delenv(SETTING, raising=False)
+    monkeypatch.setattr(measuring, "TURN", 0.01)
     seen = []
     ways = {"a": measuring.on_kernel("plain", lambda: seen.append(measuring.os.environ[SETTING]))}
     times = measuring.in_turns({**ways, "b": lambda: measuring.time.sleep(0.02)}, rounds=3)
-    assert seen == ["plain"] * 3
+    assert set(seen) == {"plain"}
+    assert len(seen) > 3  # short calls are repeated within a turn
     assert SETTING not in measuring.os.environ
     assert times["b"].wall >= 0.02 > times["b"].cpu
     others = measuring.Neighbours()

@@ -197,7 +197,8 @@ def _failure(path: Path) -> Any:
 
 def feature_files(folder: Path) -> list[Subject]:
     """Return a file of features, the cache that is made of them, and a part of an unfinished encoding."""
-    logging.getLogger("calib.data").setLevel(logging.ERROR)
+    for module in ("encode", "encoding_parts"):  # what is made anew is said, thousands of times
+        logging.getLogger(f"calib.data.{module}").setLevel(logging.ERROR)
     paths = [_picture(folder / "images" / f"{number}.png", number) for number in range(6)]
     table = ImageTable(
         [FileSource(path) for path in paths], [0, 1, 2, 0, 1, 2], [path.name for path in paths]
