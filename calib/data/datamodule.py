@@ -192,7 +192,8 @@ class BatchLoader:
                 raise ValueError(
                     f"The checkpoint was made with {key}={state[key]}, this run has {key}={value}."
                 )
-        self._resume = (state["epoch"], state["batches"])
+        # Also done, not only to be passed over: a loader that is through says so again before its next epoch.
+        self._resume = self._done = (state["epoch"], state["batches"])
 
     def _settings(self) -> dict[str, Any]:
         return {key: getattr(self.batch_sampler, key) for key in ("size", "batch_size", "seed", "drop_last")}

@@ -31,7 +31,16 @@ from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
 
 # Settings that the prompts of one stack may have each for itself.
-OWN = ("seed", "preset", "loss", "optim.lr", "optim.momentum", "optim.weight_decay")
+OWN = (
+    "seed",
+    "preset",
+    "loss",
+    "data.shots",
+    "data.batch_size",
+    "optim.lr",
+    "optim.momentum",
+    "optim.weight_decay",
+)
 OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
 # Settings that decide which images are encoded, with which model.
 COMMON = (
@@ -183,8 +192,9 @@ def stacks(
         prepared = draw(run.config, commons[place])
         check_trainable(run.objective, prepared.task.class_names)
         new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
-        groups.setdefault(_stack_key(run.config, prepared), []).append((run, prepared))
+        groups.setdefault(_stack_key(run.config), []).append((run, prepared))
     for group in groups.values():
+        group.sort(key=lambda each: len(each[1].train))  # those of one stack should end an epoch together
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
@@ -256,7 +266,8 @@ def train_stack(
     modules = [batches_of(run.config, data) for run, data in stack]
     train = StackedLoader([data.train_dataloader() for data in modules])
     vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
-    log.info("Training %d prompts side by side on %d images each.", len(stack), len(prepared.train))
+    sizes = sorted({len(data.train) for _, data in stack})
+    log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
     with place.locked():
         write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
@@ -296,11 +307,11 @@ def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: T
         close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 
-def _stack_key(config: PromptRun, prepared: Prepared) -> str:
+def _stack_key(config: PromptRun) -> str:
     """Return what two runs must share to be trained side by side."""
     own = (*OWN, *OWN_SCHEDULE)
     shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
-    return json_digest([shared, len(prepared.train)])
+    return json_digest(shared)
 
 
 def _place(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:

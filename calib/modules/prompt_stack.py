@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.data.datamodule import BatchLoader, BatchOrder
+from calib.data.datamodule import Batch, BatchLoader, BatchOrder
 from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.modules.loss_means import LossMeans
@@ -48,8 +49,9 @@ class PromptStackModule(LightningModule):
     """Learns S contexts at once: one pass through the text tower per step, S objectives, S learning rates.
 
     A context's gradient comes from its own objective alone, and its optimiser state is its own, so every
-    prompt becomes what it would have become alone, up to rounding. Batches are dicts with `image_features`
-    (S, B, D) and `labels` (S, B), made by `StackedLoader`.
+    prompt becomes what it would have become alone, up to rounding. A batch is a list, made by
+    `StackedLoader`: for each prompt a dict with `image_features` (B, D) and `labels` (B,), or None once it has
+    seen all of its images in this epoch.
 
     Args:
         backbone: The frozen model; left out of checkpoints.
@@ -88,19 +90,21 @@ class PromptStackModule(LightningModule):
         self._losses = [LossMeans() for _ in prompts]
         self._val_values: list[dict[str, float]] = [{} for _ in prompts]
 
-    def text_features(self) -> Tensor:
-        """Return the present class embeddings (S, C, D)."""
+    def text_features(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the present class embeddings (S, C, D), or those of some prompts."""
         first = self.prompts[0].learner
-        contexts = torch.stack([prompt.learner.context for prompt in self.prompts])  # (S, [C,] M, E)
+        asked = self.prompts if rows is None else [self.prompts[row] for row in rows]
+        contexts = torch.stack([prompt.learner.context for prompt in asked])  # (S, [C,] M, E)
         return self.backbone.encode_prompts(contexts, first.tokens, first.positions, sets=True)
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Batch | None], batch_idx: int) -> Tensor:
         """Return the sum of all objectives; no term of it depends on two contexts."""
-        texts = self.text_features()
+        present = [(row, part) for row, part in enumerate(batch) if part is not None]
+        texts = self.text_features([row for row, _ in present])
         with full_precision(texts):
             totals = [
-                losses.add(prompt.objective(**self._tensors(batch, texts, row)))
-                for row, (prompt, losses) in enumerate(zip(self.prompts, self._losses, strict=True))
+                self._losses[row].add(self.prompts[row].objective(**self._tensors(part, text)))
+                for (row, part), text in zip(present, texts, strict=True)
             ]
         return torch.stack(totals).sum()
 
@@ -112,9 +116,13 @@ class PromptStackModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep every prompt's curves."""
-        at = {"epoch": self.current_epoch, "step": self.global_step - 1}
-        for prompt, means, values in zip(self.prompts, self._means(), self._val_values, strict=True):
+        loaders = self.trainer.train_dataloader.loaders
+        for prompt, means, values, loader in zip(
+            self.prompts, self._means(), self._val_values, loaders, strict=True
+        ):
             if prompt.failed is None:
+                steps = -(-len(loader) // self.trainer.accumulate_grad_batches)  # per epoch, were it alone
+                at = {"epoch": self.current_epoch, "step": (self.current_epoch + 1) * steps - 1}
                 train = {f"train/{name}": float(value) for name, value in means.items()}
                 prompt.curves.append({**at, **train, **values})
 
@@ -123,12 +131,14 @@ class PromptStackModule(LightningModule):
         self._means()
         self._val_texts = self.text_features()
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Batch | None], batch_idx: int) -> None:
         """Add one batch to every prompt's validation metrics."""
         for row, metrics in self._sound_metrics():
-            with full_precision(self._val_texts):
-                tensors = self._tensors(batch, self._val_texts, row)
-            metrics.update(logits=tensors["logits"], labels=tensors["labels"])
+            part = batch[row]
+            if part is not None:
+                with full_precision(self._val_texts):
+                    tensors = self._tensors(part, self._val_texts[row])
+                metrics.update(logits=tensors["logits"], labels=tensors["labels"])
 
     def on_validation_epoch_end(self) -> None:
         """Keep accuracy, ECE and the rest on the validation shots."""
@@ -167,11 +177,11 @@ class PromptStackModule(LightningModule):
         for losses, state in zip(self._losses, checkpoint["losses"], strict=True):
             losses.load_state_dict(state)
 
-    def _tensors(self, batch: Mapping[str, Tensor], texts: Tensor, row: int) -> dict[str, Tensor]:
+    def _tensors(self, batch: Batch, texts: Tensor) -> dict[str, Tensor]:
         return loss_tensors(
-            batch["image_features"][row],
-            batch["labels"][row],
-            texts[row],
+            batch["image_features"],
+            batch["labels"],
+            texts,
             self.zero_shot_features,
             self.backbone.logit_scale,
         )
@@ -231,28 +241,19 @@ class StackedLoader:
     """The batches of several loaders side by side, for Lightning.
 
     Args:
-        loaders: S loaders of cached features with batches of the same sizes.
-
-    Raises:
-        ValueError: They have different numbers of batches.
+        loaders: S loaders of cached features; an epoch is as long as the longest of them.
     """
 
     def __init__(self, loaders: Sequence[BatchLoader]) -> None:
-        lengths = {len(loader) for loader in loaders}
-        if len(lengths) != 1:
-            raise ValueError(f"Loaders side by side must have as many batches each, not {sorted(lengths)}.")
         self.loaders = list(loaders)
         self.batch_sampler = StackedOrder([loader.batch_sampler for loader in loaders])
 
     def __len__(self) -> int:
-        return len(self.loaders[0])
+        return max(len(loader) for loader in self.loaders)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield image_features (S, B, D) and labels (S, B)."""
-        for batches in zip(*self.loaders, strict=True):
-            yield {
-                name: torch.stack([batch[name] for batch in batches]) for name in ("image_features", "labels")
-            }
+    def __iter__(self) -> Iterator[list[Batch | None]]:
+        """Yield one batch of each loader, None for those that are through."""
+        return map(list, zip_longest(*self.loaders))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far each loader is."""

@@ -107,7 +107,7 @@ def test_a_missing_kernel_is_never_chosen(monkeypatch):
     ],
 )
 def test_the_clock_overrules_the_processor_only_where_it_is_clear(monkeypatch, vendor, gains, chosen):
-    """One start in some hundred chose the other kernel by one measurement, and a resumed run ended otherwise."""
+    """One start in some hundred chose the other kernel by one measurement, and a resumed run differed."""
     monkeypatch.setattr(kernels, "_processor", lambda: f"vendor_id : {vendor}")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     left = list(gains)

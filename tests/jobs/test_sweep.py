@@ -124,11 +124,24 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) ->
     assert not (out / "optim.lr-1e38").exists()
 
 
-def test_different_shots_are_trained_in_stacks_of_their_own(tmp_path: Path, caplog) -> None:
+def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
+    varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
     with caplog.at_level("INFO", logger="calib"):
-        results = sweep([*SHORT, "data.shots=2,4", "seed=1,2"], SweepSettings(out=str(tmp_path / "s")))
+        results = sweep([*SHORT, *varied], SweepSettings(out=str(tmp_path / "s")))
     assert results["trained"] == 4
-    assert caplog.text.count("Training 2 prompts side by side") == 2
+    assert "Training 4 prompts side by side on 6 or 24 images" in caplog.text
+    for shots, batch_size in ((2, 5), (8, 16)):  # 2 batches of an epoch, of up to 5
+        own = [f"data.shots={shots}", f"data.batch_size={batch_size}", *varied[2:], "baselines=[]"]
+        alone = tmp_path / f"alone-{shots}"
+        train(load_config([*SHORT, *own, f"out={alone}"], task="prompt"))
+        beside = tmp_path / "s" / f"data.shots-{shots}_data.batch_size-{batch_size}"
+        contexts = [PromptCheckpoint.load(f / "prompt.safetensors").context for f in (alone, beside)]
+        assert torch.allclose(*contexts, atol=1e-5)
+        steps = [
+            [row.split(",")[:2] for row in (f / "logs" / "metrics.csv").read_text().splitlines()]
+            for f in (alone, beside)
+        ]
+        assert steps[0] == steps[1]
 
 
 def test_the_runs_of_a_sweep_can_be_evaluated(swept, tmp_path: Path, capsys) -> None:
