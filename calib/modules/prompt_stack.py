@@ -50,8 +50,8 @@ class PromptStackModule(LightningModule):
 
     A context's gradient comes from its own objective alone, and its optimiser state is its own, so every
     prompt becomes what it would have become alone, up to rounding. A batch is a list, made by
-    `StackedLoader`: for each prompt a dict with `image_features` (B, D) and `labels` (B,), or None once it has
-    seen all of its images in this epoch.
+    `StackedLoader`: for each prompt a dict with `image_features` (B, D) and `labels` (B,), or None once it
+    has seen all of its images in this epoch.
 
     Args:
         backbone: The frozen model; left out of checkpoints.
