@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+LAUNCHER = "CALIB_LAUNCHER"  # in the environment: the id of the process that started this one
 T = TypeVar("T")
 
 

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import calib
-from calib.jobs.processes import LAUNCHER
+from calib import ranks
 
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what a launcher per machine is told
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
@@ -85,7 +85,7 @@ def _environment(devices: int) -> Iterator[None]:
     path = os.environ.get("PYTHONPATH", "")
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[ranks.LAUNCHER] = str(os.getpid())
     if root != sysconfig.get_paths()["purelib"]:  # not installed, or in place
         os.environ["PYTHONPATH"] = os.pathsep.join([root, path] if path else [root])
     try:

@@ -34,9 +34,9 @@ from torch import distributed
 
 from calib import ranks
 from calib.errors import first_line
+from calib.jobs.preemption import Preempted
 
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
-LAUNCHER = "CALIB_LAUNCHER"  # holds the id of the process that started this one
 LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
 
 Main = Callable[[Sequence[str]], int]
@@ -207,9 +207,13 @@ def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]
             status = main()
         ranks.meet()
     except KeyboardInterrupt:
-        if place.rank == 0 and not store.check(["failed"]):
+        if place.rank == 0 and not _has_failed(store, if_lost=False):
             raise
         return 130
+    except Preempted as stop:
+        if place.rank == 0:
+            raise
+        return stop.status
     except Exception as error:
         if _is_news(error, store):
             raise
@@ -233,15 +237,26 @@ def _is_news(error: Exception, store: Any) -> bool:
         word in str(error).lower() for word in LOST
     ):
         for _ in range(10):
-            if store.check(["failed"]):
+            if _has_failed(store, if_lost=True):
                 return False
             time.sleep(0.2)
         raise ConnectionError(
             f"Another process of this job has ended without a word ({first_line(error)[-120:]})."
         ) from None
-    store.set("failed", "1")
     said = hashlib.sha256(f"{type(error).__name__}: {error}".encode()).hexdigest()
-    return store.add(said, 1) == 1
+    try:
+        store.set("failed", "1")
+        return store.add(said, 1) == 1
+    except distributed.DistError:  # the store went with the launcher, which is ending this process
+        return False
+
+
+def _has_failed(store: Any, *, if_lost: bool) -> bool:
+    """Return whether a process has said why the job ends; `if_lost` where the store is gone."""
+    try:
+        return bool(store.check(["failed"]))
+    except distributed.DistError:
+        return if_lost
 
 
 @contextlib.contextmanager
@@ -259,7 +274,7 @@ def _speaking(speaks: bool) -> Iterator[None]:
 
 def end_with_launcher() -> None:
     """End this process when the one that started it is gone: nobody would notice what becomes of it."""
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.get(ranks.LAUNCHER)
     if launcher is None or not hasattr(os, "getppid"):
         return
 

@@ -55,7 +55,7 @@ def same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    with (folder / "logs" / "version_0" / "metrics.csv").open() as file:
+    with (folder / "logs" / "metrics.csv").open() as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
@@ -258,3 +258,19 @@ def test_the_devices_of_a_machine_are_shared_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(processes, "place_here", lambda: place)
     assert processes.trainer_settings({}) == {"devices": 2, "num_nodes": 3}
     assert processes.pick_device({"accelerator": "cpu"}) == torch.device("cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with signals")
+def test_a_job_that_was_asked_to_stop_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    command = [*TRAIN, *SHORT, "trainer.max_epochs=150", "baselines=[]", TWO]
+    started = subprocess.Popen([*command, "out=stopped"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "stopped" / "checkpoints" / "last.ckpt").exists)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 143, said
+    assert said.count("SIGTERM: saved after") == said.count("stopped by SIGTERM") == 1
+    for out in ("stopped", "whole"):
+        subprocess.run([*command, f"out={out}"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("metrics.json", "logs/metrics.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

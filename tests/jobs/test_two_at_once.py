@@ -29,19 +29,20 @@ from pathlib import Path
 import torch
 from calib.backbones import create_backbone
 from calib.data import cache_features, load_data
-from calib.data import encode
+from calib.data import encoding_parts
+from calib.data.encode import _Looks
 logging.basicConfig(format="%(message)s")
 logging.getLogger("calib").setLevel("INFO")
 images, cache, gate = sys.argv[1:]
-encode.BATCHES_PER_PART = 2
-original, encoded = encode.encode_table, []
-def slow(backbone, table, **settings):
+encoding_parts.BATCHES_PER_PART = 2
+original, encoded = _Looks.encode, []
+def slow(self, start, stop):
     if encoded and gate != "open":
         Path(gate).touch()
         time.sleep(60)  # after the first part: until it is killed
-    encoded.append(len(table))
-    return original(backbone, table, **settings)
-encode.encode_table = slow
+    encoded.append(stop - start)
+    return original(self, start, stop)
+_Looks.encode = slow
 torch.set_num_threads(1)
 task = load_data("folder", images)
 cache_features(create_backbone("embedded"), task.train, cache, batch_size=3)
@@ -74,7 +75,7 @@ def test_of_two_that_encode_one_waits_and_takes_over_from_a_killed_one(
     assert "Another process is encoding these images" in second.stdout.readline()
     assert second.poll() is None
     (parts,) = cache.glob("*.parts")
-    (parts / ".000000006.safetensors.abc.part").write_text("what the first one had begun")
+    (parts / ".000000006-000000012.safetensors.abc.part").write_text("what the first one had begun")
     first.send_signal(signal.SIGKILL)
     first.wait()
     said = second.communicate(timeout=90)[0]
