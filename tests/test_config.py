@@ -7,7 +7,6 @@ import pytest
 
 from calib import byname
 from calib.config import (
-    READER_OPTIONS,
     SCHEMAS,
     DataConfig,
     EvaluateRun,
@@ -15,6 +14,7 @@ from calib.config import (
     load_config,
     to_yaml,
 )
+from calib.config.schema import READER_OPTIONS
 from calib.data import DATASETS
 
 

@@ -258,7 +258,6 @@ def main(argv: Sequence[str]) -> int:
     settings, rest = tune_settings(argv)
     started = time.monotonic()
     found = tune(rest, settings)
-    say = sys.stdout.write
     say, best = sys.stdout.write, found["best"]
     say(f"\n{found['table']}\n\n{found['finished']} trials finished, {found['stopped']} stopped ")
     say(f"before their end; {time.monotonic() - started:.0f} s.\n")

@@ -1,0 +1,33 @@
+"""Run settings: dataclasses are the schema, YAML files the values, `key=value` arguments the last word.
+
+`load_config(["configs/prompt.yaml", "data.shots=16"])` merges from left to right over the defaults of
+`calib.config.schema`. Unknown keys and wrong types are refused with the nearest known key; nothing is
+imported by a dotted path from a YAML file.
+"""
+
+from calib.config.keys import dataclass_of, keys_of
+from calib.config.loading import (
+    from_dict,
+    load_config,
+    part_from_dict,
+    split_arguments,
+    task_of,
+    to_dict,
+    to_yaml,
+)
+from calib.config.schema import (
+    SCHEMAS,
+    BackboneConfig,
+    DataConfig,
+    EmbeddingsConfig,
+    EvaluateRun,
+    FailureLossConfig,
+    FailureRun,
+    HeadConfig,
+    LogConfig,
+    MovedConfig,
+    OptimConfig,
+    ParityConfig,
+    PromptConfig,
+    PromptRun,
+)

@@ -1,0 +1,226 @@
+"""Settings from YAML files, `key=value` arguments and saved configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from calib.config.keys import check_keys, keys_of
+from calib.config.ranges import check_ranges
+from calib.config.schema import SCHEMAS, TRAINED
+from calib.errors import first_line, unknown_name
+from calib.safe_text import redacted
+from calib.untrusted_settings import SettingsError, check_values, check_yaml
+
+Part = typing.TypeVar("Part")
+
+
+def task_of(argv: Sequence[str]) -> str:
+    """Return the task that YAML files and `key=value` arguments ask for; "prompt" where none says.
+
+    Args:
+        argv: As in `load_config`.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: The task is unknown or not one that is trained.
+
+    Example:
+        >>> task_of(["task=failure", "seed=2"]), task_of(["seed=2"])
+        ('failure', 'prompt')
+    """
+    task, source = TRAINED[0], ""
+    for argument in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
+        if not _is_change(argument):
+            task, source = _read_yaml(str(argument)).get("task", task), f"{argument}: "
+        elif argument.split("=")[0] == "task":
+            task, source = argument.split("=", 1)[1], ""
+    if task not in TRAINED:
+        raise ValueError(f"{source}{unknown_name('task of train.py', task, TRAINED)}")
+    return task
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the settings (YAML files, `key=value`) and the other arguments, such as paths of runs.
+
+    What exists as a file or folder is a path even if it holds a "=".
+
+    Example:
+        >>> split_arguments(["runs/a", "seed=2", "more.yaml"])
+        (['seed=2', 'more.yaml'], ['runs/a'])
+    """
+    settings = [
+        a
+        for a in argv
+        if a.endswith((".yaml", ".yml")) or a.startswith("-") or ("=" in a and not Path(a).exists())
+    ]
+    return settings, [a for a in argv if a not in settings]
+
+
+def load_config(argv: Sequence[str], *, task: str) -> Any:
+    """Return the settings that YAML files and `key=value` arguments describe, as the dataclass of the task.
+
+    Args:
+        argv: YAML files (arguments without "=") merged from left to right, then `key=value` changes in order.
+        task: "prompt", "failure" or "evaluate"; a file that says another task is refused.
+
+    Returns:
+        A `PromptRun`, `FailureRun` or `EvaluateRun`, interpolations resolved.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: An unknown key, a value of the wrong type, a flag, or YAML that cannot be read.
+
+    Example:
+        >>> load_config(["data.shots=16", "loss.smac.alpha=0.1"], task="prompt").loss
+        {'smac': {'alpha': 0.1}}
+    """
+    schema = SCHEMAS[task]
+    merged = OmegaConf.structured(schema)
+    files = [argument for argument in argv if not _is_change(argument)]
+    changes = [argument for argument in argv if _is_change(argument)]
+    for file in files:
+        merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
+    for change in changes:
+        merged = _merge(
+            merged, _read_change(change), schema, source=f"argument '{redacted(change)}'", task=task
+        )
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
+    try:
+        check_ranges(config)
+    except ValueError as error:
+        if not files:
+            raise
+        raise ValueError(f"{error} (Settings were read from {', '.join(map(str, files))}.)") from error
+    return config
+
+
+def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
+    """Return the settings that `to_dict` wrote, e.g. those in an exported prompt.
+
+    Args:
+        values: Settings by name; those left out keep their defaults.
+        task: As in `load_config`.
+        source: Where they come from, for messages.
+
+    Raises:
+        ValueError: An unknown key or a value of the wrong type.
+    """
+    schema = SCHEMAS[task]
+    new = OmegaConf.create(_literal(values))
+    config = OmegaConf.to_object(_merge(OmegaConf.structured(schema), new, schema, source=source, task=task))
+    check_ranges(config)
+    return config
+
+
+def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
+    """Return a part of the settings, such as those of the data, that an exported prompt holds.
+
+    Args:
+        schema: The part's class, e.g. `DataConfig`.
+        values: Its settings by name; those left out keep their defaults.
+        source: Where they come from, for messages.
+
+    Raises:
+        ValueError: They are no settings, or one of them is unknown or of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: expected settings by name, not {values!r}.")
+    check_values(values, source)
+    check_keys(values, schema, known=keys_of(schema), source=source)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(_literal(values)))
+        return typing.cast(Part, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{source}: {first_line(error)}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a settings dataclass as plain dicts, lists and numbers."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Any) -> str:
+    """Return a settings dataclass as YAML text that `load_config` reads back to the same settings."""
+    return OmegaConf.to_yaml(OmegaConf.create(_literal(to_dict(config))))
+
+
+def _literal(value: Any) -> Any:
+    """Return settings in which a "${" that was written to be one (escaped) stays one when read again."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
+
+
+def _is_change(argument: str) -> bool:
+    if argument.startswith("-"):
+        name = argument.lstrip("-").split("=")[0] or "key"
+        raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+    return "=" in argument
+
+
+def _read_yaml(file: str) -> DictConfig:
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
+    try:
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text, file)
+        loaded = OmegaConf.create(text)
+    except SettingsError:
+        raise
+    except Exception as error:  # yaml's and omegaconf's errors share no base class
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        reason = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
+        raise ValueError(f"{file} is not valid YAML: {reason}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
+    return loaded
+
+
+def _read_change(change: str) -> DictConfig:
+    try:
+        read = OmegaConf.from_dotlist([change])
+    except Exception as error:
+        raise ValueError(f"Argument '{redacted(change)}' cannot be read: {first_line(error)}") from error
+    return OmegaConf.create(_with_nulls(OmegaConf.to_container(read, resolve=False)))
+
+
+def _with_nulls(value: Any) -> Any:
+    """Return a value with null for None: W&B's agent writes arguments as Python prints them."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    return None if value == "None" else value
+
+
+def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
+    said = new.get("task") if "task" in new else task
+    if said != task:
+        if said in SCHEMAS:
+            raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
+        raise ValueError(f"{source}: {unknown_name('task', said, SCHEMAS)}")
+    values = OmegaConf.to_container(new, resolve=False)
+    check_values(values, source)
+    check_keys(values, schema, known=keys_of(schema), source=source)
+    try:
+        return typing.cast(DictConfig, OmegaConf.merge(base, new))
+    except (OmegaConfBaseException, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        reason = first_line(error)
+        if "is not a ListConfig" in reason:
+            reason = f"it is a list; write {key}=[A,B]."
+        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{reason}") from error
