@@ -27,7 +27,7 @@ AFTER_INTERRUPTION = dict.fromkeys(
 )
 AFTER_STOP = dict.fromkeys(("train", "sweep", "tune"), " The same command goes on from what is saved.")
 AFTER_WRITE_ERROR = dict.fromkeys(
-    ("train", "sweep"),
+    ("train", "sweep", "tune"),
     " Then the same command goes on (out=FOLDER is where results go, data.cache_dir=FOLDER image features).",
 )
 
@@ -139,8 +139,13 @@ def run(command: str, argv: Sequence[str]) -> int:
         if command in HELP and {"-h", "--help"} & set(argv):
             sys.stdout.write(_help(command, [a for a in argv if a not in ("-h", "--help")]))
             return 0
-        with preemptible():
-            return _command(command, argv)(argv)
+        with preemptible():  # also while it is told that it was stopped: a second signal changes nothing
+            try:
+                return _command(command, argv)(argv)
+            except Preempted as stop:
+                sys.stderr.write(f"calib {command}: stopped by {stop.name}.{AFTER_STOP.get(command, '')}\n")
+                requeue(stop)
+                return stop.status
     except WriteError as error:
         after = AFTER_WRITE_ERROR.get(command, "")
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{after}\n")
@@ -151,10 +156,6 @@ def run(command: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{AFTER_INTERRUPTION.get(command, '')}\n")
         return 130
-    except Preempted as stop:
-        sys.stderr.write(f"calib {command}: stopped by {stop.name}.{AFTER_STOP.get(command, '')}\n")
-        requeue(stop)
-        return stop.status
 
 
 def _help(command: str, argv: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 _NO_ROOM = "Make room there, or choose another folder."
 _NOT_ALLOWED = "Choose a folder that you may write to."
@@ -44,6 +45,10 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return self._message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To other processes of a job; OSError would be made anew of its number, text and file name.
+        return type(self), (self.filename, OSError(self.errno, self.strerror))
 
 
 def unknown_name(

@@ -27,7 +27,11 @@ class BusyError(Exception):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"Another process holds {path}.")
+        self.path = path
         self.hint = f" If there is none any more, delete {path}." if path.suffix == SOFT else ""
+
+    def __reduce__(self) -> tuple[type[BusyError], tuple[Path]]:
+        return BusyError, (self.path,)
 
 
 @contextlib.contextmanager

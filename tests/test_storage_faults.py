@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -222,3 +223,14 @@ def test_a_lock_that_cannot_be_made_names_its_file(tmp_path: Path) -> None:
     says = r"file/a\.lock could not be written: .*A file stands where"
     with pytest.raises(WriteError, match=says), locked(tmp_path / "file" / "a.lock"):
         pass
+
+
+def test_errors_of_files_and_locks_reach_the_other_processes_of_a_job(tmp_path: Path) -> None:
+    """What the first process meets is raised in all, after a way as bytes."""
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    error = WriteError(path, OSError(errno.ENOSPC, "No space left on device"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.errno, type(again)) == (str(error), errno.ENOSPC, WriteError)
+    busy = BusyError(tmp_path / "x.lock.held")
+    assert pickle.loads(pickle.dumps(busy)).hint == busy.hint

@@ -20,6 +20,7 @@ from calib.config import DataConfig, EvaluateRun, load_config, part_from_dict, s
 from calib.data import FeatureTable
 from calib.errors import unknown_name
 from calib.jobs.evaluation_folder import EvaluationFolder
+from calib.jobs.identity import FREE, flat, is_among
 from calib.jobs.predict import prompt_path, restore_backbone
 from calib.jobs.prepare import features_of, load_task
 from calib.losses import PRESETS
@@ -37,6 +38,25 @@ BIASED_UPWARDS = frozenset(
 
 # The table's metrics but the adaptive ECE, whose resamples cannot be shared and would take minutes.
 COMPARED = [metric for _, metric, _ in COLUMNS if metric != "ace"]
+
+
+# Settings that do not make another method, or are shown in words of their own.
+TOLD = (
+    "backbone",
+    "data.class_names",
+    "data.name",
+    "data.options",
+    "data.root",
+    "data.shots",
+    "data.template",
+    "loss",
+    "n_bins",
+    "parity.metrics",
+    "preset",
+    "prompt.n_ctx",
+    "seed",
+    "task",
+)
 
 
 @dataclass
@@ -202,7 +222,18 @@ def _entry(path: Path, override: DataConfig) -> Entry:
         "backbone": checkpoint.backbone["name"],
         "trained on": own.name,
     }
+    if learned:
+        facts |= _other_settings(training.get("config", {}))
     return Entry(path, checkpoint, data, facts)
+
+
+def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that no other fact tells, as they are shown where they differ among the runs."""
+    return {
+        key: f"{'.'.join(key.split('.')[-2:])}={value}"
+        for key, value in flat(dict(config)).items()
+        if not is_among(key, (*FREE, *TOLD))
+    }
 
 
 def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -> str:
@@ -218,13 +249,14 @@ def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -
 
 def _name_methods(entries: list[Entry]) -> None:
     """Name every entry by its method and by whatever else differs among the entries."""
-    varying = [
-        key
-        for key in entries[0].facts
-        if key != "method" and len({e.facts[key] for e in entries if e.facts[key]}) > 1
-    ]
+    values: dict[str, set[str]] = {}
     for entry in entries:
-        parts = [entry.facts["method"], *(entry.facts[key] for key in ("loss", *varying) if entry.facts[key])]
+        for key, said in entry.facts.items():
+            values.setdefault(key, set()).update({said} - {""})
+    varying = [key for key, different in values.items() if key != "method" and len(different) > 1]
+    for entry in entries:
+        shown = [entry.facts.get(key, "") for key in ("loss", *varying)]
+        parts = [entry.facts["method"], *(said for said in shown if said)]
         entry.method = " ".join(dict.fromkeys(parts))
 
 
@@ -238,7 +270,7 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
             raise ValueError(
                 f"{twin.path} and {entry.path} are different prompts, both '{entry.method}' with seed "
                 f"{entry.seed}. "
-                "Evaluate them one at a time, or train them with different seeds."
+                "Evaluate them one at a time."
             )
     return list(kept.values())
 

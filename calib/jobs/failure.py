@@ -32,7 +32,7 @@ from calib.jobs.failure_scores import part_means, score_names
 from calib.jobs.identity import run_name
 from calib.jobs.processes import check_started
 from calib.jobs.runfolder import REUSED, RunFolder, check_same_data
-from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.vilu import ViLU
@@ -88,11 +88,12 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
             seed_everything(config.seed, workers=True, verbose=False)
             head = _head(config, data)
         assert cases is not None
-        logger = make_loggers(config, folder)
-        checkpoint = _fit(config, data, cases, head, loss, folder, logger)
-        ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
-    results = ranks.decided(lambda: _results(folder, reused=False))
-    ranks.decided(lambda: close_loggers(logger, results["scores"][results["head"]], folder))
+        with run_loggers(config, folder) as loggers:
+            checkpoint = _fit(config, data, cases, head, loss, folder, loggers)
+            ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
+            results = ranks.decided(lambda: _results(folder, reused=False))
+            test = results["scores"][results["head"]]
+            ranks.decided(lambda: close_loggers(loggers, test, folder))
     return results
 
 

@@ -160,6 +160,9 @@ def check_by(by: str) -> None:
 def values_of(text: str) -> list[str]:
     """Return the values that the right side of `key=...` lists.
 
+    Raises:
+        ValueError: An item is empty, or a range begins above its end.
+
     Example:
         >>> values_of("0.1,0.2"), values_of("1..3"), values_of("[a,b]"), values_of("'a, b'")
         (['0.1', '0.2'], ['1', '2', '3'], ['[a,b]'], ["'a, b'"])
@@ -178,8 +181,13 @@ def values_of(text: str) -> list[str]:
             found.append(text[start:place])
             start = place + 1
     values: list[str] = []
-    for one in (each.strip() for each in [*found, text[start:]]):
+    parts = [each.strip() for each in [*found, text[start:]]]
+    if len(parts) > 1 and "" in parts:
+        raise ValueError(f"The list '{text}' has an empty item: is a comma too many?")
+    for one in parts:
         span = RANGE.fullmatch(one)
+        if span and int(span[1]) > int(span[2]):
+            raise ValueError(f"The range '{one}' is upside down: write {span[2]}..{span[1]}.")
         values += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [one]
     return values
 

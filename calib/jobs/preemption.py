@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
+PARENT = "CALIB_PARENT"  # in the environment of a process whose parent puts the job back into the queue
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -121,7 +122,8 @@ def requeue(stop: Preempted) -> None:
     or SLURM preempts it and queues it again by itself.
     """
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
-    if stop.name != "SIGUSR1" or job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+    first = os.environ.get("SLURM_PROCID", "0") == "0" and PARENT not in os.environ
+    if stop.name != "SIGUSR1" or job is None or not first:
         return
     if array is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -154,6 +154,12 @@ def in_processes(command: str, argv: Sequence[str], trainer: Mapping[str, Any], 
     devices = asked_devices(trainer)
     if devices * nodes == 1:
         return main(argv)
+    cores = os.cpu_count() or 1
+    if devices > max(2, cores) and _devices(trainer)[0].type == "cpu":
+        raise ValueError(
+            f"trainer.devices={devices} would start as many processes on {cores} cores. On a CPU a process "
+            f"needs a core: at most trainer.devices={max(2, cores)}."
+        )
     from calib.jobs.launch import launch  # takes a second to import
 
     return launch(command, argv, devices=devices, nodes=nodes)

@@ -64,7 +64,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.path = path
         self.curves = curves
         self.rows: list[dict[str, float]] = []
-        self._stop = 0  # the signal, once its state is saved
+        self.stop = 0  # the signal that all processes stop for
 
     def state_dict(self) -> dict[str, Any]:
         """Return what goes into a checkpoint."""
@@ -84,8 +84,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop, if the state was saved for that at the end of the last epoch."""
-        if self._stop:
-            raise Preempted(self._stop)
+        if self.stop:
+            raise Preempted(self.stop)
         trainer.callback_metrics.clear()  # what is not measured in this epoch must not be shown for it
 
     def on_train_batch_end(
@@ -98,7 +98,7 @@ class RunCheckpoint(ModelCheckpoint):
         validates = trainer.val_check_batch is not None and done % trainer.val_check_batch == 0
         if stepped and not validates and done < trainer.num_training_batches and self._asked(trainer):
             self._save_to_stop(trainer, f"step {done} of {trainer.num_training_batches}")
-            raise Preempted(self._stop)
+            raise Preempted(self.stop)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch to the curves and save; save in any case if asked to stop."""
@@ -118,12 +118,12 @@ class RunCheckpoint(ModelCheckpoint):
             flag = torch.tensor(number, device=trainer.strategy.root_device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
             number = int(flag)
-        self._stop = number
+        self.stop = number
         return number != 0
 
     def _save_to_stop(self, trainer: Trainer, where: str) -> None:
         trainer.save_checkpoint(self.path)
-        name = Preempted(self._stop).name
+        name = Preempted(self.stop).name
         log.info("%s: saved after %s of epoch %d, in %s.", name, where, trainer.current_epoch + 1, self.path)
 
 

@@ -26,7 +26,7 @@ from calib.jobs.prompt_run import batches_of, check_trainable, evaluate_prompt, 
 from calib.jobs.run_checkpoint import write_curves
 from calib.jobs.runfolder import OTHER, RunFolder
 from calib.jobs.sweep_report import sweep_table
-from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
 
@@ -35,11 +35,19 @@ OWN = (
     "seed",
     "preset",
     "loss",
-    "data.shots",
-    "data.batch_size",
     "optim.lr",
     "optim.momentum",
     "optim.weight_decay",
+)
+OWN_LENGTH = ("data.shots", "data.batch_size")  # how many batches an epoch has
+# With one of these a run ends, or validates, by batches: those of a stack then all have as many.
+BY_BATCHES = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "max_steps",
+    "max_time",
+    "overfit_batches",
+    "val_check_interval",
 )
 OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
 # Settings that decide which images are encoded, with which model.
@@ -194,7 +202,7 @@ def stacks(
         new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
         groups.setdefault(_stack_key(run.config), []).append((run, prepared))
     for group in groups.values():
-        group.sort(key=lambda each: len(each[1].train))  # those of one stack should end an epoch together
+        group.sort(key=_batches)  # those of one stack should end an epoch together
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
@@ -296,20 +304,25 @@ def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: T
     with run.folder.locked():
         run.folder.check(run.config)
         run.folder.claim(run.config, data.record)
-        loggers = make_loggers(run.config, run.folder)
         write_curves(run.folder.curves, prompt.curves)
-        for row in prompt.curves:
-            values = {name: value for name, value in row.items() if name != "step"}
-            for logger in loggers:
-                logger.log_metrics(values, step=int(row["step"]))
-        checkpoint = exported(run.config, data, text_features, prompt.learner.context)
-        test = evaluate_prompt(run.config, checkpoint, data, run.folder)
-        close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
+        with run_loggers(run.config, run.folder) as loggers:
+            for row in prompt.curves:
+                values = {name: value for name, value in row.items() if name != "step"}
+                for logger in loggers:
+                    logger.log_metrics(values, step=int(row["step"]))
+            checkpoint = exported(run.config, data, text_features, prompt.learner.context)
+            test = evaluate_prompt(run.config, checkpoint, data, run.folder)
+            close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
+
+
+def _batches(run: tuple[Run, Prepared]) -> int:
+    return -(-len(run[1].train) // run[0].config.data.batch_size)
 
 
 def _stack_key(config: PromptRun) -> str:
     """Return what two runs must share to be trained side by side."""
-    own = (*OWN, *OWN_SCHEDULE)
+    by_batches = any(key in config.trainer for key in BY_BATCHES)
+    own = (*OWN, *OWN_SCHEDULE, *(() if by_batches else OWN_LENGTH))
     shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
     return json_digest(shared)
 

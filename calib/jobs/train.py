@@ -30,7 +30,7 @@ from calib.jobs.prompt_run import (
     title,
 )
 from calib.jobs.runfolder import REUSED, RunFolder, check_same_data, save_figure
-from calib.jobs.trainer import check_trainer, close_loggers, fit, make_loggers, make_trainer
+from calib.jobs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_tuning import PromptTuningModule
 from calib.plots import reliability_panels
@@ -130,9 +130,9 @@ def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, Ru
 def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: Prepared) -> None:
     ranks.decided(lambda: folder.claim(config, prepared.record))
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
-    loggers = make_loggers(config, folder)
-    checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
-    ranks.decided(lambda: _finish(config, checkpoint, prepared, folder, loggers))
+    with run_loggers(config, folder) as loggers:
+        checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
+        ranks.decided(lambda: _finish(config, checkpoint, prepared, folder, loggers))
 
 
 def _finish(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -21,7 +22,7 @@ from calib.config import FailureRun, PromptRun
 from calib.errors import first_line, unknown_name
 from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.logged import results_of
-from calib.jobs.preemption import deferred
+from calib.jobs.preemption import Preempted, deferred
 from calib.jobs.processes import trainer_settings
 from calib.jobs.run_checkpoint import AtomicCheckpoints, RunCheckpoint, progress_of
 from calib.jobs.runfolder import RunFolder
@@ -51,6 +52,18 @@ def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logg
     Of several processes the first one logs.
     """
     return [WandbLogger(config, folder)] if ranks.rank() == 0 and wanted(config, folder) else []
+
+
+@contextlib.contextmanager
+def run_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> Iterator[list[Logger]]:
+    """Yield the loggers of a run; whatever ends the block early ends theirs as failed."""
+    loggers = make_loggers(config, folder)
+    try:
+        yield loggers
+    except BaseException:
+        for logger in loggers:
+            logger.finalize("failed")
+        raise
 
 
 def close_loggers(
@@ -139,6 +152,10 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
     try:
         with deferred():
             trainer.fit(module, *batches, ckpt_path=point)
+            kept = trainer.checkpoint_callback
+            # After the last step: any of the processes may be the one that was asked.
+            if isinstance(kept, RunCheckpoint) and kept.stop:
+                raise Preempted(kept.stop)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
         raise KeyboardInterrupt from stop
 

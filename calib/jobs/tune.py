@@ -156,6 +156,7 @@ def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str
                 log.info("Trial %d is stopped: %s", claimed.number, stop)
             else:
                 study.tell(claimed, value)
+                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)  # left by a killed process
                 log.info(
                     "Trial %d: val. %s %.4f with %s", claimed.number, settings.by, value, _words(claimed)
                 )

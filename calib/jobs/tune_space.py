@@ -201,8 +201,8 @@ def search_of(argv: Sequence[str]) -> Search:
 def _searched(key: str, value: str) -> Choice | Span | None:
     span = SPAN.fullmatch(value.strip())
     if span is None:
-        if value.endswith(":log"):
-            raise ValueError(f"{key}={value}: a logarithmic range is written {key}=LOW..HIGH:log.")
+        if value.endswith(":log") or SPAN.match(value.strip()):
+            raise ValueError(f"{key}={value}: a range is written {key}=LOW..HIGH or {key}=LOW..HIGH:log.")
         values = values_of(value)
         if len(set(values)) != len(values):
             raise ValueError(f"{key}={value} lists a value twice.")
@@ -217,8 +217,9 @@ def _searched(key: str, value: str) -> Choice | Span | None:
 
 
 def _seeds(value: str) -> list[int]:
+    values = values_of(value)
     try:
-        seeds = [int(each) for each in values_of(value)]
+        seeds = [int(each) for each in values]
     except ValueError as error:
         raise ValueError(f"seed={value}: seeds are whole numbers, seed=1..3 or seed=1,2,3.") from error
     if not seeds or len(set(seeds)) != len(seeds):

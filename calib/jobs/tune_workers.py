@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from calib.jobs.preemption import PARENT
 
 ENDING_SECONDS = 30  # between asking a worker to end and ending it
 log = logging.getLogger(__name__)
@@ -29,16 +27,15 @@ def run_workers(argv: Sequence[str], environments: Sequence[Mapping[str, str]]) 
     """
     command = [sys.executable, "-m", "calib.cli", "tune", *argv]
     workers: list[subprocess.Popen[bytes]] = []
-    with _terminated_as_interrupted():
-        try:
-            for extra in environments:
-                workers.append(  # noqa: PERF401 (those begun so far must be known if this one fails)
-                    subprocess.Popen(command, env={**os.environ, **extra}, stdout=subprocess.DEVNULL)
-                )
-            return [worker.wait() for worker in workers]
-        except BaseException:
-            _end(workers)
-            raise
+    try:
+        for extra in environments:
+            workers.append(  # noqa: PERF401 (those begun so far must be known if this one fails)
+                subprocess.Popen(command, env={**os.environ, **extra, PARENT: "1"}, stdout=subprocess.DEVNULL)
+            )
+        return [worker.wait() for worker in workers]
+    except BaseException:  # also Preempted, what signals become
+        _end(workers)
+        raise
 
 
 def environments_of(workers: int, devices: Sequence[str], *, cores: int) -> list[dict[str, str]]:
@@ -91,20 +88,3 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         worker.kill()
         worker.wait()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise while the block runs, so that the workers are ended too."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -27,11 +27,13 @@ from calib.errors import first_line
 from calib.files import write_text
 from calib.jobs.identity import flat
 from calib.jobs.logged import Results
+from calib.jobs.preemption import asked_to_stop
 from calib.jobs.runfolder import RunFolder
 
 STEP = "trainer/global_step"  # the horizontal axis, named as Lightning's own logger names it
 BEGIN_SECONDS = 60  # how long W&B may take to begin a run online
 FINISH_SECONDS = 120  # and to send what is left of it at the end
+STOPPED_SECONDS = 10  # for both, where a signal asked this process to stop
 OFFLINE_SECONDS = 60  # for both, where nothing is sent
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,8 @@ class WandbLogger(Logger):
         self._put(lambda run: run.finish(exit_code=exit_code))
         self._calls.put(None)
         seconds = OFFLINE_SECONDS if self._modes == ["offline"] else BEGIN_SECONDS + FINISH_SECONDS + 30
+        if asked_to_stop():  # the machine is about to be taken away
+            seconds = min(seconds, STOPPED_SECONDS)
         self._thread.join(seconds if self._patience is None else self._patience)
         if self._thread.is_alive():
             self._give_up("it does not answer")

@@ -246,8 +246,9 @@ class FailurePredictionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sum of the epoch's losses."""
-        checkpoint["losses"] = {"sum": torch.as_tensor(self._sum), "steps": self._steps}
+        """Keep the sum of the epoch's losses: every process takes up an equal part of that of all."""
+        own = torch.as_tensor(self._sum, device=self.device)
+        checkpoint["losses"] = {"sum": ranks.summed(own) / ranks.world_size(), "steps": self._steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another head (by names and shapes), and take up its epoch's losses."""

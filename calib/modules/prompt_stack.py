@@ -121,8 +121,11 @@ class PromptStackModule(LightningModule):
             self.prompts, self._means(), self._val_values, loaders, strict=True
         ):
             if prompt.failed is None:
-                steps = -(-len(loader) // self.trainer.accumulate_grad_batches)  # per epoch, were it alone
-                at = {"epoch": self.current_epoch, "step": (self.current_epoch + 1) * steps - 1}
+                step = self.global_step - 1
+                if len({len(each) for each in loaders}) > 1:  # then that is of the longest
+                    per_epoch = -(-len(loader) // self.trainer.accumulate_grad_batches)
+                    step = (self.current_epoch + 1) * per_epoch - 1
+                at = {"epoch": self.current_epoch, "step": step}
                 train = {f"train/{name}": float(value) for name, value in means.items()}
                 prompt.curves.append({**at, **train, **values})
 

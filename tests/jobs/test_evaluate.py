@@ -11,6 +11,7 @@ from calib.checkpoints import PromptCheckpoint
 from calib.config import EvaluateRun, load_config
 from calib.files import read_json
 from calib.jobs.evaluate import evaluate, find_entries
+from calib.jobs.train import train
 from calib.predictions import Predictions
 
 
@@ -161,3 +162,15 @@ def test_runs_can_be_named_by_a_pattern(runs, tmp_path: Path) -> None:
     assert {(entry.method, entry.seed) for entry in entries} >= {("calibprompt", 1), ("calibprompt", 2)}
     with pytest.raises(FileNotFoundError, match=r"The pattern '.*\[89\]' fits no run folder"):
         find_entries(evaluation(tmp_path, [runs[1].parent / "[89]"]))
+
+
+def test_runs_of_other_settings_are_other_methods_and_no_seeds(runs, settings, tmp_path: Path) -> None:
+    """A pattern that fits too much would otherwise give a mean over runs that have nothing in common."""
+    other = tmp_path / "other"
+    train(settings("seed=2", "optim.lr=0.01", "baselines=[]", f"out={other}"))
+    out = tmp_path / "e"
+    arguments = [f"out={out}", "n_resamples=20"]
+    evaluate(load_config([f"runs=[{runs[1]},{other}]", *arguments], task="evaluate"))
+    named = set(read_json(out / "metrics.json")["methods"])
+    assert {"calibprompt optim.lr=0.002", "calibprompt optim.lr=0.01", "zero-shot"} <= named
+    assert "calibprompt" not in named

@@ -52,3 +52,16 @@ def test_a_random_sample_keeps_all_seeds_of_each_combination() -> None:
 def test_bad_arguments_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expand(arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seed=5..1", r"The range '5\.\.1' is upside down: write 1\.\.5"),
+        ("data.shots=4,", "The list '4,' has an empty item"),
+        ("seed=1,,2", "The list '1,,2' has an empty item"),
+    ],
+)
+def test_lists_and_ranges_that_say_something_else_are_refused(argument: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expand([argument])

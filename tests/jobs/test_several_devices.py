@@ -24,7 +24,7 @@ from calib.data import FeatureTable
 from calib.files import read_json
 from calib.jobs import processes
 from calib.jobs.launch import launch
-from calib.jobs.processes import asked_devices, place_here
+from calib.jobs.processes import asked_devices, in_processes, place_here
 from calib.jobs.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -274,3 +274,8 @@ def test_a_job_that_was_asked_to_stop_goes_on_to_the_same_numbers(tmp_path: Path
         subprocess.run([*command, f"out={out}"], cwd=tmp_path, check=True, capture_output=True)
     for name in ("metrics.json", "logs/metrics.csv"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_more_processes_than_cores_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.devices=999 would start as many processes on \d+ cores"):
+        in_processes("train", [], {"devices": 999, "accelerator": "cpu"}, lambda argv: 0)

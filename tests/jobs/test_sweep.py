@@ -183,3 +183,18 @@ def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
     results = sweep([*SHORT, "data.val_shots=0", "preset=coop,ls"], settings)
     assert results["best"] is None
     assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
+
+
+@pytest.mark.parametrize("setting", ["trainer.max_steps=5", "trainer.limit_train_batches=0.5"])
+def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
+    """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""
+    with caplog.at_level("INFO", logger="calib"):
+        sweep([*SHORT, "data.shots=8,16", setting], SweepSettings(out=str(tmp_path / "s")))
+    assert caplog.text.count("Training 1 prompts side by side") == 2
+    own = ["data.shots=16", setting, "baselines=[]", f"out={tmp_path / 'alone'}"]
+    train(load_config([*SHORT, *own], task="prompt"))
+    folders = (tmp_path / "alone", tmp_path / "s" / "data.shots-16")
+    contexts = [PromptCheckpoint.load(f / "prompt.safetensors").context for f in folders]
+    assert torch.allclose(*contexts, atol=1e-5)
+    curves = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in folders]
+    assert [row.split(",")[:2] for row in curves[0]] == [row.split(",")[:2] for row in curves[1]]

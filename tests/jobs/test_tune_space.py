@@ -60,7 +60,7 @@ def test_a_drawn_number_as_it_is_trained(span: Span, value: float, text: str) ->
         (["optim.lr=0.0..0.1"], "optim.lr must be above 0, got 0.0"),
         (["optim.lr=0.2..0.1"], "optim.lr=0.2..0.1: the first bound must be below the second"),
         (["optim.lr=0..1e-2:log"], "a logarithmic range begins above 0"),
-        (["optim.lr=1e-3,1e-2:log"], "written optim.lr=LOW..HIGH:log"),
+        (["optim.lr=1e-3,1e-2:log"], "written optim.lr=LOW..HIGH or optim.lr=LOW..HIGH:log"),
         (["data.shots=0..8"], "data.shots must be at least 1, got 0"),
         (["prompt.n_ctx=4.5..16"], "prompt.n_ctx"),
         (["optim.name=sgd,adm"], "Unknown value of optim.name 'adm'"),
