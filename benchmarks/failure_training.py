@@ -32,7 +32,7 @@ from calib.jobs.runfolder import RunFolder
 from calib.jobs.trainer import make_loggers, make_trainer
 from calib.losses.failure import failure_bce
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
-from calib.report import aligned
+from calib.report.tables import aligned
 from calib.vilu import ViLU
 
 LOOPS = ("plain PyTorch", "Lightning")

@@ -40,12 +40,12 @@ from PIL import Image
 from calib.backbones import create_backbone
 from calib.config import load_config
 from calib.data import DATASETS, cache_features, load_data
-from calib.files import write_text
+from calib.io.files import write_text
 from calib.jobs.grid import SweepSettings
 from calib.jobs.sweep import sweep
 from calib.jobs.train import train
 from calib.metrics import kde_calibration_error, summarize
-from calib.report import aligned
+from calib.report.tables import aligned
 
 CLASSES = list(DATASETS["kather"].class_names.values())  # 9 names of 1 to 4 words
 SHOTS, VIEWS = 8, 8

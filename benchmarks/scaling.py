@@ -38,12 +38,12 @@ from torch.nn.functional import normalize
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.data import FeatureTable, FewShotDataModule, encode_table, load_data
-from calib.files import write_text
+from calib.io.files import write_text
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
 from calib.modules.prompt_tuning import PromptTuningModule
-from calib.prompts import PromptLearner, zero_shot_features
-from calib.report import aligned
+from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.report.tables import aligned
 
 MEMORY = "peak memory"
 PREDICTED = {"shots": "runs of 50 epochs", "test images": "evaluations, features cached"}

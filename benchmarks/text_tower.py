@@ -46,7 +46,7 @@ from calib.backbones.base import Backbone
 from calib.backbones.kernels import PackedLinear, packed_wanted
 from calib.backbones.placing import place_context, replaced_output
 from calib.data import DATASETS
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 N_CTX = {"plip": 16, "biomedclip": 16, "medclip": 8}
 NAMES = tuple(DATASETS["kather"].class_names.values())

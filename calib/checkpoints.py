@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.files import (
+from calib.io.tensors import (
     load_tensors,
     require_keys,
     require_strings,

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 import calib
 from calib.config import load_config, split_arguments, task_of
-from calib.errors import WriteError
+from calib.config.help import settings_help
+from calib.core.errors import WriteError
+from calib.core.text import printable, redacted
 from calib.jobs.grid import expand, sweep_settings
 from calib.jobs.predict_arguments import predict_arguments
 from calib.jobs.preemption import Preempted, preemptible, requeue
 from calib.jobs.threads import prepare_threads
 from calib.jobs.tune_space import search_of, tune_settings
-from calib.safe_text import printable, redacted
-from calib.settings_help import settings_help
 
 Main: TypeAlias = Callable[[Sequence[str]], int]
 

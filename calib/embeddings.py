@@ -41,11 +41,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_norm
 
+from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.data.features import FeatureTable
-from calib.data.helpers import few
-from calib.data.npz import read_npz
-from calib.errors import unknown_name
-from calib.strictjson import parse_json
+from calib.io.npz import read_npz
+from calib.io.strictjson import parse_json
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
-from calib.errors import unknown_name
-from calib.files import (
+from calib.core.errors import unknown_name
+from calib.io.tensors import (
     load_tensors,
     require_keys,
     require_strings,

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from calib.binning import BinStatistics, bin_edges, bin_statistics
+from calib.core.binning import BinStatistics, bin_edges, bin_statistics
+from calib.core.text import printable
 from calib.metrics.calibration import error_from_sums
 from calib.metrics.failure import aurc, risk_coverage_curve
-from calib.metrics.inputs import Outcomes
-from calib.safe_text import printable
+from calib.metrics.outcomes import Outcomes
 
 # From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
 SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"

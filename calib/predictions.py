@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.checkpoints import PromptCheckpoint
 from calib.data.features import FeatureTable
-from calib.files import (
+from calib.io.tensors import (
     load_tensors,
     require_keys,
     require_strings,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot, softplus
 
-from calib.metrics.inputs import as_float64, check_labels, check_logits
+from calib.core.checks import as_float64, check_labels, check_logits
 from calib.scores import mcp
 
 UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.byname import REQUIRED, bind
-from calib.byname import settings as settings_of
-from calib.errors import unknown_name
-from calib.metrics.inputs import as_float64, check_labels, check_logits, check_probs
+from calib.core.byname import REQUIRED, bind
+from calib.core.byname import settings as settings_of
+from calib.core.checks import as_float64, check_labels, check_logits, check_probs
+from calib.core.errors import unknown_name
 
 
 def mcp(logits: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.archives import check_archive
 from calib.backbones.weights import read_weights
+from calib.io.archives import check_archive
 
 
 @pytest.fixture

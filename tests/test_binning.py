@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.binning import bin_edges, bin_indices, bin_statistics, equal_mass_indices, sum_by_bin
+from calib.core.binning import bin_edges, bin_indices, bin_statistics, equal_mass_indices, sum_by_bin
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 levels = st.lists(st.sampled_from([0.0, 0.25, 0.3, 0.7, 1.0]), min_size=1, max_size=30)

@@ -1,6 +1,6 @@
 import pytest
 
-from calib.byname import REQUIRED, bind, settings, tensors
+from calib.core.byname import REQUIRED, bind, settings, tensors
 
 
 def weighted(logits, labels, mask=None, *, alpha=0.5, power, strict=False):

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from calib.checkpoints import PromptCheckpoint
-from calib.files import load_tensors, save_tensors
+from calib.io.tensors import load_tensors, save_tensors
 
 DESCRIPTION: dict[str, Any] = {
     "name": "toy",

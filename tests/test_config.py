@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from calib import byname
 from calib.config import (
     SCHEMAS,
     DataConfig,
@@ -15,6 +14,7 @@ from calib.config import (
     to_yaml,
 )
 from calib.config.schema import READER_OPTIONS
+from calib.core import byname
 from calib.data import DATASETS
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from calib.checkpoints import PromptCheckpoint
 from calib.failure_checkpoints import FailureCheckpoint, prompt_digest, text_digest
-from calib.files import load_tensors, save_tensors
+from calib.io.tensors import load_tensors, save_tensors
 from calib.vilu import ViLU
 
 N, C, D = 5, 3, 8

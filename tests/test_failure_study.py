@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from calib.files import read_json, save_tensors
+from calib.io.files import read_json
+from calib.io.tensors import save_tensors
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "failure_study.py"
 

@@ -8,17 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save as serialize
 
-from calib.files import (
-    atomic_path,
+from calib.io.files import atomic_path, read_json, write_json, write_text
+from calib.io.tensors import (
     load_tensors,
-    read_json,
     require_keys,
     require_strings,
     require_tensor,
     require_version,
     save_tensors,
-    write_json,
-    write_text,
 )
 
 

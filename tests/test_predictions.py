@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.files import load_tensors, save_tensors
+from calib.io.tensors import load_tensors, save_tensors
 from calib.predictions import Predictions
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calib.prompts import PromptLearner, check_class_names, zero_shot_features
+from calib.core.names import check_class_names
+from calib.prompts.learner import PromptLearner, zero_shot_features
 
 NAMES = ["lung opacity", "normal", "covid"]
 

@@ -8,7 +8,7 @@ from golden_models import CLIP, golden_clip, randn
 
 from calib.losses import Objective
 from calib.modules.optim import make_optimizer
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from calib.report import COLUMNS, Cell, Difference, differences_table, format_value, results_table
+from calib.report.tables import COLUMNS, Cell, Difference, differences_table, format_value, results_table
 
 
 def test_fractions_are_shown_in_percent_and_gaps_with_their_sign() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from calib.errors import WriteError
-from calib.files import atomic_path, remove_unfinished, write_text
-from calib.locks import BusyError, is_held, locked
+from calib.core.errors import WriteError
+from calib.io.files import atomic_path, remove_unfinished, write_text
+from calib.io.locks import BusyError, is_held, locked
 
 
 def failing(function: Callable, code: int, times: int) -> Callable:
@@ -50,7 +50,7 @@ def failing(function: Callable, code: int, times: int) -> Callable:
 def test_the_old_file_is_kept_nothing_is_left_and_one_line_says_why(
     where: str, code: int, says: str, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("calib.files.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("calib.io.files.PAUSES", (0.0, 0.0))
     target = tmp_path / "metrics.json"
     write_text(target, "old")
     module, name = where.split(".")
@@ -119,7 +119,7 @@ def test_a_file_that_outgrows_the_limit_leaves_the_old_one(tmp_path: Path) -> No
     """The limit on file sizes stands for a full disk: `write` fails halfway, in a process of its own."""
     write_text(tmp_path / "a", "old")
     limit = (20_000, resource.RLIM_INFINITY)
-    code = f"from calib.files import write_text; write_text({str(tmp_path / 'a')!r}, 'x' * 50_000)"
+    code = f"from calib.io.files import write_text; write_text({str(tmp_path / 'a')!r}, 'x' * 50_000)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

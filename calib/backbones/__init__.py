@@ -11,7 +11,7 @@ from typing import cast
 from calib.backbones.base import Backbone
 from calib.backbones.options import BackboneOptions
 from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 
 def _lazy(module: str, function: str) -> Callable[..., Backbone]:

@@ -14,7 +14,7 @@ from calib.backbones.keeping import Kept
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
 from calib.backbones.tokenization import PromptTokenizer
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 
 class FastTower(Protocol):

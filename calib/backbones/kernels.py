@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 SETTING = "CALIB_LINEAR"
 CHOICES = ("auto", "plain", "packed")

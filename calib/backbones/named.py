@@ -12,8 +12,8 @@ from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.backbones.weights import download, hub_source
-from calib.errors import unknown_name
-from calib.files import read_json
+from calib.core.errors import unknown_name
+from calib.io.files import read_json
 
 PUBLISHED = {
     "clip": "openai/clip-vit-base-patch32 on the Hugging Face hub, or OpenAI's own ViT-B-32.pt",

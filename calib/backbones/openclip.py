@@ -28,7 +28,7 @@ from calib.backbones.tokenization import (
     wrap_open_clip,
 )
 from calib.backbones.weights import WeightFile, read_weights
-from calib.files import read_json
+from calib.io.files import read_json
 
 CONFIG_NAME = "open_clip_config.json"
 

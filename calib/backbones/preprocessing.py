@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZES = ("shortest", "pad", "squash")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.files import read_json
+from calib.io.files import read_json
 
 BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 

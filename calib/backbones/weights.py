@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.archives import check_archive
 from calib.backbones.torchscript import archive_root, read_torchscript
-from calib.files import read_json
+from calib.io.archives import check_archive
+from calib.io.files import read_json
 
 WEIGHT_NAMES = (
     "open_clip_model.safetensors",

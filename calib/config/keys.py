@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calib.config.schema import READER_OPTIONS, DataConfig
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 NEAR = 0.6  # spelling this similar may be a slip, from 0 to 1
 

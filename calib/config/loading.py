@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.config.keys import check_keys, keys_of
 from calib.config.ranges import check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
-from calib.errors import first_line, unknown_name
-from calib.safe_text import redacted
-from calib.untrusted_settings import SettingsError, check_values, check_yaml
+from calib.config.untrusted import SettingsError, check_values, check_yaml
+from calib.core.errors import first_line, unknown_name
+from calib.core.text import redacted
 
 Part = typing.TypeVar("Part")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from calib.config.schema import EvaluateRun, FailureRun, PromptRun
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 
 def check_ranges(config: Any) -> None:

@@ -11,9 +11,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from calib import ranks
+from calib.core import ranks
+from calib.core.hashing import stable_hash
 from calib.data.features import FeatureTable
-from calib.data.helpers import stable_hash
 from calib.data.records import ImageTable
 from calib.data.task import Table
 
@@ -87,7 +87,7 @@ class BatchOrder:
     """The batches of row indices of one epoch.
 
     A batch is one step of the whole run, the same for any number of processes. Where they share it, each gets
-    the rows that `calib.ranks.share` says: as even as can be, perhaps none, never one twice.
+    the rows that `calib.core.ranks.share` says: as even as can be, perhaps none, never one twice.
 
     Args:
         size: Number of rows N.

@@ -16,7 +16,7 @@ from calib.data.images import file_id
 from calib.data.records import ImageTable
 from calib.data.tables import load_table
 from calib.data.task import SPLITS, ClassNames, Splits, Table, TaskData, number_classes
-from calib.files import write_text
+from calib.io.files import write_text
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import calib
-from calib import ranks
+from calib.core import ranks
+from calib.core.hashing import json_digest, stable_hash
 from calib.data.encoding_parts import encode_in_parts
 from calib.data.features import SCHEMA, TOWER, FeatureTable
-from calib.data.helpers import ProgressLog, json_digest, stable_hash
+from calib.data.notices import ProgressLog
 from calib.data.records import ImageTable
-from calib.files import remove_unfinished
-from calib.locks import locked
+from calib.io.files import remove_unfinished
+from calib.io.locks import locked
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from calib import ranks
-from calib.files import load_tensors, require_tensor, save_tensors
+from calib.core import ranks
+from calib.io.tensors import load_tensors, require_tensor, save_tensors
 
 BATCHES_PER_PART = 32  # of images; an interrupted encoding loses one part at most
 KIND = "feature rows"

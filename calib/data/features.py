@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from calib.data.helpers import few, json_digest
-from calib.files import is_strings, load_tensors, require_tensor, require_version, save_tensors
+from calib.core.hashing import json_digest
+from calib.core.text import few
+from calib.io.files import is_strings
+from calib.io.tensors import load_tensors, require_tensor, require_version, save_tensors
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone

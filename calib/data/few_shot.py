@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.data.helpers import few, json_digest, stable_hash
+from calib.core.hashing import json_digest, stable_hash
+from calib.core.text import few
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from calib.data.helpers import few, warn_of_unused_groups
+from calib.core.errors import first_line, unknown_name
+from calib.core.text import few
 from calib.data.images import decode_image
+from calib.data.notices import warn_of_unused_groups
 from calib.data.records import ImageTable
 from calib.data.tables import COLUMNS, by_key
 from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
-from calib.errors import first_line, unknown_name
 
 USUAL_KEYS = {"image": COLUMNS["file"], "label": COLUMNS["label"], "group": COLUMNS["group"]}
 KEY_OF = {name: key for key, usual in USUAL_KEYS.items() for name in usual}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from calib.data.helpers import few
+from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import MEANT, SPLITS, ClassNames, Splits, Table, number_classes, put_in_order

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from calib.data.helpers import few
-from calib.data.npz import names_in_npz, read_npz
+from calib.core.text import few
 from calib.data.records import ArraySource, ImageTable
 from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
+from calib.io.npz import names_in_npz, read_npz
 
 _ORGANS = (
     "bladder",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from calib.data.helpers import few
+from calib.core.text import few
 from calib.data.task import Table, TaskData
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from calib.data.helpers import ProgressLog, few
+from calib.core.text import few
 from calib.data.images import file_id, open_image, to_rgb
+from calib.data.notices import ProgressLog
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calib import byname
+from calib.core import byname
+from calib.core.errors import unknown_name
 from calib.data.embedded import embedded_reader
 from calib.data.hf import load_hf
 from calib.data.image_folder import load_image_folder
@@ -19,7 +20,6 @@ from calib.data.medmnist import load_medmnist
 from calib.data.records import ImageTable
 from calib.data.tables import load_table
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
-from calib.errors import unknown_name
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from calib.data.helpers import few, warn_of_unused_groups
+from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
+from calib.data.notices import warn_of_unused_groups
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import MEANT, SPLITS, ClassNames, Splits, number_classes
-from calib.errors import unknown_name
 
 # What a column may be called when `columns` does not say, and in `columns` itself.
 COLUMNS = {

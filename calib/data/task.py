@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.data.features import FeatureTable
-from calib.data.helpers import few
 from calib.data.records import ImageTable
-from calib.errors import unknown_name
 
 SPLITS = ("train", "val", "test")
 MEANT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}

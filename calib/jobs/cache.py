@@ -13,9 +13,9 @@ from pathlib import Path
 from calib.config import DataConfig
 from calib.data.encode import CACHED, LOCKS, PARTS
 from calib.data.features import FeatureTable
-from calib.files import remove_unfinished
-from calib.locks import BusyError, locked
-from calib.report import aligned
+from calib.io.files import remove_unfinished
+from calib.io.locks import BusyError, locked
+from calib.report.tables import aligned
 
 DAY = 86_400
 

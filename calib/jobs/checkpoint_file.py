@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.archives import check_archive
+from calib.io.archives import check_archive
 
 # What Lightning needs to go on; without one of them it would end in the middle of restoring.
 NEEDED = (

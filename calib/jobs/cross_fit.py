@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib import ranks
 from calib.checkpoints import PromptCheckpoint
 from calib.config import FailureRun, PromptRun, from_dict
+from calib.core import ranks
 from calib.data.task import Table
-from calib.files import write_json
+from calib.io.files import write_json
 from calib.jobs.failure_data import FailureData, Judged, owners
 from calib.jobs.prepare import Prepared, features_of
 from calib.jobs.runfolder import RunFolder
@@ -22,7 +22,7 @@ from calib.jobs.train import fit_prompt
 from calib.jobs.trainer import make_loggers
 from calib.losses import Objective, resolve_terms
 from calib.modules.failure_prediction import Cases
-from calib.prompts import zero_shot_features
+from calib.prompts.learner import zero_shot_features
 
 log = logging.getLogger(__name__)
 

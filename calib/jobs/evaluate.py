@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from calib import ranks
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import DataConfig, EvaluateRun, load_config, part_from_dict, split_arguments
+from calib.core import ranks
+from calib.core.errors import unknown_name
 from calib.data import FeatureTable
-from calib.errors import unknown_name
 from calib.jobs.evaluation_folder import EvaluationFolder
 from calib.jobs.identity import FREE, flat, is_among
 from calib.jobs.predict import prompt_path, restore_backbone
@@ -27,7 +27,7 @@ from calib.losses import PRESETS
 from calib.metrics import interval_statistic, summarize
 from calib.plots import reliability_panels
 from calib.predictions import Predictions
-from calib.report import COLUMNS, Cell, Difference, differences_table, markdown, results_table
+from calib.report.tables import COLUMNS, Cell, Difference, differences_table, markdown, results_table
 from calib.stats import mean_sd, paired_bootstrap
 
 # Means of absolute values of noise: the percentile interval of such a metric is off by its bias, the basic

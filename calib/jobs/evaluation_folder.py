@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import EvaluateRun, to_yaml
-from calib.files import blocking_file, remove_unfinished, write_json, write_text
+from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
 from calib.jobs.runfolder import OTHER, RunFolder, holds_nothing, save_figure
 from calib.predictions import Predictions
 

@@ -17,10 +17,10 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 import calib
-from calib import ranks
-from calib.byname import settings as settings_of
 from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
-from calib.errors import unknown_name
+from calib.core import ranks
+from calib.core.byname import settings as settings_of
+from calib.core.errors import unknown_name
 from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
 from calib.jobs.cross_fit import cross_fit
 from calib.jobs.failure_data import FailureData, check_both_kinds

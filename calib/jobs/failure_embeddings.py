@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calib.config import FailureRun
-from calib.data.helpers import json_digest
+from calib.core.hashing import json_digest
 from calib.data.images import file_id
 from calib.embeddings import Embeddings, load_embeddings
 from calib.failure_checkpoints import text_digest

@@ -11,10 +11,11 @@ import torch
 
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
+from calib.core.hashing import stable_hash
+from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
-from calib.data.helpers import few, stable_hash
 from calib.data.task import Table
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs.failure_data import FailureData, Judged, cases_of, draw_rows, owners
 from calib.jobs.predict import prompt_path, restore_backbone
 from calib.jobs.prepare import (

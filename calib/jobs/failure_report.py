@@ -7,12 +7,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calib.core.text import safe_path, safe_text
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.jobs.failure_data import FailureData
 from calib.jobs.failure_scores import BASELINE, Judgements, by_source, head_uncertainty
 from calib.metrics.failure import aurc
 from calib.plots import risk_coverage_diagram
-from calib.report import aligned, safe_path, safe_text
+from calib.report.tables import aligned
 from calib.vilu.explain import Explanation
 
 # column title, metric, factor, decimals

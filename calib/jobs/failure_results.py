@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from calib.config import FailureRun
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import save_tensors, write_json, write_text
+from calib.io.files import write_json, write_text
+from calib.io.tensors import save_tensors
 from calib.jobs.failure_data import FailureData
 from calib.jobs.failure_report import failures_csv, heading, risk_coverage_figure, tables
 from calib.jobs.failure_scores import (

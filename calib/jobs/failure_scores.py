@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.metrics.failure import failure_statistic, summarize_failure
 from calib.modules.failure_prediction import Cases

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.config import FailureRun, PromptRun, load_config
-from calib.errors import first_line, unknown_name
+from calib.core.errors import first_line, unknown_name
 
 # Validation metrics a sweep can be ordered by, and whether less is better.
 CHOOSE_BY = {"nll": True, "brier": True, "ece": True, "accuracy": False}

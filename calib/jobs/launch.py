@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import calib
-from calib import ranks
+from calib.core import ranks
 
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what a launcher per machine is told
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"

@@ -18,7 +18,7 @@ from calib.metrics import FAILURE_METRICS, METRICS
 from calib.modules.failure_prediction import WATCHED
 from calib.plots import reliability_panels
 from calib.predictions import Predictions
-from calib.report import COLUMNS
+from calib.report.tables import COLUMNS
 
 OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
 

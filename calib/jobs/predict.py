@@ -18,14 +18,13 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, part_from_dict
+from calib.core.errors import first_line
+from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
-from calib.errors import first_line
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import blocking_file, write_text
+from calib.io.files import blocking_file, write_text
 from calib.jobs.predict_arguments import check_numbers, predict_arguments
 from calib.jobs.prepare import make_backbone
-from calib.report import safe_path, safe_text
-from calib.safe_text import printable
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
+from calib.core.hashing import json_digest
 from calib.data import (
     FeatureTable,
     FewShotSplit,
@@ -22,9 +23,8 @@ from calib.data import (
     few_shot_split,
     load_data,
 )
-from calib.data.helpers import json_digest
 from calib.jobs.threads import thread_share
-from calib.prompts import zero_shot_features
+from calib.prompts.learner import zero_shot_features
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The processes of one command: started here, by torchrun or by srun; errors are said once, by one of them.
 
 Every process runs the whole command from its start, so that reading and encoding images is shared as training
-is. What they tell each other goes through `calib.ranks`.
+is. What they tell each other goes through `calib.core.ranks`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lightning.fabric.plugins.environments import (
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
-from calib import ranks
-from calib.errors import first_line
+from calib.core import ranks
+from calib.core.errors import first_line
 from calib.jobs.preemption import Preempted
 
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed

@@ -14,13 +14,13 @@ import calib
 from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, to_dict
 from calib.data import FewShotDataModule
-from calib.files import write_json
+from calib.io.files import write_json
 from calib.jobs.prepare import Prepared
 from calib.jobs.runfolder import RunFolder
 from calib.losses import Objective, resolve_terms
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.predictions import Predictions
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 
 def title(method: str, objective: Objective) -> str:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import distributed
 
-from calib.files import atomic_path, write_text
+from calib.io.files import atomic_path, write_text
 from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.preemption import Preempted, asked_to_stop, take_over
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
-from calib.files import (
+from calib.io.files import (
     PART,
     atomic_path,
     blocking_file,
@@ -22,8 +22,8 @@ from calib.files import (
     write_json,
     write_text,
 )
+from calib.io.locks import BusyError, is_held, locked
 from calib.jobs.identity import describe_differences
-from calib.locks import BusyError, is_held, locked
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"

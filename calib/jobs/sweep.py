@@ -15,9 +15,9 @@ from lightning import Callback, seed_everything
 from torch import Tensor
 
 from calib.config import PromptRun
+from calib.core.hashing import json_digest
 from calib.data.datamodule import BatchLoader
-from calib.data.helpers import json_digest
-from calib.files import blocking_file, is_strings, read_json, write_json, write_text
+from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.jobs.grid import Point, SweepSettings, expand, sweep_settings
 from calib.jobs.identity import is_among, relevant_settings
 from calib.jobs.prepare import Common, Prepared, draw, load_common

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calib.jobs.grid import CHOOSE_BY, Point
-from calib.report import COLUMNS, Cell, aligned, format_value
+from calib.report.tables import COLUMNS, Cell, aligned, format_value
 from calib.stats import mean_sd
 
 

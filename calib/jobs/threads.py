@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 SETTING = "CALIB_THREADS"
 CHOICES = ("auto", "fixed")

@@ -14,10 +14,10 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib import ranks
 from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config
-from calib.files import write_text
+from calib.core import ranks
+from calib.io.files import write_text
 from calib.jobs.identity import run_name
 from calib.jobs.prepare import Prepared, data_record, prepare
 from calib.jobs.processes import check_started
@@ -35,7 +35,7 @@ from calib.losses import Objective, resolve_terms
 from calib.modules.prompt_tuning import PromptTuningModule
 from calib.plots import reliability_panels
 from calib.predictions import Predictions
-from calib.report import results_table
+from calib.report.tables import results_table
 
 ZERO_SHOT = "zero-shot"
 REPORT = ("table.md", "reliability.png")

@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from calib import ranks
 from calib.config import FailureRun, PromptRun
-from calib.errors import first_line, unknown_name
+from calib.core import ranks
+from calib.core.errors import first_line, unknown_name
 from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.logged import results_of
 from calib.jobs.preemption import Preempted, deferred

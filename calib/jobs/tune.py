@@ -16,8 +16,8 @@ from filelock import FileLock
 from lightning import Callback, Trainer
 from optuna.trial import FrozenTrial, TrialState
 
-from calib.data.helpers import json_digest
-from calib.files import blocking_file, read_json, write_json, write_text
+from calib.core.hashing import json_digest
+from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.jobs.grid import Point
 from calib.jobs.prepare import Common
 from calib.jobs.runfolder import LOCK, OTHER, RunFolder

@@ -23,8 +23,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from calib.config import FailureRun, PromptRun, to_dict
-from calib.errors import first_line
-from calib.files import write_text
+from calib.core.errors import first_line
+from calib.io.files import write_text
 from calib.jobs.identity import flat
 from calib.jobs.logged import Results
 from calib.jobs.preemption import asked_to_stop

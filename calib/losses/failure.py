@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 WEIGHTINGS = ("static", "adaptive", "balanced")
 REDUCTIONS = ("mean", "sum", "none")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.byname import bind
-from calib.errors import unknown_name
+from calib.core.byname import bind
+from calib.core.errors import unknown_name
 from calib.losses.registry import LOSSES
 
 Terms = Mapping[str, Mapping[str, Any]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 from calib.losses.objective import Terms, check_terms
 
 _USED: dict[str, dict[str, Any]] = {

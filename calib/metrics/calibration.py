@@ -1,7 +1,7 @@
 """Calibration errors from bins: ECE and its kin, over- and underconfidence, adaptive and classwise ECE.
 
-All of them start from sums per bin (`calib.binning`). With gap_b = (sum of confidences - number correct) of
-bin b, n_b its count and N the number of samples:
+All of them start from sums per bin (`calib.core.binning`). With gap_b = (sum of confidences - number correct)
+of bin b, n_b its count and N the number of samples:
 
     ECE = sum_b |gap_b| / N                     overconfidence  = sum_b max(gap_b, 0) / N
     RMSCE = sqrt(sum_b n_b / N (gap_b / n_b)^2)   underconfidence = sum_b max(-gap_b, 0) / N
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.binning import bin_indices, bin_statistics, equal_mass_indices, sum_by_bin
-from calib.errors import unknown_name
-from calib.metrics.inputs import as_float64, check_confidence, check_labels, check_probs
+from calib.core.binning import bin_indices, bin_statistics, equal_mass_indices, sum_by_bin
+from calib.core.checks import as_float64, check_confidence, check_labels, check_probs
+from calib.core.errors import unknown_name
 
 Norm = Literal["l1", "l2", "max", "over", "under"]
 Adaptive = Literal["equal_mass", "official", "official_linear"]
@@ -33,7 +33,7 @@ def error_from_sums(sums: Sequence[Tensor], norm: Norm = "l1") -> Tensor:
 
     Args:
         sums: Counts (at least one in all), sums of confidences and sums of correct predictions per bin, each
-            (..., n_bins), as from `calib.binning.bin_statistics`; all three may be divided by N.
+            (..., n_bins), as from `calib.core.binning.bin_statistics`; all three may be divided by N.
         norm: "l1" ECE, "l2" RMSCE, "max" MCE, "over" overconfidence, "under" underconfidence (formulas
             above).
 
@@ -217,11 +217,11 @@ def adaptive_calibration_error(
         confidence: (N,) in [0, 1].
         correct: (N,) bool.
         n_bins: Number of bins.
-        adaptive: "equal_mass": bin = floor(n_bins * mid-rank / N), see `calib.binning.equal_mass_indices`;
-            ties share a bin, the order of the rows does not matter. "official" and "official_linear"
-            reproduce the official code, which cuts at the quantiles of scikit-learn's KBinsDiscretizer and
-            drops bins narrower than 1e-8: with scikit-learn >= 1.9 (averaged inverted CDF) and before (linear
-            interpolation; the published numbers).
+        adaptive: "equal_mass": bin = floor(n_bins * mid-rank / N), see
+            `calib.core.binning.equal_mass_indices`; ties share a bin, the order of the rows does not matter.
+            "official" and "official_linear" reproduce the official code, which cuts at the quantiles of
+            scikit-learn's KBinsDiscretizer and drops bins narrower than 1e-8: with scikit-learn >= 1.9
+            (averaged inverted CDF) and before (linear interpolation; the published numbers).
 
     Returns:
         () float64 in [0, 1].

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.byname import bind
-from calib.errors import unknown_name
-from calib.metrics.inputs import as_float64
+from calib.core.byname import bind
+from calib.core.checks import as_float64
+from calib.core.errors import unknown_name
 
 _BLOCK = 1_000_000  # counts of resamples worked on at once: 8 MB per array
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from calib.metrics.inputs import as_float64, check_confidence
+from calib.core.checks import as_float64, check_confidence
 
 _CHUNK = 2**20  # kernel values held at once, 8 MB
 _SPARSE = 1e-2  # below this leave-one-out mass a point is computed directly

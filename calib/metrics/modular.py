@@ -16,16 +16,16 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
 
-from calib.binning import bin_edges, bin_statistics, sum_dtype
-from calib.errors import unknown_name
+from calib.core.binning import bin_edges, bin_statistics, sum_dtype
+from calib.core.errors import unknown_name
 from calib.metrics.calibration import (
     Norm,
     adaptive_calibration_error,
     classwise_statistics,
     error_from_sums,
 )
-from calib.metrics.inputs import Outcomes
 from calib.metrics.kde import kde_calibration_error
+from calib.metrics.outcomes import Outcomes
 from calib.metrics.scores import (
     balanced_accuracy_from_counts,
     brier_per_sample,

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.binning import bin_indices
-from calib.errors import unknown_name
+from calib.core.binning import bin_indices
+from calib.core.errors import unknown_name
 from calib.metrics.calibration import Norm, adaptive_calibration_error, error_from_sums
-from calib.metrics.inputs import Outcomes
 from calib.metrics.kde import kde_calibration_error
 from calib.metrics.modular import CLASS_SCORES, SAMPLE_SCORES
+from calib.metrics.outcomes import Outcomes
 from calib.metrics.summary import METRICS
 from calib.stats import MeanStatistic, Statistic
 

@@ -9,15 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.core.checks import as_float64, check_classes, check_labels, check_logits, check_probs
 from calib.metrics.calibration import expected_calibration_error
-from calib.metrics.inputs import (
-    Outcomes,
-    as_float64,
-    check_classes,
-    check_labels,
-    check_logits,
-    check_probs,
-)
+from calib.metrics.outcomes import Outcomes
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from calib.metrics import calibration, kde, scores
-from calib.metrics.inputs import Outcomes
+from calib.metrics.outcomes import Outcomes
 
 
 class MetricInfo(NamedTuple):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib import ranks
+from calib.core import ranks
+from calib.core.hashing import stable_hash
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
-from calib.data.helpers import stable_hash
 from calib.modules.failure_prediction import Cases
 
 

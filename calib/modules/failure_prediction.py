@@ -12,10 +12,10 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from calib import ranks
-from calib.byname import bind
+from calib.core import ranks
+from calib.core.byname import bind
+from calib.core.errors import unknown_name
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
-from calib.errors import unknown_name
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
 from calib.metrics.failure import summarize_failure

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 
 def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, warmup_factor: float) -> float:

@@ -19,7 +19,7 @@ from calib.modules.loss_means import LossMeans
 from calib.modules.optim import learning_rate_factor, make_optimizer
 from calib.modules.precision import full_precision
 from calib.modules.prompt_tuning import loss_tensors
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 
 @dataclass

@@ -9,14 +9,14 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from calib import ranks
 from calib.backbones.base import Backbone
+from calib.core import ranks
 from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.modules.loss_means import LossMeans
 from calib.modules.optim import learning_rate_factor, make_optimizer
 from calib.modules.precision import full_precision
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 CLASSES_TO_SHARE = 2  # per process, at least
 

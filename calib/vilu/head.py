@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 from calib.vilu.explain import Explanation, explain_failure
 from calib.vilu.official import check_names_and_shapes, check_projections, read_official, write_official
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.archives import check_archive
-from calib.files import atomic_path
+from calib.io.archives import check_archive
+from calib.io.files import atomic_path
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 NAMES = ["lung opacity", "covid", "lung", "a normal lung, not covid"]
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 3}

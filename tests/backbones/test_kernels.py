@@ -11,7 +11,7 @@ import torch
 from calib.backbones import kernels
 from calib.backbones.blocks import QUICK
 from calib.backbones.frozen import FrozenBlock, FrozenLinear
-from calib.prompts import PromptLearner
+from calib.prompts.learner import PromptLearner
 
 
 def random_like(shape, seed=1):

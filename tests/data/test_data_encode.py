@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from calib.core.hashing import stable_hash
 from calib.data import ImageTable, cache_features, encode_table
-from calib.data.helpers import stable_hash
 from calib.data.records import ArraySource, FileSource
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from two_processes import in_two_processes
 
-from calib import ranks
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
+from calib.core import ranks
 from calib.data import ImageTable, cache_features
 from calib.data.encoding_parts import encode_in_parts
 from calib.data.records import FileSource

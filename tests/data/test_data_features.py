@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from calib.data import FeatureTable
-from calib.files import save_tensors
+from calib.io.tensors import save_tensors
 
 
 def make(groups: bool = True, views: int = 3) -> FeatureTable:

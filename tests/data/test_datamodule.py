@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from calib.core.hashing import stable_hash
 from calib.data import FeatureTable, FewShotDataModule, ImageTable
 from calib.data.datamodule import BatchOrder
-from calib.data.helpers import stable_hash
 from calib.data.records import FileSource
 
 
@@ -132,8 +132,8 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Return a function that makes this process number `rank` of `world_size`."""
 
     def become(rank: int, world_size: int) -> None:
-        monkeypatch.setattr("calib.ranks.rank", lambda: rank)
-        monkeypatch.setattr("calib.ranks.world_size", lambda: world_size)
+        monkeypatch.setattr("calib.core.ranks.rank", lambda: rank)
+        monkeypatch.setattr("calib.core.ranks.world_size", lambda: world_size)
 
     return become
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib.data.npz import read_npz
+from calib.io.npz import read_npz
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

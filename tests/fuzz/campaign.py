@@ -22,7 +22,7 @@ from typing import Any
 
 from fuzz.subjects import GROUPS, Subject, plain
 
-from calib.report import aligned
+from calib.report.tables import aligned
 
 SAME, REFUSED, AS_SAID, HEALED = "same", "refused", "as it says", "made anew"
 OUTCOMES = (SAME, REFUSED, AS_SAID, HEALED)

@@ -42,7 +42,7 @@ from calib.data.tables import load_table
 from calib.data.task import Splits
 from calib.embeddings import load_embeddings
 from calib.failure_checkpoints import FailureCheckpoint, text_digest
-from calib.files import read_json, write_json
+from calib.io.files import read_json, write_json
 from calib.jobs.checkpoint_file import read_checkpoint
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.trainer import resume_point

@@ -9,7 +9,7 @@ import torch
 
 from calib.checkpoints import PromptCheckpoint
 from calib.config import EvaluateRun, load_config
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs.evaluate import evaluate, find_entries
 from calib.jobs.train import train
 from calib.predictions import Predictions

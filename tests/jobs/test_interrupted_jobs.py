@@ -16,7 +16,7 @@ from calib.backbones import create_backbone
 from calib.cli import run
 from calib.config import PromptRun
 from calib.data import cache_features, load_data
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs.evaluation_folder import EvaluationFolder
 from calib.jobs.runfolder import RunFolder
 from calib.jobs.sweep import _write_run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calib.config import DataConfig, PromptRun
-from calib.files import write_json
+from calib.io.files import write_json
 from calib.jobs.identity import describe_differences
 from calib.jobs.runfolder import RunFolder
 

@@ -21,7 +21,7 @@ from tests_shared import SHORT
 
 from calib.config import load_config
 from calib.data import FeatureTable
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs import processes
 from calib.jobs.launch import launch
 from calib.jobs.processes import asked_devices, in_processes, place_here
@@ -253,7 +253,7 @@ def test_the_first_process_alone_speaks(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_devices_of_a_machine_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib.ranks.world_size", lambda: 2)
+    monkeypatch.setattr("calib.core.ranks.world_size", lambda: 2)
     place = SimpleNamespace(local_rank=1, devices=2, nodes=3)
     monkeypatch.setattr(processes, "place_here", lambda: place)
     assert processes.trainer_settings({}) == {"devices": 2, "num_nodes": 3}

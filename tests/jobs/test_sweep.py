@@ -9,7 +9,7 @@ from tests_shared import SHORT
 from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
 from calib.config import load_config
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs.grid import SweepSettings, sweep_settings
 from calib.jobs.sweep import sweep
 from calib.jobs.train import train

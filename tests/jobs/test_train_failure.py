@@ -23,7 +23,7 @@ from calib.cli import main
 from calib.config import FailureRun, load_config
 from calib.data import load_data
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import read_json, write_json
+from calib.io.files import read_json, write_json
 from calib.jobs.cross_fit import make_folds
 from calib.jobs.failure import train_failure
 from calib.jobs.failure_report import heading

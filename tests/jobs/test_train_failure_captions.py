@@ -15,7 +15,7 @@ from tests_shared import SHORT
 
 from calib.config import FailureRun, load_config
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.files import read_json
+from calib.io.files import read_json
 from calib.jobs.failure import train_failure
 from calib.metrics.failure import auroc
 from calib.predictions import Predictions

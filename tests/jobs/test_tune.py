@@ -18,7 +18,7 @@ from tests_shared import SHORT
 
 from calib.cli import main
 from calib.config import load_config
-from calib.files import read_json, write_json
+from calib.io.files import read_json, write_json
 from calib.jobs import tune as job
 from calib.jobs.tune import tune
 from calib.jobs.tune_space import TuneSettings, search_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calib.byname import bind, tensors
+from calib.core.byname import bind, tensors
 from calib.losses import LOSSES
 
 ALL = sorted(LOSSES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calib.byname import settings, tensors
+from calib.core.byname import settings, tensors
 from calib.losses import LOSSES
 from calib.losses.failure import (
     FAILURE_LOSSES,

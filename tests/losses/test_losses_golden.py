@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.byname import bind
+from calib.core.byname import bind
 from calib.losses import LOSSES, Objective, angular_separation, text_moment_matching
 
 GOLDEN = Path(__file__).parents[1] / "golden"

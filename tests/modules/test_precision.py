@@ -15,7 +15,7 @@ from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.modules.prompt_tuning import PromptTuningModule
-from calib.prompts import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner, zero_shot_features
 from calib.vilu import ViLU
 
 NAMES = ["covid", "normal", "lung opacity"]

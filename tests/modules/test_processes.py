@@ -12,16 +12,16 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from two_processes import in_two_processes
 
-from calib import ranks
 from calib.backbones import base
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
+from calib.core import ranks
 from calib.data.datamodule import BatchOrder
 from calib.losses import LOSSES, Objective
 from calib.modules.caption_pairs import CaptionPairs
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.modules.prompt_tuning import PromptTuningModule
-from calib.prompts import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner, zero_shot_features
 from calib.vilu import ViLU
 
 NAMES = ["covid", "normal", "lung opacity", "pneumothorax", "a nodule"]  # 3 and 2 of them

@@ -25,10 +25,12 @@ from calib.config import (
     to_dict,
     to_yaml,
 )
-from calib.files import load_tensors, read_json, save_tensors, write_json
+from calib.core.text import safe_text
+from calib.io.files import read_json, write_json
+from calib.io.strictjson import parse_json
+from calib.io.tensors import load_tensors, save_tensors
 from calib.predictions import Predictions
-from calib.report import aligned, safe_text
-from calib.strictjson import parse_json
+from calib.report.tables import aligned
 
 # Any text but halves of characters, which no file holds: quotes, line ends, emoji, right-to-left, controls.
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from calib.byname import bind, tensors
+from calib.core.byname import bind, tensors
 from calib.losses import LOSSES
 from calib.losses.failure import FAILURE_LOSSES
 

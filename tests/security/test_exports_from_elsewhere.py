@@ -14,7 +14,7 @@ from fuzz.subjects import _prompt, exports
 from calib.checkpoints import PromptCheckpoint
 from calib.data import tables
 from calib.data.embedded import _check_packaged
-from calib.files import load_tensors, save_tensors
+from calib.io.tensors import load_tensors, save_tensors
 from calib.predictions import Predictions
 
 

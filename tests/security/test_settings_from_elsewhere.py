@@ -18,7 +18,7 @@ from calib.config import (
     to_dict,
     to_yaml,
 )
-from calib.safe_text import printable, redacted
+from calib.core.text import printable, redacted
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"

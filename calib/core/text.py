@@ -1,10 +1,12 @@
-"""Text from elsewhere made safe to show: no terminal commands, no passwords."""
+"""Text that is safe to show: no terminal commands, no passwords, no formulas, and not too long."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 
 # Where programs we use keep passwords; what they hold is never shown or saved.
 SECRET_VARIABLES = (
@@ -19,8 +21,14 @@ SECRET_VARIABLES = (
     "OPENAI_API_KEY",
     "COMET_API_KEY",
 )
+
+
 SHORTEST = 8  # a value of fewer letters is no password but might be a common word
+
+
 HIDDEN = "***"
+
+
 _PATTERNS = (
     re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # https://user:password@host
     re.compile(r"(?<=://)[^/\s@:]{16,}(?=@)"),  # https://token@host
@@ -68,3 +76,49 @@ def redacted(text: str) -> str:
         if len(value) >= SHORTEST:
             text = text.replace(value, HIDDEN)
     return text
+
+
+def few(items: Sequence[object], limit: int = 5) -> str:
+    """Return the first items joined by commas and, if there are more, how many more.
+
+    Example:
+        >>> few(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+# How a cell begins that spreadsheets may run; they take full-width signs for plain ones.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def safe_text(text: str) -> str:
+    """Return text that no spreadsheet runs as a formula: with an apostrophe before =, +, -, @, tab or return.
+
+    A number stays as it is.
+
+    Example:
+        >>> safe_text("tumour"), safe_text("=1+1"), safe_text("+ve"), safe_text("-1")
+        ('tumour', "'=1+1", "'+ve", '-1')
+    """
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+
+
+def safe_path(path: str | Path) -> str:
+    """Return a path that no spreadsheet runs as a formula and that still names the same file.
+
+    Example:
+        >>> safe_path("scans/1.png"), safe_path("=1.png")
+        ('scans/1.png', './=1.png')
+    """
+    text = str(path)
+    return f"./{text}" if text.startswith(FORMULA) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from calib.archives import checked_members
-from calib.data.helpers import CHUNK
+from calib.core.hashing import CHUNK
+from calib.io.archives import checked_members
 
 HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from calib.safe_text import redacted
+from calib.core.text import redacted
 
 MAX_YAML = 1 << 20  # bytes of a file of settings
 MAX_VALUES = 200_000  # of a file of settings, its aliases written out

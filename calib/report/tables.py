@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from calib.safe_text import printable
+from calib.core.text import printable
 
 # column title, metric name, decimals; all are fractions shown in percent but NLL and Brier
 COLUMNS: tuple[tuple[str, str, int], ...] = (
@@ -19,9 +18,9 @@ COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("Brier", "brier", 3),
     ("conf. - acc. %", "confidence_gap", 1),
 )
+
+
 SIGNED = {"confidence_gap"}
-# How a cell begins that spreadsheets may run; they take full-width signs for plain ones.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
@@ -144,34 +143,3 @@ def markdown(text: str) -> str:
     """
     line = " ".join(printable(text).split("\n")).replace("\t", " ")
     return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
-
-
-def safe_text(text: str) -> str:
-    """Return text that no spreadsheet runs as a formula: with an apostrophe before =, +, -, @, tab or return.
-
-    A number stays as it is.
-
-    Example:
-        >>> safe_text("tumour"), safe_text("=1+1"), safe_text("+ve"), safe_text("-1")
-        ('tumour', "'=1+1", "'+ve", '-1')
-    """
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
-
-
-def safe_path(path: str | Path) -> str:
-    """Return a path that no spreadsheet runs as a formula and that still names the same file.
-
-    Example:
-        >>> safe_path("scans/1.png"), safe_path("=1.png")
-        ('scans/1.png', './=1.png')
-    """
-    text = str(path)
-    return f"./{text}" if text.startswith(FORMULA) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
 
 REQUIRED: Any = inspect.Parameter.empty  # stands for "no default"
 

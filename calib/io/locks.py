@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from calib.errors import WriteError
+from calib.core.errors import WriteError
 
 # What systems say where a file system has no locks, e.g. Lustre without -o flock, NFS without its service.
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}

@@ -9,43 +9,10 @@ from torch import Tensor, nn
 
 from calib.backbones.base import Backbone
 from calib.backbones.keeping import Kept
-from calib.errors import unknown_name
+from calib.core.errors import unknown_name
+from calib.core.names import check_class_names
 
 POSITIONS = ("end", "middle", "front")
-
-
-def plain_name(class_name: str) -> str:
-    """Return a class name as it is read in a sentence: underscores become spaces.
-
-    Example:
-        >>> plain_name("smooth_muscle")
-        'smooth muscle'
-    """
-    return " ".join(class_name.replace("_", " ").split())
-
-
-def check_class_names(class_names: Sequence[str]) -> list[str]:
-    """Return class names ready for a prompt.
-
-    Args:
-        class_names: C names in label order.
-
-    Raises:
-        ValueError: Fewer than two names, an empty one, or two that read the same.
-    """
-    names = [plain_name(name) for name in class_names]
-    if len(names) < 2:
-        raise ValueError(f"Prompts need at least two classes, got {list(class_names)!r} (data.class_names).")
-    for index, name in enumerate(names):
-        if not name:
-            raise ValueError(
-                f"Class name number {index} is empty: {class_names[index]!r} (data.class_names)."
-            )
-        if name in names[:index]:
-            raise ValueError(
-                f"Two classes are both called '{name}'; prompts could not tell them apart (data.class_names)."
-            )
-    return names
 
 
 @torch.no_grad()

@@ -1,0 +1,58 @@
+"""What is said while data are read and encoded: progress, and columns that seem to be forgotten."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+
+PATIENT_COLUMN = re.compile(
+    r"(^|_)(patient|subject|participant|donor|case|slide|wsi)s?_?(id|key|no|nr|num|number|name|code|uid)?$"
+)
+
+
+LOG_EVERY = 10.0  # seconds between two lines of progress
+
+
+def warn_of_unused_groups(columns: Iterable[str]) -> None:
+    """Warn of columns that seem to name patients or slides, where no column says which images go together.
+
+    Args:
+        columns: Columns that are not used.
+    """
+    found = []
+    for column in dict.fromkeys(columns):
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+", "_", column).lower()  # PatientID -> patient_id
+        if PATIENT_COLUMN.search(words):
+            found.append(column)
+    if found:
+        logger.warning(
+            "column %s is not used; if it names patients: data.options.columns.group=%s",
+            ", ".join(found),
+            found[0],
+        )
+
+
+class ProgressLog:
+    """A line in the log at most every ten seconds, for work that takes minutes on a large data set.
+
+    Args:
+        logger: Where the lines go, at level INFO.
+        what: What is being done, e.g. "encoding images".
+        total: How many items there are.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, total: int) -> None:
+        self._logger, self._what, self._total = logger, what, total
+        self._last = time.monotonic()
+
+    def update(self, done: int) -> None:
+        """Say how many items are done, if the last line is long enough ago."""
+        now = time.monotonic()
+        if now - self._last >= LOG_EVERY:
+            self._last = now
+            self._logger.info("%s: %d of %d", self._what, done, self._total)

@@ -1,0 +1,1 @@
+"""Files: whole or absent, checked when read, one process at a time."""

@@ -1,0 +1,1 @@
+"""Prompts: fixed ones from a template, learned ones from context vectors around the class name."""
