@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from calib.commands.failure.run import train_failure
 from calib.config import load_config
 from calib.io.files import write_json, write_text
 from calib.io.tensors import load_tensors
-from calib.jobs.failure import train_failure
-from calib.jobs.prepare import load_task
 from calib.metrics.failure import failure_statistic
 from calib.report.tables import aligned
+from calib.runs.prepare import load_task
 from calib.stats import mean_sd, paired_bootstrap
 
 HEADS = {"residual": [], "plain": ["head.residual=false"]}

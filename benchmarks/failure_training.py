@@ -28,11 +28,11 @@ from measuring import forget_peak, own_peak
 from torch.nn.functional import normalize
 
 from calib.config import load_config
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.trainer import make_loggers, make_trainer
 from calib.losses.failure import failure_bce
 from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.report.tables import aligned
+from calib.runs.folder import RunFolder
+from calib.runs.trainer import make_loggers, make_trainer
 from calib.vilu import ViLU
 
 LOOPS = ("plain PyTorch", "Lightning")

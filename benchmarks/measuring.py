@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calib.backbones.kernels import SETTING
-from calib.jobs.threads import STAT, busy_seconds
+from calib.processes.threads import STAT, busy_seconds
 
 TURN = 0.3  # seconds
 

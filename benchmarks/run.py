@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib.jobs.threads import prepare_threads
+from calib.processes.threads import prepare_threads
 
 prepare_threads()  # before torch is imported
 
@@ -38,12 +38,12 @@ from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 
 from calib.backbones import create_backbone
+from calib.commands.search.grid import SweepSettings
+from calib.commands.search.sweep import sweep
+from calib.commands.train import train
 from calib.config import load_config
 from calib.data import DATASETS, cache_features, load_data
 from calib.io.files import write_text
-from calib.jobs.grid import SweepSettings
-from calib.jobs.sweep import sweep
-from calib.jobs.train import train
 from calib.metrics import kde_calibration_error, summarize
 from calib.report.tables import aligned
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib.jobs.threads import prepare_threads
+from calib.processes.threads import prepare_threads
 
 prepare_threads()  # before torch is imported
 

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calib.jobs.threads import prepare_threads
+from calib.processes.threads import prepare_threads
 
 prepare_threads()  # before torch is imported
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import calib
+from calib.commands.predict_arguments import predict_arguments
+from calib.commands.search.grid import expand, sweep_settings
+from calib.commands.search.space import search_of, tune_settings
 from calib.config import load_config, split_arguments, task_of
 from calib.config.help import settings_help
 from calib.core.errors import WriteError
 from calib.core.text import printable, redacted
-from calib.jobs.grid import expand, sweep_settings
-from calib.jobs.predict_arguments import predict_arguments
-from calib.jobs.preemption import Preempted, preemptible, requeue
-from calib.jobs.threads import prepare_threads
-from calib.jobs.tune_space import search_of, tune_settings
+from calib.processes.signals import Preempted, preemptible, requeue
+from calib.processes.threads import prepare_threads
 
 Main: TypeAlias = Callable[[Sequence[str]], int]
 
@@ -177,44 +177,44 @@ def _command(name: str, argv: Sequence[str]) -> Main:
     elif name == "sweep":
         settings, rest = sweep_settings(argv)
         expand(rest, samples=settings.samples, seed=settings.sample_seed)
-        from calib.jobs.sweep import main as command
+        from calib.commands.search.sweep import main as command
     elif name == "tune":
         search_of(tune_settings(argv)[1])
-        from calib.jobs.tune import main as command
+        from calib.commands.search.tune import main as command
     elif name == "evaluate":
         load_config(split_arguments(argv)[0], task="evaluate")
         command = _in_processes(name, _evaluate, {})
     elif name == "cache":
-        from calib.jobs.cache import main as command
+        from calib.commands.cache import main as command
     else:
         predict_arguments(argv)
-        from calib.jobs.predict import main as command
+        from calib.commands.predict import main as command
     _quiet()
     return command
 
 
 # Imported where they run: not in a process that only starts others.
 def _train(argv: Sequence[str]) -> int:
-    from calib.jobs.train import main
+    from calib.commands.train import main
 
     return main(argv)
 
 
 def _train_failure(argv: Sequence[str]) -> int:
-    from calib.jobs.failure import main
+    from calib.commands.failure.run import main
 
     return main(argv)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    from calib.jobs.evaluate import main
+    from calib.commands.evaluate import main
 
     return main(argv)
 
 
 def _in_processes(name: str, command: Main, trainer: dict[str, Any]) -> Main:
-    from calib.jobs.processes import in_processes
-    from calib.jobs.trainer import check_trainer
+    from calib.processes.join import in_processes
+    from calib.runs.trainer import check_trainer
 
     check_trainer(trainer)
     return lambda argv: in_processes(name, argv, trainer, command)

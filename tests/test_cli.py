@@ -122,10 +122,10 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     def interrupted(config) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("calib.jobs.train.train", interrupted)
+    monkeypatch.setattr("calib.commands.train.train", interrupted)
     assert run("train", []) == 130
     assert "goes on from the last finished epoch" in capsys.readouterr().err
-    monkeypatch.setattr("calib.jobs.predict.main", interrupted)
+    monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
     assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
 

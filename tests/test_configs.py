@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from calib.commands.failure.run import loss_settings
 from calib.config import FailureRun, PromptRun, load_config, task_of
-from calib.jobs.failure import loss_settings
 from calib.losses import Objective, resolve_terms
 from calib.vilu import ViLU
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from calib.commands.search.grid import expand, sweep_settings
+from calib.commands.search.space import search_of, tune_settings
 from calib.config import load_config, task_of
-from calib.jobs.grid import expand, sweep_settings
-from calib.jobs.tune_space import search_of, tune_settings
 from calib.losses import PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -11,12 +11,12 @@ from sweep_agent import FILES, ROOT, arguments, bounds, load, points, run_agent
 from tests_shared import SHORT
 from wandb_files import offline_runs
 
+from calib.commands.failure.run import loss_settings
 from calib.config import load_config, task_of
-from calib.jobs.failure import loss_settings
-from calib.jobs.identity import run_name
-from calib.jobs.logged import metric_names
 from calib.losses import Objective, resolve_terms
 from calib.metrics import METRICS
+from calib.runs.identity import run_name
+from calib.runs.results import metric_names
 
 MAXIMIZED = {"val/auroc"} | {f"val/{name}" for name, info in METRICS.items() if info.higher_is_better}
 

@@ -14,9 +14,9 @@ import lightning
 import matplotlib.pyplot
 import open_clip
 
-import calib.jobs.failure
-import calib.jobs.sweep
-import calib.jobs.train
+import calib.commands.failure.run
+import calib.commands.search.sweep
+import calib.commands.train
 from calib.cli import run
 
 PRELOADED = (lightning, matplotlib, open_clip, calib)

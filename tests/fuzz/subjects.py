@@ -43,10 +43,10 @@ from calib.data.task import Splits
 from calib.embeddings import load_embeddings
 from calib.failure_checkpoints import FailureCheckpoint, text_digest
 from calib.io.files import read_json, write_json
-from calib.jobs.checkpoint_file import read_checkpoint
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.trainer import resume_point
 from calib.predictions import Predictions
+from calib.runs.folder import RunFolder
+from calib.runs.last_state import read_checkpoint
+from calib.runs.trainer import resume_point
 from calib.vilu import ViLU
 from calib.vilu.official import read_official, write_official
 

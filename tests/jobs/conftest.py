@@ -22,7 +22,7 @@ def settings() -> Callable[..., PromptRun]:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> dict[int, Path]:
     """Return finished runs by seed: calibprompt and coop on 8 shots of cxr3."""
-    from calib.jobs.train import train
+    from calib.commands.train import train
 
     folder = tmp_path_factory.mktemp("runs")
     for seed in (1, 2):

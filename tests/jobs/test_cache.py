@@ -10,9 +10,9 @@ from filelock import FileLock
 from torch.nn.functional import normalize
 
 from calib.cli import main
+from calib.commands.cache import cache_entries, prune
 from calib.data import FeatureTable
 from calib.data.encode import LOCKS
-from calib.jobs.cache import cache_entries, prune
 
 
 @pytest.fixture

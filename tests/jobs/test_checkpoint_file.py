@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from calib.jobs.checkpoint_file import read_checkpoint
-from calib.jobs.run_checkpoint import AtomicCheckpoints
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.trainer import resume_point
+from calib.runs.folder import RunFolder
+from calib.runs.last_state import AtomicCheckpoints, read_checkpoint
+from calib.runs.trainer import resume_point
 
 CONTENT: dict[str, Any] = {
     "epoch": 1,

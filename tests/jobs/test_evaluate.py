@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from calib.checkpoints import PromptCheckpoint
+from calib.commands.evaluate import evaluate
+from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.io.files import read_json
-from calib.jobs.evaluate import evaluate, find_entries
-from calib.jobs.train import train
 from calib.predictions import Predictions
+from calib.runs.entries import find_entries
 
 
 def evaluation(folder: Path, runs: list[Path], *changes: str) -> EvaluateRun:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from calib.jobs.grid import expand, values_of
+from calib.commands.search.grid import expand, values_of
 
 
 def names(*arguments: str, **options) -> list[str]:

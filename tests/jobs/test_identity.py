@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from calib.config import FailureRun, PromptRun, load_config
-from calib.jobs.identity import run_name
+from calib.runs.identity import run_name
 
 
 def name(*changes: str) -> str:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from tests_shared import SHORT
 
-import calib.jobs.runfolder
+import calib.runs.folder
 from calib.backbones import create_backbone
 from calib.cli import run
+from calib.commands.search.stacks import _write_run
 from calib.config import PromptRun
 from calib.data import cache_features, load_data
 from calib.io.files import read_json
-from calib.jobs.evaluation_folder import EvaluationFolder
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.sweep import _write_run
+from calib.runs.evaluation_folder import EvaluationFolder
+from calib.runs.folder import RunFolder
 
 ALONE = [*SHORT, "baselines=[]"]
 
@@ -100,7 +100,7 @@ def test_an_overwriting_that_was_killed_in_the_middle_is_gone_on_with(tmp_path: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(calib.jobs.runfolder.shutil, "rmtree", killed)
+        patch.setattr(calib.runs.folder.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             folder.claim(PromptRun(seed=2, overwrite=True), {"digest": "e"})
     assert folder.checkpoint.exists()
@@ -136,7 +136,7 @@ def test_a_sweep_killed_between_two_runs_of_a_stack_writes_the_rest_from_the_sam
     arguments = [*SHORT, "preset=coop,calibprompt", "seed=1,2"]
     assert run("sweep", [*arguments, f"out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("calib.jobs.sweep._write_run", killed_at_the_third)
+        patch.setattr("calib.commands.search.stacks._write_run", killed_at_the_third)
         assert run("sweep", [*arguments, f"out={tmp_path / 'cut'}"]) == 130
     assert len(list((tmp_path / "cut").glob("*/metrics.json"))) == 2
     # The same points with other settings are another stack, and do not go on from this one's state.

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tests_shared import SHORT
 
+from calib.commands.failure.run import train_failure
 from calib.config import load_config
 from calib.failure_checkpoints import FailureCheckpoint
-from calib.jobs.failure import train_failure
 from calib.predictions import Predictions
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "plain_open_clip_embeddings.py"

@@ -15,9 +15,9 @@ from PIL import Image
 from tests_shared import SHORT
 
 from calib.checkpoints import PromptCheckpoint
+from calib.commands.predict import find_images, main, predict
+from calib.commands.train import train
 from calib.config import load_config
-from calib.jobs.predict import find_images, main, predict
-from calib.jobs.train import train
 from calib.predictions import Predictions
 
 
@@ -165,7 +165,7 @@ def no_backbone(monkeypatch) -> None:
     def built(*args, **options) -> None:
         raise AssertionError("a backbone was built")
 
-    monkeypatch.setattr("calib.jobs.predict.restore_backbone", built)
+    monkeypatch.setattr("calib.runs.exports.restore_backbone", built)
 
 
 @pytest.mark.parametrize(

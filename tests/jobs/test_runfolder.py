@@ -7,8 +7,8 @@ import pytest
 
 from calib.config import DataConfig, PromptRun
 from calib.io.files import write_json
-from calib.jobs.identity import describe_differences
-from calib.jobs.runfolder import RunFolder
+from calib.runs.folder import RunFolder
+from calib.runs.identity import describe_differences
 
 SPLIT = {"train": ["a"], "digest": "d"}
 

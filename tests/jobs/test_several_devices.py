@@ -19,13 +19,13 @@ import pytest
 import torch
 from tests_shared import SHORT
 
+from calib.commands.train import train
 from calib.config import load_config
 from calib.data import FeatureTable
 from calib.io.files import read_json
-from calib.jobs import processes
-from calib.jobs.launch import launch
-from calib.jobs.processes import asked_devices, in_processes, place_here
-from calib.jobs.train import train
+from calib.processes import join as processes
+from calib.processes.join import asked_devices, in_processes, place_here
+from calib.processes.launch import launch
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [sys.executable, str(ROOT / "train.py")]

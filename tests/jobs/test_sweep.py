@@ -8,11 +8,11 @@ from tests_shared import SHORT
 
 from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
+from calib.commands.search.grid import SweepSettings, sweep_settings
+from calib.commands.search.sweep import sweep
+from calib.commands.train import train
 from calib.config import load_config
 from calib.io.files import read_json
-from calib.jobs.grid import SweepSettings, sweep_settings
-from calib.jobs.sweep import sweep
-from calib.jobs.train import train
 
 VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from tests_shared import SHORT
 
-from calib.jobs import threads
-from calib.jobs.threads import PERIOD, ThreadShare, busy_seconds, prepare_threads
+from calib.processes import threads
+from calib.processes.threads import PERIOD, ThreadShare, busy_seconds, prepare_threads
 
 
 class Machine:

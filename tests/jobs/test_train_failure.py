@@ -20,15 +20,15 @@ from tests_shared import SHORT
 
 from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
+from calib.commands.failure.cross_fit import make_folds
+from calib.commands.failure.run import train_failure
+from calib.commands.predict import predict
+from calib.commands.train import train
 from calib.config import FailureRun, load_config
 from calib.data import load_data
+from calib.failure.report import heading
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.io.files import read_json, write_json
-from calib.jobs.cross_fit import make_folds
-from calib.jobs.failure import train_failure
-from calib.jobs.failure_report import heading
-from calib.jobs.predict import predict
-from calib.jobs.train import train
 from calib.metrics.failure import auroc
 from calib.modules.failure_prediction import FailurePredictionModule
 from calib.predictions import Predictions

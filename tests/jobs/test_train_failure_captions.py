@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from tests_shared import SHORT
 
+from calib.commands.failure.run import train_failure
 from calib.config import FailureRun, load_config
 from calib.failure_checkpoints import FailureCheckpoint
 from calib.io.files import read_json
-from calib.jobs.failure import train_failure
 from calib.metrics.failure import auroc
 from calib.predictions import Predictions
 

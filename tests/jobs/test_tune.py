@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 from tests_shared import SHORT
 
 from calib.cli import main
+from calib.commands.search import tune as job
+from calib.commands.search.space import TuneSettings, search_of
+from calib.commands.search.study import Study
+from calib.commands.search.tune import tune
 from calib.config import load_config
 from calib.io.files import read_json, write_json
-from calib.jobs import tune as job
-from calib.jobs.tune import tune
-from calib.jobs.tune_space import TuneSettings, search_of
-from calib.jobs.tune_study import Study
 from calib.modules.prompt_stack import PromptStackModule
 
 SPACE = [*SHORT, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]

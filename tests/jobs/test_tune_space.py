@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from calib.cli import main
-from calib.jobs.tune_space import Choice, Span, TuneSettings, search_of, tune_settings
-from calib.jobs.tune_workers import environments_of
+from calib.commands.search.space import Choice, Span, TuneSettings, search_of, tune_settings
+from calib.processes.workers import environments_of
 
 
 def test_ranges_lists_and_seeds() -> None:

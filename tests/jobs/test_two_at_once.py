@@ -137,11 +137,11 @@ def test_of_two_sweeps_in_one_folder_one_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_is_refused_at_once_where_another_is_at_work(tmp_path: Path, monkeypatch, capsys) -> None:
     from calib.cli import run
-    from calib.jobs.runfolder import RunFolder
+    from calib.runs.folder import RunFolder
 
-    monkeypatch.setattr("calib.jobs.train.prepare", None)  # nothing is encoded first
-    monkeypatch.setattr("calib.jobs.failure._data", None)
-    monkeypatch.setattr("calib.jobs.sweep.load_common", None)
+    monkeypatch.setattr("calib.commands.train.prepare", None)  # nothing is encoded first
+    monkeypatch.setattr("calib.commands.failure.run._data", None)
+    monkeypatch.setattr("calib.commands.search.sweep.load_common", None)
     folder = tmp_path / "run"
     with RunFolder(folder).locked():
         assert run("train", [*SHORT, f"out={folder}"]) == 1

@@ -17,12 +17,12 @@ from tests_shared import SHORT
 from wandb_files import offline_runs
 
 from calib.checkpoints import PromptCheckpoint
+from calib.commands.failure.run import train_failure
+from calib.commands.train import train
 from calib.config import load_config
-from calib.jobs.failure import train_failure
-from calib.jobs.logged import metric_names, results_of
-from calib.jobs.runfolder import RunFolder
-from calib.jobs.train import train
-from calib.jobs.wandb_logger import STEP, WandbLogger
+from calib.runs.folder import RunFolder
+from calib.runs.results import metric_names, results_of
+from calib.runs.wandb import STEP, WandbLogger
 
 RELEASE = threading.Event()  # lets go of what hangs
 MEDIA = {"results", "reliability", "risk_coverage"}
@@ -120,7 +120,7 @@ def hanging(*args, **kwargs) -> None:
 def test_an_outage_is_said_once_and_changes_nothing(
     owner, name: str, outage, runs, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("calib.jobs.wandb_logger.OFFLINE_SECONDS", 2)
+    monkeypatch.setattr("calib.runs.wandb.OFFLINE_SECONDS", 2)
     monkeypatch.setattr(owner, name, outage)
     results = train(settings(tmp_path / "r", "seed=1"))
     assert caplog.text.count("W&B has failed") == 1
@@ -183,7 +183,7 @@ def test_online_is_asked_for_once_in_a_process_and_offline_takes_over(
             raise wandb.errors.CommError("no route to host")
         return original(**kwargs)
 
-    monkeypatch.setattr("calib.jobs.wandb_logger._has_key", lambda wandb: True)
+    monkeypatch.setattr("calib.runs.wandb._has_key", lambda wandb: True)
     monkeypatch.setattr(wandb, "init", init)
     ids = []
     for name in ("a", "b"):

@@ -15,7 +15,7 @@ from calib.config import BackboneConfig, DataConfig, PromptRun
 from calib.data.hf import RowSource
 from calib.data.image_folder import load_image_folder
 from calib.data.tables import load_table
-from calib.jobs.identity import run_name
+from calib.runs.identity import run_name
 
 
 @pytest.fixture

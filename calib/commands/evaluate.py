@@ -1,0 +1,175 @@
+"""`evaluate.py`: apply exported prompts to a data set, and compare methods over seeds with intervals."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from calib.backbones.base import Backbone
+from calib.commands.compare import _over_seeds, compare
+from calib.config import EvaluateRun, load_config, split_arguments
+from calib.core import ranks
+from calib.core.errors import unknown_name
+from calib.data import FeatureTable
+from calib.metrics import summarize
+from calib.plots import reliability_panels
+from calib.predictions import Predictions
+from calib.report.tables import differences_table, markdown, results_table
+from calib.runs.entries import Entry, find_entries
+from calib.runs.evaluation_folder import EvaluationFolder
+from calib.runs.exports import restore_backbone
+from calib.runs.prepare import features_of, load_task
+
+
+def evaluate(config: EvaluateRun) -> dict[str, Any]:
+    """Evaluate prompts and return the metrics per method and seed, and the differences from the baseline.
+
+    Writes predictions, metrics.json, table.md and reliability.png to the folder `out`. Several processes
+    encode together; the first one does the rest.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        {"methods": {name: {seed: metrics}}, "text": the tables in Markdown, "folder": path}.
+
+    Raises:
+        FileNotFoundError: A run, its data or its weights are not there.
+        ValueError: A prompt does not fit the data, the baseline is not among the methods, two different
+            prompts of one method have the same seed, or `out` belongs to something else.
+    """
+    folder = EvaluationFolder(config.out or "runs/evaluation")
+    ranks.meet()  # nothing is written before all have looked
+    entries = find_entries(config)
+    methods = list(dict.fromkeys(entry.method for entry in entries))
+    if config.baseline is not None and config.baseline not in methods:
+        raise unknown_name("baseline", config.baseline, methods)
+    predictions = _predict_all(entries, config)
+    return ranks.decided(lambda: _report(entries, methods, predictions, config, folder))
+
+
+def _report(
+    entries: Sequence[Entry],
+    methods: Sequence[str],
+    predictions: Sequence[Predictions],
+    config: EvaluateRun,
+    folder: EvaluationFolder,
+) -> dict[str, Any]:
+    """Compute the metrics, tables and differences, write them to the folder, and return them."""
+    metrics: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
+    for entry, each in zip(entries, predictions, strict=True):
+        metrics[entry.method][entry.seed] = summarize(
+            each.logits, each.labels, class_names=each.class_names, n_bins=config.n_bins
+        )
+    by_method = {
+        name: {e.seed: p for e, p in zip(entries, predictions, strict=True) if e.method == name}
+        for name in methods
+    }
+    table = results_table({name: _over_seeds(seeds) for name, seeds in metrics.items()})
+    intervals = compare(by_method, config) if config.baseline is not None else {}
+    differences = differences_table(intervals) if intervals else None
+    parts = [heading(predictions, config), table]
+    if differences:
+        parts += [_differences_heading(predictions[0], config), differences]
+    folder.write(
+        config,
+        {f"{_file_name(e.method)}-s{e.seed}": p for e, p in zip(entries, predictions, strict=True)},
+        "\n\n".join(parts) + "\n",
+        _reliability(by_method, config.n_bins),
+        {
+            "baseline": config.baseline,
+            "methods": metrics,
+            "differences": {
+                name: {key: vars(d) for key, d in row.items()} for name, row in intervals.items()
+            },
+        },
+    )
+    return {"methods": metrics, "text": "\n\n".join(parts), "folder": str(folder.path)}
+
+
+def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:
+    """Return the line above a table of results: which images, how many, how many seeds."""
+    sizes = dict.fromkeys(f"{markdown(p.about['data'])} ({len(p.labels)} images)" for p in predictions)
+    seeds = sorted({int(p.about["seed"] or 0) for p in predictions})
+    spread = ", mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    listed = ", ".join(str(seed) for seed in seeds)
+    plural = "s" if len(seeds) > 1 else ""
+    return (
+        f"{', '.join(sizes)}, {config.split} split, seed{plural} {listed}{spread}; "
+        f"ECE with {config.n_bins} bins."
+    )
+
+
+def _differences_heading(first: Predictions, config: EvaluateRun) -> str:
+    unit = "image" if first.groups is None else "group of images (patient)"
+    return (
+        f"Minus {markdown(str(config.baseline))}, paired by seed and {unit}, with {config.level:.0%} "
+        f"bootstrap intervals ({config.n_resamples} resamples):"
+    )
+
+
+def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predictions]:
+    """Return each entry's predictions; a backbone is built and a data set encoded once."""
+    backbones: dict[str, Backbone] = {}
+    tables: dict[str, tuple[FeatureTable, list[str]]] = {}
+    predictions = []
+    for entry in entries:
+        described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
+        if described not in backbones:
+            backbones[described] = restore_backbone(
+                entry.checkpoint, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+            )
+        key = described + str(entry.data)
+        if key not in tables:
+            tables[key] = _encode(entry, backbones[described], config.split)
+        table, names = tables[key]
+        try:
+            prompt = entry.checkpoint.in_order(names)
+        except ValueError as error:
+            raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
+        predictions.append(Predictions.of(prompt, table, data=entry.data.name))
+    return predictions
+
+
+def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
+    """Return the image features of a data set's split, and its class names."""
+    task = load_task(entry.data)
+    table = {"test": task.test, "val": task.val}.get(split)
+    if table is None:
+        raise ValueError(
+            f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
+            f"there is one."
+        )
+    return features_of(table, backbone, entry.data), task.class_names
+
+
+def _reliability(by_method: Mapping[str, Mapping[int, Predictions]], n_bins: int) -> Any:
+    """Return one reliability diagram per method, its seeds pooled."""
+    panels = {
+        f"{name}, {len(seeds)} seeds pooled" if len(seeds) > 1 else name: (
+            torch.cat([p.probs for p in seeds.values()]),
+            torch.cat([p.labels for p in seeds.values()]),
+        )
+        for name, seeds in by_method.items()
+    }
+    return reliability_panels(panels, n_bins=n_bins)
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "_", method)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `evaluate.py` and print its tables. Returns the exit status."""
+    settings, runs = split_arguments(argv)
+    config = load_config(settings, task="evaluate")
+    config = replace(config, runs=[*config.runs, *runs])
+    results = evaluate(config)
+    say = sys.stdout.write
+    say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")
+    return 0

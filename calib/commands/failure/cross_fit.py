@@ -1,0 +1,159 @@
+"""Honest predictions on a prompt's own shots: each image is judged by a prompt trained without it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.checkpoints import PromptCheckpoint
+from calib.commands.train import fit_prompt
+from calib.config import FailureRun, PromptRun, from_dict
+from calib.core import ranks
+from calib.data.task import Table
+from calib.failure.data import FailureData, Judged, owners
+from calib.io.files import write_json
+from calib.losses import Objective, resolve_terms
+from calib.modules.failure_prediction import Cases
+from calib.prompts.learner import zero_shot_features
+from calib.runs.folder import RunFolder
+from calib.runs.prepare import Prepared, features_of
+from calib.runs.trainer import make_loggers
+
+log = logging.getLogger(__name__)
+
+
+def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Cases:
+    """Return the cross-fitted predictions on those of the prompt's shots that the head learns from.
+
+    For every fold, a prompt is trained on the other folds with the settings of the prompt that is judged, and
+    predicts on the fold. Images of one group are never on both sides. The prompts lie in `folds/<k>/`; those
+    that are there are read back.
+
+    Args:
+        config: Number of folds, and where training runs.
+        data: What `from_images` returned.
+        folder: The run's folder, claimed.
+
+    Raises:
+        ValueError: A class has its images in one fold only, so that a prompt would not see it.
+    """
+    prompt, backbone, task, shots = data.judged.prompt, data.judged.backbone, data.task, data.shots
+    assert prompt is not None
+    assert backbone is not None
+    assert task is not None
+    assert shots is not None
+    table = task.train.subset(shots.train)
+    features = features_of(table, backbone, config.data, views=config.data.views)
+    own = _settings(config, prompt)
+    images = features_of(table, backbone, own.data, views=own.data.views) if own.data.cache else table
+    folds = make_folds(table.labels, owners(table), config.folds, task.class_names)
+    parts = []
+    for number, fold in enumerate(folds):
+        judged_here = sorted(set(fold) & set(data.kept))
+        if judged_here:
+            rest = sorted(set(range(len(table))) - set(fold))
+            log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
+            place = RunFolder(folder.folds / str(number + 1))
+            record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
+            one = _fold_prompt(own, data, images.subset(rest), record, place)
+            parts.append(Judged.of(one, backbone).cases(features.subset(judged_here)))
+    return Cases.join(parts)
+
+
+def make_folds(
+    labels: Tensor, owner: Sequence[str], n_folds: int, class_names: Sequence[str]
+) -> list[list[int]]:
+    """Return the rows of each fold: as many folds as asked for or as can be filled, classes spread evenly.
+
+    Args:
+        labels: (N,) class indices.
+        owner: (N,) groups, which are never divided; the id of the image where groups are not known.
+        n_folds: Folds wanted, at least 2.
+        class_names: For messages.
+
+    Raises:
+        ValueError: Without some fold a class would have no image left.
+
+    Example:
+        >>> make_folds(torch.tensor([0, 0, 0, 1, 1]), ["a", "a", "b", "c", "d"], 2, ["x", "y"])
+        [[0, 1, 4], [2, 3]]
+    """
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(owner):
+        members.setdefault(name, []).append(row)
+    n_folds = min(n_folds, len(members))
+    folds: list[list[int]] = [[] for _ in range(n_folds)]
+    counts = torch.zeros(n_folds, len(class_names), dtype=torch.int64)
+    for rows in members.values():
+        mine = labels[rows].bincount(minlength=len(class_names))
+        fold = min(range(n_folds), key=lambda k: (int((counts[k] * mine).sum()), len(folds[k]), k))
+        folds[fold] += rows
+        counts[fold] += mine
+    total = counts.sum(dim=0)
+    for fold in range(n_folds):
+        for label in (counts[fold] == total).nonzero().flatten().tolist():
+            if total[label]:
+                raise ValueError(
+                    f"Cross-fitting needs images of every class in two groups at least; all "
+                    f"{total[label]} of class {label} ('{class_names[label]}') stay together."
+                )
+    return [sorted(rows) for rows in folds if rows]
+
+
+def _settings(config: FailureRun, prompt: PromptCheckpoint) -> PromptRun:
+    """Return the settings the prompt was trained with, but for where images are and training runs."""
+    own = from_dict(prompt.training["config"], task="prompt", source="The prompt's record")
+    here = {
+        key: config.trainer[key]
+        for key in ("accelerator", "devices", "num_nodes", "enable_progress_bar")
+        if key in config.trainer
+    }
+    elsewhere = {"accelerator", "devices", "num_nodes"}  # where the prompt was trained
+    places = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
+    return replace(
+        own,
+        baselines=[],
+        out=None,
+        trainer={**{key: value for key, value in own.trainer.items() if key not in elsewhere}, **here},
+        data=replace(own.data, **places),
+        log=replace(own.log, wandb="disabled"),
+        resume=True,
+        overwrite=False,
+    )
+
+
+def _fold_prompt(
+    own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], place: RunFolder
+) -> PromptCheckpoint:
+    """Return the prompt trained on some of the shots; read back where it is finished."""
+    if ranks.decided(place.prompt.is_file):
+        return PromptCheckpoint.load(place.prompt)
+    prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
+    assert prompt is not None
+    assert backbone is not None
+    assert task is not None
+    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()  # some losses ask for them
+    prepared = Prepared(
+        backbone=backbone,
+        task=task,
+        train=images,
+        val=None,
+        test=features_of(task.test, backbone, own.data),  # not looked at
+        zero_shot=replace(prompt, context=None, text_features=texts),
+        record=record,
+    )
+    objective = Objective(resolve_terms(own.preset, own.loss))
+    config = replace(own, out=str(place.path))
+    checkpoint = fit_prompt(config, prepared, objective, place, make_loggers(config, place))
+
+    def write() -> None:
+        write_json(place.split, prepared.record)
+        checkpoint.save(place.prompt)
+
+    ranks.decided(write)
+    return checkpoint

@@ -1,0 +1,181 @@
+"""Failure data from files of embeddings: a model of which there is nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calib.config import FailureRun
+from calib.core.hashing import json_digest
+from calib.data.images import file_id
+from calib.embeddings import Embeddings, load_embeddings
+from calib.failure.data import FailureData, Judged, draw_rows
+from calib.failure_checkpoints import text_digest
+from calib.modules.caption_pairs import CaptionPairs
+from calib.predictions import Predictions
+from calib.runs.prepare import fingerprint
+
+
+def from_embeddings(config: FailureRun, path: str) -> FailureData:
+    """Return model and predictions in the files that the settings name.
+
+    Args:
+        config: The settings.
+        path: `embeddings.train`.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file is not as `calib.embeddings` describes, the two do not fit together, or a class has
+            too few images.
+    """
+    train, test = _train_and_test(config, path)
+    judged = Judged(train.text_features, train.class_names, train.logit_scale)
+    rows, free, test_rows = _rows(train, test)
+    val_rows = train.rows("val")
+    try:
+        split = draw_rows(
+            train.table,
+            free,
+            train.class_names,
+            shots=config.data.shots,
+            val_shots=0 if len(val_rows) else config.data.val_shots,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        left_out = len(rows) - len(free)
+        copies = f" ({left_out} rows that are test rows as well were left out.)" if left_out else ""
+        raise ValueError(f"{train.path}: {error}{copies}") from error
+    if len(val_rows):
+        val_table = train.table.subset(val_rows)
+        split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
+    shown = test.table.subset(test_rows)
+    names = [Path(source.path).name for source in (train, test)]
+    assert train.predictions is not None
+    assert test.predictions is not None
+    test_cases = judged.cases(shown, test.predictions[test_rows])
+    predictions = Predictions(
+        logits=test_cases.logits[0],
+        labels=shown.labels,
+        image_features=shown.image_features,
+        ids=shown.ids,
+        names=shown.names,
+        class_names=judged.class_names,
+        groups=shown.groups,
+        about={"method": "embeddings", "seed": config.seed, "data": names[1]},
+    )
+    record = {
+        **split.to_dict(),
+        "fit_on": "all",
+        "prompt": judged.digest(),
+        "test": fingerprint(shown),
+        "test_copies_left_out": len(rows) - len(free),
+        "data": {"name": names[0], "test": names[1], "settings": asdict(config.embeddings)},
+        "files": [file_id(Path(source.path)) for source in (train, test)],
+    }
+    table = train.table.subset(split.train)
+    cases = judged.cases(table, train.predictions[split.train])
+    val = None
+    if len(split.val):
+        val = judged.cases(train.table.subset(split.val), train.predictions[split.val])
+    return FailureData(judged, cases, val, predictions, test_cases, record)
+
+
+def from_captions(config: FailureRun, path: str) -> FailureData:
+    """Return model and predictions in files of image-caption pairs; see the head of `calib.embeddings`.
+
+    Validation pairs are the rows of the training file whose split is "val"; without any there are none.
+
+    Args:
+        config: The settings.
+        path: `embeddings.train`.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file is not as `calib.embeddings` describes, or the two do not fit together.
+    """
+    train, test = _train_and_test(config, path)
+    rows, free, test_rows = _rows(train, test)
+    kept = {"train": torch.tensor(free, dtype=torch.int64), "val": train.rows("val")}
+    if len(free) < 2:
+        raise ValueError(f"{train.path}: at least 2 training pairs that are not test images are needed.")
+    size = config.data.batch_size
+    parts = {part: _pairs(train, index) for part, index in kept.items()}
+    shown = test.table.subset(test_rows)
+    blocks = _pairs(test, test_rows).blocks(size)
+    cases = blocks.cases
+    predictions = Predictions(
+        logits=cases.logits[0],
+        labels=cases.labels,
+        image_features=shown.image_features,
+        ids=shown.ids,
+        names=shown.names,
+        class_names=[f"candidate {place}" for place in range(cases.logits.shape[2])],
+        groups=shown.groups,
+        about={"method": "captions", "seed": config.seed, "data": Path(test.path).name},
+    )
+    ids = {part: list(pairs.ids) for part, pairs in parts.items()}
+    record = {
+        **ids,
+        "digest": json_digest(ids),
+        "fit_on": "all",
+        "prompt": text_digest(train.text_features),
+        "test": fingerprint(shown),
+        "test_copies_left_out": len(rows) - len(free),
+        "data": {
+            "name": Path(train.path).name,
+            "test": Path(test.path).name,
+            "settings": asdict(config.embeddings),
+        },
+        "files": [file_id(Path(source.path)) for source in (train, test)],
+    }
+    return FailureData(
+        judged=Judged(None, [], train.logit_scale),
+        cases=parts["train"].blocks(size).cases,
+        val=parts["val"].blocks(size).cases if len(parts["val"]) > 1 else None,
+        test=predictions,
+        test_cases=cases,
+        record=record,
+        pairs=parts["train"],
+        test_rows=blocks.rows,
+    )
+
+
+def _pairs(source: Embeddings, rows: Tensor) -> CaptionPairs:
+    images, texts = source.table.image_features[rows], source.text_features[rows]
+    return CaptionPairs(images, texts, source.logit_scale, [source.table.ids[row] for row in rows.tolist()])
+
+
+def _rows(train: Embeddings, test: Embeddings) -> tuple[Tensor, list[int], Tensor]:
+    """Return the training rows, those of them that are no copies of test images, and the test rows."""
+    rows = train.rows("train") if train.split is not None else torch.arange(len(train.table))
+    test_rows = test.rows("test") if test.split is not None else torch.arange(len(test.table))
+    for name, found, source in (("train", rows, train), ("test", test_rows, test)):
+        if not len(found):
+            raise ValueError(f"{source.path} has no rows whose split is '{name}'.")
+    copies = {test.table.ids[row] for row in test_rows.tolist()}
+    free = [row for row in rows.tolist() if train.table.ids[row] not in copies]
+    if not free:
+        raise ValueError(
+            f"{train.path}: all {len(rows)} training rows are test rows of {test.path} as well, by their "
+            "ids: nothing is left to learn from. Give another file (embeddings.train, embeddings.test), or "
+            "ids that tell images apart."
+        )
+    return rows, free, test_rows
+
+
+def _train_and_test(config: FailureRun, path: str) -> tuple[Embeddings, Embeddings]:
+    how = {"normalize": config.embeddings.normalize, "captions": config.embeddings.captions}
+    train = load_embeddings(path, **how)
+    if config.embeddings.test is None:
+        if train.split is None:
+            raise ValueError(
+                f"{path} does not say which rows are for testing: give another file (embeddings.test=...), "
+                "or an array `split` of train, val and test."
+            )
+        return train, train
+    test = load_embeddings(config.embeddings.test, **how)
+    train.check_same_model(test)
+    return train, test

@@ -1,0 +1,258 @@
+"""Failure data from images: predictions on those the prompt was not trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from calib.checkpoints import PromptCheckpoint
+from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
+from calib.core.hashing import stable_hash
+from calib.core.text import few
+from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
+from calib.data.task import Table
+from calib.failure.data import FailureData, Judged, cases_of, draw_rows, owners
+from calib.io.files import read_json
+from calib.predictions import Predictions
+from calib.processes.join import pick_device
+from calib.runs.exports import prompt_path, restore_backbone
+from calib.runs.prepare import features_of, fingerprint, load_task, make_backbone, terms_of, zero_shot_prompt
+
+ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
+log = logging.getLogger(__name__)
+
+
+def resolve(config: FailureRun) -> FailureRun:
+    """Return the settings with the data set filled in: the prompt's own where none is named.
+
+    Raises:
+        FileNotFoundError: The prompt is not there.
+        ValueError: The prompt is damaged, or neither it nor the settings name a data set.
+    """
+    if config.embeddings.train is not None:
+        return config
+    if config.prompt is None:
+        return replace(config, data=replace(config.data, name=config.data.name or DataConfig().name))
+    if config.data.name:
+        return config
+    own = _own_data(PromptCheckpoint.load(prompt_path(config.prompt)))
+    if own is None:
+        raise ValueError(
+            f"The prompt '{config.prompt}' does not say which data set it was trained on; give one: "
+            "data.name=... data.root=..."
+        )
+    given = config.data
+    filled = replace(
+        given,
+        name=own.name,
+        root=given.root or own.root,
+        template=given.template or own.template,
+        class_names=given.class_names or own.class_names,
+        options=given.options or own.options,
+    )
+    return replace(config, data=filled)
+
+
+def from_images(config: FailureRun) -> FailureData:
+    """Return model, images and predictions that the settings describe. Writes nothing but the feature cache.
+
+    Raises:
+        FileNotFoundError: A prompt, images or weights are not there.
+        ValueError: They do not fit together, or there are too few images.
+    """
+    task = load_task(config.data)
+    judged = _judged(config, task)
+    assert judged.prompt is not None
+    assert judged.backbone is not None
+    shots = _prompt_shots(judged.prompt, config, task.train)
+    copies = set(task.test.ids)
+    draw = _draw(config, task, shots, copies)
+    table, views = task.train, config.data.views
+    record = {
+        **draw.split.to_dict(),
+        "fit_on": "all" if shots is None else draw.fit_on,
+        "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
+        "prompt": judged.digest(),
+        "test": fingerprint(task.test),
+        "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
+        "overlap": check_overlap(task).to_dict(),
+        "data": terms_of(task),
+    }
+    cases = val = None
+    if draw.outside and config.data.shots is None:  # nearly all images: encode all, which every seed can use
+        outside = features_of(table, judged.backbone, config.data, views=views).subset(draw.outside)
+        cases = judged.cases(outside)
+    elif draw.outside:
+        outside = features_of(table.subset(draw.outside), judged.backbone, config.data, views=views)
+        cases = judged.cases(outside)
+    if len(draw.split.val):
+        val = judged.cases(features_of(table.subset(draw.split.val), judged.backbone, config.data))
+    test = Predictions.of(
+        judged.prompt, features_of(task.test, judged.backbone, config.data), data=config.data.name
+    )
+    test_cases = cases_of(test, judged.prompt.text_features)
+    return FailureData(judged, cases, val, test, test_cases, record, task, draw.own, draw.kept)
+
+
+def _own_data(prompt: PromptCheckpoint) -> DataConfig | None:
+    data = (prompt.training.get("config") or {}).get("data")
+    return part_from_dict(DataConfig, data, source="the prompt's own settings") if data else None
+
+
+def _judged(config: FailureRun, task: TaskData) -> Judged:
+    device = pick_device(config.trainer)
+    if config.prompt is None:
+        backbone = make_backbone(config.backbone, {}).to(device)
+        return Judged.of(zero_shot_prompt(backbone, task, config), backbone)
+    prompt = PromptCheckpoint.load(prompt_path(config.prompt))
+    if config.backbone.name not in (BackboneConfig().name, prompt.backbone["name"]):
+        raise ValueError(
+            f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
+            f"(it is {config.backbone.name})."
+        )
+    if list(task.class_names) != list(prompt.class_names):
+        raise ValueError(
+            f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
+            f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."
+        )
+    backbone = restore_backbone(prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
+    return Judged.of(prompt, backbone.to(device))
+
+
+def _prompt_shots(prompt: PromptCheckpoint, config: FailureRun, table: Table) -> FewShotSplit | None:
+    """Return the prompt's own shots as rows of the training split. None: it had none (zero-shot)."""
+    if prompt.context is None:
+        return None
+    own, digest = _own_data(prompt), prompt.training.get("split")
+    if own is not None:
+        try:
+            drawn = few_shot_split(
+                table.labels,
+                table.ids,
+                own.shots,
+                val_shots=own.val_shots,
+                seed=int(prompt.training["seed"]),
+                groups=table.groups,
+            )
+        except ValueError:  # these are not the images it was trained on
+            drawn = None
+        if drawn is not None and drawn.digest() == digest:
+            return drawn
+    written = prompt_path(str(config.prompt)).parent / "split.json"
+    if digest is not None and written.is_file() and read_json(written).get("digest") == digest:
+        return _known_rows(read_json(written), table)
+    raise ValueError(
+        f"Which images the prompt '{config.prompt}' was trained on cannot be found out: these images give "
+        f"another draw (its own has the digest {str(digest)[:12]}), and there is no split.json beside it. "
+        "Give the data it was trained on (data.name, data.root), or the run folder."
+    )
+
+
+def _known_rows(record: Mapping[str, Any], table: Table) -> FewShotSplit:
+    """Return the images of a written split that are among these; of another data set, perhaps none."""
+    there = set(table.ids)
+    kept = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    return FewShotSplit.from_dict({**record, **kept}, table.ids)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Which images the head learns from.
+
+    Attributes:
+        split: All of them, and the validation images, as rows of the training split.
+        outside: Rows judged by the prompt as it is.
+        own: The prompt's shots where some of them are cross-fitted.
+        kept: Which of these, as positions among them.
+    """
+
+    split: FewShotSplit
+    outside: list[int]
+    own: FewShotSplit | None = None
+    kept: tuple[int, ...] = ()
+
+    @property
+    def fit_on(self) -> str:
+        """How the images were chosen, in a word."""
+        if self.own is None:
+            return "outside"
+        return "outside_and_cross_fitted" if self.outside else "cross_fitted"
+
+
+def _draw(config: FailureRun, task: TaskData, shots: FewShotSplit | None, copies: set[str]) -> _Draw:
+    """Return the head's images: outside the prompt's shots; where these are too few, the shots as well."""
+    if shots is None and config.fit_on == "cross_fitted":
+        raise ValueError("fit_on=cross_fitted needs a learned prompt: a zero-shot one has no shots.")
+    table = task.train
+    free = [] if config.fit_on == "cross_fitted" else _free_rows(table, shots, copies)
+    if shots is not None and not free and config.fit_on != "outside":
+        return _with_own_shots(config, task, shots, free, copies)
+    try:
+        split = draw_rows(
+            table,
+            free,
+            task.class_names,
+            shots=config.data.shots,
+            val_shots=config.data.val_shots,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        if shots is None or config.fit_on == "outside":
+            where = "the training split" if shots is None else "what the prompt's shots leave of it"
+            raise ValueError(f"Too few images to train a failure head on, in {where}: {error}") from error
+        return _with_own_shots(config, task, shots, free, copies)
+    counts = table.labels[split.train].bincount(minlength=len(task.class_names))
+    enough = config.data.shots is not None or int(counts.min()) >= ENOUGH
+    if enough or shots is None or config.fit_on == "outside":
+        return _Draw(split, split.train.tolist())
+    return _with_own_shots(config, task, shots, free, copies)
+
+
+def _free_rows(table: Table, shots: FewShotSplit | None, copies: set[str]) -> list[int]:
+    """Return the rows that share no image or group with the prompt's shots, and no image with the test."""
+    taken = set() if shots is None else {*shots.train.tolist(), *shots.val.tolist()}
+    ids, owner = table.ids, owners(table)
+    taken_ids, taken_groups = {ids[row] for row in taken} | copies, {owner[row] for row in taken}
+    return [row for row in range(len(table)) if ids[row] not in taken_ids and owner[row] not in taken_groups]
+
+
+def _with_own_shots(
+    config: FailureRun, task: TaskData, shots: FewShotSplit, free: list[int], copies: set[str]
+) -> _Draw:
+    """Return the images outside the shots, and where a class has too few of them its shots as well.
+
+    The prompt's validation shots, which it was not trained on either, validate the head.
+    """
+    ids, labels, limit = task.train.ids, task.train.labels.tolist(), config.data.shots
+    own = _without(shots, task.train, copies)
+    outside: list[int] = []
+    kept: list[int] = []
+    for label in range(len(task.class_names)):
+        there = [row for row in free if labels[row] == label]
+        there = sorted(there, key=lambda row: stable_hash(config.seed, ids[row]))[:limit]
+        mine = [at for at, row in enumerate(own.train.tolist()) if labels[row] == label]
+        outside += there
+        kept += mine if limit is None else mine[: max(0, limit - len(there))]
+    rows = [*outside, *own.train[kept].tolist()]
+    log.info("%d images outside the prompt's shots, and %d of these cross-fitted.", len(outside), len(kept))
+    split = replace(
+        own,
+        train=torch.tensor(rows, dtype=torch.int64),
+        train_ids=[ids[row] for row in rows],
+        shots=limit,
+        seed=config.seed,
+    )
+    return _Draw(split, outside, own, tuple(kept))
+
+
+def _without(shots: FewShotSplit, table: Table, copies: set[str]) -> FewShotSplit:
+    """Return the prompt's own shots without copies of test images."""
+    kept = {
+        part: [id_ for id_ in ids if id_ not in copies]
+        for part, ids in (("train", shots.train_ids), ("val", shots.val_ids))
+    }
+    return FewShotSplit.from_dict({**shots.to_dict(), **kept}, table.ids)

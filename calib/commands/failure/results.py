@@ -1,0 +1,79 @@
+"""The files of a finished failure run: predictions, scores, metrics, tables, doubtful images, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib.config import FailureRun
+from calib.failure.data import FailureData
+from calib.failure.evaluation import (
+    BASELINE,
+    Judgements,
+    add_intervals,
+    fit_scores,
+    head_name,
+    judge,
+    metrics_of,
+)
+from calib.failure.report import failures_csv, heading, risk_coverage_figure, tables
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.io.files import write_json, write_text
+from calib.io.tensors import save_tensors
+from calib.modules.failure_prediction import Cases
+from calib.runs.folder import RunFolder, save_figure
+
+
+def write_results(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    checkpoint: FailureCheckpoint,
+    names: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    """Judge the test images by every score and write all results; metrics.json comes last.
+
+    Args:
+        config: The settings.
+        data: The model and its predictions on the test images.
+        cases: What the head learned from, and the other scores are fitted on.
+        checkpoint: The head.
+        names: The other scores, from `score_names`.
+        folder: The run's folder.
+    """
+    test, head = data.test, head_name(checkpoint.head)
+    scores = fit_scores(names, cases, data.judged.text_features)
+    judged = judge(scores, data.test_cases, checkpoint, groups=test.groups)
+    metrics = metrics_of(judged)
+    add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
+    results = {
+        "head": head,
+        "baseline": BASELINE,
+        "seed": config.seed,
+        "data": test.about.get("data"),
+        "images": {
+            "train": len(cases),
+            "failures": int(cases.failure.sum()),
+            "fit_on": data.record["fit_on"],
+        },
+        "test": {"n": len(judged.failure), "n_failures": int(judged.failure.sum())},
+        "level": config.level,
+        "n_resamples": config.n_resamples,
+        "scores": metrics,
+        "val": None if data.val is None else metrics_of(judge(scores, data.val, checkpoint)),
+    }
+    test.save(folder.predictions)
+    _save_uncertainties(judged, data, folder)
+    write_text(folder.path / "failures.csv", failures_csv(data, checkpoint))
+    write_text(folder.path / "table.md", f"{heading(results)}\n\n{tables(metrics)}\n")
+    save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
+    write_json(folder.metrics, results)
+
+
+def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
+    tensors = {f"uncertainty.{name}": value for name, value in judged.values.items()}
+    tensors |= {"failure": judged.failure, "predictions": data.test_cases.predictions[0]}
+    if data.test_rows is not None:  # the block of each image, and whose captions the blocks hold
+        tensors |= {"block": data.test_cases.source, "candidates": data.test_rows}
+    record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
+    save_tensors(folder.path / "uncertainties.safetensors", tensors, record)

@@ -1,0 +1,242 @@
+"""`train.py task=failure`: learn which predictions are wrong, and compare the head with simple scores."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import seed_everything
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+import calib
+from calib.commands.failure.cross_fit import cross_fit
+from calib.commands.failure.embeddings import from_captions, from_embeddings
+from calib.commands.failure.images import from_images, resolve
+from calib.commands.failure.results import write_results
+from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
+from calib.core import ranks
+from calib.core.byname import settings as settings_of
+from calib.core.errors import unknown_name
+from calib.failure.data import FailureData, check_both_kinds
+from calib.failure.evaluation import part_means, score_names
+from calib.failure.report import heading, tables
+from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
+from calib.losses.failure import FAILURE_LOSSES, failure_weights
+from calib.modules.failure_prediction import Cases, FailurePredictionModule
+from calib.processes.join import check_started
+from calib.runs.folder import REUSED, RunFolder, check_same_data
+from calib.runs.identity import run_name
+from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
+from calib.vilu import ViLU
+
+CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
+log = logging.getLogger(__name__)
+
+
+def train_failure(config: FailureRun) -> dict[str, Any]:
+    """Run the whole job and return the test metrics of every score and where things lie.
+
+    Trains the head on predictions it can learn from, exports it, evaluates it and every other score on the
+    test split, and writes everything to the run folder. An interrupted run of the same settings is continued;
+    a finished one is read back. Several processes encode and train together; the first one decides what there
+    is to do, evaluates and writes.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        {"scores": {name: metrics}, "head": its name among them, "test": {"n", "n_failures"}, "folder": path,
+        "failure": path of the export, "reused": whether nothing was trained}.
+
+    Raises:
+        FileNotFoundError: Images, weights, the prompt or a file of embeddings are not there.
+        ValueError: A setting, a file or the data are not right, or all training predictions are right or all
+            are wrong.
+        FloatingPointError: The loss became NaN or infinite.
+    """
+    config = resolve(config)
+    folder = RunFolder(config.out or Path("runs") / run_name(config))
+    check_trainer(config.trainer)
+    check_started(config.trainer)
+    names = score_names(config.scores)
+    loss = loss_settings(config.loss)
+    if ranks.decided(lambda: _is_finished(config, folder)):
+        FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
+        check_same_data(folder, lambda: _data(config).record)
+        return ranks.decided(lambda: _results(folder, reused=True))
+    ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
+    data = _data(config)
+    seed_everything(config.seed, workers=True, verbose=False)
+    head = _head(config, data)  # an option that does not fit is refused before any file is written
+    if data.cases is not None and not data.kept:
+        check_both_kinds(data.cases)
+    with ranks.held(folder.locked):
+        ranks.decided(lambda: _begin(config, data, folder))
+        cases = data.cases
+        if data.kept:
+            crossed = cross_fit(config, data, folder)
+            cases = crossed if cases is None else Cases.join([cases, crossed])
+            check_both_kinds(cases)
+            seed_everything(config.seed, workers=True, verbose=False)
+            head = _head(config, data)
+        assert cases is not None
+        with run_loggers(config, folder) as loggers:
+            checkpoint = _fit(config, data, cases, head, loss, folder, loggers)
+            ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
+            results = ranks.decided(lambda: _results(folder, reused=False))
+            test = results["scores"][results["head"]]
+            ranks.decided(lambda: close_loggers(loggers, test, folder))
+    return results
+
+
+def _is_finished(config: FailureRun, folder: RunFolder) -> bool:
+    folder.check(config)
+    return folder.finished and folder.failure.is_file() and not config.overwrite
+
+
+def _begin(config: FailureRun, data: FailureData, folder: RunFolder) -> None:
+    folder.check(config)  # another process may have begun a run here meanwhile
+    folder.claim(config, data.record)
+
+
+def _write(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    checkpoint: FailureCheckpoint,
+    names: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    if data.judged.prompt is not None:
+        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
+    checkpoint.save(folder.failure)
+    write_results(config, data, cases, checkpoint, names, folder)
+
+
+def _data(config: FailureRun) -> FailureData:
+    files = config.embeddings.train
+    if files is None:
+        return from_images(config)
+    return from_captions(config, files) if config.embeddings.captions else from_embeddings(config, files)
+
+
+def loss_settings(config: FailureLossConfig) -> dict[str, Any]:
+    """Return the settings of the loss of that name; those it does not have must be at their defaults.
+
+    Raises:
+        ValueError: The loss is unknown, or a setting was given that it does not have.
+    """
+    if config.name not in FAILURE_LOSSES:
+        raise unknown_name("failure loss", config.name, FAILURE_LOSSES)
+    known, blank = settings_of(FAILURE_LOSSES[config.name]), FailureLossConfig()
+    given = {key: value for key, value in asdict(config).items() if key != "name"}
+    for key, value in given.items():
+        if key not in known and value != getattr(blank, key):
+            raise ValueError(f"The failure loss '{config.name}' has no setting '{key}' (loss.{key}={value}).")
+    weights = {key: given[key] for key in ("weighting", "weight", "max_weight")}
+    failure_weights(torch.tensor([True, False]), **weights)  # refuses what is out of range, before any work
+    return {key: value for key, value in given.items() if key in known}
+
+
+def _head(config: FailureRun, data: FailureData) -> ViLU:
+    dim = data.test.image_features.shape[1]
+    return ViLU(dim, logit_scale=data.judged.logit_scale, **asdict(config.head))
+
+
+def _fit(
+    config: FailureRun,
+    data: FailureData,
+    cases: Cases,
+    head: ViLU,
+    loss: dict[str, Any],
+    folder: RunFolder,
+    logger: list[Logger],
+) -> FailureCheckpoint:
+    """Train the head, from its last checkpoint if there is one, and return it ready for export."""
+    val, batch = data.val, config.data
+    texts: Tensor | None = cases.text_features
+    if data.pairs is not None:  # the texts of training are in its batches
+        training = data.pairs.batches(batch.batch_size, seed=config.seed)
+        texts = None if val is None else val.text_features
+    else:
+        training = cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last)
+        if val is not None and len(cases.text_features) > 1:  # cross-fitted; the exported prompt judges these
+            val = replace(val, source=val.source + len(cases.text_features))
+            texts = torch.cat([cases.text_features, val.text_features])
+    settings = config.optim
+    module = FailurePredictionModule(
+        head,
+        texts,
+        loss=config.loss.name,
+        loss_settings=loss,
+        optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=settings.warmup_lr,
+    )
+    epochs = int(config.trainer.get("max_epochs") or CHECKPOINTS)
+    trainer = make_trainer(
+        config,
+        folder,
+        logger,
+        validate=val is not None,
+        every_n_epochs=max(1, epochs // CHECKPOINTS),
+        may_rest=not config.head.keep_frozen,
+    )
+    log.info(
+        "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())
+    )
+    fit(trainer, module, training, None if val is None else val.batches(512), folder=folder)
+    head = module.head.cpu().eval()
+    prompt = data.judged.prompt
+    return FailureCheckpoint(
+        head=head,
+        text_features=data.judged.text_features,
+        class_names=data.judged.class_names,
+        means=part_means(head, cases),
+        backbone=None if prompt is None else prompt.backbone,
+        prompt=None if prompt is None else prompt_digest(prompt),
+        training={
+            "loss": {config.loss.name: loss},
+            "seed": config.seed,
+            "split": data.record["digest"],
+            "fit_on": data.record["fit_on"],
+            "images": len(cases),
+            "failures": int(cases.failure.sum()),
+            "config": to_dict(config),
+            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+        },
+    )
+
+
+def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
+    written = folder.results()
+    return {
+        **{key: written[key] for key in ("scores", "head", "test", "images", "data", "level")},
+        "folder": str(folder.path),
+        "failure": str(folder.failure),
+        "reused": reused,
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `train.py task=failure` and print the tables. Returns the exit status."""
+    config = load_config(argv, task="failure")
+    started = time.monotonic()
+    results = train_failure(config)
+    say = sys.stdout.write
+    say(f"\n{heading(results)}\n\n{tables(results['scores'])}\n\n")
+    if results["reused"]:
+        say(REUSED)
+    else:
+        say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
+    say(f"Failure head: {results['failure']}\n")
+    say(f"Doubtful images with reasons, curves, metrics: {results['folder']}\n")
+    return 0

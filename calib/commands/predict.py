@@ -1,0 +1,237 @@
+"""`calib predict`: classify images with an exported prompt and write a CSV."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.commands.predict_arguments import check_numbers, predict_arguments
+from calib.core.errors import first_line
+from calib.core.text import printable, safe_path, safe_text
+from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.io.files import blocking_file, write_text
+from calib.runs.exports import failure_path, prompt_path, restore_backbone
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    prompt: str | Path,
+    images: Sequence[str],
+    *,
+    failure: str | Path | None = None,
+    out: str | Path | None = None,
+    weights: str | None = None,
+    tokenizer: str | None = None,
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+    grey16_max: int | None = None,
+    skip_unreadable: bool = False,
+) -> str:
+    """Return the predictions for images as CSV text, one row per image, and write them to a file.
+
+    The columns are file, prediction, confidence and one probability per class; with a failure head also
+    uncertainty (its score in [0, 1] that the prediction is wrong: a probability as far as the head is
+    calibrated) and why, in words; with `skip_unreadable` also error. A file or class whose name a spreadsheet
+    would run as a formula is written as ./name or 'name.
+
+    Args:
+        prompt: A prompt.safetensors file, or the run folder that holds one.
+        images: Image files, folders (searched in depth) and glob patterns.
+        failure: A failure.safetensors file trained for this prompt, or the run folder that holds one. None:
+            no uncertainty.
+        out: The CSV file. None: nothing is written.
+        weights: The backbone's weights where they have moved since training. None: where the export says.
+        tokenizer: Likewise for the tokenizer.
+        batch_size: Images encoded at once.
+        device: Where the image tower runs.
+        grey16_max: The white of 16-bit grey images. None: what it was in training.
+        skip_unreadable: Give an image that cannot be read an empty row with the error, and go on.
+
+    Raises:
+        FileNotFoundError: The prompt, the failure head or an image is not there.
+        ValueError: The prompt or the head is damaged, the head was trained for another prompt or backbone,
+            the backbone is another one, a file is not an image, `out` cannot be written, or an argument is
+            not possible; nothing is written.
+    """
+    check_numbers(batch_size, grey16_max)
+    place = usable_device(device)
+    exports = [prompt_path(prompt)] if failure is None else [prompt_path(prompt), failure_path(failure)]
+    files = find_images(images)
+    if not skip_unreadable:
+        for file in files:
+            check_image_suffix(file)
+    if out is not None:
+        _check_out(Path(out), [*exports, *files])
+    checkpoint = PromptCheckpoint.load(exports[0])
+    head = None if failure is None else FailureCheckpoint.load(exports[1])
+    if head is not None:
+        head.check_prompt(checkpoint)
+    backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
+    if head is not None:
+        head.check_backbone(backbone)
+    white = _white_of(checkpoint) if grey16_max is None else grey16_max
+    names = [safe_text(name) for name in checkpoint.class_names]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    more = [] if head is None else ["uncertainty", "why"]
+    last = ["error"] if skip_unreadable else []
+    header = ["file", "prediction", "confidence", *(f"p({name})" for name in checkpoint.class_names)]
+    writer.writerow([*header, *more, *last])
+    empty = [""] * (len(header) - 1 + len(more))
+    unreadable = 0
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
+        pixels = [each for each in inputs if isinstance(each, Tensor)]
+        rows = iter(_rows(torch.stack(pixels).to(place), backbone, checkpoint, head, names) if pixels else [])
+        for file, each in zip(batch, inputs, strict=True):
+            row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
+            writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
+        unreadable += len(batch) - len(pixels)
+    if unreadable:
+        log.warning("%d of %d images could not be read; their rows say why.", unreadable, len(files))
+    if out is not None:
+        write_text(out, text.getvalue())
+    return text.getvalue()
+
+
+def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tensor | str:
+    """Return the input (3, H, W) of an image, or what is wrong with it."""
+    try:
+        return backbone.preprocess(open_image(file, grey16_max=white))
+    except (ValueError, OSError) as error:
+        if skip:
+            return str(error)
+        raise
+
+
+def _rows(
+    pixels: Tensor,
+    backbone: Backbone,
+    checkpoint: PromptCheckpoint,
+    head: FailureCheckpoint | None,
+    names: Sequence[str],
+) -> list[list[str]]:
+    """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
+    features = backbone.encode_image(pixels).cpu()
+    probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
+    best = probs.argmax(dim=1)
+    doubts = [[] for _ in best] if head is None else _doubts(head, features, best)
+    return [
+        [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
+        for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)
+    ]
+
+
+def _white_of(checkpoint: PromptCheckpoint) -> int | None:
+    """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
+    found: object = checkpoint.training
+    for key in ("config", "data", "options", "grey16_max"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def _check_out(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a file that could not be written after all the work, or would replace one of the inputs."""
+    blocking = blocking_file(out.parent)
+    if out.is_dir():
+        problem = "it is a folder"
+    elif blocking is not None:
+        problem = f"'{blocking}' is a file"
+    elif out.exists() and not out.is_file():
+        problem = "it is no ordinary file (without --out the table goes to standard output)"
+    elif out.exists() and out.resolve() in {path.resolve() for path in inputs}:
+        problem = "it is one of the files to read"
+    else:
+        folder = next(folder for folder in out.parents if folder.is_dir())
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+        problem = f"the folder '{folder}' may not be written to"
+    raise ValueError(f"--out {out} cannot be written: {problem}. Name a file, e.g. --out predictions.csv.")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return a device after a try at it.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(
+            f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
+        ) from error
+    return place
+
+
+def _doubts(head: FailureCheckpoint, features: Tensor, predictions: Tensor) -> list[list[str]]:
+    """Return uncertainty and reasons of every image, as they stand in the CSV."""
+    uncertainty = head.uncertainty(features, predictions).tolist()
+    why = head.explain(features, predictions).sentences(head.class_names)
+    return [[f"{value:.6f}", safe_text(reason)] for value, reason in zip(uncertainty, why, strict=True)]
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """Return the image files that arguments name: files, folders in depth, patterns; sorted within each.
+
+    Raises:
+        FileNotFoundError: An argument names nothing, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        new = list(_expand(argument))
+        if not new:
+            endings = ", ".join(sorted(IMAGE_SUFFIXES))
+            if Path(argument).is_dir():
+                raise FileNotFoundError(f"The folder '{argument}' holds no image (known endings: {endings}).")
+            if glob.has_magic(argument):
+                raise FileNotFoundError(f"The pattern '{argument}' fits no image (known endings: {endings}).")
+            raise FileNotFoundError(f"There is no file or folder '{argument}'.")
+        found += new
+    return list(dict.fromkeys(found))
+
+
+def _expand(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from _images_in(path)
+    else:
+        for match in sorted(glob.glob(argument, recursive=True)):
+            yield from _images_in(Path(match))
+
+
+def _images_in(path: Path) -> Iterator[Path]:
+    """Yield what looks like an image: the path itself, or what lies in it at any depth."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    yield from (p for p in files if p.is_file() and has_image_suffix(p) and not p.name.startswith("."))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `calib predict`. Returns the exit status."""
+    given = predict_arguments(argv)
+    if given.device is None:
+        given.device = "cuda" if torch.cuda.is_available() else "cpu"
+    text = predict(**vars(given))
+    if given.out is None:
+        sys.stdout.write(printable(text))
+    else:
+        n = sum(not row.get("error") for row in csv.DictReader(io.StringIO(text)))
+        sys.stdout.write(f"{n} predictions in {given.out}\n")
+    return 0

@@ -1,0 +1,70 @@
+"""The arguments of `calib predict`, read without the imports that take seconds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+MORE = """\
+examples:
+  calib predict runs/mine scans/ --out predictions.csv
+  calib predict runs/mine 'scans/**/*.png' --failure runs/failure-mine-all-s1 --out predictions.csv
+  calib predict runs/mine scans/ --grey16-max 4095 --skip-unreadable --out predictions.csv
+
+columns: file, prediction, confidence, p(class) of every class; with --failure also uncertainty and why; with
+--skip-unreadable also error, empty where the image was read. A file or class whose name a spreadsheet would
+run as a formula is written as ./name (the same file) or 'name.
+"""
+
+
+def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments as those of `calib.commands.predict.predict`; device None: a GPU if there is one.
+
+    Raises:
+        ValueError: A number is out of range.
+        SystemExit: An option is unknown, or help was asked for.
+    """
+    parser = argparse.ArgumentParser(
+        prog="calib predict",
+        description="Classify images with an exported prompt.",
+        epilog=MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prompt", help="prompt.safetensors, or the run folder that holds it")
+    parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
+    parser.add_argument(
+        "--failure", help="failure.safetensors (or its run folder): adds how likely each prediction is wrong"
+    )
+    parser.add_argument("--out", help="CSV file; without it the table goes to standard output")
+    parser.add_argument("--weights", help="the backbone's weights, where they have moved since training")
+    parser.add_argument("--tokenizer", help="the tokenizer, where it has moved since training")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images encoded at once (default: 32)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--grey16-max",
+        type=int,
+        metavar="N",
+        help="the white of 16-bit grey images, e.g. 4095 for 12-bit data (default: as in training)",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="go on past images that cannot be read; their rows have an error instead of a prediction",
+    )
+    given = parser.parse_args(argv)
+    check_numbers(given.batch_size, given.grey16_max)
+    return given
+
+
+def check_numbers(batch_size: int, grey16_max: int | None) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        ValueError: One is.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {batch_size}.")
+    if grey16_max is not None and not 1 <= grey16_max < 2**16:
+        raise ValueError(f"--grey16-max must lie between 1 and {2**16 - 1}, not {grey16_max}.")

@@ -1,0 +1,1 @@
+"""`calib sweep` and `calib tune`: many settings, trained side by side, in one table."""

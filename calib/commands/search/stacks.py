@@ -1,0 +1,232 @@
+"""Runs that are trained side by side: which can be, and how."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, seed_everything
+from torch import Tensor
+
+from calib.commands.search.grid import Point
+from calib.commands.search.sweep import log
+from calib.config import PromptRun
+from calib.core.hashing import json_digest
+from calib.data.datamodule import BatchLoader
+from calib.io.files import write_json
+from calib.losses import Objective, resolve_terms
+from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
+from calib.processes.join import check_started
+from calib.runs.folder import RunFolder
+from calib.runs.identity import is_among, relevant_settings
+from calib.runs.last_state import write_curves
+from calib.runs.prepare import Common, Prepared, draw, load_common
+from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
+from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
+
+# Settings that the prompts of one stack may have each for itself.
+OWN = (
+    "seed",
+    "preset",
+    "loss",
+    "optim.lr",
+    "optim.momentum",
+    "optim.weight_decay",
+)
+
+
+OWN_LENGTH = ("data.shots", "data.batch_size")  # how many batches an epoch has
+
+
+# With one of these a run ends, or validates, by batches: those of a stack then all have as many.
+BY_BATCHES = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "max_steps",
+    "max_time",
+    "overfit_batches",
+    "val_check_interval",
+)
+
+
+OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
+
+
+# Settings that decide which images are encoded, with which model.
+COMMON = (
+    "backbone",
+    "data.name",
+    "data.root",
+    "data.template",
+    "data.class_names",
+    "data.options",
+    "parity",
+    "trainer.accelerator",
+)
+
+
+STACK, MEMBERS = ".stack-", "members.json"
+
+
+@dataclass
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        point: The values that the sweep varies.
+        config: All its settings.
+        folder: Where its results go.
+        objective: What it is trained on.
+    """
+
+    point: Point
+    config: PromptRun
+    folder: RunFolder
+    objective: Objective
+
+
+def new_run(point: Point, config: PromptRun, path: Path) -> Run:
+    """Return a run that is to be trained beside others, checked; writes nothing.
+
+    Args:
+        point: The values that are varied.
+        config: All its settings.
+        path: Its folder.
+
+    Raises:
+        ValueError: A setting is wrong, or the folder holds something else.
+    """
+    if not config.data.cache:
+        raise ValueError("Prompts side by side are trained on cached features: leave out data.cache=false.")
+    check_trainer(config.trainer)
+    check_started(config.trainer)
+    place = RunFolder(path)
+    run = replace(config, out=str(place.path))
+    place.check(run)
+    return Run(point, run, place, Objective(resolve_terms(run.preset, run.loss)))
+
+
+def stacks(
+    runs: Sequence[Run], commons: dict[str, Common], size: int
+) -> Iterator[list[tuple[Run, Prepared]]]:
+    """Yield the runs in groups that can be trained side by side, with their data.
+
+    Args:
+        runs: Runs to train.
+        commons: Backbones and data sets already there; new ones are added.
+        size: Runs per group at most.
+    """
+    groups: dict[str, list[tuple[Run, Prepared]]] = {}
+    for run in runs:
+        place = json_digest(_some(run.config, COMMON))
+        if place not in commons:
+            commons[place] = load_common(run.config)
+        prepared = draw(run.config, commons[place])
+        check_trainable(run.objective, prepared.task.class_names)
+        new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
+        groups.setdefault(_stack_key(run.config), []).append((run, prepared))
+    for group in groups.values():
+        group.sort(key=_batches)  # those of one stack should end an epoch together
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def train_stack(
+    stack: Sequence[tuple[Run, Prepared]], place: RunFolder, callbacks: Sequence[Callback] = ()
+) -> dict[str, str]:
+    """Train runs side by side, write the folders of those that are not finished, and return why any failed.
+
+    Args:
+        stack: Runs that `stacks` put together.
+        place: Folder of the common checkpoints; removed at the end.
+        callbacks: Further Lightning callbacks; what they raise ends the training.
+
+    Returns:
+        Name to reason, of the runs whose loss became NaN or infinite.
+    """
+    first, prepared = stack[0]
+    seed_everything(first.config.seed, workers=True, verbose=False)
+    prompts = [
+        StackedPrompt(
+            new_learner(run.config, data),
+            run.objective,
+            {name: getattr(run.config.optim, name) for name in ("lr", "momentum", "weight_decay")},
+            run.config.optim.warmup_epochs,
+            run.config.optim.warmup_lr,
+        )
+        for run, data in stack
+    ]
+    module = PromptStackModule(
+        prepared.backbone,
+        prompts,
+        prepared.zero_shot.text_features,
+        optimizer=first.config.optim.name,
+        n_bins=first.config.n_bins,
+    )
+    modules = [batches_of(run.config, data) for run, data in stack]
+    train = StackedLoader([data.train_dataloader() for data in modules])
+    vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
+    sizes = sorted({len(data.train) for _, data in stack})
+    log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
+    with place.locked():
+        write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
+        epochs = int(first.config.trainer.get("max_epochs") or 1)
+        trainer = make_trainer(
+            first.config,
+            place,
+            [],
+            validate=bool(vals),
+            every_n_epochs=max(1, epochs // 5),
+            callbacks=callbacks,
+        )
+        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=place)
+        texts = module.text_features().detach().cpu()  # (S, C, D)
+        failed = {}
+        for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
+            if prompt.failed is not None:
+                failed[run.point.name] = prompt.failed
+            elif run.config.overwrite or not run.folder.finished:
+                _write_run(run, data, prompt, text)
+    shutil.rmtree(place.path)
+    return failed
+
+
+def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: Tensor) -> None:
+    """Write the folder of one run as train.py does."""
+    with run.folder.locked():
+        run.folder.check(run.config)
+        run.folder.claim(run.config, data.record)
+        write_curves(run.folder.curves, prompt.curves)
+        with run_loggers(run.config, run.folder) as loggers:
+            for row in prompt.curves:
+                values = {name: value for name, value in row.items() if name != "step"}
+                for logger in loggers:
+                    logger.log_metrics(values, step=int(row["step"]))
+            checkpoint = exported(run.config, data, text_features, prompt.learner.context)
+            test = evaluate_prompt(run.config, checkpoint, data, run.folder)
+            close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
+
+
+def _batches(run: tuple[Run, Prepared]) -> int:
+    return -(-len(run[1].train) // run[0].config.data.batch_size)
+
+
+def _stack_key(config: PromptRun) -> str:
+    """Return what two runs must share to be trained side by side."""
+    by_batches = any(key in config.trainer for key in BY_BATCHES)
+    own = (*OWN, *OWN_SCHEDULE, *(() if by_batches else OWN_LENGTH))
+    shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
+    return json_digest(shared)
+
+
+def _place(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:
+    """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
+    content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
+    return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")
+
+
+def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in relevant_settings(config).items() if is_among(key, names)}

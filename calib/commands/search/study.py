@@ -1,0 +1,179 @@
+"""The study of a search: trials in SQLite, one owner each, none lost when its owner dies.
+
+A worker holds a lock on the trial it works on, and the system frees it however the process ends. A trial that
+is running without an owner was therefore interrupted: the next worker that looks for work takes it up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from calib.commands.search.grid import CHOOSE_BY
+from calib.commands.search.space import Choice, Search, TuneSettings
+from calib.runs.folder import LOCK
+
+FILE, NAME = "study.db", "calib"
+PATIENCE = 100  # seconds to wait while others write
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+WARM_UP = 4  # no trial is stopped in the first quarter of its epochs: they are the warm-up and say little
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Claimed:
+    """A trial that this process works on.
+
+    Attributes:
+        trial: Optuna's handle.
+        changes: Dotted key to value, as given to the runs.
+        reported: Epochs whose value the study has already, from before an interruption.
+    """
+
+    trial: optuna.Trial
+    changes: dict[str, str]
+    reported: set[int] = field(default_factory=set)
+
+    @property
+    def number(self) -> int:
+        """Its number, from 0."""
+        return int(self.trial.number)
+
+
+class Study:
+    """The trials of a search.
+
+    Args:
+        folder: The search's folder, which is there.
+        search: What is varied.
+        settings: The search's own settings.
+        epochs: Of a run; for the epochs in which nothing is stopped.
+    """
+
+    def __init__(self, folder: Path, search: Search, settings: TuneSettings, *, epochs: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self._search, self._settings = folder, search, settings
+        with self._locked():
+            if not (folder / FILE).is_file():
+                self._create(folder / FILE)
+        self._study = optuna.load_study(study_name=NAME, storage=_storage(folder / FILE))
+        warm_up = max(1, epochs // WARM_UP)
+        median = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up)
+        self._study.pruner = median if settings.prune else optuna.pruners.NopPruner()
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials as they are now."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ended(self) -> list[FrozenTrial]:
+        """Return the trials that are over."""
+        return [trial for trial in self.trials() if trial.state in ENDED]
+
+    def owned(self) -> int:
+        """Return how many trials another process works on now."""
+        with self._locked():
+            locks = [self._try_lock(trial.number) for trial in self.trials() if trial.state not in ENDED]
+            for lock in locks:
+                if lock is not None:
+                    lock.release()
+        return sum(lock is None for lock in locks)
+
+    @contextmanager
+    def next(self) -> Iterator[Claimed | None]:
+        """Give the caller a trial of its own, an interrupted one first; None: there is nothing left to do."""
+        found, lock = self._claim()
+        try:
+            yield found
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def tell(self, claimed: Claimed, value: float | None = None, *, why: str | None = None) -> None:
+        """End a trial: with its value, or stopped before its end (`why`), which counts as a bad one.
+
+        A setting that cannot be trained is told like one that was stopped, so that the search avoids it.
+        """
+        if why is not None:
+            claimed.trial.set_user_attr("why", why)
+        state = TrialState.COMPLETE if value is not None else TrialState.PRUNED
+        self._study.tell(claimed.trial, value, state=state)
+
+    def twin(self, claimed: Claimed) -> FrozenTrial | None:
+        """Return an earlier trial with the same settings that is over."""
+        same = (t for t in self.ended() if t.user_attrs.get("changes") == claimed.changes)
+        return next(same, None)
+
+    def _claim(self) -> tuple[Claimed | None, FileLock | None]:
+        with self._locked():
+            trials = self.trials()
+            for frozen in trials:
+                if frozen.state not in ENDED and (lock := self._try_lock(frozen.number)) is not None:
+                    log.info("Trial %d was interrupted and is taken up.", frozen.number)
+                    self._seed(frozen.number)
+                    trial = optuna.Trial(self._study, frozen._trial_id)
+                    return Claimed(trial, self._drawn(trial), set(frozen.intermediate_values)), lock
+            if len(trials) >= self._settings.trials:
+                return None, None
+            self._seed(len(trials))
+            trial = self._study.ask()
+            lock = self._try_lock(trial.number)
+            return Claimed(trial, self._drawn(trial)), lock
+
+    def _seed(self, number: int) -> None:
+        """Make what is drawn depend on the trial's number and the earlier trials, not on who draws when."""
+        self._study.sampler = optuna.samplers.TPESampler(seed=self._settings.sample_seed * 100_003 + number)
+
+    def _drawn(self, trial: optuna.Trial) -> dict[str, str]:
+        """Return a value for every key: those it has already, and new ones."""
+        changes = {}
+        for key, one in self._search.space.items():
+            if isinstance(one, Choice):
+                changes[key] = str(trial.suggest_categorical(key, one.values))
+            elif one.whole:
+                changes[key] = one.text(trial.suggest_int(key, int(one.low), int(one.high), log=one.log))
+            else:
+                changes[key] = one.text(trial.suggest_float(key, one.low, one.high, log=one.log))
+        trial.set_user_attr("changes", changes)
+        return changes
+
+    def _try_lock(self, number: int) -> FileLock | None:
+        path = self.folder / ".locks" / f"{number}.lock"
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        return lock
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with FileLock(self.folder / LOCK, timeout=PATIENCE):
+            yield
+
+    def _create(self, path: Path) -> None:
+        """Make the study whole or not at all."""
+        part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+        storage = _storage(part)
+        directions = optuna.study.StudyDirection
+        direction = directions.MINIMIZE if CHOOSE_BY[self._settings.by] else directions.MAXIMIZE
+        optuna.create_study(study_name=NAME, storage=storage, direction=direction)
+        storage.remove_session()
+        storage.engine.dispose()
+        part.replace(path)
+        for leftover in path.parent.glob(f".{path.name}.*.part*"):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    url = f"sqlite:///{path.resolve()}"
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})

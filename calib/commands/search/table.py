@@ -1,0 +1,86 @@
+"""The table of a sweep: means over seeds, ranks, and what validation would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calib.commands.search.grid import CHOOSE_BY, Point
+from calib.report.tables import COLUMNS, Cell, aligned, format_value
+from calib.stats import mean_sd
+
+
+def sweep_table(
+    results: Sequence[tuple[Point, int, Mapping[str, Any]]], *, by: str
+) -> tuple[str, str | None]:
+    """Return the table in Markdown and the settings with the best validation metric.
+
+    One row per setting, in the order of that metric, its mean over seeds; mean rank is the mean of its ranks
+    within each seed, ties sharing theirs. Test metrics stand beside it and decide nothing.
+
+    Args:
+        results: Point, seed and the content of metrics.json of every run.
+        by: A key of `CHOOSE_BY`.
+
+    Returns:
+        Markdown, and the best row's settings; None for it where there is no run or no validation shot.
+    """
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for point, seed, values in results:
+        rows.setdefault(point.without_seed(), {})[seed] = values
+    validated = bool(rows) and all("val" in values for runs in rows.values() for values in runs.values())
+    if validated:
+        scores = {
+            name: {seed: values["val"][by] for seed, values in runs.items()} for name, runs in rows.items()
+        }
+        ranks = _mean_ranks(scores, less_is_better=CHOOSE_BY[by])
+        order = sorted(rows, key=lambda name: _sort_key(scores[name], CHOOSE_BY[by]))
+    else:
+        order = list(rows)
+    title, decimals, percent = next((t, d, "%" in t) for t, name, d in COLUMNS if name == by)
+    columns = [column for column in COLUMNS if column[1] != "ace"]
+    header = ["settings", "seeds", f"val. {title}", "mean rank", *(f"test {t}" for t, _, _ in columns)]
+    body = []
+    for name in order:
+        runs = list(rows[name].values())
+        chosen = ["n/a", "n/a"]
+        if validated:
+            cell = _cell(list(scores[name].values()))
+            chosen = [format_value(by, cell, decimals, percent=percent), f"{ranks[name]:.1f}"]
+        tests = [
+            format_value(key, _cell([run["test"][key] for run in runs]), d, percent="%" in t)
+            for t, key, d in columns
+        ]
+        body.append([name, str(len(runs)), *chosen, *tests])
+    best = order[0] if validated else None
+    return aligned(header, body), best
+
+
+def _cell(values: Sequence[float]) -> Cell:
+    mean, sd = mean_sd(values)
+    return Cell(mean, sd if len(values) > 1 else None)
+
+
+def _sort_key(scores: Mapping[int, float], less_is_better: bool) -> float:
+    mean = float(np.mean(list(scores.values())))
+    return mean if less_is_better else -mean
+
+
+def _mean_ranks(scores: Mapping[str, Mapping[int, float]], *, less_is_better: bool) -> dict[str, float]:
+    """Return every row's rank within a seed, 1 the best, averaged over its seeds.
+
+    Example:
+        >>> _mean_ranks({"a": {1: 0.3, 2: 0.4}, "b": {1: 0.2, 2: 0.4}}, less_is_better=True)
+        {'a': 1.75, 'b': 1.25}
+    """
+    sign = 1 if less_is_better else -1
+    ranks: dict[str, list[float]] = {name: [] for name in scores}
+    for seed in {seed for runs in scores.values() for seed in runs}:
+        here = {name: sign * runs[seed] for name, runs in scores.items() if seed in runs}
+        for name, value in here.items():
+            less = sum(other < value for other in here.values())
+            same = sum(other == value for other in here.values())
+            ranks[name].append(less + (same + 1) / 2)
+    return {name: float(np.mean(each)) for name, each in ranks.items()}

@@ -1,0 +1,275 @@
+"""`calib tune`: search settings by a validation metric; resumable, several workers, seeds side by side."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import FileLock
+from lightning import Callback, Trainer
+from optuna.trial import FrozenTrial, TrialState
+
+from calib.commands.search.grid import Point
+from calib.commands.search.space import Search, TuneSettings, search_of, tune_settings
+from calib.commands.search.stacks import Run, new_run, stacks, train_stack
+from calib.commands.search.study import PATIENCE, Claimed, Study
+from calib.commands.search.table import sweep_table
+from calib.core.hashing import json_digest
+from calib.io.files import blocking_file, read_json, write_json, write_text
+from calib.modules.prompt_stack import PromptStackModule
+from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
+from calib.runs.folder import LOCK, OTHER, RunFolder
+from calib.runs.prepare import Common
+
+IDENTITY = "search.json"
+log = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """A trial that is not trained to its end; the message says why."""
+
+
+class Watch(Callback):
+    """Tells the study the mean validation metric of a trial's seeds after every epoch, and stops bad trials.
+
+    Args:
+        claimed: The trial.
+        by: The validation metric.
+    """
+
+    def __init__(self, claimed: Claimed, by: str) -> None:
+        self.claimed, self.by = claimed, by
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: PromptStackModule) -> None:
+        """Look at the epoch before, whose checkpoint and curves are complete."""
+        for prompt in pl_module.prompts:
+            if prompt.failed is not None:
+                raise StoppedError(prompt.failed)
+        rows = [prompt.curves[-1] for prompt in pl_module.prompts if prompt.curves]
+        values = [row[f"val/{self.by}"] for row in rows if f"val/{self.by}" in row]
+        if not rows or len(values) < len(pl_module.prompts):
+            return
+        epoch = int(rows[0]["epoch"])
+        if epoch not in self.claimed.reported:
+            self.claimed.reported.add(epoch)
+            self.claimed.trial.report(fmean(values), epoch)
+        if self.claimed.trial.should_prune():
+            raise StoppedError(
+                f"after epoch {epoch}: val. {self.by} {fmean(values):.4f} is worse than the median"
+            )
+
+
+def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
+    """Search until the study has all its trials, and return the table and the best settings.
+
+    Args:
+        argv: Settings of the runs, with ranges and lists as for `search_of`.
+        settings: Folder, number of trials, metric and workers.
+
+    Returns:
+        {"table": Markdown, "best": {"trial", "value", "changes", "command"} or None, "folder": path,
+        "finished", "stopped", "elsewhere" (at work in other processes), "unfinished": numbers of trials}.
+
+    Raises:
+        FileNotFoundError: Images or weights are not there.
+        ValueError: A setting is wrong, or the folder holds something else; nothing is trained then.
+    """
+    search = search_of(argv)
+    folder = Path(settings.out or Path("runs") / f"tune-{json_digest(sorted(argv))[:6]}")
+    if settings.workers == 1:
+        commons: dict[str, Common] = {}
+        first = _runs(0, search.first, search, folder / ".first")
+        next(
+            stacks(first, commons, len(first))
+        )  # what is wrong with the data is said before anything is written
+        claim(folder, search, settings)
+        work(search, settings, folder, commons)
+        return report(search, settings, folder)
+    own = {**asdict(settings), "workers": 1, "out": str(folder)}
+    words = [f"{key}={value}" for key, value in own.items()]
+    devices = usable_devices(search.config(search.first, search.seeds[0]).trainer)
+    environments = environments_of(settings.workers, devices, cores=usable_cores())
+    for number, status in enumerate(run_workers([*argv, *words], environments)):
+        if status:
+            log.warning("Worker %d ended with status %d.", number + 1, status)
+    if not (folder / IDENTITY).is_file():
+        raise ValueError("No worker could begin; each has said why.")
+    return report(search, settings, folder)
+
+
+def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
+    """Make the folder and write what it searches, or refuse one that holds something else.
+
+    Raises:
+        ValueError: It is another search's or a run's, or cannot be made.
+    """
+    blocking = blocking_file(folder)
+    if blocking is not None:
+        raise ValueError(f"The search's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
+    path, now = folder / IDENTITY, search.identity(settings)
+    foreign = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
+    if foreign and not path.is_file():
+        raise ValueError(f"The folder '{folder}' holds files but no search (no {IDENTITY}). {OTHER}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=PATIENCE):
+            if not path.is_file():
+                write_json(path, now)
+    except OSError as error:
+        raise ValueError(
+            f"The search's folder '{folder}' cannot be written: {error.strerror or error}. {OTHER}"
+        ) from error
+    then = read_json(path)
+    keys = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
+    if keys:
+        said = "; ".join(f"{key} is {then.get(key)!r} there and {now.get(key)!r} here" for key in keys[:4])
+        raise ValueError(f"The folder '{folder}' belongs to another search: {said}. {OTHER}")
+
+
+def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str, Common]) -> None:
+    """Train trials until none is left.
+
+    Args:
+        search: What is searched.
+        settings: The search's own settings.
+        folder: Its folder, claimed.
+        commons: Backbones and data that are there; each is loaded once per process.
+    """
+    config = search.config(search.first, search.seeds[0])
+    study = Study(folder, search, settings, epochs=int(config.trainer.get("max_epochs") or 1))
+    while True:
+        with study.next() as claimed:
+            if claimed is None:
+                return
+            try:
+                value = _value(claimed, study, search, settings, commons)
+            except StoppedError as stop:
+                study.tell(claimed, why=str(stop))
+                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)
+                log.info("Trial %d is stopped: %s", claimed.number, stop)
+            else:
+                study.tell(claimed, value)
+                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)  # left by a killed process
+                log.info(
+                    "Trial %d: val. %s %.4f with %s", claimed.number, settings.by, value, _words(claimed)
+                )
+
+
+def _value(
+    claimed: Claimed, study: Study, search: Search, settings: TuneSettings, commons: dict[str, Common]
+) -> float:
+    """Train a trial's seeds side by side and return their mean validation metric."""
+    twin = study.twin(claimed)
+    if twin is not None:
+        claimed.trial.set_user_attr("same_as", twin.user_attrs.get("same_as", twin.number))
+        if twin.state != TrialState.COMPLETE or twin.value is None:
+            raise StoppedError(f"the same settings as trial {twin.number}")
+        return twin.value
+    try:
+        runs = _runs(claimed.number, claimed.changes, search, study.folder)
+        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
+    except ValueError as error:  # settings that are possible one by one, and not together
+        raise StoppedError(str(error)) from error
+    for stack in todo:
+        log.info("Trial %d: %s", claimed.number, _words(claimed))
+        watch = [Watch(claimed, settings.by)] if len(stack) == len(runs) else []
+        failed = train_stack(stack, RunFolder(_place(study.folder, claimed.number)), watch)
+        if failed:
+            raise StoppedError(next(iter(failed.values())))
+    return fmean(run.folder.results()["val"][settings.by] for run in runs)
+
+
+def _runs(number: int, changes: Mapping[str, str], search: Search, folder: Path) -> list[Run]:
+    return [
+        new_run(
+            Point({"trial": str(number), **changes, "seed": str(seed)}),
+            search.config(dict(changes), seed),
+            _run_folder(folder, number, seed).path,
+        )
+        for seed in search.seeds
+    ]
+
+
+def _run_folder(folder: Path, number: int, seed: int) -> RunFolder:
+    return RunFolder(folder / f"trial-{number:03d}_seed-{seed}")
+
+
+def _place(folder: Path, number: int) -> Path:
+    """Return the folder of the checkpoints that the seeds of a trial have in common."""
+    return folder / f".trial-{number:03d}"
+
+
+def _words(claimed: Claimed) -> str:
+    return " ".join(f"{key}={value}" for key, value in claimed.changes.items())
+
+
+def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, Any]:
+    """Write and return the table of all finished trials; test metrics stand in it and decide nothing."""
+    study = Study(folder, search, settings, epochs=1)
+    trials, elsewhere = study.trials(), study.owned()
+    results, names = [], {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and "same_as" not in trial.user_attrs:
+            point = Point({"trial": str(trial.number), **trial.user_attrs["changes"]})
+            places = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
+            if all(place.finished for place in places.values()):
+                results += [(point, seed, place.results()) for seed, place in places.items()]
+                names[point.without_seed()] = trial
+            else:
+                log.warning("Trial %d is left out: its runs are no longer there.", trial.number)
+    table, first = sweep_table(results, by=settings.by)
+    best = None if first is None else _best(names[first], search)
+    stopped = [trial for trial in trials if trial.state in (TrialState.PRUNED, TrialState.FAIL)]
+    finished = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    counts = {
+        "finished": finished,
+        "stopped": len(stopped),
+        "elsewhere": elsewhere,
+        "unfinished": max(settings.trials, len(trials)) - finished - len(stopped) - elsewhere,
+    }
+    said = [f"Stopped: trial {trial.number}: {trial.user_attrs.get('why', '')}" for trial in stopped]
+    text = "\n\n".join([table, *said])
+    write_text(folder / "table.md", text + "\n")
+    listed = [
+        {"trial": t.number, "state": t.state.name.lower(), "value": t.value, **t.user_attrs} for t in trials
+    ]
+    write_json(folder / "tune.json", {"best": best, **counts, "trials": listed})
+    return {"table": text, "best": best, "folder": str(folder), **counts}
+
+
+def _best(trial: FrozenTrial, search: Search) -> dict[str, Any]:
+    changes = trial.user_attrs["changes"]
+    return {
+        "trial": trial.number,
+        "value": trial.value,
+        "changes": changes,
+        "command": search.command(changes),
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `calib tune` and print the table. Returns the exit status: 1 if trials are left unfinished."""
+    settings, rest = tune_settings(argv)
+    started = time.monotonic()
+    found = tune(rest, settings)
+    say, best = sys.stdout.write, found["best"]
+    say(f"\n{found['table']}\n\n{found['finished']} trials finished, {found['stopped']} stopped ")
+    say(f"before their end; {time.monotonic() - started:.0f} s.\n")
+    if best is not None:
+        words = " ".join(f"{key}={value}" for key, value in best["changes"].items())
+        value = f"{settings.by} {best['value']:.4f}"
+        say(f"Best on the validation shots: trial {best['trial']}, {words} ({value})\n")
+        say(f"Train it alone: {best['command']}\n")
+    say(f"Runs, table and study: {found['folder']}\n")
+    if found["elsewhere"]:
+        say(f"Trials that other processes work on: {found['elsewhere']}\n")
+    if found["unfinished"]:
+        say(f"{found['unfinished']} trials are unfinished; the same command goes on with them.\n")
+    return 1 if found["unfinished"] else 0

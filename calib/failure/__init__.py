@@ -1,0 +1,1 @@
+"""Failure prediction: a head on frozen features that says which predictions are likely wrong, and why."""

@@ -1,0 +1,173 @@
+"""What a failure head learns from and is judged on, wherever it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
+from calib.data.task import Table
+from calib.failure_checkpoints import prompt_digest, text_digest
+from calib.modules.caption_pairs import CaptionPairs
+from calib.modules.failure_prediction import Cases
+from calib.predictions import Predictions
+
+
+@dataclass
+class Judged:
+    """The frozen model whose predictions are judged.
+
+    Attributes:
+        text_features: (C, D) unit norm. None: captions, other ones for every image.
+        class_names: C names in label order; of captions none.
+        logit_scale: Log of the scale, the prompt's temperature included.
+        prompt: Its prompt. None: a model known by a file of embeddings only.
+        backbone: Its backbone. None likewise.
+    """
+
+    text_features: Tensor | None
+    class_names: list[str]
+    logit_scale: float
+    prompt: PromptCheckpoint | None = None
+    backbone: Backbone | None = None
+
+    @classmethod
+    def of(cls, prompt: PromptCheckpoint, backbone: Backbone) -> Judged:
+        """Return the model that a prompt makes of a backbone."""
+        scale = prompt.logit_scale - math.log(prompt.temperature)
+        return cls(prompt.text_features, list(prompt.class_names), scale, prompt, backbone)
+
+    def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> Cases:
+        """Return what the model says about the images of a table, their augmented views included."""
+        assert self.text_features is not None
+        looks = table.image_features[None]  # (1, N, D)
+        if table.augmented_features is not None:
+            looks = torch.cat([looks, table.augmented_features.transpose(0, 1)])
+        return Cases.of(
+            looks, table.labels, self.text_features, logit_scale=self.logit_scale, predictions=predictions
+        )
+
+    def digest(self) -> str:
+        """Return what names the model in split.json: a digest of its texts."""
+        if self.prompt is not None:
+            return prompt_digest(self.prompt)
+        assert self.text_features is not None
+        return text_digest(self.text_features)
+
+
+@dataclass
+class FailureData:
+    """Everything a failure run needs before it begins.
+
+    Attributes:
+        judged: The model.
+        cases: Its predictions on images it was not trained on. None: there are none.
+        val: Predictions on the validation images. None: there are none.
+        test: What the model says about the test images.
+        test_cases: The same as cases, with its predictions.
+        record: What split.json says.
+        task: The data set. None: a file of embeddings.
+        shots: The prompt's own shots, where some are cross-fitted; see `calib.commands.failure.cross_fit`.
+        kept: Which of these the head learns from, as positions among them.
+        pairs: What the head is trained on instead of `cases`: pairs of images and captions. None: classes.
+        test_rows: (K, B) int64: the test pairs in each block of candidates. None: classes.
+    """
+
+    judged: Judged
+    cases: Cases | None
+    val: Cases | None
+    test: Predictions
+    test_cases: Cases
+    record: dict[str, Any]
+    task: TaskData | None = None
+    shots: FewShotSplit | None = None
+    kept: tuple[int, ...] = ()
+    pairs: CaptionPairs | None = None
+    test_rows: Tensor | None = None
+
+    def names_of(self, source: int) -> list[str]:
+        """Return the names of the candidates of the test images with this `source`."""
+        if self.test_rows is None:
+            return self.judged.class_names
+        return [self.test.names[row] for row in self.test_rows[source].tolist()]
+
+
+def cases_of(test: Predictions, text_features: Tensor) -> Cases:
+    """Return a prompt's predictions as cases.
+
+    Args:
+        test: What the prompt says.
+        text_features: (C, D) of the prompt.
+    """
+    return Cases(
+        image_features=test.image_features[None],
+        labels=test.labels,
+        text_features=text_features[None],
+        source=torch.zeros(len(test.labels), dtype=torch.int64),
+        predictions=test.logits.argmax(dim=1)[None],
+        logits=test.logits[None],
+    )
+
+
+def check_both_kinds(cases: Cases) -> None:
+    """Refuse predictions that are all right or all wrong: there is nothing to tell apart.
+
+    Raises:
+        ValueError: They are.
+    """
+    failure = cases.predictions != cases.labels  # (V, N)
+    if failure.any() and not failure.all():
+        return
+    kind, other = ("wrong", "right") if failure.any() else ("right", "wrong")
+    raise ValueError(
+        f"All {len(cases)} training predictions are {kind}: nothing shows the head what makes one {other}. "
+        "Use more images (data.shots), or others than the prompt was trained on."
+    )
+
+
+def draw_rows(
+    table: Table,
+    rows: Sequence[int],
+    class_names: Sequence[str],
+    *,
+    shots: int | None,
+    val_shots: int,
+    seed: int,
+) -> FewShotSplit:
+    """Return the head's draw among some rows of a table, as rows of the table.
+
+    Args:
+        table: The training split.
+        rows: Which images may be drawn.
+        class_names: C names, for messages.
+        shots: Images per class. None: all.
+        val_shots: Validation images per class.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: A class has too few images.
+    """
+    index, ids = torch.tensor(rows, dtype=torch.int64), table.ids
+    split = few_shot_split(
+        table.labels[index],
+        [ids[row] for row in rows],
+        shots,
+        val_shots=val_shots,
+        seed=seed,
+        groups=None if table.groups is None else [table.groups[row] for row in rows],
+        class_names=class_names,
+        names=[table.names[row] for row in rows],
+    )
+    return replace(split, train=index[split.train], val=index[split.val])
+
+
+def owners(table: Table) -> list[str]:
+    """Return what must not be divided: the group of every image, or the image itself."""
+    return list(table.ids) if table.groups is None else [str(group) for group in table.groups]

@@ -1,0 +1,181 @@
+"""Tables, the list of doubtful images and the picture of a failure run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calib.core.text import safe_path, safe_text
+from calib.failure.data import FailureData
+from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
+from calib.failure_checkpoints import FailureCheckpoint
+from calib.metrics.failure import aurc
+from calib.plots import risk_coverage_diagram
+from calib.report.tables import aligned
+from calib.vilu.explain import Explanation
+
+# column title, metric, factor, decimals
+COLUMNS = (
+    ("AUROC %", "auroc", 100, 1),
+    ("FPR95 %", "fpr95", 100, 1),
+    ("AURC %", "aurc", 100, 2),
+    ("E-AURC %", "eaurc", 100, 2),
+    ("AUGRC %", "augrc", 100, 2),
+    ("AUPR-error %", "aupr_error", 100, 1),
+)
+FEW = 10  # wrong (or right) predictions below which a reader is warned
+DRAWN = 5  # curves in the picture; more would hide each other
+
+
+def heading(results: Mapping[str, Any]) -> str:
+    """Return what stands above the tables: images, errors, how to read the numbers, and a warning if few.
+
+    Args:
+        results: The content of metrics.json.
+    """
+    images, test = results["images"], results["test"]
+    text = (
+        f"{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
+        f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
+        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for AUROC and "
+        "AUPR-error, less for the others."
+    )
+    least = min(test["n_failures"], test["n"] - test["n_failures"])
+    if least < FEW:
+        kind = "wrong" if test["n_failures"] == least else "right"
+        text += (
+            f"\nOnly {least} of the test predictions are {kind}: these numbers say little, and their "
+            "intervals, which resample the same few, are too narrow."
+        )
+    return text
+
+
+def tables(metrics: dict[str, dict[str, Any]]) -> str:
+    """Return everything that is shown of a run: metrics, differences from MCP, and what is undefined.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    differences = differences_table(metrics)
+    parts = [failure_table(metrics), *([differences] if differences else []), *remarks(metrics)]
+    return "\n\n".join(parts)
+
+
+def failure_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table: every score's metrics with their intervals.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    rows = [
+        [name, *(_cell(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+        for name, row in metrics.items()
+    ]
+    return aligned(["score", *(title for title, *_ in COLUMNS)], rows)
+
+
+def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a Markdown table of the paired differences from MCP. None: there is none.
+
+    Args:
+        metrics: Score to metrics, as in metrics.json.
+    """
+    rows = [
+        [name, *(_difference(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+        for name, row in metrics.items()
+        if row.get("minus_mcp")
+    ]
+    return aligned(["minus mcp", *(title for title, *_ in COLUMNS)], rows) if rows else None
+
+
+def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for everything in the table that is undefined, and why; each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in metrics.items():
+        for metric, reason in row["undefined"].items():
+            what = name if reason.startswith("not fitted") else metric
+            reasons.setdefault(reason, []).append(what)
+    texts = [f"{', '.join(dict.fromkeys(names))}: {reason.rstrip('.')}." for reason, names in reasons.items()]
+    lacking = {row["no_interval"] for row in metrics.values() if row.get("no_interval")}
+    return [f"n/a is undefined. {text}" for text in texts] + [
+        f"No intervals: {text}" for text in sorted(lacking)
+    ]
+
+
+def failures_csv(data: FailureData, checkpoint: FailureCheckpoint, *, top: int = 3) -> str:
+    """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
+
+    Args:
+        data: The model and its predictions on the test images.
+        checkpoint: The head.
+        top: Alternative classes to name.
+    """
+    cases, predictions = data.test_cases, data.test
+    uncertainty = head_uncertainty(checkpoint, cases)
+    confidence = predictions.probs.gather(1, cases.predictions[0][:, None])[:, 0]
+    rows: dict[int, list[str]] = {}
+    parts: list[str] = []
+    for source, (index, texts) in enumerate(by_source(checkpoint, cases)):
+        names, picked = data.names_of(source), cases.predictions[0][index]
+        images = cases.image_features[0][index]
+        explanation = checkpoint.explain(images, picked, text_features=texts, top=top)
+        parts, why = list(explanation.contributions), explanation.sentences(names)
+        for at, row in enumerate(index.tolist()):
+            label, prediction = int(cases.labels[row]), int(picked[at])
+            rows[row] = [
+                safe_path(predictions.names[row]),
+                safe_text(names[label]),
+                safe_text(names[prediction]),
+                "yes" if label == prediction else "no",
+                f"{float(confidence[row]):.6f}",
+                f"{float(uncertainty[row]):.6f}",
+                safe_text(alternatives(explanation, at, names)),
+                *(f"{float(explanation.contributions[part][at]):+.4f}" for part in parts),
+                safe_text(why[at]),
+            ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
+    writer.writerow([*head, *(f"doubt from {part}" for part in parts), "why"])
+    writer.writerows(rows[row] for row in uncertainty.argsort(descending=True, stable=True).tolist())
+    return text.getvalue()
+
+
+def alternatives(explanation: Explanation, row: int, names: Sequence[str]) -> str:
+    """Return the classes weighed against the predicted one, with their weights, in words."""
+    classes = explanation.alternatives[row].tolist()
+    weights = explanation.alternative_weights[row].tolist()
+    return "; ".join(f"{names[c]} {weight:.0%}" for c, weight in zip(classes, weights, strict=True))
+
+
+def risk_coverage_figure(judgements: Judgements, head: str) -> Any:
+    """Return the risk-coverage curves of the head, of MCP and of the others with the lowest AURC.
+
+    Args:
+        judgements: Uncertainties of the test images.
+        head: The head's name among them.
+    """
+    others = [name for name in judgements.values if name not in (head, BASELINE)]
+    others.sort(key=lambda name: float(aurc(judgements.values[name], judgements.failure)))
+    shown = [head, BASELINE, *others[: DRAWN - 2]]
+    return risk_coverage_diagram({name: (judgements.values[name], judgements.failure) for name in shown})
+
+
+def _cell(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
+    value = row[metric]
+    if value is None or value != value:
+        return "n/a"
+    text = f"{factor * value:.{decimals}f}"
+    if metric in row.get("intervals", {}):
+        low, high = row["intervals"][metric]
+        text += f" [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
+    return text
+
+
+def _difference(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
+    if metric not in row["minus_mcp"]:
+        return "n/a"
+    low, middle, high = (f"{factor * x:+.{decimals}f}" for x in row["minus_mcp"][metric])
+    return f"{middle} [{low}, {high}]"

@@ -1,1 +1,0 @@
-"""Whole jobs: what `train.py`, `evaluate.py` and the `calib` command run."""

@@ -1,0 +1,293 @@
+"""The processes of one command: started here, by torchrun or by srun; errors are said once, by one of them.
+
+Every process runs the whole command from its start, so that reading and encoding images is shared as training
+is. What they tell each other goes through `calib.core.ranks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
+
+from calib.core import ranks
+from calib.core.errors import first_line
+from calib.processes.signals import Preempted
+
+WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
+LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
+
+Main = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of its command.
+
+    Attributes:
+        environment: What started them.
+        rank: Its number.
+        local_rank: Its number on this machine.
+        world_size: How many there are.
+        nodes: On how many machines.
+    """
+
+    environment: ClusterEnvironment
+    rank: int
+    local_rank: int
+    world_size: int
+    nodes: int
+
+    @property
+    def devices(self) -> int:
+        """Processes per machine."""
+        return self.world_size // self.nodes
+
+
+def place_here() -> Place | None:
+    """Return where this process stands among those that torchrun or a cluster started; None: it is alone.
+
+    Raises:
+        ValueError: The cluster's tasks were started in a way that says too little.
+    """
+    for kind in (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment):
+        if not kind.detect():
+            continue
+        if kind is SLURMEnvironment and "SLURM_STEP_ID" not in os.environ:
+            return None  # the script of a job: srun has started nothing yet
+        try:
+            found = kind()
+        except RuntimeError as error:  # srun --ntasks instead of --ntasks-per-node
+            raise ValueError(str(error)) from error
+        world_size = int(found.world_size())
+        if world_size == 1:
+            return None
+        here = os.environ.get("LOCAL_WORLD_SIZE")  # of torchrun
+        nodes = world_size // int(here) if here else int(os.environ.get("SLURM_NNODES", 1))
+        return Place(found, int(found.global_rank()), int(found.local_rank()), world_size, nodes)
+    return None
+
+
+def asked_devices(trainer: Mapping[str, Any]) -> int:
+    """Return how many devices of this machine trainer settings ask for, "auto" and -1 counted.
+
+    Raises:
+        ValueError: They are not here.
+    """
+    return len(_devices(trainer))
+
+
+def pick_device(trainer: Mapping[str, Any]) -> torch.device:
+    """Return the device that this process trains on with these trainer settings.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    place = place_here() if ranks.world_size() > 1 else None
+    if place is None:
+        return _devices({**trainer, "devices": trainer.get("devices", 1)})[0]
+    devices = _devices({**trainer, "devices": trainer.get("devices", place.devices)})
+    return devices[place.local_rank]
+
+
+def trainer_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `lightning.Trainer` that make it train in all processes of this command."""
+    place = place_here() if ranks.world_size() > 1 else None
+    if place is None:
+        return {}
+    return {"devices": trainer.get("devices", place.devices), "num_nodes": place.nodes}
+
+
+def _devices(trainer: Mapping[str, Any]) -> list[torch.device]:
+    asked, devices = trainer.get("accelerator", "auto"), trainer.get("devices", 1)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        strategy = Trainer(
+            accelerator=asked, devices=devices, plugins=[LightningEnvironment()], **quiet
+        ).strategy
+        return list(getattr(strategy, "parallel_devices", None) or [strategy.root_device])
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
+        given = f"trainer.accelerator={asked}" + (f" with trainer.devices={devices}" if devices != 1 else "")
+        raise ValueError(f"{given} cannot be used here: {error}") from error
+
+
+def in_processes(command: str, argv: Sequence[str], trainer: Mapping[str, Any], main: Main) -> int:
+    """Run a command in the processes it was started in or its settings ask for; return its exit status.
+
+    Args:
+        command: Its name.
+        argv: Its arguments.
+        trainer: Its trainer settings, checked.
+        main: The command itself.
+
+    Raises:
+        ValueError: The settings ask for another number of processes than were started, or for devices that
+            are not here.
+    """
+    place = place_here()
+    if place is not None:
+        _check_number(place, trainer)
+        return _as_one_of(place, trainer, lambda: main(argv))
+    nodes = int(trainer.get("num_nodes", 1))
+    devices = asked_devices(trainer)
+    if devices * nodes == 1:
+        return main(argv)
+    cores = os.cpu_count() or 1
+    if devices > max(2, cores) and _devices(trainer)[0].type == "cpu":
+        raise ValueError(
+            f"trainer.devices={devices} would start as many processes on {cores} cores. On a CPU a process "
+            f"needs a core: at most trainer.devices={max(2, cores)}."
+        )
+    from calib.processes.launch import launch  # takes a second to import
+
+    return launch(command, argv, devices=devices, nodes=nodes)
+
+
+def check_started(trainer: Mapping[str, Any]) -> None:
+    """Refuse settings that ask for several processes where there is one.
+
+    Raises:
+        ValueError: They do.
+    """
+    if ranks.world_size() == 1 and asked_devices(trainer) * int(trainer.get("num_nodes", 1)) > 1:
+        raise ValueError(
+            "Several devices need several processes, which commands start: `calib train` or train.py with "
+            "trainer.devices, torchrun, srun. From Python, and in sweeps: trainer.devices=1."
+        )
+
+
+def _check_number(place: Place, trainer: Mapping[str, Any]) -> None:
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", place.nodes)
+    count = place.devices if devices in ("auto", -1, "-1") else asked_devices(trainer)
+    if (count, nodes) != (place.devices, place.nodes):
+        raise ValueError(
+            f"trainer.devices={devices} trainer.num_nodes={nodes} ask for {count * nodes} processes, but "
+            f"{place.world_size} were started ({place.devices} on each of {place.nodes} machines). Leave "
+            "both settings out, or start as many."
+        )
+
+
+def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -> int:
+    """Join the others, run the command, and leave them; an error is raised by the first one that meets it."""
+    end_with_launcher()
+    environment = place.environment
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = (
+        environment.main_address,
+        str(environment.main_port),
+    )
+    meeting = distributed.rendezvous("env://", place.rank, place.world_size, timeout=timedelta(minutes=5))
+    store, _, _ = next(iter(meeting))
+    gpu = _on_gpu(place, trainer)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu is not None else "gloo",
+        store=distributed.PrefixStore("calib", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=WAIT,
+        device_id=gpu,
+    )
+    try:
+        with _speaking(place.rank == 0):
+            status = main()
+        ranks.meet()
+    except KeyboardInterrupt:
+        if place.rank == 0 and not _has_failed(store, if_lost=False):
+            raise
+        return 130
+    except Preempted as stop:
+        if place.rank == 0:
+            raise
+        return stop.status
+    except Exception as error:
+        if _is_news(error, store):
+            raise
+        return 1
+    distributed.destroy_process_group()
+    return status
+
+
+def _on_gpu(place: Place, trainer: Mapping[str, Any]) -> torch.device | None:
+    device = _devices({**trainer, "devices": trainer.get("devices", place.devices)})[place.local_rank]
+    return device if device.type == "cuda" else None
+
+
+def _is_news(error: Exception, store: Any) -> bool:
+    """Return whether no other process has said this error, or a reason for it.
+
+    Raises:
+        ConnectionError: Another process is gone and has said nothing.
+    """
+    if isinstance(error, distributed.DistError | RuntimeError) and any(
+        word in str(error).lower() for word in LOST
+    ):
+        for _ in range(10):
+            if _has_failed(store, if_lost=True):
+                return False
+            time.sleep(0.2)
+        raise ConnectionError(
+            f"Another process of this job has ended without a word ({first_line(error)[-120:]})."
+        ) from None
+    said = hashlib.sha256(f"{type(error).__name__}: {error}".encode()).hexdigest()
+    try:
+        store.set("failed", "1")
+        return store.add(said, 1) == 1
+    except distributed.DistError:  # the store went with the launcher, which is ending this process
+        return False
+
+
+def _has_failed(store: Any, *, if_lost: bool) -> bool:
+    """Return whether a process has said why the job ends; `if_lost` where the store is gone."""
+    try:
+        return bool(store.check(["failed"]))
+    except distributed.DistError:
+        return if_lost
+
+
+@contextlib.contextmanager
+def _speaking(speaks: bool) -> Iterator[None]:
+    """Run a block; where others speak, without what it prints, remarks and warnings."""
+    if speaks:
+        yield
+        return
+    logging.getLogger("calib").setLevel(logging.ERROR)
+    logging.captureWarnings(False)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def end_with_launcher() -> None:
+    """End this process when the one that started it is gone: nobody would notice what becomes of it."""
+    launcher = os.environ.get(ranks.LAUNCHER)
+    if launcher is None or not hasattr(os, "getppid"):
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(1)
+        sys.stderr.write("The process that started this one is gone; it ends, too.\n")
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

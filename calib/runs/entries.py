@@ -1,0 +1,164 @@
+"""Exported prompts to evaluate, each with what sets its training apart and a name for the tables."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calib.checkpoints import PromptCheckpoint
+from calib.config import DataConfig, EvaluateRun, part_from_dict
+from calib.losses import PRESETS
+from calib.runs.exports import prompt_path
+from calib.runs.identity import FREE, flat, is_among
+
+# Settings that do not make another method, or are shown in words of their own.
+TOLD = (
+    "backbone",
+    "data.class_names",
+    "data.name",
+    "data.options",
+    "data.root",
+    "data.shots",
+    "data.template",
+    "loss",
+    "n_bins",
+    "parity.metrics",
+    "preset",
+    "prompt.n_ctx",
+    "seed",
+    "task",
+)
+
+
+@dataclass
+class Entry:
+    """One exported prompt to evaluate.
+
+    Attributes:
+        path: The export.
+        checkpoint: What is in it.
+        data: The data set to apply it to.
+        facts: What sets its training apart: method, changed loss settings, shots, n_ctx, backbone, data set.
+        method: Its name in the tables, from the facts that differ between the entries.
+    """
+
+    path: Path
+    checkpoint: PromptCheckpoint
+    data: DataConfig
+    facts: dict[str, str]
+    method: str = ""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training; prompts of one seed are compared in pairs."""
+        return int(self.checkpoint.training.get("seed") or 0)
+
+
+def find_entries(config: EvaluateRun) -> list[Entry]:
+    """Return the exports that the settings name, with their baselines, data and names in the tables.
+
+    Raises:
+        FileNotFoundError: A path holds no export.
+        ValueError: Nothing is named, or two different prompts would have the same name and seed.
+    """
+    if not config.runs:
+        raise ValueError("Nothing to evaluate: name run folders or prompt.safetensors files.")
+    paths: list[Path] = []
+    for run in _expanded(config.runs):
+        paths.append(prompt_path(run))
+        if Path(run).is_dir():
+            paths += sorted(Path(run).glob("baselines/*/prompt.safetensors"))
+    entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
+    _name_methods(entries)
+    return _without_repeats(entries)
+
+
+def _expanded(runs: Sequence[str]) -> list[str]:
+    """Return the paths that patterns name, and the other paths as they are."""
+    found: list[str] = []
+    for run in runs:
+        fits = sorted(glob.glob(run)) if glob.has_magic(run) and not Path(run).exists() else [run]
+        if not fits:
+            raise FileNotFoundError(f"The pattern '{run}' fits no run folder and no prompt.safetensors.")
+        found += fits
+    return found
+
+
+def _entry(path: Path, override: DataConfig) -> Entry:
+    checkpoint = PromptCheckpoint.load(path)
+    training = checkpoint.training
+    data = (training.get("config") or {}).get("data")
+    own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
+    blank = DataConfig(name="")
+    changes = {f.name: getattr(override, f.name) for f in fields(DataConfig)}
+    data = replace(own, **{key: value for key, value in changes.items() if value != getattr(blank, key)})
+    if not data.name:
+        raise ValueError(
+            f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
+        )
+    method = training.get("method", path.parent.name)
+    learned = checkpoint.context is not None
+    facts = {
+        "method": method,
+        "loss": _changed_settings(method, training.get("objective", {})),
+        "n_ctx": f"n_ctx={checkpoint.prompt.get('n_ctx')}" if learned else "",
+        "shots": f"{own.shots} shots" if learned else "",
+        "backbone": checkpoint.backbone["name"],
+        "trained on": own.name,
+    }
+    if learned:
+        facts |= _other_settings(training.get("config", {}))
+    return Entry(path, checkpoint, data, facts)
+
+
+def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that no other fact tells, as they are shown where they differ among the runs."""
+    return {
+        key: f"{'.'.join(key.split('.')[-2:])}={value}"
+        for key, value in flat(dict(config)).items()
+        if not is_among(key, (*FREE, *TOLD))
+    }
+
+
+def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -> str:
+    usual = PRESETS.get(method, {})
+    changed = [
+        f"{loss}.{key}={value}"
+        for loss, settings in objective.items()
+        for key, value in settings.items()
+        if usual.get(loss, {}).get(key) != value
+    ]
+    return " ".join(changed)
+
+
+def _name_methods(entries: list[Entry]) -> None:
+    """Name every entry by its method and by whatever else differs among the entries."""
+    values: dict[str, set[str]] = {}
+    for entry in entries:
+        for key, said in entry.facts.items():
+            values.setdefault(key, set()).update({said} - {""})
+    varying = [key for key, different in values.items() if key != "method" and len(different) > 1]
+    for entry in entries:
+        shown = [entry.facts.get(key, "") for key in ("loss", *varying)]
+        parts = [entry.facts["method"], *(said for said in shown if said)]
+        entry.method = " ".join(dict.fromkeys(parts))
+
+
+def _without_repeats(entries: list[Entry]) -> list[Entry]:
+    kept: dict[tuple[str, int], Entry] = {}
+    for entry in entries:
+        twin = kept.setdefault((entry.method, entry.seed), entry)
+        if twin is not entry and not torch.equal(
+            twin.checkpoint.text_features, entry.checkpoint.text_features
+        ):
+            raise ValueError(
+                f"{twin.path} and {entry.path} are different prompts, both '{entry.method}' with seed "
+                f"{entry.seed}. "
+                "Evaluate them one at a time."
+            )
+    return list(kept.values())

@@ -1,0 +1,76 @@
+"""The folder of one evaluation: made whole, replaced whole, and never laid over something else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from calib.config import EvaluateRun, to_yaml
+from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
+from calib.predictions import Predictions
+from calib.runs.folder import OTHER, RunFolder, holds_nothing, save_figure
+
+log = logging.getLogger(__name__)
+
+
+class EvaluationFolder:
+    """Where the results of `evaluate.py` go.
+
+    Args:
+        path: The folder; made by `write`.
+
+    Raises:
+        ValueError: It cannot be made, or holds a run or other files that are not an evaluation's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.settings = self.path / "evaluation.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.predictions = self.path / "predictions"
+        blocking = blocking_file(self.path)
+        if blocking is not None:
+            raise ValueError(f"The folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
+        if (self.path / "config.yaml").is_file():
+            raise ValueError(f"'{self.path}' is the folder of a run, whose results would be lost. {OTHER}")
+        if not self.settings.is_file() and not holds_nothing(self.path):
+            raise ValueError(f"The folder '{self.path}' holds files but no evaluation. {OTHER}")
+
+    def write(
+        self,
+        config: EvaluateRun,
+        predictions: Mapping[str, Predictions],
+        table: str,
+        figure: Any,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """Write all results, in place of those of an earlier evaluation; metrics.json comes last.
+
+        Args:
+            config: The settings.
+            predictions: What each prompt said, by the name of its file.
+            table: The text of table.md.
+            figure: The reliability diagrams.
+            metrics: The content of metrics.json.
+
+        Raises:
+            ValueError: Another process is at work in it.
+            WriteError: The folder cannot be written.
+        """
+        with RunFolder(self.path).locked():
+            remove_unfinished(self.predictions)
+            if self.settings.is_file():
+                log.info("Replacing the evaluation in %s.", self.path)
+            self.metrics.unlink(missing_ok=True)
+            write_text(self.settings, to_yaml(config))
+            kept = {self.predictions / f"{name}.safetensors": each for name, each in predictions.items()}
+            for path, each in kept.items():
+                each.save(path)
+            for path in self.predictions.glob("*.safetensors"):
+                if path not in kept:
+                    path.unlink()
+            write_text(self.path / "table.md", table)
+            save_figure(figure, self.path / "reliability.png")
+            write_json(self.metrics, metrics)

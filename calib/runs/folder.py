@@ -1,0 +1,252 @@
+"""The folder of one run: belongs to one configuration, is continued or refused, never mixed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
+from calib.io.files import (
+    PART,
+    atomic_path,
+    blocking_file,
+    check_sealed_text,
+    read_json,
+    remove_unfinished,
+    sealed_text,
+    write_json,
+    write_text,
+)
+from calib.io.locks import BusyError, is_held, locked
+from calib.runs.identity import describe_differences
+
+log = logging.getLogger(__name__)
+LOCK = ".lock"
+REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
+OTHER = "Give another folder: out=FOLDER."
+NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
+# What a run writes, and `overwrite` removes, in this order: a run without metrics is not finished, and while
+# there is a config.yaml, a removal that was interrupted is noticed and gone on with.
+OWNED = (
+    "metrics.json",
+    "split.json",
+    "table.md",
+    "prompt.safetensors",
+    "failure.safetensors",
+    "predictions.safetensors",
+    "uncertainties.safetensors",
+    "failures.csv",
+    "reliability.png",
+    "risk_coverage.png",
+    "folds",
+    "checkpoints",
+    "logs",
+    "baselines",
+    "wandb",
+    "config.yaml",
+)
+
+
+class RunFolder:
+    """Paths and state of a run's folder.
+
+    Args:
+        path: The folder; made by `claim`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.split = self.path / "split.json"
+        self.metrics = self.path / "metrics.json"
+        self.prompt = self.path / "prompt.safetensors"
+        self.failure = self.path / "failure.safetensors"
+        self.predictions = self.path / "predictions.safetensors"
+        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.curves = self.path / "logs" / "metrics.csv"
+        self.baselines = self.path / "baselines"
+        self.folds = self.path / "folds"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its metrics, the last thing a run does, and still has its export."""
+        return self.metrics.is_file() and (self.prompt.is_file() or self.failure.is_file())
+
+    def results(self) -> dict[str, Any]:
+        """Return the metrics of a finished run.
+
+        Raises:
+            ValueError: metrics.json is damaged or was written by something else.
+        """
+        written = read_json(self.metrics)
+        if (
+            not isinstance(written, dict)
+            or "test" not in written
+            or not {"method", "scores"} & written.keys()
+        ):
+            raise ValueError(
+                f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
+                "from the last checkpoint; or train anew (overwrite=true)."
+            )
+        return written
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder while this one works in it; a killed process lets go.
+
+        Files that a killed process left unfinished are removed.
+
+        Raises:
+            ValueError: Another process is at work in it.
+            WriteError: It cannot be written.
+        """
+        try:
+            with locked(self.path / LOCK):
+                remove_unfinished(self.path)
+                for place in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
+                    remove_unfinished(place, deep=True)
+                yield
+        except BusyError as error:
+            raise self._busy(error) from error
+
+    def refuse_if_busy(self) -> None:
+        """Refuse the folder while another process is at work in it; sooner than `locked` does.
+
+        Raises:
+            ValueError: One is.
+        """
+        if is_held(self.path / LOCK):
+            raise self._busy(BusyError(self.path / LOCK))
+
+    def check(self, config: PromptRun | FailureRun) -> None:
+        """Refuse the folder where using it would mix or lose results. Changes nothing.
+
+        Raises:
+            ValueError: The folder holds another configuration, files that are not a run's, or a run that
+                the settings `resume` and `overwrite` say neither to continue nor to replace.
+        """
+        blocking = blocking_file(self.path)
+        if blocking is not None:
+            raise ValueError(f"The run folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
+        if config.overwrite or not self.path.exists():
+            return
+        if not self.config.is_file():
+            if not holds_nothing(self.path):
+                raise ValueError(f"The folder '{self.path}' holds files but no run (no config.yaml). {OTHER}")
+            return
+        differences = self._differences(config)
+        if differences:
+            listed = "; ".join(differences[:4]) + (
+                f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+            )
+            raise ValueError(
+                f"The run folder '{self.path}' belongs to another configuration: {listed}. "
+                "Give another folder (out=FOLDER) or replace it (overwrite=true)."
+            )
+        if not config.resume:
+            state = "a finished" if self.finished else "an unfinished"
+            raise ValueError(
+                f"The folder '{self.path}' holds {state} run of this configuration. Go on with it "
+                f"(resume=true), "
+                "replace it (overwrite=true), or give another folder (out=FOLDER)."
+            )
+
+    def claim(self, config: PromptRun | FailureRun, split: dict[str, Any]) -> None:
+        """Make the folder and write what it belongs to; `overwrite` first removes an earlier run's files.
+
+        Args:
+            config: The run's settings.
+            split: The few-shot draw, written to split.json.
+
+        Raises:
+            ValueError: The data have changed under an unfinished run.
+            WriteError: The folder cannot be written.
+        """
+        if config.overwrite and self.config.is_file():
+            self._clear()
+        self.check_data(split)
+        write_text(self.config, sealed_text(to_yaml(replace(config, resume=True, overwrite=False))))
+        write_json(self.split, split)
+
+    def check_data(self, split: dict[str, Any]) -> None:
+        """Refuse images other than those the folder's run began with; a folder without a run passes.
+
+        Args:
+            split: What the run would write to split.json.
+
+        Raises:
+            ValueError: The draw or the test images differ; the message says in what.
+        """
+        if not self.split.is_file():
+            return
+        old = read_json(self.split)
+        differing = {key for key in old.keys() | split.keys() if old.get(key) != split.get(key)}
+        changed = sorted(differing - NAMES)
+        if changed:
+            raise ValueError(
+                f"The data have changed since the run in '{self.path}' began (split.json differs in: "
+                f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."
+            )
+
+    def _busy(self, error: BusyError) -> ValueError:
+        return ValueError(
+            f"Another process is at work in the folder '{self.path}'. Wait for it, or give another "
+            f"folder (out=FOLDER).{error.hint}"
+        )
+
+    def _differences(self, config: PromptRun | FailureRun) -> list[str]:
+        check_sealed_text(self.config)
+        task = task_of([str(self.config)])
+        if task != config.task:
+            return [f"task is {task!r} there and {config.task!r} here"]
+        return describe_differences(load_config([str(self.config)], task=task), config)
+
+    def _clear(self) -> None:
+        for name in OWNED:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Return whether a folder is missing or holds only what comes and goes with a process at work.
+
+    That is its lock, and files being written: all that is there when one is killed in its first moments.
+    """
+    if not folder.exists():
+        return True
+    return all(
+        path.name.startswith(LOCK) or (path.name.startswith(".") and path.suffix == PART)
+        for path in folder.iterdir()
+    )
+
+
+def check_same_data(folder: RunFolder, record: Callable[[], dict[str, Any]]) -> None:
+    """Refuse to show a finished run's results if its data have changed since; images that are gone are said.
+
+    Args:
+        folder: The run's folder.
+        record: Returns what split.json would say now.
+
+    Raises:
+        ValueError: The data have changed.
+    """
+    try:
+        now = record()
+    except FileNotFoundError as error:
+        log.warning("The data could not be compared with those of the run: %s", error)
+    else:
+        folder.check_data(now)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG, atomically."""
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png", dpi=150)

@@ -1,0 +1,245 @@
+"""What a job needs before it begins: the frozen backbone, the data, few-shot draw, image features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from calib.backbones import create_backbone
+from calib.backbones.base import Backbone
+from calib.checkpoints import PromptCheckpoint
+from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
+from calib.core.hashing import json_digest
+from calib.data import (
+    FeatureTable,
+    FewShotSplit,
+    ImageTable,
+    TaskData,
+    cache_features,
+    check_overlap,
+    few_shot_split,
+    load_data,
+)
+from calib.processes.threads import thread_share
+from calib.prompts.learner import zero_shot_features
+
+
+@dataclass
+class Prepared:
+    """Everything that the runs on one few-shot draw share.
+
+    Attributes:
+        backbone: The frozen model.
+        task: The data set.
+        train: The shots: features, or images where nothing is cached.
+        val: Features of the validation shots. None: there are none.
+        test: Features of the test split.
+        zero_shot: The prompt made of the template.
+        record: What split.json says: the draw, images found on both sides of a split, terms and limits of the
+            data.
+    """
+
+    backbone: Backbone
+    task: TaskData
+    train: FeatureTable | ImageTable
+    val: FeatureTable | None
+    test: FeatureTable
+    zero_shot: PromptCheckpoint
+    record: dict[str, Any]
+
+
+@dataclass
+class Common:
+    """What runs on one backbone and data set share, whatever their shots.
+
+    Attributes:
+        backbone: The frozen model.
+        task: The data set.
+        test: Features of the test split.
+        text_features: (C, D) of the template's sentences.
+        record: What split.json says about the data.
+    """
+
+    backbone: Backbone
+    task: TaskData
+    test: FeatureTable
+    text_features: Tensor
+    record: dict[str, Any]
+
+
+def prepare(config: PromptRun) -> Prepared:
+    """Return the backbone, data, draw and features that a configuration describes.
+
+    Raises:
+        FileNotFoundError: Images or weights are not there.
+        ValueError: A class has too few images, an image cannot be read, packaged features belong to another
+            backbone.
+    """
+    return draw(config, load_common(config))
+
+
+def load_common(config: PromptRun) -> Common:
+    """Return backbone, data set and test features of a configuration; raises as `prepare`."""
+    from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
+
+    backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
+    task = load_task(config.data)
+    split_of(config, task)  # too few images and shared ones are said before any is encoded
+    record = describe_data(task)
+    return Common(
+        backbone=backbone,
+        task=task,
+        test=features_of(task.test, backbone, config.data),
+        text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
+        record=record,
+    )
+
+
+def describe_data(task: TaskData) -> dict[str, Any]:
+    """Return what split.json says about a data set, whatever the shots."""
+    return {
+        "test": fingerprint(task.test),
+        "overlap": check_overlap(task).to_dict(),
+        "data": terms_of(task),
+    }
+
+
+def data_record(config: PromptRun) -> dict[str, Any]:
+    """Return what split.json would say now; reads no weights and encodes nothing.
+
+    Raises:
+        FileNotFoundError: The images are not there.
+        ValueError: The data are not right.
+    """
+    task = load_task(config.data)
+    return {**split_of(config, task).to_dict(), **describe_data(task)}
+
+
+def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
+    """Return the few-shot draw of a configuration.
+
+    Raises:
+        ValueError: A class has too few images.
+    """
+    return few_shot_split(
+        task.train.labels,
+        task.train.ids,
+        config.data.shots,
+        val_shots=config.data.val_shots,
+        seed=config.seed,
+        groups=task.train.groups,
+        class_names=task.class_names,
+        names=task.train.names,
+    )
+
+
+def draw(config: PromptRun, common: Common) -> Prepared:
+    """Return a configuration's few-shot draw and its features.
+
+    Raises:
+        ValueError: A class has too few images, or an image cannot be read.
+    """
+    backbone, task = common.backbone, common.task
+    split = split_of(config, task)
+    shots = task.train.subset(split.train)
+    return Prepared(
+        backbone=backbone,
+        task=task,
+        train=features_of(shots, backbone, config.data, views=config.data.views)
+        if config.data.cache
+        else shots,
+        val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
+        test=common.test,
+        zero_shot=template_prompt(backbone, task, common.text_features, config),
+        record={**split.to_dict(), **common.record},
+    )
+
+
+def terms_of(task: TaskData) -> dict[str, Any]:
+    """Return where the data come from and what a reader of the results should know about them."""
+    return {"name": task.name, "source": task.source, "licence": task.licence, "notes": list(task.notes)}
+
+
+def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backbone:
+    """Return the frozen model that the settings name.
+
+    Args:
+        settings: Name, weights and the rest.
+        parity: Official quirks of the backbone to switch on.
+    """
+    return create_backbone(
+        settings.name,
+        weights=settings.weights,
+        tokenizer=settings.tokenizer,
+        revision=settings.revision,
+        preprocessing=settings.preprocessing,
+        quick_gelu=settings.quick_gelu,
+        parity=parity,
+    )
+
+
+def parity_of(config: PromptRun) -> dict[str, bool]:
+    """Return the quirks that a backbone itself must know, if any is switched on."""
+    return {"official_double_embedding": True} if config.parity.double_embedding else {}
+
+
+def load_task(data: DataConfig) -> TaskData:
+    """Return the data set that the settings name."""
+    return load_data(
+        data.name, data.root, template=data.template, class_names=data.class_names, **data.options
+    )
+
+
+def features_of(
+    table: FeatureTable | ImageTable, backbone: Backbone, data: DataConfig, *, views: int = 0
+) -> FeatureTable:
+    """Return the image features of a table: encoded once and cached, or as packaged.
+
+    Args:
+        table: Images, or features that were encoded before.
+        backbone: The frozen model.
+        data: Where the cache is and how many images are encoded at once.
+        views: Augmented views per image.
+
+    Raises:
+        ValueError: Packaged features are of another backbone or preprocessing, or hold fewer views.
+    """
+    if isinstance(table, FeatureTable):
+        table.check_backbone(backbone)
+        return table.with_views(views)
+    return cache_features(
+        backbone,
+        table,
+        data.cache_dir,
+        views=views,
+        batch_size=data.encode_batch_size,
+        on_batch=thread_share().settle,
+    )
+
+
+def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> PromptCheckpoint:
+    """Return the prompt that the data set's template makes, in the form of an export."""
+    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
+    return template_prompt(backbone, task, texts, config)
+
+
+def template_prompt(
+    backbone: Backbone, task: TaskData, text_features: Tensor, config: PromptRun | FailureRun
+) -> PromptCheckpoint:
+    """Return the zero-shot prompt of text features (C, D) that are already there."""
+    return PromptCheckpoint(
+        text_features=text_features,
+        class_names=list(task.class_names),
+        logit_scale=float(backbone.logit_scale),
+        backbone={**backbone.describe(), "build": asdict(config.backbone)},
+        prompt={"template": task.template},
+        training={"method": "zero-shot", "seed": config.seed, "config": to_dict(config)},
+    )
+
+
+def fingerprint(table: FeatureTable | ImageTable) -> dict[str, Any]:
+    """Return what tells the images and labels of a split from any others: how many, and a digest."""
+    return {"n": len(table), "digest": json_digest([list(table.ids), table.labels.tolist()])}

@@ -1,0 +1,131 @@
+"""What every way of training a prompt does before and after: learner, batches, export, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+import calib
+from calib.checkpoints import PromptCheckpoint
+from calib.config import PromptRun, to_dict
+from calib.data import FewShotDataModule
+from calib.io.files import write_json
+from calib.losses import Objective, resolve_terms
+from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
+from calib.predictions import Predictions
+from calib.prompts.learner import PromptLearner
+from calib.runs.folder import RunFolder
+from calib.runs.prepare import Prepared
+
+
+def title(method: str, objective: Objective) -> str:
+    """Return a method's name with its losses.
+
+    Example:
+        >>> title("calibprompt", Objective({"ce": {}, "smac": {}, "as": {"weight": 0.01}}))
+        'calibprompt (CE + SMAC + AS)'
+    """
+    return f"{method} ({' + '.join(name.upper().replace('_', '-') for name in objective.weights)})"
+
+
+def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:
+    """Refuse an objective without a gradient.
+
+    Raises:
+        ValueError: ZS-Norm alone with two classes, where normalised logits are the same for every prompt.
+    """
+    if set(objective.weights) == {"zs_norm"} and len(class_names) == 2:
+        raise ValueError(
+            "zs-norm has no gradient with two classes and would train nothing. Choose another preset, or "
+            "give it a task loss as well, e.g. loss.ce.weight=1."
+        )
+
+
+def new_learner(config: PromptRun, prepared: Prepared) -> PromptLearner:
+    """Return an untrained prompt.
+
+    Raises:
+        ValueError: A class name does not fit beside the context.
+    """
+    return PromptLearner(
+        prepared.backbone,
+        prepared.task.class_names,
+        **asdict(config.prompt),
+        seed=config.seed,
+        truncate=config.parity.truncate,
+    )
+
+
+def batches_of(config: PromptRun, prepared: Prepared) -> FewShotDataModule:
+    """Return the batches of a run: order and views depend on its seed alone."""
+    return FewShotDataModule(
+        prepared.train,
+        prepared.val,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        drop_last=config.data.drop_last,
+        preprocess=prepared.backbone.preprocess,
+        augment=config.data.views > 0,
+    )
+
+
+def exported(
+    config: PromptRun, prepared: Prepared, text_features: Tensor, context: Tensor
+) -> PromptCheckpoint:
+    """Return a trained prompt ready for export.
+
+    Args:
+        config: The settings it was trained with.
+        prepared: Backbone, task and shots.
+        text_features: (C, D) unit norm.
+        context: (M, E) or (C, M, E).
+    """
+    return replace(
+        prepared.zero_shot,
+        text_features=text_features.detach().cpu(),
+        context=context.detach().cpu(),
+        prompt=asdict(config.prompt),
+        training={
+            "method": config.preset,
+            "objective": resolve_terms(config.preset, config.loss),
+            "seed": config.seed,
+            "split": prepared.record["digest"],
+            "config": to_dict(config),
+            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+        },
+    )
+
+
+def evaluate_prompt(
+    config: PromptRun, checkpoint: PromptCheckpoint, prepared: Prepared, folder: RunFolder
+) -> dict[str, Any]:
+    """Write a prompt's export, test predictions and metrics, and return the metrics."""
+    method = checkpoint.training["method"]
+    predictions = Predictions.of(checkpoint, prepared.test, data=config.data.name)
+    results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
+    results["test"] = _metrics(predictions, config)
+    if prepared.val is not None:
+        results["val"] = _metrics(Predictions.of(checkpoint, prepared.val, data=config.data.name), config)
+    checkpoint.save(folder.prompt)
+    predictions.save(folder.predictions)
+    write_json(folder.metrics, results)
+    return results["test"]
+
+
+def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:
+    """Return all metrics and, on request, ECE and MCE as the CalibPrompt release defines them."""
+    names, n_bins = predictions.class_names, config.n_bins
+    values = summarize(predictions.logits, predictions.labels, class_names=names, n_bins=n_bins)
+    if not config.parity.metrics:
+        return values
+    confidence, top = predictions.probs.max(dim=1)
+    correct = top == predictions.labels
+    return values | {
+        "ece_official": float(expected_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
+        "mce_official": float(maximum_calibration_error(confidence, correct, n_bins=n_bins, official=True)),
+    }

@@ -1,0 +1,109 @@
+"""What a run logs: the names of its metrics, and at its end a table, figures and files.
+
+Everything at the end is read from the run's folder, so it is the same whoever trained the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from calib.config import FailureRun, PromptRun
+from calib.losses import Objective, resolve_terms
+from calib.metrics import FAILURE_METRICS, METRICS
+from calib.modules.failure_prediction import WATCHED
+from calib.plots import reliability_panels
+from calib.predictions import Predictions
+from calib.report.tables import COLUMNS
+from calib.runs.folder import RunFolder
+
+OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
+
+
+@dataclass
+class Results:
+    """What a finished run shows beside its curves.
+
+    Attributes:
+        columns: Names of the table's columns.
+        rows: Its rows: what was evaluated, then numbers as fractions.
+        figures: Name to matplotlib figure or PNG file.
+        export: Files that make the result usable elsewhere: the export and the settings.
+        kind: What the export is: "prompt" or "failure-head".
+        about: Facts about the export.
+    """
+
+    columns: list[str]
+    rows: list[list[Any]]
+    figures: dict[str, Figure | Path]
+    export: list[Path]
+    kind: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def metric_names(config: PromptRun | FailureRun) -> set[str]:
+    """Return the names of all curves and final numbers of a run, the same in CSV and W&B.
+
+    A metric that is not a number (kde_ece of one image, AUROC without a wrong prediction) is left out when it
+    is logged.
+
+    Example:
+        >>> sorted(name for name in metric_names(PromptRun(preset="coop")) if name.startswith("train/"))
+        ['train/ce', 'train/total']
+        >>> sorted(name for name in metric_names(FailureRun()) if name.startswith(("train/", "val/")))
+        ['train/bce', 'val/aurc', 'val/auroc']
+    """
+    names = {"epoch"}
+    if isinstance(config, FailureRun):
+        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in WATCHED}
+        return names | {f"test/{name}" for name in (*FAILURE_METRICS, "n", "n_failures")}
+    terms = Objective(resolve_terms(config.preset, config.loss)).weights
+    names |= {f"train/{term}" for term in (*terms, "total")}
+    if config.data.val_shots:
+        names |= {f"val/{name}" for name in METRICS}
+    official = OFFICIAL if config.parity.metrics else ()
+    return names | {f"test/{name}" for name in (*METRICS, *official, "n", "n_bins")}
+
+
+def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
+    """Return what a finished run's folder has to show.
+
+    Args:
+        folder: The folder of a prompt or of a failure head; a prompt's table and figure also have the
+            finished ones under `baselines`.
+        n_bins: Bins of the reliability diagrams.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    written = folder.results()
+    if folder.failure.is_file():
+        names = [name for name in FAILURE_METRICS if name in written["scores"][written["head"]]]
+        return Results(
+            ["score", *names],
+            [[score, *(values.get(name) for name in names)] for score, values in written["scores"].items()],
+            {"risk_coverage": folder.path / "risk_coverage.png"},
+            [path for path in (folder.failure, folder.prompt, folder.config) if path.is_file()],
+            "failure-head",
+            {"head": written["head"], "seed": written["seed"], "data": written["data"]},
+        )
+    places = {"zero-shot": RunFolder(folder.baselines / "zero-shot")}
+    if folder.baselines.is_dir():
+        places |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
+    places[written["method"]] = folder
+    places = {name: place for name, place in places.items() if place.finished}
+    predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+    panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
+    names = [name for _, name, _ in COLUMNS]
+    tests = {name: place.results()["test"] for name, place in places.items()}
+    return Results(
+        ["method", *names],
+        [[method, *(test.get(name) for name in names)] for method, test in tests.items()],
+        {"reliability": reliability_panels(panels, n_bins=n_bins)},
+        [folder.prompt, folder.config],
+        "prompt",
+        {key: written[key] for key in ("method", "seed", "data")},
+    )

@@ -1,0 +1,230 @@
+"""The Lightning trainer of a run: loggers, whole-or-absent checkpoints, settings that are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from calib.config import FailureRun, PromptRun
+from calib.core import ranks
+from calib.core.errors import first_line, unknown_name
+from calib.processes.join import trainer_settings
+from calib.processes.signals import Preempted, deferred
+from calib.processes.threads import thread_share
+from calib.runs.folder import RunFolder
+from calib.runs.last_state import AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.results import results_of
+from calib.runs.wandb import WandbLogger, wanted
+
+log = logging.getLogger(__name__)
+OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+STRATEGIES = ("auto", "ddp")
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Lightning's bar of the training, without one for each short validation and without a log number."""
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {
+            key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
+        }
+
+
+def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
+    """Return the W&B logger of a run, where the settings ask for it; the curves as CSV need none.
+
+    Of several processes the first one logs.
+    """
+    return [WandbLogger(config, folder)] if ranks.rank() == 0 and wanted(config, folder) else []
+
+
+@contextlib.contextmanager
+def run_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> Iterator[list[Logger]]:
+    """Yield the loggers of a run; whatever ends the block early ends theirs as failed."""
+    loggers = make_loggers(config, folder)
+    try:
+        yield loggers
+    except BaseException:
+        for logger in loggers:
+            logger.finalize("failed")
+        raise
+
+
+def close_loggers(
+    loggers: Sequence[Logger], test: Mapping[str, Any], folder: RunFolder, *, n_bins: int = 10
+) -> None:
+    """Log the test metrics and end the run of every logger, W&B's with a table, figures and the export.
+
+    Args:
+        loggers: From `make_loggers`.
+        test: The final metrics; what is not a finite number is left out.
+        folder: The finished run's folder.
+        n_bins: Bins of the reliability diagrams.
+    """
+    numbers = {
+        f"test/{name}": value
+        for name, value in test.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+    for logger in loggers:
+        logger.log_metrics(numbers)
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.log_results(lambda: results_of(folder, n_bins=n_bins))
+            logger.finish()
+
+
+def make_trainer(
+    config: PromptRun | FailureRun,
+    folder: RunFolder,
+    logger: list[Logger],
+    *,
+    validate: bool,
+    every_n_epochs: int = 1,
+    callbacks: Sequence[Callback] = (),
+    may_rest: bool = False,
+) -> Trainer:
+    """Return a trainer that keeps the last epoch's checkpoint in the run folder, for all processes there are.
+
+    Args:
+        config: The run's settings; `trainer` goes to `lightning.Trainer` as it is.
+        folder: The run's folder.
+        logger: Where the curves go.
+        validate: Whether there are validation images.
+        every_n_epochs: Epochs between two checkpoints.
+        callbacks: Further callbacks.
+        may_rest: Whether some steps leave trained parameters without a gradient.
+    """
+    last = RunCheckpoint(folder.checkpoint, folder.curves, every_n_epochs=every_n_epochs)
+    threads = LambdaCallback(on_train_batch_start=lambda *_: thread_share().settle())
+    defaults = {
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "enable_progress_bar": sys.stdout.isatty(),  # in a file its updates would be thousands of lines
+    }
+    if not validate:
+        defaults["limit_val_batches"] = 0
+    settings = defaults | config.trainer | trainer_settings(config.trainer)
+    if ranks.world_size() > 1:  # buffers are the same everywhere: frozen ones, and counts of steps
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False, find_unused_parameters=may_rest)
+    return Trainer(
+        **settings,
+        logger=logger,
+        callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
+        default_root_dir=folder.path,
+        plugins=[AtomicCheckpoints()],
+    )
+
+
+def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFolder) -> None:
+    """Train, from the folder's last checkpoint if there is one.
+
+    Args:
+        trainer: From `make_trainer`.
+        module: What is trained.
+        batches: What `Trainer.fit` takes: a data module, or training and validation batches.
+        folder: The run's folder.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+        Preempted: A signal asked to stop; the state is saved.
+        ValueError: The checkpoint cannot be read.
+    """
+    point = resume_point(folder)
+    try:
+        with deferred():
+            trainer.fit(module, *batches, ckpt_path=point)
+            kept = trainer.checkpoint_callback
+            # After the last step: any of the processes may be the one that was asked.
+            if isinstance(kept, RunCheckpoint) and kept.stop:
+                raise Preempted(kept.stop)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
+        raise KeyboardInterrupt from stop
+
+
+def resume_point(folder: RunFolder) -> str | None:
+    """Return the checkpoint a run goes on from, and say so; None: it begins. The first process looks.
+
+    Raises:
+        ValueError: The checkpoint cannot be read.
+    """
+    return ranks.decided(lambda: _last_checkpoint(folder))
+
+
+def _last_checkpoint(folder: RunFolder) -> str | None:
+    if not folder.checkpoint.is_file():
+        return None
+    try:
+        checkpoint = read_checkpoint(folder.checkpoint)
+        done = progress_of(checkpoint)
+    except pickle.UnpicklingError as error:  # torch's message would recommend to run it
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} is refused: it is damaged, or holds Python objects that "
+            "could run code. Nothing was run. Delete it to train from the beginning, or give another folder "
+            "(out=FOLDER)."
+        ) from error
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} cannot be read; it may have been cut off "
+            f"({first_line(error)}). "
+            "Delete it to train from the beginning, or give another folder (out=FOLDER)."
+        ) from error
+    if "losses" not in checkpoint:
+        raise ValueError(
+            f"The checkpoint {folder.checkpoint} was written by another version of calib. Delete it to train "
+            "from the beginning, or give another folder (out=FOLDER)."
+        )
+    log.info("Going on %s, from %s.", done, folder.checkpoint)
+    return str(folder.checkpoint)
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse trainer settings that are unknown, or that would change what a run means.
+
+    Args:
+        settings: What the configuration hands to `lightning.Trainer`.
+
+    Raises:
+        ValueError: A setting is unknown, belongs to the run folder, divides the model instead of the work, or
+            would round the frozen weights.
+    """
+    for key in OWNED_SETTINGS:
+        if key in settings:
+            raise ValueError(f"trainer.{key} cannot be set: the run folder decides it.")
+    known = inspect.signature(Trainer).parameters
+    for key in settings:
+        if key not in known:
+            raise unknown_name("key", f"trainer.{key}", [f"trainer.{name}" for name in known])
+    epochs = settings.get("max_epochs", 1)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"trainer.max_epochs must be at least 1, got {epochs}.")
+    if str(settings.get("precision", "")).endswith("-true"):
+        raise ValueError(
+            f"trainer.precision={settings['precision']} would round the frozen weights for good; "
+            "use bf16-mixed or 16-mixed."
+        )
+    strategy, nodes = settings.get("strategy", "auto"), settings.get("num_nodes", 1)
+    if strategy not in STRATEGIES:
+        raise ValueError(
+            f"trainer.strategy={strategy} is not used here: what is trained is small, and every process "
+            "holds the frozen model. Leave it out; several devices run DDP."
+        )
+    if not isinstance(nodes, int) or nodes < 1:
+        raise ValueError(f"trainer.num_nodes must be at least 1, got {nodes}.")
