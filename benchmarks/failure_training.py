@@ -28,12 +28,13 @@ from measuring import forget_peak, own_peak
 from torch.nn.functional import normalize
 
 from calib.config import load_config
+from calib.failure.cases import Cases
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses.failure import failure_bce
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.report.tables import aligned
 from calib.runs.folder import RunFolder
 from calib.runs.trainer import make_loggers, make_trainer
-from calib.vilu import ViLU
 
 LOOPS = ("plain PyTorch", "Lightning")
 SCALE = math.log(100)

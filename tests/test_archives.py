@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.backbones.weights import read_weights
+from calib.backbones.weights.reading import read_weights
 from calib.io.archives import check_archive
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.checkpoints import PromptCheckpoint
 from calib.io.tensors import load_tensors, save_tensors
+from calib.prompts.export import PromptCheckpoint
 
 DESCRIPTION: dict[str, Any] = {
     "name": "toy",

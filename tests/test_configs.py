@@ -9,8 +9,8 @@ import pytest
 
 from calib.commands.failure.run import loss_settings
 from calib.config import FailureRun, PromptRun, load_config, task_of
+from calib.failure.vilu import ViLU
 from calib.losses import Objective, resolve_terms
-from calib.vilu import ViLU
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*CONFIGS.glob("sweeps/*.yaml")})  # those: test_sweep_files.py

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from calib.embeddings import load_embeddings
+from calib.data.embeddings import load_embeddings
 
 N, C, D = 7, 3, 5
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.checkpoints import PromptCheckpoint
-from calib.failure_checkpoints import FailureCheckpoint, prompt_digest, text_digest
+from calib.failure.export import FailureCheckpoint, prompt_digest, text_digest
+from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, save_tensors
-from calib.vilu import ViLU
+from calib.prompts.export import PromptCheckpoint
 
 N, C, D = 5, 3, 8
 DESCRIPTION: dict[str, Any] = {
@@ -124,7 +124,7 @@ def test_very_sure_images_keep_their_order() -> None:
 def test_large_inputs_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     saved, images, picked = checkpoint(), unit(2, N), torch.tensor([0, 1, 2, 0, 1])
     whole = saved.uncertainty(images, picked)
-    monkeypatch.setattr("calib.failure_checkpoints.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("calib.failure.export.ROWS_AT_ONCE", 2)
     assert torch.allclose(saved.uncertainty(images, picked), whole, atol=1e-7)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from calib.metrics import summarize
 from calib.metrics.failure import aurc
-from calib.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
+from calib.report.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
 
 
 def example():

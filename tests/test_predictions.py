@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from calib.data.predictions import Predictions
 from calib.io.tensors import load_tensors, save_tensors
-from calib.predictions import Predictions
 
 
 def predictions() -> Predictions:

@@ -7,8 +7,8 @@ import torch
 from golden_models import CLIP, golden_clip, randn
 
 from calib.losses import Objective
-from calib.modules.optim import make_optimizer
 from calib.prompts.learner import PromptLearner
+from calib.training.optim import make_optimizer
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from sklearn.decomposition import PCA
 from torch.nn.functional import normalize
 
 from calib.metrics.failure import auroc
-from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
 from calib.scores import mcp
+from calib.scores.images import ClassGaussians, ImagePrototypes
+from calib.scores.logit_scaling import LogitScaling
 
 
 def clusters(shots=6, *, classes=3, dim=8, seed=0, spread=0.25):

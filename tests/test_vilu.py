@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.vilu import ViLU, mcp_log_odds
+from calib.failure.vilu import ViLU
+from calib.failure.vilu_inputs import mcp_log_odds
 
 B, C, D = 5, 3, 8
 SCALE = math.log(20.0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.vilu import ViLU
-from calib.vilu.explain import shapley_values
+from calib.failure.explain import shapley_values
+from calib.failure.vilu import ViLU
 
 B, C, D = 5, 4, 8
 

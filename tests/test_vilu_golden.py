@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calib.vilu import ViLU
+from calib.failure.vilu import ViLU
 
 GOLDEN = Path(__file__).parent / "golden"
 ABOUT = json.loads((GOLDEN / "vilu_attention.json").read_text())

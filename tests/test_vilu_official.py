@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.vilu import ViLU, read_official
+from calib.failure.official import read_official
+from calib.failure.vilu import ViLU
 
 D = 8
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.predict_arguments import check_numbers, predict_arguments
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.export import FailureCheckpoint
 from calib.io.files import blocking_file, write_text
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.exports import failure_path, prompt_path, restore_backbone
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config
 from calib.core import ranks
+from calib.data.predictions import Predictions
 from calib.io.files import write_text
 from calib.losses import Objective, resolve_terms
-from calib.modules.prompt_tuning import PromptTuningModule
-from calib.plots import reliability_panels
-from calib.predictions import Predictions
 from calib.processes.join import check_started
+from calib.prompts.export import PromptCheckpoint
+from calib.prompts.module import PromptTuningModule
+from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder, check_same_data, save_figure
 from calib.runs.identity import run_name

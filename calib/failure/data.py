@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
+from calib.data.predictions import Predictions
 from calib.data.task import Table
-from calib.failure_checkpoints import prompt_digest, text_digest
-from calib.modules.caption_pairs import CaptionPairs
-from calib.modules.failure_prediction import Cases
-from calib.predictions import Predictions
+from calib.failure.captions import CaptionPairs
+from calib.failure.cases import Cases
+from calib.failure.export import prompt_digest, text_digest
+from calib.prompts.export import PromptCheckpoint
 
 
 @dataclass

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from calib.core.errors import unknown_name
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.cases import Cases
+from calib.failure.export import FailureCheckpoint
+from calib.failure.vilu import ViLU
+from calib.failure.vilu_inputs import mcp_log_odds
 from calib.metrics.failure import failure_statistic, summarize_failure
-from calib.modules.failure_prediction import Cases
-from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
 from calib.scores import SCORES, fit_score, score
+from calib.scores.images import ClassGaussians, ImagePrototypes
+from calib.scores.logit_scaling import LogitScaling
 from calib.stats import bootstrap_interval, paired_bootstrap
-from calib.vilu import ViLU, mcp_log_odds
 
 BASELINE = "mcp"
 Scorer = Callable[[Cases], Tensor]  # cases -> uncertainty (N,) of their plain images

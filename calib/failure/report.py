@@ -10,11 +10,11 @@ from typing import Any
 from calib.core.text import safe_path, safe_text
 from calib.failure.data import FailureData
 from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.explain import Explanation
+from calib.failure.export import FailureCheckpoint
 from calib.metrics.failure import aurc
-from calib.plots import risk_coverage_diagram
+from calib.report.plots import risk_coverage_diagram
 from calib.report.tables import aligned
-from calib.vilu.explain import Explanation
 
 # column title, metric, factor, decimals
 COLUMNS = (

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import DataConfig, EvaluateRun, part_from_dict
 from calib.losses import PRESETS
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.exports import prompt_path
 from calib.runs.identity import FREE, flat, is_among
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, part_from_dict
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.prepare import make_backbone
 
 

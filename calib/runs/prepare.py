@@ -10,7 +10,6 @@ from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
 from calib.core.hashing import json_digest
 from calib.data import (
@@ -24,6 +23,7 @@ from calib.data import (
     load_data,
 )
 from calib.processes.threads import thread_share
+from calib.prompts.export import PromptCheckpoint
 from calib.prompts.learner import zero_shot_features
 
 

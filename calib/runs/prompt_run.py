@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import calib
-from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, to_dict
 from calib.data import FewShotDataModule
+from calib.data.predictions import Predictions
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 from calib.prompts.learner import PromptLearner
 from calib.runs.folder import RunFolder
 from calib.runs.prepare import Prepared
@@ -106,11 +106,11 @@ def evaluate_prompt(
 ) -> dict[str, Any]:
     """Write a prompt's export, test predictions and metrics, and return the metrics."""
     method = checkpoint.training["method"]
-    predictions = Predictions.of(checkpoint, prepared.test, data=config.data.name)
+    predictions = checkpoint.predict(prepared.test, data=config.data.name)
     results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
     results["test"] = _metrics(predictions, config)
     if prepared.val is not None:
-        results["val"] = _metrics(Predictions.of(checkpoint, prepared.val, data=config.data.name), config)
+        results["val"] = _metrics(checkpoint.predict(prepared.val, data=config.data.name), config)
     checkpoint.save(folder.prompt)
     predictions.save(folder.predictions)
     write_json(folder.metrics, results)

@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 
-from calib.backbones import kernels
-from calib.backbones.blocks import QUICK
-from calib.backbones.frozen import FrozenBlock, FrozenLinear
+from calib.backbones.fast import kernels
+from calib.backbones.fast.blocks import QUICK
+from calib.backbones.fast.frozen import FrozenBlock, FrozenLinear
 from calib.prompts.learner import PromptLearner
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calib.data import load_data
-from calib.data.image_folder import load_image_folder
+from calib.data.readers.folder import load_image_folder
 
 MakeFolder = Callable[..., Path]
 FOUR = {"train/ADI": 3, "train/smooth_muscle": 2, "test/ADI": 1, "test/smooth_muscle": 2}

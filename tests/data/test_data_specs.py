@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calib.data import DATASETS, FeatureTable, TaskData, check_overlap, few_shot_split, load_data
-from calib.data.embedded import save_task_features
+from calib.data.readers.embedded import save_task_features
 from calib.data.task import check_class_names, check_template, number_classes
 
 MakeFolder = Callable[..., Path]

@@ -27,28 +27,28 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from calib.backbones.tokenization import _digest, bert_tokenizer
-from calib.backbones.weights import read_weights
-from calib.checkpoints import PromptCheckpoint
+from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
+from calib.data.embeddings import load_embeddings
 from calib.data.encode import cache_features
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
-from calib.data.hf import load_hf
-from calib.data.image_folder import read_class_names
 from calib.data.images import open_image
-from calib.data.medmnist import load_medmnist
+from calib.data.predictions import Predictions
+from calib.data.readers.folder import read_class_names
+from calib.data.readers.hf import load_hf
+from calib.data.readers.medmnist import load_medmnist
+from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
-from calib.data.tables import load_table
 from calib.data.task import Splits
-from calib.embeddings import load_embeddings
-from calib.failure_checkpoints import FailureCheckpoint, text_digest
+from calib.failure.export import FailureCheckpoint, text_digest
+from calib.failure.official import read_official, write_official
+from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
 from calib.runs.trainer import resume_point
-from calib.vilu import ViLU
-from calib.vilu.official import read_official, write_official
 
 ABOUT = {
     "name": "toy",

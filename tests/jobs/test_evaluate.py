@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.evaluate import evaluate
 from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
+from calib.data.predictions import Predictions
 from calib.io.files import read_json
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.entries import find_entries
 
 

@@ -14,8 +14,8 @@ from tests_shared import SHORT
 
 from calib.commands.failure.run import train_failure
 from calib.config import load_config
-from calib.failure_checkpoints import FailureCheckpoint
-from calib.predictions import Predictions
+from calib.data.predictions import Predictions
+from calib.failure.export import FailureCheckpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "plain_open_clip_embeddings.py"
 MODEL = {

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from tests_shared import SHORT
 
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.predict import find_images, main, predict
 from calib.commands.train import train
 from calib.config import load_config
-from calib.predictions import Predictions
+from calib.data.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 
 
 @pytest.fixture(scope="module")

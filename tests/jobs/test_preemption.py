@@ -16,10 +16,10 @@ import torch
 from tests_shared import SHORT
 
 from calib.cli import run
-from calib.modules.failure_prediction import FailurePredictionModule
-from calib.modules.prompt_stack import PromptStackModule
-from calib.modules.prompt_tuning import PromptTuningModule
+from calib.failure.module import FailurePredictionModule
 from calib.processes.signals import Preempted, asked_to_stop, deferred, preemptible, requeue, take_over
+from calib.prompts.module import PromptTuningModule
+from calib.prompts.stack import PromptStackModule
 
 ROOT = Path(__file__).parents[2]
 PROMPT = ["train", *SHORT, "data.batch_size=8", "baselines=[]", "out=run"]  # 3 steps per epoch

@@ -6,13 +6,13 @@ import pytest
 import torch
 from tests_shared import SHORT
 
-from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
 from calib.commands.search.grid import SweepSettings, sweep_settings
 from calib.commands.search.sweep import sweep
 from calib.commands.train import train
 from calib.config import load_config
 from calib.io.files import read_json
+from calib.prompts.export import PromptCheckpoint
 
 VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 
@@ -87,7 +87,7 @@ def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
 
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
     arguments, settings = [*SHORT, *VARIED], SweepSettings(out=str(tmp_path / "s"))
-    from calib.modules.prompt_stack import PromptStackModule
+    from calib.prompts.stack import PromptStackModule
 
     original = PromptStackModule.on_train_epoch_start
 

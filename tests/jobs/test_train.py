@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from calib.backbones import create_backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data import load_data
+from calib.data.predictions import Predictions
 from calib.io.files import read_json
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 from calib.prompts.learner import PromptLearner, zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prompt_run import check_trainable

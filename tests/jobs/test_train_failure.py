@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from tests_shared import SHORT
 
-from calib.checkpoints import PromptCheckpoint
 from calib.cli import main
 from calib.commands.failure.cross_fit import make_folds
 from calib.commands.failure.run import train_failure
@@ -26,14 +25,16 @@ from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import FailureRun, load_config
 from calib.data import load_data
+from calib.data.predictions import Predictions
+from calib.failure.export import FailureCheckpoint
+from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading
-from calib.failure_checkpoints import FailureCheckpoint
 from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
-from calib.modules.failure_prediction import FailurePredictionModule
-from calib.predictions import Predictions
-from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
+from calib.prompts.export import PromptCheckpoint
 from calib.scores import mcp
+from calib.scores.images import ClassGaussians, ImagePrototypes
+from calib.scores.logit_scaling import LogitScaling
 
 QUICK = [*SHORT, "n_resamples=20", "head.hidden=[16]", "optim.name=adamw", "optim.lr=0.01"]
 FILES = {

@@ -15,10 +15,10 @@ from tests_shared import SHORT
 
 from calib.commands.failure.run import train_failure
 from calib.config import FailureRun, load_config
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.data.predictions import Predictions
+from calib.failure.export import FailureCheckpoint
 from calib.io.files import read_json
 from calib.metrics.failure import auroc
-from calib.predictions import Predictions
 
 N, D = 90, 12
 SETTINGS = [*SHORT, "n_resamples=20", "head.hidden=[8]", "data.batch_size=10", "embeddings.captions=true"]

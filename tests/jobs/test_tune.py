@@ -23,7 +23,7 @@ from calib.commands.search.study import Study
 from calib.commands.search.tune import tune
 from calib.config import load_config
 from calib.io.files import read_json, write_json
-from calib.modules.prompt_stack import PromptStackModule
+from calib.prompts.stack import PromptStackModule
 
 SPACE = [*SHORT, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]
 

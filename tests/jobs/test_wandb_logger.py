@@ -16,10 +16,10 @@ import wandb
 from tests_shared import SHORT
 from wandb_files import offline_runs
 
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.failure.run import train_failure
 from calib.commands.train import train
 from calib.config import load_config
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.folder import RunFolder
 from calib.runs.results import metric_names, results_of
 from calib.runs.wandb import STEP, WandbLogger
@@ -225,7 +225,7 @@ def test_a_killed_part_leaves_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) -> None:
-    from calib.modules.prompt_tuning import PromptTuningModule
+    from calib.prompts.module import PromptTuningModule
 
     original = PromptTuningModule.on_train_epoch_start
 

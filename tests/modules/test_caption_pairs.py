@@ -9,10 +9,10 @@ import torch
 from lightning import Trainer
 from torch.nn.functional import normalize
 
+from calib.failure.captions import CaptionPairs, judge_captions
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses.failure import failure_bce, is_failure
-from calib.modules.caption_pairs import CaptionPairs, judge_captions
-from calib.modules.failure_prediction import FailurePredictionModule
-from calib.vilu import ViLU
 
 N, D, SCALE = 23, 8, math.log(10)
 

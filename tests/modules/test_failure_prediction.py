@@ -10,11 +10,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.functional import normalize
 
+from calib.failure.cases import Cases
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses.failure import failure_bce, tcp_regression
 from calib.metrics.failure import aurc, auroc
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
-from calib.modules.optim import warm_cosine_factor
-from calib.vilu import ViLU
+from calib.training.optim import warm_cosine_factor
 
 N, C, D = 23, 3, 8
 SCALE = math.log(20)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.modules.optim import learning_rate_factor, make_optimizer
+from calib.training.optim import learning_rate_factor, make_optimizer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "schedule.json").read_text())
 

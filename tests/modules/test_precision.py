@@ -12,11 +12,12 @@ from torch.nn.functional import normalize
 
 from calib.backbones.base import Backbone
 from calib.data import FeatureTable, FewShotDataModule
+from calib.failure.cases import Cases
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses import Objective
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
-from calib.modules.prompt_tuning import PromptTuningModule
 from calib.prompts.learner import PromptLearner, zero_shot_features
-from calib.vilu import ViLU
+from calib.prompts.module import PromptTuningModule
 
 NAMES = ["covid", "normal", "lung opacity"]
 

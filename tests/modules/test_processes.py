@@ -17,12 +17,13 @@ from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.core import ranks
 from calib.data.datamodule import BatchOrder
+from calib.failure.captions import CaptionPairs
+from calib.failure.cases import Cases
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses import LOSSES, Objective
-from calib.modules.caption_pairs import CaptionPairs
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
-from calib.modules.prompt_tuning import PromptTuningModule
 from calib.prompts.learner import PromptLearner, zero_shot_features
-from calib.vilu import ViLU
+from calib.prompts.module import PromptTuningModule
 
 NAMES = ["covid", "normal", "lung opacity", "pneumothorax", "a nodule"]  # 3 and 2 of them
 DEFAULT = {"ce": {}, "smac": {"alpha": 0.05}, "as": {"weight": 0.01}}

@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
-from calib.modules.optim import learning_rate_factor
-from calib.modules.prompt_tuning import PromptTuningModule
 from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.module import PromptTuningModule
+from calib.training.optim import learning_rate_factor
 
 NAMES = ["covid", "normal", "lung opacity"]
 OPTIMIZER = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}

@@ -14,7 +14,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import (
     DataConfig,
     EvaluateRun,
@@ -26,10 +25,11 @@ from calib.config import (
     to_yaml,
 )
 from calib.core.text import safe_text
+from calib.data.predictions import Predictions
 from calib.io.files import read_json, write_json
 from calib.io.strictjson import parse_json
 from calib.io.tensors import load_tensors, save_tensors
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 from calib.report.tables import aligned
 
 # Any text but halves of characters, which no file holds: quotes, line ends, emoji, right-to-left, controls.

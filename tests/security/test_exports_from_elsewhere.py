@@ -11,11 +11,11 @@ import pytest
 import torch
 from fuzz.subjects import _prompt, exports
 
-from calib.checkpoints import PromptCheckpoint
-from calib.data import tables
-from calib.data.embedded import _check_packaged
+from calib.data.predictions import Predictions
+from calib.data.readers import table as tables
+from calib.data.readers.embedded import _check_packaged
 from calib.io.tensors import load_tensors, save_tensors
-from calib.predictions import Predictions
+from calib.prompts.export import PromptCheckpoint
 
 
 @pytest.mark.parametrize(

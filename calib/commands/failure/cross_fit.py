@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.train import fit_prompt
 from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
 from calib.data.task import Table
+from calib.failure.cases import Cases
 from calib.failure.data import FailureData, Judged, owners
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
-from calib.modules.failure_prediction import Cases
+from calib.prompts.export import PromptCheckpoint
 from calib.prompts.learner import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prepare import Prepared, features_of

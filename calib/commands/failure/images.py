@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
 from calib.core.hashing import stable_hash
 from calib.core.text import few
@@ -17,8 +16,8 @@ from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
 from calib.failure.data import FailureData, Judged, cases_of, draw_rows, owners
 from calib.io.files import read_json
-from calib.predictions import Predictions
 from calib.processes.join import pick_device
+from calib.prompts.export import PromptCheckpoint
 from calib.runs.exports import prompt_path, restore_backbone
 from calib.runs.prepare import features_of, fingerprint, load_task, make_backbone, terms_of, zero_shot_prompt
 
@@ -91,9 +90,7 @@ def from_images(config: FailureRun) -> FailureData:
         cases = judged.cases(outside)
     if len(draw.split.val):
         val = judged.cases(features_of(table.subset(draw.split.val), judged.backbone, config.data))
-    test = Predictions.of(
-        judged.prompt, features_of(task.test, judged.backbone, config.data), data=config.data.name
-    )
+    test = judged.prompt.predict(features_of(task.test, judged.backbone, config.data), data=config.data.name)
     test_cases = cases_of(test, judged.prompt.text_features)
     return FailureData(judged, cases, val, test, test_cases, record, task, draw.own, draw.kept)
 

@@ -25,17 +25,18 @@ from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
+from calib.failure.cases import Cases
 from calib.failure.data import FailureData, check_both_kinds
 from calib.failure.evaluation import part_means, score_names
+from calib.failure.export import FailureCheckpoint, prompt_digest
+from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading, tables
-from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
+from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.processes.join import check_started
 from calib.runs.folder import REUSED, RunFolder, check_same_data
 from calib.runs.identity import run_name
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-from calib.vilu import ViLU
 
 CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from calib.core.hashing import json_digest
 from calib.data.datamodule import BatchLoader
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
-from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.processes.join import check_started
+from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.runs.folder import RunFolder
 from calib.runs.identity import is_among, relevant_settings
 from calib.runs.last_state import write_curves

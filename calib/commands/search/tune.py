@@ -23,8 +23,8 @@ from calib.commands.search.study import PATIENCE, Claimed, Study
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
-from calib.modules.prompt_stack import PromptStackModule
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
+from calib.prompts.stack import PromptStackModule
 from calib.runs.folder import LOCK, OTHER, RunFolder
 from calib.runs.prepare import Common
 
