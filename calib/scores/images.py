@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from calib.core.checks import as_float64, check_labels
-from calib.scores import mcp
+from calib.scores.logits import mcp
 
 UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from calib.core.checks import as_float64, check_labels, check_logits
-from calib.scores import mcp
 from calib.scores.images import check_queries, require_fitted, unit_features
+from calib.scores.logits import mcp
 
 
 class LogitScaling:

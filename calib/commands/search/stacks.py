@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from lightning import Callback, seed_everything
 from torch import Tensor
 
 from calib.commands.search.grid import Point
-from calib.commands.search.sweep import log
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
 from calib.data.datamodule import BatchLoader
@@ -68,6 +68,7 @@ COMMON = (
 )
 
 
+log = logging.getLogger(__name__)
 STACK, MEMBERS = ".stack-", "members.json"
 
 
@@ -222,7 +223,7 @@ def _stack_key(config: PromptRun) -> str:
     return json_digest(shared)
 
 
-def _place(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:
+def stack_folder(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:
     """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
     content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
     return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")

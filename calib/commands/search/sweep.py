@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.search.grid import SweepSettings, expand, sweep_settings
-from calib.commands.search.stacks import MEMBERS, STACK, Run, _place, new_run, stacks, train_stack
+from calib.commands.search.stacks import MEMBERS, STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
@@ -50,7 +50,7 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
         for run in runs:  # another process may have begun a run here meanwhile
             run.folder.check(run.config)
         for stack in groups:
-            failed |= train_stack(stack, _place(folder, stack))
+            failed |= train_stack(stack, stack_folder(folder, stack))
             trained += len(stack)
             log.info("%d of %d runs to train are done.", trained, sum(len(each) for each in groups))
         _remove_finished_stacks(runs, folder)
@@ -113,7 +113,7 @@ def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[
     for path, names in _members(folder):
         if set(names) <= named.keys() and missing.keys() & set(names):
             made = list(stacks([named[name] for name in names], commons, len(names)))
-            if len(made) == 1 and _place(folder, made[0]).path == path:
+            if len(made) == 1 and stack_folder(folder, made[0]).path == path:
                 begun += made
                 missing = {name: run for name, run in missing.items() if name not in names}
     return [*begun, *stacks(list(missing.values()), commons, size)]

@@ -31,7 +31,7 @@ from calib.scores import (
     temperature_mcp,
 )
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "failure_scores.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "failure_scores.json").read_text())
 OF_PROBS = {"mcp", "entropy", "margin", "logit_margin", "doctor", "temperature_mcp", "rel_u", "logistic"}
 
 

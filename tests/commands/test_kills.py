@@ -1,6 +1,6 @@
 """Fault injection: real runs are killed at random moments of their life, started again, and end the same.
 
-`python -m pytest -m slow -n 0 -s tests/jobs/test_kills.py` prints every kill and what the run was at.
+`python -m pytest -m slow -n 0 -s tests/commands/test_kills.py` prints every kill and what the run was at.
 """
 
 from __future__ import annotations

@@ -111,12 +111,12 @@ def test_the_environment_is_set_unless_the_user_did(monkeypatch) -> None:
 
 BOTH = """
 import sys
-from calib.jobs.threads import prepare_threads
+from calib.processes.threads import prepare_threads
 prepare_threads()
 import torch
 from calib.config import load_config
-from calib.jobs.failure import train_failure
-from calib.jobs.train import train
+from calib.commands.failure.run import train_failure
+from calib.commands.train import train
 for number in (1, 2):
     torch.set_num_threads(number)
     out = f"{sys.argv[1]}/{number}"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from calib.failure.vilu import ViLU
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 ABOUT = json.loads((GOLDEN / "vilu_attention.json").read_text())
 TENSORS = load_file(GOLDEN / "vilu_attention.safetensors")
 

@@ -135,7 +135,7 @@ def test_a_file_that_outgrows_the_limit_leaves_the_old_one(tmp_path: Path) -> No
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     code = f"""
         import os, signal
-        from calib.files import atomic_path
+        from calib.io.files import atomic_path
         with atomic_path({str(tmp_path / "deep" / "a.json")!r}) as part:
             part.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_an_error_in_the_middle_is_not_hidden_by_the_clearing_up(tmp_path: Path,
 
 HOLD = """
 import sys, time
-from calib.locks import locked
+from calib.io.locks import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -269,7 +269,7 @@ def test_disabled_by_the_environment(tmp_path: Path, monkeypatch) -> None:
 def test_a_service_that_dies_or_freezes_keeps_no_process(name: str, tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys, time
-from calib.jobs import wandb_logger
+from calib.runs import wandb as wandb_logger
 wandb_logger.OFFLINE_SECONDS = 4
 log, calls = wandb_logger.WandbLogger.log_metrics, []
 def watched(self, metrics, step=None):

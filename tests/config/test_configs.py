@@ -12,7 +12,7 @@ from calib.config import FailureRun, PromptRun, load_config, task_of
 from calib.failure.vilu import ViLU
 from calib.losses import Objective, resolve_terms
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*CONFIGS.glob("sweeps/*.yaml")})  # those: test_sweep_files.py
 # CalibPrompt release (github.com/iabh1shekbasu/CalibPrompt c6ec13e): alpha of LS and SMAC, weight of AS,
 # warm-up lr.
