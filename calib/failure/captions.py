@@ -12,7 +12,7 @@ from torch import Tensor
 from calib.core import ranks
 from calib.core.hashing import stable_hash
 from calib.data.datamodule import Batch, BatchLoader, BatchOrder
-from calib.failure.cases import Cases
+from calib.failure.cases import FailureCases
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class CaptionPairs:
             logits[here], predictions[here], labels[here] = judge_captions(
                 self.image_features[here], texts, place[here], logit_scale=self.logit_scale
             )
-        cases = Cases(
+        cases = FailureCases(
             image_features=self.image_features[None],
             labels=labels,
             text_features=self.text_features[rows],
@@ -127,7 +127,7 @@ class CaptionBlocks:
         rows: (K, B) int64: which pairs the K blocks hold.
     """
 
-    cases: Cases
+    cases: FailureCases
     rows: Tensor
 
 

@@ -14,7 +14,7 @@ from calib.data.datamodule import Batch, BatchLoader, BatchOrder
 
 
 @dataclass(frozen=True, eq=False)
-class Cases:
+class FailureCases:
     """Predictions of a frozen model with what was right: what a failure head learns from. All in memory.
 
     An image may have been seen in several looks (the plain image and augmented views), each with a prediction
@@ -46,7 +46,7 @@ class Cases:
         *,
         logit_scale: float,
         predictions: Tensor | None = None,
-    ) -> Cases:
+    ) -> FailureCases:
         """Return the cases of one model.
 
         Args:
@@ -63,7 +63,7 @@ class Cases:
         return cls(looks, labels, text_features[None], source, picked, logits)
 
     @classmethod
-    def join(cls, parts: Sequence[Cases]) -> Cases:
+    def join(cls, parts: Sequence[FailureCases]) -> FailureCases:
         """Return the cases of several models, one after the other."""
         models = [len(part.text_features) for part in parts]
         shifted = [part.source + sum(models[:i]) for i, part in enumerate(parts)]

@@ -27,7 +27,7 @@ from calib.io.tensors import (
     require_version,
     save_tensors,
 )
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 
 KIND = "failure"
 VERSION = 1
@@ -58,7 +58,7 @@ def text_digest(text_features: Tensor) -> str:
     return digest.hexdigest()
 
 
-def prompt_digest(prompt: PromptCheckpoint) -> str:
+def prompt_digest(prompt: Prompt) -> str:
     """Return the sha256 of what a prompt predicts with: class names in order and text features.
 
     The temperature is no part of it, as it changes no prediction.
@@ -71,7 +71,7 @@ def prompt_digest(prompt: PromptCheckpoint) -> str:
 
 
 @dataclass(eq=False)
-class FailureCheckpoint:
+class FailureHead:
     """A trained failure head with the texts it judges by, bound to the model it was trained for.
 
     Attributes:
@@ -168,7 +168,7 @@ class FailureCheckpoint:
         given = self._arguments(image_features, self._texts(text_features), predictions)
         return self.head.explain(*given, means=self.means, top=top)
 
-    def check_prompt(self, prompt: PromptCheckpoint) -> None:
+    def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.
 
         Raises:
@@ -244,7 +244,7 @@ class FailureCheckpoint:
         save_tensors(path, tensors, record)
 
     @classmethod
-    def load(cls, path: str | Path) -> FailureCheckpoint:
+    def load(cls, path: str | Path) -> FailureHead:
         """Return the head in a file written by `save`, checked.
 
         Raises:

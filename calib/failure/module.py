@@ -17,14 +17,14 @@ from calib.failure.vilu import ViLU
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
 from calib.metrics.failure import summarize_failure
-from calib.training.optim import make_optimizer, warm_cosine_factor
+from calib.training.optim import lr_after_linear_warmup, make_optimizer
 from calib.training.precision import full_precision
 
 WATCHED = ("auroc", "aurc")  # metrics of the validation images that are logged
 
 
 class FailurePredictionModule(LightningModule):
-    """Trains a failure head on the batches of `Cases`.
+    """Trains a failure head on the batches of `FailureCases`.
 
     Weights of the loss that depend on how many predictions are wrong (adaptive, balanced) are those of the
     batch of all processes: however it is shared among them, the gradient is that of one process. Validation
@@ -32,8 +32,8 @@ class FailurePredictionModule(LightningModule):
 
     Args:
         head: The head to train.
-        text_features: (K, C, D) unit norm, as in `Cases`. None: every batch brings its own `text_features`
-            (C, D), as those of `CaptionPairs` do.
+        text_features: (K, C, D) unit norm, as in `FailureCases`. None: every batch brings its own
+            `text_features` (C, D), as those of `CaptionPairs` do.
         loss: A key of FAILURE_LOSSES.
         loss_settings: Its settings.
         optimizer: Arguments of `make_optimizer`.
@@ -134,7 +134,9 @@ class FailurePredictionModule(LightningModule):
         epochs, start = self.trainer.max_epochs or 1, self.warmup_lr / settings["lr"]
 
         def factor(epoch: int) -> float:
-            return warm_cosine_factor(epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, start=start)
+            return lr_after_linear_warmup(
+                epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, start=start
+            )
 
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 

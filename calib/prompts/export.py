@@ -31,7 +31,7 @@ NORM_TOLERANCE = 2e-2  # what rounding to half precision may do to a unit vector
 
 
 @dataclass
-class PromptCheckpoint:
+class Prompt:
     """A learned (or zero-shot) prompt, finished for use.
 
     `logits = exp(logit_scale) / temperature * image_features @ text_features.T`
@@ -108,7 +108,7 @@ class PromptCheckpoint:
             about={**about, "backbone": self.backbone["name"], "data": data},
         )
 
-    def in_order(self, class_names: Sequence[str]) -> PromptCheckpoint:
+    def in_order(self, class_names: Sequence[str]) -> Prompt:
         """Return the same prompt with its classes in another order, e.g. that of a data set.
 
         Args:
@@ -171,7 +171,7 @@ class PromptCheckpoint:
         save_tensors(path, tensors, record)
 
     @classmethod
-    def load(cls, path: str | Path) -> PromptCheckpoint:
+    def load(cls, path: str | Path) -> Prompt:
         """Return the prompt in a file written by `save`, checked.
 
         Raises:

@@ -15,7 +15,7 @@ from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.prompts.learner import PromptLearner
 from calib.training.loss_means import LossMeans
-from calib.training.optim import learning_rate_factor, make_optimizer
+from calib.training.optim import lr_after_constant_warmup, make_optimizer
 from calib.training.precision import full_precision
 
 CLASSES_TO_SHARE = 2  # per process, at least
@@ -157,7 +157,7 @@ class PromptTuningModule(LightningModule):
         epochs = self.trainer.max_epochs or 1
 
         def factor(epoch: int) -> float:
-            return learning_rate_factor(
+            return lr_after_constant_warmup(
                 epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, warmup_factor=warmup_factor
             )
 

@@ -18,7 +18,7 @@ from calib.metrics import metric_collection
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import loss_tensors
 from calib.training.loss_means import LossMeans
-from calib.training.optim import learning_rate_factor, make_optimizer
+from calib.training.optim import lr_after_constant_warmup, make_optimizer
 from calib.training.precision import full_precision
 
 
@@ -209,7 +209,7 @@ class PromptStackModule(LightningModule):
         warmup_factor = prompt.warmup_lr / prompt.optimizer["lr"]
 
         def factor(epoch: int) -> float:
-            return learning_rate_factor(
+            return lr_after_constant_warmup(
                 epoch,
                 max_epochs=epochs,
                 warmup_epochs=prompt.warmup_epochs,

@@ -12,7 +12,9 @@ from torch import nn
 from calib.core.errors import unknown_name
 
 
-def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, warmup_factor: float) -> float:
+def lr_after_constant_warmup(
+    epoch: int, *, max_epochs: int, warmup_epochs: int, warmup_factor: float
+) -> float:
     """Return the share of the learning rate used during an epoch.
 
     `warmup_factor` for `epoch < warmup_epochs`, then `(1 + cos(pi * (epoch - warmup_epochs) / max_epochs)) /
@@ -25,7 +27,7 @@ def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, war
         warmup_factor: Warm-up learning rate divided by the learning rate.
 
     Example:
-        >>> factor = learning_rate_factor(49, max_epochs=50, warmup_epochs=1, warmup_factor=0.005)
+        >>> factor = lr_after_constant_warmup(49, max_epochs=50, warmup_epochs=1, warmup_factor=0.005)
         >>> f"{0.002 * factor:.4e}"
         '7.8853e-06'
 
@@ -36,7 +38,7 @@ def learning_rate_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, war
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epochs))
 
 
-def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
+def lr_after_linear_warmup(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
     """Return the share of the learning rate used during an epoch.
 
     `(start + (1 - start) * min(epoch / warmup_epochs, 1)) * (1 + cos(pi * epoch / max_epochs)) / 2`
@@ -48,7 +50,7 @@ def warm_cosine_factor(epoch: int, *, max_epochs: int, warmup_epochs: int, start
         start: Share of the first epoch.
 
     Example:
-        >>> round(warm_cosine_factor(5, max_epochs=10, warmup_epochs=5, start=0.1), 6)
+        >>> round(lr_after_linear_warmup(5, max_epochs=10, warmup_epochs=5, start=0.1), 6)
         0.5
 
     Source: the chained schedulers of ViLU (github.com/ykrmm/ViLU e4bf572), with start 0.1 and 5 epochs.

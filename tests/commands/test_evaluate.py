@@ -12,7 +12,7 @@ from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 from calib.runs.entries import find_entries
 
 
@@ -80,7 +80,7 @@ def test_weights_that_have_moved_are_looked_for_where_the_setting_says(runs, tmp
 
 
 def test_changed_losses_get_a_name_of_their_own(runs, tmp_path: Path) -> None:
-    other = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    other = Prompt.load(runs[1] / "prompt.safetensors")
     other.training["objective"]["smac"]["alpha"] = 0.2
     other.save(tmp_path / "other.safetensors")
     entries = find_entries(
@@ -90,7 +90,7 @@ def test_changed_losses_get_a_name_of_their_own(runs, tmp_path: Path) -> None:
 
 
 def test_two_different_prompts_of_one_name_and_seed_are_refused(runs, tmp_path: Path) -> None:
-    other = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    other = Prompt.load(runs[1] / "prompt.safetensors")
     other.text_features = other.text_features.roll(1, dims=0)
     other.save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"different prompts, both 'calibprompt' with seed 1"):
@@ -114,7 +114,7 @@ def test_other_classes_are_refused(runs, tmp_path: Path) -> None:
 
 
 def test_classes_are_matched_by_name_and_not_by_order(runs, tmp_path: Path) -> None:
-    prompt = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
     order = [2, 0, 1]
     prompt.class_names = [prompt.class_names[label] for label in order]
     prompt.text_features = prompt.text_features[order]

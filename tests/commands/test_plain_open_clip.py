@@ -15,7 +15,7 @@ from tests_shared import SHORT
 from calib.commands.failure.run import train_failure
 from calib.config import load_config
 from calib.data.predictions import Predictions
-from calib.failure.export import FailureCheckpoint
+from calib.failure.export import FailureHead
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "plain_open_clip_embeddings.py"
 MODEL = {
@@ -41,6 +41,6 @@ def test_a_head_is_trained_on_what_plain_open_clip_wrote(image_folder: Path, tmp
     assert test.names[4] == "test/class_1/1.png"
     wrong = probs.argmax(1) != np.repeat([0, 1, 2], 3)
     assert results["test"] == {"n": 9, "n_failures": int(wrong.sum())}
-    head = FailureCheckpoint.load(tmp_path / "run" / "failure.safetensors")
+    head = FailureHead.load(tmp_path / "run" / "failure.safetensors")
     assert (head.head.dim, head.backbone, head.prompt) == (24, None, None)
     assert head.uncertainty(test.image_features).shape == torch.Size([9])

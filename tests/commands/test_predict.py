@@ -18,7 +18,7 @@ from calib.commands.predict import find_images, main, predict
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.predictions import Predictions
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_image_is_named_and_nothing_written(
 
 
 def test_another_backbone_is_refused(run: Path, image_folder: Path, tmp_path: Path) -> None:
-    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    export = Prompt.load(run / "prompt.safetensors")
     export.backbone["weights"]["digest"] = "0" * 64
     export.save(tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match=r"made for embedded with weights 0{12}"):
@@ -118,7 +118,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_any_work(
 
 
 def test_12_bit_images_are_read_as_in_training(run: Path, tmp_path: Path) -> None:
-    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    export = Prompt.load(run / "prompt.safetensors")
     values = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "ct.png")
     Image.fromarray(np.rint(values * (255 / 4095)).astype(np.uint8)).save(tmp_path / "same.png")
@@ -148,7 +148,7 @@ def test_unreadable_images_get_a_row_of_their_own_on_request(
 
 
 def test_names_cannot_become_formulas(run: Path, image_folder: Path, tmp_path: Path, monkeypatch) -> None:
-    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    export = Prompt.load(run / "prompt.safetensors")
     export.class_names = ["=1+1", "@x", "+y"]
     export.save(tmp_path / "prompt.safetensors")
     Image.open(image_folder / "test" / "class_0" / "0.png").save(tmp_path / "=cmd.png")
@@ -208,7 +208,7 @@ def test_a_wrong_ending_is_refused_before_any_work(run: Path, image_folder: Path
 def test_an_export_that_says_nothing_of_12_bit_images_still_predicts(
     training: dict[str, Any], run: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    export = PromptCheckpoint.load(run / "prompt.safetensors")
+    export = Prompt.load(run / "prompt.safetensors")
     replace(export, training=training).save(tmp_path / "prompt.safetensors")
     one = [str(image_folder / "test" / "class_0" / "0.png")]
     assert predict(tmp_path, one) == predict(run, one)

@@ -12,7 +12,7 @@ from calib.commands.search.sweep import sweep
 from calib.commands.train import train
 from calib.config import load_config
 from calib.io.files import read_json
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 
 VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 
@@ -31,7 +31,7 @@ def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
         changes = [f"preset={preset}", f"optim.lr={lr}", f"seed={seed}", "baselines=[]", f"out={out}"]
         train(load_config([*SHORT, *changes], task="prompt"))
         here = folder / f"preset-{preset}_optim.lr-{lr}_seed-{seed}"
-        alone, beside = (PromptCheckpoint.load(f / "prompt.safetensors") for f in (out, here))
+        alone, beside = (Prompt.load(f / "prompt.safetensors") for f in (out, here))
         assert alone.context is not None
         assert beside.context is not None
         assert torch.allclose(alone.context, beside.context, atol=1e-5)
@@ -79,10 +79,10 @@ def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     again = sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))
     assert (again["trained"], again["table"]) == (0, results["table"])
     export = folder / "preset-coop_optim.lr-0.01_seed-2" / "prompt.safetensors"
-    before = PromptCheckpoint.load(export)
+    before = Prompt.load(export)
     export.unlink()
     assert sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))["trained"] == 1
-    assert torch.allclose(PromptCheckpoint.load(export).text_features, before.text_features, atol=1e-5)
+    assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
 
 
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
@@ -104,9 +104,7 @@ def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog
         results = sweep(arguments, settings)
     assert "Going on after epoch 2" in caplog.text
     name = "preset-calibprompt_optim.lr-0.01_seed-2"
-    whole, resumed = (
-        PromptCheckpoint.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s")
-    )
+    whole, resumed = (Prompt.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s"))
     assert torch.allclose(whole.text_features, resumed.text_features, atol=1e-5)
     rows = (tmp_path / "s" / name / "logs" / "metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + 3
@@ -135,7 +133,7 @@ def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: 
         alone = tmp_path / f"alone-{shots}"
         train(load_config([*SHORT, *own, f"out={alone}"], task="prompt"))
         beside = tmp_path / "s" / f"data.shots-{shots}_data.batch_size-{batch_size}"
-        contexts = [PromptCheckpoint.load(f / "prompt.safetensors").context for f in (alone, beside)]
+        contexts = [Prompt.load(f / "prompt.safetensors").context for f in (alone, beside)]
         assert torch.allclose(*contexts, atol=1e-5)
         steps = [
             [row.split(",")[:2] for row in (f / "logs" / "metrics.csv").read_text().splitlines()]
@@ -194,7 +192,7 @@ def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_p
     own = ["data.shots=16", setting, "baselines=[]", f"out={tmp_path / 'alone'}"]
     train(load_config([*SHORT, *own], task="prompt"))
     folders = (tmp_path / "alone", tmp_path / "s" / "data.shots-16")
-    contexts = [PromptCheckpoint.load(f / "prompt.safetensors").context for f in folders]
+    contexts = [Prompt.load(f / "prompt.safetensors").context for f in folders]
     assert torch.allclose(*contexts, atol=1e-5)
     curves = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in folders]
     assert [row.split(",")[:2] for row in curves[0]] == [row.split(",")[:2] for row in curves[1]]

@@ -21,7 +21,7 @@ from calib.data.predictions import Predictions
 from calib.io.files import read_json
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner, zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prompt_run import check_trainable
@@ -47,7 +47,7 @@ def test_the_written_settings_are_valid_input(runs: dict[int, Path], settings) -
 
 
 def test_the_export_equals_the_trained_prompt(runs: dict[int, Path]) -> None:
-    export = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    export = Prompt.load(runs[1] / "prompt.safetensors")
     backbone, task = create_backbone("embedded"), load_data("cxr3")
     learner = PromptLearner(backbone, task.class_names)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_the_export_equals_the_trained_prompt(runs: dict[int, Path]) -> None:
 
 
 def test_zero_shot_is_the_template(runs: dict[int, Path]) -> None:
-    export = PromptCheckpoint.load(runs[1] / "baselines" / "zero-shot" / "prompt.safetensors")
+    export = Prompt.load(runs[1] / "baselines" / "zero-shot" / "prompt.safetensors")
     task = load_data("cxr3")
     text = zero_shot_features(create_backbone("embedded"), task.class_names, task.template)
     assert torch.equal(export.text_features, text)
@@ -78,8 +78,8 @@ def test_zero_shot_is_the_template(runs: dict[int, Path]) -> None:
 def test_baselines_share_the_shots_and_differ_in_the_losses(runs: dict[int, Path]) -> None:
     assert read_json(runs[1] / "split.json") == read_json(runs[1] / "baselines" / "coop" / "split.json")
     assert read_json(runs[1] / "split.json")["train"] != read_json(runs[2] / "split.json")["train"]
-    coop = PromptCheckpoint.load(runs[1] / "baselines" / "coop" / "prompt.safetensors")
-    ours = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    coop = Prompt.load(runs[1] / "baselines" / "coop" / "prompt.safetensors")
+    ours = Prompt.load(runs[1] / "prompt.safetensors")
     assert (coop.training["method"], ours.training["method"]) == ("coop", "calibprompt")
     assert not torch.allclose(coop.text_features, ours.text_features, atol=1e-3)
 
@@ -151,12 +151,12 @@ def test_a_lost_export_is_made_again_and_a_damaged_one_named(runs, settings, tmp
     folder = tmp_path / "run"
     shutil.copytree(runs[1], folder)
     export = folder / "prompt.safetensors"
-    before = PromptCheckpoint.load(export)
+    before = Prompt.load(export)
     export.unlink()
     with caplog.at_level("INFO", logger="calib"):
         assert not train(settings("seed=1", f"out={folder}"))["reused"]
     assert "Going on after epoch 3" in caplog.text
-    assert torch.equal(PromptCheckpoint.load(export).text_features, before.text_features)
+    assert torch.equal(Prompt.load(export).text_features, before.text_features)
     export.write_bytes(export.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"prompt.safetensors cannot be read.*cut off"):
         train(settings("seed=1", f"out={folder}"))

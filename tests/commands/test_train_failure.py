@@ -26,12 +26,12 @@ from calib.commands.train import train
 from calib.config import FailureRun, load_config
 from calib.data import load_data
 from calib.data.predictions import Predictions
-from calib.failure.export import FailureCheckpoint
+from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading
 from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
@@ -101,7 +101,7 @@ def test_numbers_follow_from_the_written_predictions_and_uncertainties(zero_shot
     assert metrics["mcp"]["auroc"] == pytest.approx(auroc(mcp(predictions.logits), wrong).item(), abs=1e-9)
     assert metrics["mcp"]["n_failures"] == int(wrong.sum())
     uncertainties = load_file(zero_shot_run / "uncertainties.safetensors")
-    head = FailureCheckpoint.load(zero_shot_run / "failure.safetensors")
+    head = FailureHead.load(zero_shot_run / "failure.safetensors")
     again = head.uncertainty(predictions.image_features, uncertainties["predictions"])
     assert torch.allclose(again, uncertainties["uncertainty.vilu-residual"], atol=1e-12)
     assert metrics["vilu-residual"]["auroc"] == pytest.approx(auroc(again, wrong).item(), abs=1e-12)
@@ -111,7 +111,7 @@ def test_numbers_follow_from_the_written_predictions_and_uncertainties(zero_shot
 def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot_run: Path) -> None:
     split = read_json(zero_shot_run / "split.json")
     predictions = Predictions.load(zero_shot_run / "predictions.safetensors")
-    prompt = PromptCheckpoint.load(zero_shot_run / "prompt.safetensors")
+    prompt = Prompt.load(zero_shot_run / "prompt.safetensors")
     table = load_data("cxr3").train
     table = table.subset([table.ids.index(id_) for id_ in split["train"]])
     features, labels, texts = table.image_features, table.labels, prompt.text_features
@@ -193,8 +193,8 @@ def test_a_prompt_is_judged_on_images_it_was_not_trained_on(prompt_run: Path, ru
     assert list(metrics["scores"]) == ["mcp", "entropy", "vilu-residual"]
     known = Predictions.load(runs[1] / "predictions.safetensors")
     assert metrics["test"]["n_failures"] == int((known.logits.argmax(1) != known.labels).sum())
-    prompt = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
-    FailureCheckpoint.load(prompt_run / "failure.safetensors").check_prompt(prompt)
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    FailureHead.load(prompt_run / "failure.safetensors").check_prompt(prompt)
 
 
 def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_prompt_of_all_images_is_cross_fitted(image_folder: Path, failure_sett
     for fold in folds:
         rest = read_json(fold / "split.json")["train"]
         held_out += sorted(set(split["train"]) - set(rest))
-        checkpoint = PromptCheckpoint.load(fold / "prompt.safetensors")
-        whole = PromptCheckpoint.load(prompt / "prompt.safetensors")
+        checkpoint = Prompt.load(fold / "prompt.safetensors")
+        whole = Prompt.load(prompt / "prompt.safetensors")
         assert checkpoint.training["method"] == whole.training["method"]
         assert not torch.allclose(checkpoint.text_features, whole.text_features, atol=1e-6)
     assert sorted(held_out) == sorted(split["train"])  # every image is held out once
@@ -319,8 +319,8 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
     assert split["val"] == own["val"]
     assert results["images"]["train"] == 24
     assert 0 < results["images"]["failures"] < 24
-    checkpoint = FailureCheckpoint.load(tmp_path / "run" / "failure.safetensors")
-    checkpoint.check_prompt(PromptCheckpoint.load(runs[1] / "prompt.safetensors"))
+    checkpoint = FailureHead.load(tmp_path / "run" / "failure.safetensors")
+    checkpoint.check_prompt(Prompt.load(runs[1] / "prompt.safetensors"))
 
 
 def test_folds_keep_groups_together_and_spread_classes() -> None:
@@ -377,7 +377,7 @@ def test_a_head_for_a_model_known_by_its_embeddings_only(failure_settings, tmp_p
     assert results["test"] == {"n": 60, "n_failures": int(wrong.sum())}
     split = read_json(tmp_path / "run" / "split.json")
     assert (len(split["train"]), len(split["val"])) == (76, 12)  # pairs: 12 mates of 4 per class are left out
-    checkpoint = FailureCheckpoint.load(tmp_path / "run" / "failure.safetensors")
+    checkpoint = FailureHead.load(tmp_path / "run" / "failure.safetensors")
     assert (checkpoint.backbone, checkpoint.prompt, checkpoint.class_names) == (
         None,
         None,
@@ -511,7 +511,7 @@ def test_a_malicious_checkpoint_in_the_run_folder_is_refused_and_not_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(FailureCheckpoint, "save", stop)
+        patch.setattr(FailureHead, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train_failure(settings)
     last, trace = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "it_ran"
@@ -574,7 +574,7 @@ def test_prompts_that_do_not_fit_the_data_are_refused(runs, failure_settings, tm
     out = f"out={tmp_path / 'run'}"
     with pytest.raises(ValueError, match=r"knows the classes no finding.*lc25000 has colon"):
         train_failure(failure_settings(out, f"prompt={runs[1]}", "data.name=lc25000"))
-    lonely = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
+    lonely = Prompt.load(runs[1] / "prompt.safetensors")
     lonely.training["split"] = "0" * 64
     lonely.save(tmp_path / "lonely" / "prompt.safetensors")
     with pytest.raises(ValueError, match="was trained on cannot be found out"):
@@ -650,7 +650,7 @@ def test_predict_refuses_a_head_for_another_prompt(
 ) -> None:
     with pytest.raises(ValueError, match=r"judges the classes"):
         predict(runs[1], [str(image_folder)], failure=image_runs)
-    other = PromptCheckpoint.load(image_runs / "prompt.safetensors")
+    other = Prompt.load(image_runs / "prompt.safetensors")
     other.text_features = other.text_features.roll(1, dims=0)
     other.save(tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match="trained with other text features"):

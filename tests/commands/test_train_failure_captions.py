@@ -16,7 +16,7 @@ from tests_shared import SHORT
 from calib.commands.failure.run import train_failure
 from calib.config import FailureRun, load_config
 from calib.data.predictions import Predictions
-from calib.failure.export import FailureCheckpoint
+from calib.failure.export import FailureHead
 from calib.io.files import read_json
 from calib.metrics.failure import auroc
 
@@ -68,7 +68,7 @@ def test_every_test_image_is_judged_against_the_captions_of_its_block(run: Path,
     nearest = np.take_along_axis(rows.numpy(), logits.argmax(1)[:, None], 1)[:, 0]
     wrong = nearest != np.arange(28)
     assert found["failure"].tolist() == wrong.tolist()
-    head = FailureCheckpoint.load(run / "failure.safetensors")
+    head = FailureHead.load(run / "failure.safetensors")
     seen, said = torch.from_numpy(images), torch.from_numpy(texts)
     by_hand = torch.cat([head.uncertainty(seen[i : i + 1], text_features=said[rows[i]]) for i in range(28)])
     assert torch.allclose(by_hand, found["uncertainty.vilu-residual"], atol=1e-6)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.failure.export import FailureCheckpoint, prompt_digest, text_digest
+from calib.failure.export import FailureHead, prompt_digest, text_digest
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, save_tensors
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 
 N, C, D = 5, 3, 8
 DESCRIPTION: dict[str, Any] = {
@@ -28,17 +28,17 @@ def unit(seed: int, rows: int) -> torch.Tensor:
     return normalize(torch.randn(rows, D, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def prompt(**changes: Any) -> PromptCheckpoint:
+def prompt(**changes: Any) -> Prompt:
     given: dict[str, Any] = {
         "text_features": unit(1, C),
         "class_names": ["a", "b", "c"],
         "logit_scale": math.log(20.0),
         "backbone": DESCRIPTION,
     }
-    return PromptCheckpoint(**{**given, **changes})
+    return Prompt(**{**given, **changes})
 
 
-def checkpoint(head: dict[str, Any] | None = None, **changes: Any) -> FailureCheckpoint:
+def checkpoint(head: dict[str, Any] | None = None, **changes: Any) -> FailureHead:
     torch.manual_seed(0)
     vilu = ViLU(
         D, logit_scale=math.log(20.0), hidden=(7, 4), **({"residual": True} if head is None else head)
@@ -53,7 +53,7 @@ def checkpoint(head: dict[str, Any] | None = None, **changes: Any) -> FailureChe
         "prompt": prompt_digest(prompt()),
         "training": {"loss": "bce", "seed": 3},
     }
-    return FailureCheckpoint(**{**given, **changes})
+    return FailureHead(**{**given, **changes})
 
 
 def backbone(embed_dim: int = D, **changes: Any) -> Any:
@@ -74,7 +74,7 @@ def test_everything_comes_back(tmp_path: Path, head: dict[str, Any]) -> None:
     path = tmp_path / "failure.safetensors"
     before = checkpoint(head)
     before.save(path)
-    after = FailureCheckpoint.load(path)
+    after = FailureHead.load(path)
     assert after.head.options == before.head.options
     assert after.head.logit_scale == before.head.logit_scale
     assert torch.equal(after.text_features, before.text_features)
@@ -91,7 +91,7 @@ def test_everything_comes_back(tmp_path: Path, head: dict[str, Any]) -> None:
 def test_a_loaded_head_can_be_trained_on(tmp_path: Path) -> None:
     path = tmp_path / "failure.safetensors"
     checkpoint().save(path)
-    head = FailureCheckpoint.load(path).head
+    head = FailureHead.load(path).head
     trainable = {name for name, p in head.named_parameters() if p.requires_grad}
     assert trainable == {name for name, p in checkpoint().head.named_parameters() if p.requires_grad}
     head(unit(2, N), unit(1, C)).sum().backward()
@@ -116,7 +116,7 @@ def test_very_sure_images_keep_their_order() -> None:
     angles = torch.linspace(0, 0.5, N)
     images = torch.zeros(N, D)
     images[:, 0], images[:, 1] = angles.cos(), angles.sin()
-    saved = FailureCheckpoint(head, torch.eye(C, D), ["a", "b", "c"])
+    saved = FailureHead(head, torch.eye(C, D), ["a", "b", "c"])
     assert ((100 * images @ saved.text_features.T).softmax(1).max(1).values == 1).sum() >= 4
     assert (saved.uncertainty(images).diff() > 0).all()
 
@@ -130,7 +130,7 @@ def test_large_inputs_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_checkpoint_is_a_copy_and_leaves_training_alone() -> None:
     head = ViLU(D, logit_scale=3.0, hidden=(7, 4), keep_frozen=False).train()
-    saved = FailureCheckpoint(head, unit(1, C), ["a", "b", "c"])
+    saved = FailureHead(head, unit(1, C), ["a", "b", "c"])
     before = saved.uncertainty(unit(2, N))
     assert head.training
     assert int(head.iteration_count) == 0
@@ -200,7 +200,7 @@ def test_another_backbone_is_refused(changes: dict[str, Any], message: str) -> N
 def test_a_head_for_an_unknown_model_is_bound_by_its_text_features_and_width(tmp_path: Path) -> None:
     path = tmp_path / "failure.safetensors"
     checkpoint(backbone=None, prompt=None).save(path)
-    saved = FailureCheckpoint.load(path)
+    saved = FailureHead.load(path)
     assert saved.backbone is None
     saved.check_text(unit(1, C))
     saved.check_backbone(backbone(weights={"digest": "b" * 64}))
@@ -220,7 +220,7 @@ def test_digests_see_shape_and_order() -> None:
 def test_without_means_it_scores_but_does_not_explain(tmp_path: Path) -> None:
     path = tmp_path / "failure.safetensors"
     checkpoint(means={}).save(path)
-    saved = FailureCheckpoint.load(path)
+    saved = FailureHead.load(path)
     assert saved.uncertainty(unit(2, N)).shape == (N,)
     with pytest.raises(ValueError, match="without training means"):
         saved.explain(unit(2, N))
@@ -266,7 +266,7 @@ def test_damaged_exports_are_refused(
     good_tensors, good_record = load_tensors(path, kind="failure")
     save_tensors(path, {**good_tensors, **tensors}, {**good_record, **record})
     with pytest.raises(ValueError, match=message) as error:
-        FailureCheckpoint.load(path)
+        FailureHead.load(path)
     assert "failure.safetensors" in str(error.value)
 
 
@@ -277,17 +277,17 @@ def test_a_record_with_a_hole_is_refused(tmp_path: Path) -> None:
     del record["head"]
     save_tensors(path, tensors, record)
     with pytest.raises(ValueError, match="lacks head"):
-        FailureCheckpoint.load(path)
+        FailureHead.load(path)
     prompt().save(path)
     with pytest.raises(ValueError, match="not a calib failure file"):
-        FailureCheckpoint.load(path)
+        FailureHead.load(path)
 
 
 def test_a_head_of_captions_is_given_its_candidates(tmp_path: Path) -> None:
     of_classes = checkpoint()
     saved = checkpoint(text_features=None, class_names=[], prompt=None)
     saved.save(tmp_path / "failure.safetensors")
-    loaded = FailureCheckpoint.load(tmp_path / "failure.safetensors")
+    loaded = FailureHead.load(tmp_path / "failure.safetensors")
     assert loaded.text_features is None
     images, captions = unit(2, N), unit(1, C)
     expected = of_classes.uncertainty(images)

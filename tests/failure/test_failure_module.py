@@ -10,24 +10,24 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.functional import normalize
 
-from calib.failure.cases import Cases
+from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses.failure import failure_bce, tcp_regression
 from calib.metrics.failure import aurc, auroc
-from calib.training.optim import warm_cosine_factor
+from calib.training.optim import lr_after_linear_warmup
 
 N, C, D = 23, 3, 8
 SCALE = math.log(20)
 OPTIMIZER = {"name": "sgd", "lr": 0.2, "momentum": 0.9, "weight_decay": 0.01}
 
 
-def cases(seed: int = 0, views: int = 0) -> Cases:
+def cases(seed: int = 0, views: int = 0) -> FailureCases:
     generator = torch.Generator().manual_seed(seed)
     texts = normalize(torch.randn(C, D, generator=generator), dim=1)
     labels = torch.arange(N) % C
     looks = normalize(texts[labels] + 0.6 * torch.randn(1 + views, N, D, generator=generator), dim=2)
-    return Cases.of(looks, labels, texts, logit_scale=SCALE)
+    return FailureCases.of(looks, labels, texts, logit_scale=SCALE)
 
 
 def head(**options: Any) -> ViLU:
@@ -35,7 +35,7 @@ def head(**options: Any) -> ViLU:
     return ViLU(D, logit_scale=SCALE, hidden=(6,), **options)
 
 
-def module(data: Cases, one: ViLU, **options: Any) -> FailurePredictionModule:
+def module(data: FailureCases, one: ViLU, **options: Any) -> FailurePredictionModule:
     given = {"optimizer": OPTIMIZER, "warmup_epochs": 2, "warmup_lr": 0.02, **options}
     return FailurePredictionModule(one, data.text_features, **given)
 
@@ -73,7 +73,7 @@ def test_cases_judge_every_look_by_itself() -> None:
 def test_given_predictions_decide_what_is_wrong() -> None:
     data = cases()
     picked = (data.labels + 1) % C
-    again = Cases.of(
+    again = FailureCases.of(
         data.image_features[0], data.labels, data.text_features[0], logit_scale=SCALE, predictions=picked
     )
     assert again.failure.all()
@@ -129,7 +129,7 @@ def test_a_residual_head_starts_at_the_models_own_confidence() -> None:
 
 def test_every_image_is_judged_by_the_texts_it_belongs_to() -> None:
     first, second = cases(0), cases(1)
-    joined = Cases.join([first, second])
+    joined = FailureCases.join([first, second])
     assert joined.source.tolist() == [0] * N + [1] * N
     one = head().eval()
     order = torch.randperm(2 * N, generator=torch.Generator().manual_seed(0))
@@ -169,10 +169,10 @@ def test_a_checkpoint_holds_the_head_alone_and_fits_no_other(tmp_path: Path) -> 
 def test_metrics_of_the_validation_images_are_logged(tmp_path: Path) -> None:
     data, val, trained = cases(0), cases(1), head()
     run = trainer(tmp_path, 2)
-    run.fit(module(data, trained), data.batches(10, seed=5), Cases.of(
+    run.fit(module(data, trained), data.batches(10, seed=5), FailureCases.of(
         val.image_features[0], val.labels, data.text_features[0], logit_scale=SCALE
     ).batches(9))  # fmt: skip
-    judged = Cases.of(val.image_features[0], val.labels, data.text_features[0], logit_scale=SCALE)
+    judged = FailureCases.of(val.image_features[0], val.labels, data.text_features[0], logit_scale=SCALE)
     with torch.no_grad():
         logits = trained.eval()(judged.image_features[0], data.text_features[0])
     assert run.callback_metrics["val/auroc"] == pytest.approx(auroc(logits, judged.failure).item(), abs=1e-6)
@@ -213,8 +213,8 @@ def test_the_learning_rate_is_that_of_the_release() -> None:
         ]
     )
     for epoch in range(15):
-        factor = warm_cosine_factor(epoch, max_epochs=15, warmup_epochs=5, start=0.1)
+        factor = lr_after_linear_warmup(epoch, max_epochs=15, warmup_epochs=5, start=0.1)
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         chained.step()
-    assert warm_cosine_factor(0, max_epochs=9, warmup_epochs=0, start=0.1) == 1.0
+    assert lr_after_linear_warmup(0, max_epochs=9, warmup_epochs=0, start=0.1) == 1.0

@@ -18,7 +18,7 @@ from calib.backbones.options import BackboneOptions
 from calib.core import ranks
 from calib.data.datamodule import BatchOrder
 from calib.failure.captions import CaptionPairs
-from calib.failure.cases import Cases
+from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import LOSSES, Objective
@@ -89,14 +89,14 @@ def prompt_gradients(name: str, clip: Any, dtype: torch.dtype) -> list[Tensor]:
     return gradients(module, {"image_features": features[index], "labels": labels[index]})
 
 
-def cases(models: int = 1) -> Cases:
+def cases(models: int = 1) -> FailureCases:
     generator = torch.Generator().manual_seed(0)
     texts = normalize(torch.randn(models, 3, D, generator=generator), dim=2)
     images = normalize(torch.randn(N, D, generator=generator), dim=1)
     labels = (images @ texts[0].T).argmax(1)
     labels[[1, 2, 8]] = (labels[[1, 2, 8]] + 1) % 3
-    one = [Cases.of(images, labels, text, logit_scale=SCALE) for text in texts]
-    return Cases.join(one) if models > 1 else one[0]
+    one = [FailureCases.of(images, labels, text, logit_scale=SCALE) for text in texts]
+    return FailureCases.join(one) if models > 1 else one[0]
 
 
 def failure_module(texts: Tensor | None, name: str = "adaptive") -> FailurePredictionModule:
@@ -134,7 +134,7 @@ def validation() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(6)
     texts = normalize(torch.randn(3, D, generator=generator), dim=1)
     images = normalize(torch.randn(11, D, generator=generator), dim=1)
-    data = Cases.of(images, torch.arange(11) % 3, texts, logit_scale=SCALE)
+    data = FailureCases.of(images, torch.arange(11) % 3, texts, logit_scale=SCALE)
     module, logged = failure_module(data.text_features), {}
     module.log_dict = lambda values: logged.update(values)  # type: ignore[method-assign]
     module.on_validation_epoch_start()

@@ -1,4 +1,4 @@
-"""The prompt learner on small towers with random weights; official numbers: tests/prompts/test_prompts_golden.py."""
+"""The prompt learner on small towers with random weights; official numbers are in test_prompts_golden.py."""
 
 from __future__ import annotations
 

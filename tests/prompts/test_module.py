@@ -12,7 +12,7 @@ from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner, zero_shot_features
 from calib.prompts.module import PromptTuningModule
-from calib.training.optim import learning_rate_factor
+from calib.training.optim import lr_after_constant_warmup
 
 NAMES = ["covid", "normal", "lung opacity"]
 OPTIMIZER = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -70,7 +70,7 @@ def test_training_equals_the_plain_loop(small, tmp_path: Path) -> None:
     table, loader = features(clip), data_for(clip).train_dataloader()
     optimizer = torch.optim.SGD([learner.context], lr=0.05, momentum=0.9, weight_decay=5e-4)
     for epoch in range(3):
-        factor = learning_rate_factor(epoch, max_epochs=3, warmup_epochs=1, warmup_factor=0.2)
+        factor = lr_after_constant_warmup(epoch, max_epochs=3, warmup_epochs=1, warmup_factor=0.2)
         optimizer.param_groups[0]["lr"] = 0.05 * factor
         loader.batch_sampler.set_epoch(epoch)
         for index in loader.batch_sampler:

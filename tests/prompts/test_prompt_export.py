@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from calib.io.tensors import load_tensors, save_tensors
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 
 DESCRIPTION: dict[str, Any] = {
     "name": "toy",
@@ -22,9 +22,9 @@ DESCRIPTION: dict[str, Any] = {
 }
 
 
-def prompt() -> PromptCheckpoint:
+def prompt() -> Prompt:
     generator = torch.Generator().manual_seed(0)
-    return PromptCheckpoint(
+    return Prompt(
         text_features=normalize(torch.randn(3, 8, generator=generator), dim=1),
         class_names=["a", "b", "c"],
         logit_scale=math.log(20.0),
@@ -44,7 +44,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "prompt.safetensors"
     before = prompt()
     before.save(path)
-    after = PromptCheckpoint.load(path)
+    after = Prompt.load(path)
     assert torch.equal(after.text_features, before.text_features)
     assert after.context is not None
     assert before.context is not None
@@ -127,4 +127,4 @@ def test_damaged_exports_are_refused(
     good_tensors, good_record = load_tensors(path, kind="prompt")
     save_tensors(path, {**good_tensors, **tensors}, {**good_record, **record})
     with pytest.raises(ValueError, match=message):
-        PromptCheckpoint.load(path)
+        Prompt.load(path)

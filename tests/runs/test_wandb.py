@@ -19,7 +19,7 @@ from wandb_files import offline_runs
 from calib.commands.failure.run import train_failure
 from calib.commands.train import train
 from calib.config import load_config
-from calib.prompts.export import PromptCheckpoint
+from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.results import metric_names, results_of
 from calib.runs.wandb import STEP, WandbLogger
@@ -90,7 +90,7 @@ def test_the_csv_file_has_the_same_names_and_w_and_b_changes_nothing(runs, tmp_p
     train(config)
     columns = {name for row in csv_rows(tmp_path / "r") for name in row}
     assert columns - {"step"} == {name for name in metric_names(config) if not name.startswith("test/")}
-    plain, logged = (PromptCheckpoint.load(f / "prompt.safetensors") for f in (runs[1], tmp_path / "r"))
+    plain, logged = (Prompt.load(f / "prompt.safetensors") for f in (runs[1], tmp_path / "r"))
     assert torch.equal(plain.text_features, logged.text_features)
 
 
@@ -125,8 +125,8 @@ def test_an_outage_is_said_once_and_changes_nothing(
     results = train(settings(tmp_path / "r", "seed=1"))
     assert caplog.text.count("W&B has failed") == 1
     assert "the curves are in" in caplog.text
-    plain = PromptCheckpoint.load(runs[1] / "prompt.safetensors")
-    assert torch.equal(plain.text_features, PromptCheckpoint.load(results["prompt"]).text_features)
+    plain = Prompt.load(runs[1] / "prompt.safetensors")
+    assert torch.equal(plain.text_features, Prompt.load(results["prompt"]).text_features)
     assert len(csv_rows(tmp_path / "r")) == len(csv_rows(runs[1]))
     assert (tmp_path / "r" / "reliability.png").is_file()
 

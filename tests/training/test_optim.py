@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.training.optim import learning_rate_factor, make_optimizer
+from calib.training.optim import lr_after_constant_warmup, make_optimizer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "schedule.json").read_text())
 
@@ -15,15 +15,17 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "schedule.json").rea
 def test_schedule_equals_the_official_one(name: str, warmup_lr: float) -> None:
     expected = GOLDEN["lr"][name]
     factors = [
-        learning_rate_factor(e, max_epochs=50, warmup_epochs=1, warmup_factor=warmup_lr / 0.002)
+        lr_after_constant_warmup(e, max_epochs=50, warmup_epochs=1, warmup_factor=warmup_lr / 0.002)
         for e in range(50)
     ]
     assert [0.002 * factor for factor in factors] == pytest.approx(expected, rel=1e-12)
 
 
 def test_without_warmup_the_cosine_begins_at_once() -> None:
-    assert learning_rate_factor(0, max_epochs=10, warmup_epochs=0, warmup_factor=0.5) == 1.0
-    assert learning_rate_factor(5, max_epochs=10, warmup_epochs=0, warmup_factor=0.5) == pytest.approx(0.5)
+    assert lr_after_constant_warmup(0, max_epochs=10, warmup_epochs=0, warmup_factor=0.5) == 1.0
+    assert lr_after_constant_warmup(5, max_epochs=10, warmup_epochs=0, warmup_factor=0.5) == pytest.approx(
+        0.5
+    )
 
 
 def test_sgd_takes_a_step_with_momentum_and_decay() -> None:

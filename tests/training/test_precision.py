@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from calib.backbones.base import Backbone
 from calib.data import FeatureTable, FewShotDataModule
-from calib.failure.cases import Cases
+from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import Objective
@@ -101,7 +101,7 @@ def test_bf16_trains_a_failure_head_with_its_loss_in_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     texts = normalize(torch.randn(3, 8, generator=generator), dim=1)
     images = normalize(torch.randn(20, 8, generator=generator), dim=1)
-    data = Cases.of(images, torch.arange(20) % 3, texts, logit_scale=3.0)
+    data = FailureCases.of(images, torch.arange(20) % 3, texts, logit_scale=3.0)
     found = {}
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(4)

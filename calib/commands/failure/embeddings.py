@@ -14,7 +14,7 @@ from calib.data.embeddings import Embeddings, load_embeddings
 from calib.data.images import file_id
 from calib.data.predictions import Predictions
 from calib.failure.captions import CaptionPairs
-from calib.failure.data import FailureData, Judged, draw_rows
+from calib.failure.data import FailureData, FrozenClassifier, draw_rows
 from calib.failure.export import text_digest
 from calib.runs.prepare import fingerprint
 
@@ -32,7 +32,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
             class has too few images.
     """
     train, test = _train_and_test(config, path)
-    judged = Judged(train.text_features, train.class_names, train.logit_scale)
+    judged = FrozenClassifier(train.text_features, train.class_names, train.logit_scale)
     rows, free, test_rows = _rows(train, test)
     val_rows = train.rows("val")
     try:
@@ -132,7 +132,7 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
         "files": [file_id(Path(source.path)) for source in (train, test)],
     }
     return FailureData(
-        judged=Judged(None, [], train.logit_scale),
+        judged=FrozenClassifier(None, [], train.logit_scale),
         cases=parts["train"].blocks(size).cases,
         val=parts["val"].blocks(size).cases if len(parts["val"]) > 1 else None,
         test=predictions,

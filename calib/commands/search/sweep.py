@@ -17,7 +17,7 @@ from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.runs.folder import OTHER, RunFolder
-from calib.runs.prepare import Common, Prepared
+from calib.runs.prepare import RunInputs, SharedInputs
 
 log = logging.getLogger(__name__)
 
@@ -101,14 +101,14 @@ def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
     return runs
 
 
-def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[tuple[Run, Prepared]]]:
+def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[tuple[Run, RunInputs]]]:
     """Return the stacks that an interrupted call began, as they were, and the unfinished runs in new ones.
 
     A prompt depends, in its last bits, on those beside it: so the finished ones of a stack stay in it.
     """
     named = {run.point.name: run for run in runs}
     missing = {name: run for name, run in named.items() if run.config.overwrite or not run.folder.finished}
-    commons: dict[str, Common] = {}
+    commons: dict[str, SharedInputs] = {}
     begun = []
     for path, names in _members(folder):
         if set(names) <= named.keys() and missing.keys() & set(names):
