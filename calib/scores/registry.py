@@ -46,6 +46,7 @@ def score(name: str, settings: Mapping[str, Any] | None = None, /, **tensors: Te
         ValueError: The score, a setting or a tensor is unknown or missing, or the score is not fitted.
 
     Example:
+        >>> import torch
         >>> score("energy", {"temperature": 2.0}, logits=torch.tensor([[0.0, 0.0]])).tolist()
         [-1.3862943611198906]
         >>> score("rel_u", logits=torch.tensor([[0.0, 0.0]]))
@@ -79,6 +80,7 @@ def fit_score(
         ValueError: The score, a setting or a tensor is unknown or missing, or the data do not allow a fit.
 
     Example:
+        >>> import torch
         >>> fit_score("mcp", logits=torch.zeros(2, 2), labels=torch.tensor([0, 1]))
         {}
     """
