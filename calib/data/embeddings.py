@@ -41,6 +41,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_norm
 
+from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
 from calib.core.errors import unknown_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
@@ -53,8 +54,6 @@ STRINGS = ("class_names", "split", "ids", "names", "groups")
 KNOWN = (*NEEDED, *SCALES, "predictions", *STRINGS)
 OF_CLASSES = ("labels", "predictions", "class_names")  # what pairs of images and captions have not
 SPLITS = ("train", "val", "test")
-LARGEST_LOGIT_SCALE = 12.0  # as a log; above it the scale itself was surely given
-UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,19 +241,15 @@ def _features(arrays: Mapping[str, Any], name: str, path: Path, normalize: bool)
             f"{path}: {name} must be (rows, width) floats, not {tuple(values.shape)} {values.dtype}."
         )
     values = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
-    norms = values.norm(dim=1)
-    broken = (~torch.isfinite(norms)).nonzero().flatten().tolist()
-    if broken:
-        raise ValueError(f"{path}: {name} holds NaN or infinite values in rows {few(broken)}.")
-    zero = (norms == 0).nonzero().flatten().tolist()
-    if zero:
-        raise ValueError(f"{path}: {name} is zero in rows {few(zero)}.")
-    off = ((norms - 1).abs() > UNIT_NORM_TOLERANCE).nonzero().flatten().tolist()
-    if off and not normalize:
-        raise ValueError(
-            f"{path}: {name} must have unit norm; row {off[0]} has norm {norms[off[0]]:.4g} "
-            f"({len(off)} such rows of {len(norms)}). Divide by the norm, or set embeddings.normalize=true."
-        )
+    if normalize:
+        norms = values.norm(dim=1)
+        for problem, wrong in (("NaN or infinite", ~norms.isfinite()), ("zero", norms == 0)):
+            if wrong.any():
+                rows = wrong.nonzero().flatten().tolist()
+                raise ValueError(f"{path}: {name} holds {problem} values in rows {few(rows)}.")
+    else:
+        advice = "Divide by the norm, or set embeddings.normalize=true."
+        check_unit_norm(values, f"{path}: {name}", tolerance=HALF_NORM, advice=advice)
     return to_unit_norm(values, dim=1).float()
 
 
@@ -290,11 +285,10 @@ def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
         if not number > 0:
             raise ValueError(f"{path}: scale must be above 0, got {number:g}.")
         return math.log(number)
-    if number > LARGEST_LOGIT_SCALE:
-        raise ValueError(
-            f"{path}: logit_scale is the log of the scale (4.6 for 100), got {number:g}. Name it `scale` if "
-            "it is the scale itself."
-        )
+    try:
+        check_logit_scale(number)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Name it `scale` if it is the scale itself.") from error
     return number
 
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
+from calib.backbones.same import check_same_backbone
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm
 from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.failure.explain import Explanation
 from calib.failure.official import check_names_and_shapes
 from calib.failure.vilu import ViLU
@@ -29,17 +32,11 @@ from calib.io.tensors import (
 )
 from calib.prompts.export import Prompt
 
+MADE_FOR = "This failure head was trained for"
 KIND = "failure"
 VERSION = 1
-NORM_TOLERANCE = 1e-3
 ROWS_AT_ONCE = 4096  # bounds the memory of the attention, (rows, C)
 RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
-DEFINING = {  # what must agree of two backbones, and where their descriptions hold it
-    "weights": lambda about: about["weights"]["digest"],
-    "preprocessing": lambda about: about.get("preprocessing"),
-    "architecture": lambda about: about.get("architecture"),
-    "parity": lambda about: about.get("parity"),
-}
 
 
 def text_digest(text_features: Tensor) -> str:
@@ -178,12 +175,14 @@ class FailureHead:
             raise ValueError("This failure head was trained on captions: it belongs to no prompt.")
         if prompt.class_names != self.class_names:
             raise ValueError(
-                f"This failure head judges the classes {_few(self.class_names)}, and the prompt has "
-                f"{_few(prompt.class_names)}. Train one for this prompt."
+                f"This failure head judges the classes {few(self.class_names)}, and the prompt has "
+                f"{few(prompt.class_names)}. Train one for this prompt."
             )
         self.check_text(prompt.text_features)
         if self.backbone is not None:
-            self._check_description(prompt.backbone, f"the prompt was made for {prompt.backbone['name']}")
+            check_same_backbone(
+                self.backbone, prompt.backbone, what=MADE_FOR, at_hand="the prompt was made for"
+            )
 
     def check_text(self, text_features: Tensor) -> None:
         """Refuse text features other than those the head was trained with.
@@ -222,7 +221,7 @@ class FailureHead:
                 f"{backbone.embed_dim}."
             )
         if self.backbone is not None:
-            self._check_description(backbone.describe(), f"the backbone at hand is {backbone.name}")
+            check_same_backbone(self.backbone, backbone.describe(), what=MADE_FOR)
 
     def save(self, path: str | Path) -> None:
         """Write the head and all that belongs to it to a safetensors file, atomically."""
@@ -292,25 +291,7 @@ class FailureHead:
             raise ValueError(
                 f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."
             )
-        norms = features.float().norm(dim=1)
-        broken = (~torch.isfinite(norms)).nonzero().flatten().tolist()
-        if broken:
-            raise ValueError(f"{name} hold NaN or infinite values in rows {_few(broken)}.")
-        off = ((norms - 1).abs() > NORM_TOLERANCE).nonzero().flatten().tolist()
-        if off:
-            raise ValueError(
-                f"{name} must have unit norm; the norm of row {off[0]} is {float(norms[off[0]]):.4f} "
-                f"({len(off)} such rows of {len(norms)})."
-            )
-
-    def _check_description(self, theirs: Mapping[str, Any], what: str) -> None:
-        mine = self.backbone or {}
-        for key, get in DEFINING.items():
-            if get(mine) != get(theirs):
-                raise ValueError(
-                    f"This failure head was trained for {mine['name']} with {key} {_short(get(mine))}, and "
-                    f"{what} with {_short(get(theirs))}. Use the same."
-                )
+        check_unit_norm(features, name, tolerance=HALF_NORM)
 
 
 def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
@@ -359,9 +340,7 @@ def _read_texts(
     if not names:
         return None
     text_features = require_tensor(tensors, "text_features", (len(names), head.dim), path=path)
-    norms = text_features.norm(dim=1)
-    if (norms - 1).abs().max() > NORM_TOLERANCE:
-        raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
+    check_unit_norm(text_features, f"{path}: text_features", tolerance=FLOAT32_NORM)
     if text_digest(text_features) != record["text_digest"]:
         raise ValueError(f"{path}: text_features were changed after saving: their digest is another one.")
     return text_features
@@ -380,12 +359,3 @@ def _read_means(tensors: Mapping[str, Tensor], head: ViLU, path: str | Path) -> 
         name.removeprefix("mean."): require_tensor(tensors, name, shape, path=path)
         for name, shape in shapes.items()
     }
-
-
-def _few(items: Sequence[Any]) -> str:
-    shown = ", ".join(str(item) for item in items[:5])
-    return shown if len(items) <= 5 else f"{shown}, ... ({len(items)} in all)"
-
-
-def _short(value: Any) -> str:
-    return value[:12] if isinstance(value, str) else str(value)

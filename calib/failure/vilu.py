@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from calib.core.checks import check_logit_scale
 from calib.core.errors import unknown_name
 from calib.failure.explain import Explanation, explain_failure
 from calib.failure.official import check_names_and_shapes, check_projections, read_official, write_official
-from calib.failure.vilu_inputs import Inputs, at_least_float32, check_sizes, checked_scale, mcp_log_odds
+from calib.failure.vilu_inputs import Inputs, at_least_float32, check_sizes, mcp_log_odds
 
 ACTIVATIONS = ("relu", "leaky_relu")
 
@@ -125,7 +126,7 @@ class ViLU(nn.Module):
             "residual": residual,
             "learn_mcp": learn_mcp,
         }
-        self.logit_scale = checked_scale(logit_scale)
+        self.logit_scale = check_logit_scale(float(logit_scale))
         self.dim = dim
         self.keep_frozen = keep_frozen
         self.register_buffer("iteration_count", torch.tensor(0))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGEST_LOGIT_SCALE = 12.0  # as a log; anything above is surely exp(logit_scale), e.g. 100
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -77,17 +75,6 @@ def check_sizes(dim: int, hidden: Sequence[int], n_iter_freeze_proj: int) -> Non
         raise ValueError(f"dim and at least one hidden width must be positive, got {dim} and {list(hidden)}.")
     if n_iter_freeze_proj < 0:
         raise ValueError(f"n_iter_freeze_proj must be at least 0, got {n_iter_freeze_proj}.")
-
-
-def checked_scale(logit_scale: float | Tensor) -> float:
-    """Return the log of the scale as a number; refuse the scale itself."""
-    value = float(logit_scale)
-    if not math.isfinite(value) or value > LARGEST_LOGIT_SCALE:
-        raise ValueError(
-            f"logit_scale is the log of the scale (4.6 for a scale of 100), as Backbone.logit_scale; "
-            f"got {value}."
-        )
-    return value
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

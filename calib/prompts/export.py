@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
+from calib.backbones.same import check_same_backbone
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_unit_norm
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
@@ -26,8 +28,7 @@ KIND = "prompt"
 VERSION = 1
 _SAID = {str: "text", int: "whole number", dict: "mapping"}
 RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
-LIMITS = {"logit_scale": (-20, 20), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
-NORM_TOLERANCE = 2e-2  # what rounding to half precision may do to a unit vector
+LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
 
 
 @dataclass
@@ -71,13 +72,8 @@ class Prompt:
             raise ValueError(
                 f"image_features must be (N, {width}) for this prompt, not {tuple(image_features.shape)}."
             )
-        norms = image_features.detach().float().norm(dim=1)
-        if not ((norms - 1).abs() < NORM_TOLERANCE).all():
-            worst = int((norms - 1).abs().nan_to_num(torch.inf).argmax())
-            raise ValueError(
-                f"image_features must have unit norm, as encode_image returns them; row {worst} has norm "
-                f"{float(norms[worst]):.4g}. Divide each row by its norm."
-            )
+        advice = "Divide each row by its norm, as encode_image does."
+        check_unit_norm(image_features, "image_features", tolerance=HALF_NORM, advice=advice)
         text = self.text_features.to(image_features)
         return (
             torch.tensor(self.logit_scale).exp().to(image_features)
@@ -137,21 +133,7 @@ class Prompt:
         Raises:
             ValueError: Its weights or its preprocessing differ; the message says which.
         """
-        mine, theirs = self.backbone, backbone.describe()
-        ours, other = mine["weights"]["digest"], theirs["weights"]["digest"]
-        if ours != other:
-            raise ValueError(
-                f"This prompt was made for {mine['name']} with weights {ours[:12]}, and the backbone at hand "
-                f"is "
-                f"{theirs['name']} with weights {other[:12]}. Give the weights it was trained with."
-            )
-        for key in ("preprocessing", "architecture", "parity"):
-            if mine.get(key) != theirs[key]:
-                raise ValueError(
-                    f"This prompt was made for {mine['name']} with {key} {mine.get(key)}, and the backbone "
-                    f"at hand has "
-                    f"{theirs[key]}. Use the same."
-                )
+        check_same_backbone(self.backbone, backbone.describe(), what="This prompt was made for")
 
     def save(self, path: str | Path) -> None:
         """Write the prompt to a safetensors file, atomically."""
@@ -192,9 +174,7 @@ class Prompt:
         _check_description(record["backbone"], path)
         _check_facts(record, path)
         text_features = require_tensor(tensors, "text_features", (len(names), None), path=path)
-        norms = text_features.norm(dim=1)
-        if (norms - 1).abs().max() > 1e-3:
-            raise ValueError(f"{path}: text_features must have unit norm; the norms reach {norms.max():.4f}.")
+        check_unit_norm(text_features, f"{path}: text_features", tolerance=FLOAT32_NORM)
         context = tensors.get("context")
         if context is not None:
             shape = (len(names), None, None) if context.dim() == 3 else (None, None)

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from calib.core.checks import as_float64, check_labels
+from calib.core.checks import HALF_NORM, as_float64, check_labels, check_unit_norm
 from calib.scores.logits import mcp
-
-UNIT_NORM_TOLERANCE = 2e-3  # features kept in half precision are off by about 1e-3
 
 
 class ImagePrototypes:
@@ -243,16 +241,8 @@ def unit_features(given: Tensor, dim: int | None, name: str = "image_features") 
             f"{name} must have the width of the others, {dim}, got {given.shape[1]}. Were they made by the "
             "same model?"
         )
-    features = as_float64(given)
-    off = (features.norm(dim=1) - 1).abs()
-    wrong = torch.nonzero(~(off <= UNIT_NORM_TOLERANCE))[:, 0]  # NaN included
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(
-            f"{name} must have unit norm; {len(wrong)} of {len(features)} rows have not, the first "
-            f"is row {row} with norm {float(features[row].norm()):g}."
-        )
-    return features
+    check_unit_norm(given, name, tolerance=HALF_NORM)
+    return as_float64(given)
 
 
 def require_fitted(score: object, state: Tensor | None) -> Tensor:

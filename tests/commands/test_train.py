@@ -278,7 +278,7 @@ def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
         (["prompt.n_ctx=40"], "Class name 'no finding' does not fit: 40 context tokens"),
         (
             ["backbone.name=clip", "backbone.weights=random"],
-            "These image features come from 'embedded' and do not fit 'clip'",
+            "These image features were made by embedded with",
         ),
         (["data.name=folder", "data.root=nowhere"], "nowhere"),
     ],

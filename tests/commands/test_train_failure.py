@@ -554,7 +554,7 @@ def test_a_score_that_cannot_be_fitted_has_a_reason(failure_settings, tmp_path: 
         (["trainer.devices=2"], "Several devices need several processes"),
         (["folds=1"], "folds must be at least 2"),
         (["level=95"], "level must lie between 0 and 1"),
-        (["backbone.name=clip", "backbone.weights=random"], "do not fit 'clip'"),
+        (["backbone.name=clip", "backbone.weights=random"], "the backbone at hand is clip"),
     ],
 )
 def test_bad_settings_say_what_is_wrong_and_write_nothing(

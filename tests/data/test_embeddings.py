@@ -107,7 +107,7 @@ def broken_features() -> np.ndarray:
         ({"image_features": broken_features()}, "image_features holds NaN or infinite values in rows 2, 5"),
         ({"image_features": 2 * unit(N, 0)}, r"row 0 has norm 2 \(7 such rows of 7\).*normalize=true"),
         ({"image_features": np.eye(N, 4, dtype=np.float32)[[0, 1, 2, 3, 0, 1, 2]]}, "width 4 and text"),
-        ({"image_features": np.zeros((N, D), np.float32)}, "is zero in rows 0, 1, 2, 3, 4 and 2 more"),
+        ({"image_features": np.zeros((N, D), np.float32)}, "row 0 has norm 0"),
         ({"image_features": np.ones((N, D), np.int64)}, r"must be \(rows, width\) floats"),
         ({"labels": np.array([0, 1, 2, 3, 0, 1, 2])}, r"labels must lie in 0..2.*row 3 has 3 \(1 such"),
         ({"labels": np.array([0, 1, 2, -1, 0, 1, 2])}, "row 3 has -1"),

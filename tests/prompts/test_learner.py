@@ -95,7 +95,7 @@ def test_bad_settings_say_what_is_wrong(small) -> None:
     ):
         zero_shot_features(clip, NAMES, "A scan")
     for names, message in [
-        (["one"], "at least two classes"),
+        (["one"], "At least two classes"),
         (["a", " "], "number 1 is empty"),
         (["lung_opacity", "lung opacity"], "both called 'lung opacity'"),
     ]:

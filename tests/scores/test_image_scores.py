@@ -210,8 +210,8 @@ def test_bad_shots(kind):
     nan = features.clone()
     nan[4, 0] = math.nan
     for given, of, size, message in [
-        (2 * features, labels, None, "6 of 6 rows have not, the first is row 0 with norm 2"),
-        (nan, labels, None, "the first is row 4 with norm nan"),
+        (2 * features, labels, None, r"row 0 has norm 2 \(6 such rows of 6\)"),
+        (nan, labels, None, "NaN or infinite values in rows 4"),
         (features, labels + 1, None, "classes without: 0"),
         (features, labels, 5, "classes without: 3, 4"),
         (features, labels, 2, "below the number of classes, 2"),
