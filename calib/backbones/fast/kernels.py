@@ -1,19 +1,15 @@
 """Linear layers with frozen weights, on the fastest exact kernel of this processor.
 
 PyTorch's own float32 matrix product (MKL) uses half of the vector width of some processors: it takes 2.2
-times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact;
-whether it is faster here is measured once per process, when it is first of use. The two differ in the last
-bit, and a run that was interrupted must go on to the same numbers, however busy the machine was when it was
-started again: so the clock overrules what is expected of the processor only when it says so clearly, and most
-of the times it is asked.
+times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact. The two
+differ in the last bit, and a run that was interrupted must go on to the same numbers: so which one is used
+depends on the processor alone, never on how fast either happens to be.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +24,6 @@ from calib.core.errors import unknown_name
 SETTING = "CALIB_LINEAR"
 CHOICES = ("auto", "plain", "packed")
 MAX_ERROR = 2e-6  # of the largest result, against float64
-CLEAR = 1.5  # times faster that overrule what is expected of a processor
-ROUNDS = 7  # measurements, of which the median counts
 TUNED_ROWS = 128  # rows the packed layout is chosen for; other numbers of rows work as well
 
 Linear = Callable[[Tensor], Tensor]
@@ -113,7 +107,7 @@ def can_pack(weights: Sequence[Tensor]) -> bool:
 
 
 def packed_wanted() -> bool:
-    """Return whether linear layers are packed: what `CALIB_LINEAR` says, or what was measured.
+    """Return whether linear layers are packed: what `CALIB_LINEAR` says, else what suits the processor.
 
     Raises:
         ValueError: `CALIB_LINEAR` is none of auto, plain, packed.
@@ -121,7 +115,7 @@ def packed_wanted() -> bool:
     setting = os.environ.get(SETTING, "auto")
     if setting not in CHOICES:
         raise unknown_name(SETTING, setting, CHOICES)
-    return setting != "plain" and _works() and (setting == "packed" or _faster())
+    return setting != "plain" and _works() and (setting == "packed" or _suits())
 
 
 @lru_cache(maxsize=1)
@@ -140,19 +134,6 @@ def _works() -> bool:
     return bool((found - exact).abs().max() <= MAX_ERROR * exact.abs().max())
 
 
-@lru_cache(maxsize=1)
-def _faster() -> bool:
-    """Return whether packed weights are faster here: some 30 ms."""
-    inputs, weight, bias = _example()
-    layer = PackedLinear(lambda: (weight, bias))
-
-    def plain() -> Tensor:
-        return F.linear(inputs, weight, bias)
-
-    gain = statistics.median(_gain(plain, lambda: layer.product(inputs)) for _ in range(ROUNDS))
-    return gain > (1 / CLEAR if _expected() else CLEAR)
-
-
 def _example() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)  # the global one belongs to the run
     shapes = ((64, 512), (512, 512), (512,))
@@ -160,19 +141,9 @@ def _example() -> tuple[Tensor, Tensor, Tensor]:
     return inputs, weight, bias
 
 
-def _gain(plain: Callable[[], Tensor], packed: Callable[[], Tensor]) -> float:
-    """Return how many times longer `plain` takes: the shortest of some calls, in turns."""
-    best = [float("inf"), float("inf")]
-    for _ in range(8):
-        for which, run in enumerate((plain, packed)):
-            start = time.perf_counter()
-            run()
-            best[which] = min(best[which], time.perf_counter() - start)
-    return best[0] / best[1]
-
-
-def _expected() -> bool:
-    """Return whether packed weights should be faster: MKL keeps its best code for Intel's processors."""
+@lru_cache(maxsize=1)
+def _suits() -> bool:
+    """Return whether packed weights are faster on this processor: MKL keeps its best code for Intel's."""
     return torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
 
 
