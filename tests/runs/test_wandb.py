@@ -290,3 +290,30 @@ sys.exit(run("train", {[*SHORT, "log.wandb=offline", f"out={tmp_path / 'r'}"]}))
     assert done.stderr.count("W&B has failed") == 1
     assert "Traceback" not in done.stderr
     assert (tmp_path / "r" / "prompt.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_frozen_service_does_not_stop_the_training(tmp_path: Path) -> None:
+    """What a logger of fewer lines would lose: `run.log` of wandb 0.31 waits for ever after 237 such rows."""
+    code = f"""
+import signal, time
+from calib.config import load_config
+from calib.runs import wandb as wandb_logger
+from calib.runs.folder import RunFolder
+wandb_logger.OFFLINE_SECONDS = 4
+config = load_config({[*SHORT, "log.wandb=offline"]}, task="prompt")
+logger = wandb_logger.WandbLogger(config, RunFolder({str(tmp_path / "r")!r}))
+row = {{f"train/{{number}}": 1.0 for number in range(20)}}
+logger.log_metrics(row, step=0)
+time.sleep(5)
+from wandb.sdk import wandb_setup
+wandb_setup.singleton()._connection._proc._process.send_signal(signal.SIGSTOP)
+for step in range(1, 1000):
+    logger.log_metrics(row, step=step)
+logger.finish()
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout == "went on\n", done.stderr
+    assert done.returncode == 0
+    assert done.stderr.count("W&B has failed") == 1
