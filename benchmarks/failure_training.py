@@ -28,12 +28,13 @@ from measuring import forget_peak, own_peak
 from torch.nn.functional import normalize
 
 from calib.config import load_config
+from calib.failure.cases import FailureCases
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
 from calib.losses.failure import failure_bce
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.report.tables import aligned
 from calib.runs.folder import RunFolder
 from calib.runs.trainer import make_loggers, make_trainer
-from calib.vilu import ViLU
 
 LOOPS = ("plain PyTorch", "Lightning")
 SCALE = math.log(100)
@@ -73,20 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def random_cases(n: int, size: int, dim: int) -> Cases:
+def random_cases(n: int, size: int, dim: int) -> FailureCases:
     """Return predictions on random features of which about a third are wrong."""
     generator = torch.Generator().manual_seed(0)
     texts = normalize(torch.randn(size, dim, generator=generator), dim=1)
     labels = torch.randint(size, (n,), generator=generator)
     noise = torch.randn(n, dim, generator=generator) * 0.4
     images = normalize(texts[labels] + noise, dim=1)
-    return Cases.of(images, labels, texts, logit_scale=SCALE)
+    return FailureCases.of(images, labels, texts, logit_scale=SCALE)
 
 
 class PlainLoop:
     """The loop one would write by hand: shuffle, slice, forward, backward, step."""
 
-    def __init__(self, head: ViLU, data: Cases, batch_size: int) -> None:
+    def __init__(self, head: ViLU, data: FailureCases, batch_size: int) -> None:
         self.head, self.data, self.batch_size = head.train(), data, batch_size
         self.optimizer = torch.optim.AdamW(head.parameters(), lr=0.001, weight_decay=0.1)
 
@@ -134,7 +135,7 @@ def elapsed(since: Clock) -> Clock:
 
 
 def lightning_epochs(
-    head: ViLU, data: Cases, batch_size: int, *, epochs: int, other: Callable[[], None] | None = None
+    head: ViLU, data: FailureCases, batch_size: int, *, epochs: int, other: Callable[[], None] | None = None
 ) -> dict[str, list[Clock]]:
     """Train with the trainer, log and checkpoints of `train.py task=failure`. Returns the times of both."""
     settings = [f"trainer.max_epochs={epochs}", "trainer.enable_progress_bar=false"]
@@ -153,7 +154,7 @@ def lightning_epochs(
 
 
 def take_turns(
-    plain: PlainLoop, head: ViLU, data: Cases, batch_size: int, epochs: int
+    plain: PlainLoop, head: ViLU, data: FailureCases, batch_size: int, epochs: int
 ) -> dict[str, list[Clock]]:
     """Return the times of every counted epoch; each loop's first warms up, the trainer's last is open."""
     times = lightning_epochs(head, data, batch_size, epochs=epochs + 2, other=plain.epoch)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from calib.backbones.kernels import SETTING
+from calib.backbones.fast.kernels import SETTING
 from calib.processes.threads import STAT, busy_seconds
 
 TURN = 0.3  # seconds

@@ -35,9 +35,9 @@ from calib.core import ranks
 from calib.data import ImageTable, cache_features
 from calib.data.records import FileSource
 from calib.losses import Objective
-from calib.modules import prompt_tuning
-from calib.modules.prompt_tuning import PromptTuningModule
+from calib.prompts import module as prompt_tuning
 from calib.prompts.learner import PromptLearner
+from calib.prompts.module import PromptTuningModule
 from calib.report.tables import aligned
 
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.backbones.kernels import PackedLinear, packed_wanted
+from calib.backbones.fast.kernels import PackedLinear, packed_wanted
 from calib.backbones.placing import place_context, replaced_output
 from calib.data import DATASETS
 from calib.prompts.learner import PromptLearner

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from calib.backbones import create_backbone
 from calib.data import load_data
-from calib.data.embedded import save_task_features
+from calib.data.readers.embedded import save_task_features
 
 FOLDERS = {"cxr3": "cxr3_224", "lc25000": "lc25000_unique_224"}
 VIEWS = 8  # augmented views per training image

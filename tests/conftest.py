@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["short_runs"]
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

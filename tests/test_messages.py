@@ -13,7 +13,8 @@ from calib.config import SCHEMAS, keys_of
 
 PACKAGE = Path(__file__).parents[1] / "calib"
 FILES = sorted(
-    [*(PACKAGE / "data").glob("*.py"), *(PACKAGE / "backbones").glob("*.py"), PACKAGE / "prompts.py"],
+    [PACKAGE / "core" / "names.py"]
+    + [path for room in ("data", "backbones", "prompts") for path in (PACKAGE / room).rglob("*.py")]
 )
 KEYS = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
 # Said to those who call from Python; no setting leads there.
@@ -21,7 +22,7 @@ FROM_PYTHON = {
     ("datamodule.py", "backbone.preprocess"),
     ("datamodule.py", "preprocess"),
     ("images.py", "grey16_max"),
-    ("weights.py", "weights_only"),
+    ("reading.py", "weights_only"),
 }
 
 

@@ -11,7 +11,7 @@ import scaling
 import torch
 from official_loop import OfficialLoop
 
-from calib.backbones.kernels import SETTING
+from calib.backbones.fast.kernels import SETTING
 
 NAMES = ["covid", "lung opacity", "a normal lung"]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import Tensor, nn
 
-from calib.backbones.keeping import Kept
+from calib.backbones.fast.keeping import Kept
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
 from calib.backbones.tokenization import PromptTokenizer

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from calib.backbones.architectures import MEDCLIP_VIT
 from calib.backbones.base import Backbone
-from calib.backbones.bert import BertPrompts, BertTower
-from calib.backbones.convert import load_strictly, swin_name
-from calib.backbones.frozen import use_frozen_kernels
+from calib.backbones.fast.bert import BertPrompts, BertTower
+from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.placing import untouched
 from calib.backbones.preprocessing import MEDCLIP
 from calib.backbones.tokenization import bert_tokenizer, warn_if_vocabulary_differs
-from calib.backbones.weights import read_weights
+from calib.backbones.weights.convert import load_strictly, swin_name
+from calib.backbones.weights.reading import read_weights
 
 PUBLISHED = (
     "pytorch_model.bin in https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip, "

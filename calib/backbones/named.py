@@ -11,7 +11,7 @@ from typing import Any
 from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
-from calib.backbones.weights import download, hub_source
+from calib.backbones.weights.reading import download, hub_source
 from calib.core.errors import unknown_name
 from calib.io.files import read_json
 

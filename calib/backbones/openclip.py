@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from calib.backbones.architectures import TEXT_TOWERS
 from calib.backbones.base import Backbone
-from calib.backbones.bert import HfTextTower
-from calib.backbones.causal import CausalTower
-from calib.backbones.convert import load_strictly
-from calib.backbones.frozen import use_frozen_kernels
+from calib.backbones.fast.bert import HfTextTower
+from calib.backbones.fast.causal import CausalTower
+from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.preprocessing import CLIP, Preprocessing
 from calib.backbones.tokenization import (
@@ -27,7 +26,8 @@ from calib.backbones.tokenization import (
     warn_if_vocabulary_differs,
     wrap_open_clip,
 )
-from calib.backbones.weights import WeightFile, read_weights
+from calib.backbones.weights.convert import load_strictly
+from calib.backbones.weights.reading import WeightFile, read_weights
 from calib.io.files import read_json
 
 CONFIG_NAME = "open_clip_config.json"

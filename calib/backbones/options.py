@@ -11,7 +11,7 @@ import torch
 
 from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
 from calib.backbones.tokenization import find_tokenizer_file
-from calib.backbones.weights import HUB, RANDOM, TOKENIZER_NAMES, WeightFile, download, find_weights
+from calib.backbones.weights.reading import HUB, RANDOM, TOKENIZER_NAMES, WeightFile, download, find_weights
 from calib.core.errors import unknown_name
 
 

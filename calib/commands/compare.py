@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from calib.config import EvaluateRun
+from calib.data.predictions import Predictions
 from calib.metrics import interval_statistic
-from calib.predictions import Predictions
 from calib.report.tables import COLUMNS, Cell, Difference
 from calib.stats import mean_sd, paired_bootstrap
 

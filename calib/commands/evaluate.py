@@ -16,9 +16,9 @@ from calib.config import EvaluateRun, load_config, split_arguments
 from calib.core import ranks
 from calib.core.errors import unknown_name
 from calib.data import FeatureTable
+from calib.data.predictions import Predictions
 from calib.metrics import summarize
-from calib.plots import reliability_panels
-from calib.predictions import Predictions
+from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder
@@ -132,7 +132,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
             prompt = entry.checkpoint.in_order(names)
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
-        predictions.append(Predictions.of(prompt, table, data=entry.data.name))
+        predictions.append(prompt.predict(table, data=entry.data.name))
     return predictions
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.predict_arguments import check_numbers, predict_arguments
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
+from calib.prompts.export import Prompt
 from calib.runs.exports import failure_path, prompt_path, restore_backbone
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def predict(
             check_image_suffix(file)
     if out is not None:
         _check_out(Path(out), [*exports, *files])
-    checkpoint = PromptCheckpoint.load(exports[0])
-    head = None if failure is None else FailureCheckpoint.load(exports[1])
+    checkpoint = Prompt.load(exports[0])
+    head = None if failure is None else FailureHead.load(exports[1])
     if head is not None:
         head.check_prompt(checkpoint)
     backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
@@ -121,8 +121,8 @@ def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tens
 def _rows(
     pixels: Tensor,
     backbone: Backbone,
-    checkpoint: PromptCheckpoint,
-    head: FailureCheckpoint | None,
+    checkpoint: Prompt,
+    head: FailureHead | None,
     names: Sequence[str],
 ) -> list[list[str]]:
     """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
@@ -136,7 +136,7 @@ def _rows(
     ]
 
 
-def _white_of(checkpoint: PromptCheckpoint) -> int | None:
+def _white_of(checkpoint: Prompt) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
     found: object = checkpoint.training
     for key in ("config", "data", "options", "grey16_max"):
@@ -179,7 +179,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _doubts(head: FailureCheckpoint, features: Tensor, predictions: Tensor) -> list[list[str]]:
+def _doubts(head: FailureHead, features: Tensor, predictions: Tensor) -> list[list[str]]:
     """Return uncertainty and reasons of every image, as they stand in the CSV."""
     uncertainty = head.uncertainty(features, predictions).tolist()
     why = head.explain(features, predictions).sentences(head.class_names)

@@ -14,19 +14,19 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, load_config
 from calib.core import ranks
+from calib.data.predictions import Predictions
 from calib.io.files import write_text
 from calib.losses import Objective, resolve_terms
-from calib.modules.prompt_tuning import PromptTuningModule
-from calib.plots import reliability_panels
-from calib.predictions import Predictions
 from calib.processes.join import check_started
+from calib.prompts.export import Prompt
+from calib.prompts.module import PromptTuningModule
+from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder, check_same_data, save_figure
 from calib.runs.identity import run_name
-from calib.runs.prepare import Prepared, data_record, prepare
+from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
@@ -120,7 +120,7 @@ def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, Ru
     return runs | {config.preset: (config, folder)}
 
 
-def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: Prepared) -> None:
+def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: RunInputs) -> None:
     ranks.decided(lambda: folder.claim(config, prepared.record))
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     with run_loggers(config, folder) as loggers:
@@ -130,8 +130,8 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
 
 def _finish(
     config: PromptRun,
-    checkpoint: PromptCheckpoint,
-    prepared: Prepared,
+    checkpoint: Prompt,
+    prepared: RunInputs,
     folder: RunFolder,
     loggers: list[Logger],
 ) -> None:
@@ -140,8 +140,8 @@ def _finish(
 
 
 def fit_prompt(
-    config: PromptRun, prepared: Prepared, objective: Objective, folder: RunFolder, logger: list[Logger]
-) -> PromptCheckpoint:
+    config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, logger: list[Logger]
+) -> Prompt:
     """Train one prompt, from its last checkpoint if there is one, and return it ready for export.
 
     Args:
@@ -193,7 +193,7 @@ def _write_report(places: dict[str, RunFolder], folder: RunFolder, config: Promp
 
 def _intact(export: Path) -> Path:
     """Return the path of an export after reading it: one that was damaged since is not announced."""
-    PromptCheckpoint.load(export)
+    Prompt.load(export)
     return export
 
 

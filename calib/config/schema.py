@@ -177,7 +177,7 @@ class PromptRun:
 
 @dataclass
 class EmbeddingsConfig:
-    """Features made by other code, to judge a model of which there is nothing else: see calib.embeddings.
+    """Features made by other code, for a model of which nothing else is there; see calib.data.embeddings.
 
     Attributes:
         train: The file (safetensors or npz) the head is trained on. None: images are used, see `data`.
@@ -195,7 +195,7 @@ class EmbeddingsConfig:
 
 @dataclass
 class HeadConfig:
-    """The failure head; see calib.vilu.ViLU.
+    """The failure head; see calib.failure.vilu.ViLU.
 
     Attributes:
         residual: Start at the model's own confidence and learn what to add to it.

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from calib.core.text import few
+
+# How far from 1 the norm of a feature may be that was divided by it:
+FLOAT32_NORM = 1e-3  # in float32, sums over thousands of terms included
+HALF_NORM = 1e-2  # and then rounded to float16 or bfloat16
+LARGEST_LOGIT_SCALE = (
+    12.0  # as a log: exp(12) is 160,000. Above it surely the scale itself was given, e.g. 100
+)
 
 
 def as_float64(values: Tensor) -> Tensor:
@@ -17,6 +28,54 @@ def as_float64(values: Tensor) -> Tensor:
         [1.0, 0.0]
     """
     return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: str = "") -> None:
+    """Return nothing; refuse features that are not finite or not of unit norm.
+
+    Args:
+        features: What is to be checked, (..., D) floats; "row" in the message counts the vectors in order.
+        name: What they are, for the message.
+        tolerance: FLOAT32_NORM, or HALF_NORM for what may have been rounded to half precision.
+        advice: A sentence on what to do.
+
+    Raises:
+        ValueError: A vector is NaN, infinite, or of another length; its row and norm are said.
+
+    Example:
+        >>> check_unit_norm(torch.tensor([[0.6, 0.8], [3.0, 4.0]]), "image_features", tolerance=FLOAT32_NORM)
+        Traceback (most recent call last):
+        ValueError: image_features must have unit norm; row 1 has norm 5 (1 such rows of 2).
+    """
+    norms = as_float64(features.detach()).norm(dim=-1).flatten()
+    broken = (~norms.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(f"{name} holds NaN or infinite values in rows {few(broken)}.")
+    off = ((norms - 1).abs() > tolerance).nonzero().flatten().tolist()
+    if off:
+        raise ValueError(
+            f"{name} must have unit norm; row {off[0]} has norm {float(norms[off[0]]):.4g} "
+            f"({len(off)} such rows of {len(norms)}).{advice and ' ' + advice}"
+        )
+
+
+def check_logit_scale(value: float, name: str = "logit_scale") -> float:
+    """Return the log of a scale; refuse what is surely the scale itself.
+
+    Args:
+        value: What is to be checked, 4.6 for a scale of 100.
+        name: What it is, for the message.
+
+    Raises:
+        ValueError: It is not finite, or above LARGEST_LOGIT_SCALE.
+
+    Example:
+        >>> check_logit_scale(4.6)
+        4.6
+    """
+    if not math.isfinite(value) or value > LARGEST_LOGIT_SCALE:
+        raise ValueError(f"{name} is the log of the scale (4.6 for a scale of 100), got {value:g}.")
+    return value
 
 
 def check_logits(logits: Tensor) -> None:

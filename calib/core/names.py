@@ -1,4 +1,4 @@
-"""Class names, as they are read in a sentence."""
+"""Class names: as they are read in a sentence, and told apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def plain_name(class_name: str) -> str:
-    """Return a class name as it is read in a sentence: underscores become spaces.
+    """Return a class name, folder name or label as it is read in a sentence: underscores become spaces.
 
     Example:
         >>> plain_name("smooth_muscle")
@@ -16,17 +16,21 @@ def plain_name(class_name: str) -> str:
 
 
 def check_class_names(class_names: Sequence[str]) -> list[str]:
-    """Return class names ready for a prompt.
+    """Return class names as they are read in a sentence, once they can be told apart there.
 
     Args:
         class_names: C names in label order.
 
     Raises:
         ValueError: Fewer than two names, an empty one, or two that read the same.
+
+    Example:
+        >>> check_class_names(["smooth_muscle", "stroma"])
+        ['smooth muscle', 'stroma']
     """
     names = [plain_name(name) for name in class_names]
     if len(names) < 2:
-        raise ValueError(f"Prompts need at least two classes, got {list(class_names)!r} (data.class_names).")
+        raise ValueError(f"At least two classes are needed, got {list(class_names)!r} (data.class_names).")
     for index, name in enumerate(names):
         if not name:
             raise ValueError(
@@ -34,6 +38,6 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
             )
         if name in names[:index]:
             raise ValueError(
-                f"Two classes are both called '{name}'; prompts could not tell them apart (data.class_names)."
+                f"Two classes are both called '{name}'; nothing could tell them apart (data.class_names)."
             )
     return names

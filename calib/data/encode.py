@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import calib
+from calib.backbones.same import DEFINING, OF_IMAGES
 from calib.core import ranks
 from calib.core.hashing import json_digest, stable_hash
 from calib.data.encoding_parts import encode_in_parts
-from calib.data.features import SCHEMA, TOWER, FeatureTable
+from calib.data.features import SCHEMA, FeatureTable
 from calib.data.notices import ProgressLog
 from calib.data.records import ImageTable
 from calib.io.files import remove_unfinished
@@ -113,7 +114,8 @@ def cache_features(
     """
     first = {id_: row for row, id_ in reversed(list(enumerate(table.ids)))}  # of copies, the first
     wanted = sorted(first)
-    tower = {what: get(backbone.describe()) for what, get in TOWER.items()}
+    described = backbone.describe()
+    tower = {key: DEFINING[key](described) for key in OF_IMAGES}
     key = json_digest([SCHEMA, wanted, tower, views, view_seed, table.grey16_max])
     path = Path(cache_dir) / f"{key}{CACHED}"
     # Of the processes of a job the first one looks, and the others read what is there in the end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from calib.core.hashing import json_digest
+from calib.backbones.same import OF_IMAGES, check_same_backbone
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm
 from calib.core.text import few
 from calib.io.files import is_strings
 from calib.io.tensors import load_tensors, require_tensor, require_version, save_tensors
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 
 KIND = "features"
 SCHEMA = 1  # raised when files of older versions can no longer be read
-UNIT_NORM_TOLERANCE = 1e-4  # a float32 feature is this close to length 1
-HALF_NORM_TOLERANCE = 1e-2  # one kept in float16 only this close
 ID_BYTES = 32
-# What in `Backbone.describe()` decides about image features.
-TOWER: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "weights": lambda described: described.get("weights", {}).get("digest"),
-    "architecture": lambda described: described.get("architecture"),
-    "preprocessing": lambda described: described.get("preprocessing"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +68,12 @@ class FeatureTable:
         wrong = [f"{size} {column}" for column, size in sizes.items() if size != n]
         if wrong:
             raise ValueError(f"There are {n} images, but {few(wrong)}.")
-        _check_unit_norm(self.image_features, "image_features", UNIT_NORM_TOLERANCE)
+        _check_features(self.image_features, "image_features")
         views = self.augmented_features
         if views is not None:
             if views.dim() != 3 or views.shape[0] != n or views.shape[1] < 1 or views.shape[2] != dim:
                 raise ValueError(f"augmented_features must be ({n}, V, {dim}), not {tuple(views.shape)}.")
-            _check_unit_norm(views, "augmented_features", UNIT_NORM_TOLERANCE)
+            _check_features(views, "augmented_features")
 
     def __len__(self) -> int:
         return len(self.image_features)
@@ -130,17 +123,13 @@ class FeatureTable:
         Raises:
             ValueError: Its weights, architecture or preprocessing are others; the message says which.
         """
-        ours, theirs = self.meta.get("backbone", {}), backbone.describe()
-        differing = [
-            what
-            for what, get in TOWER.items()
-            if get(ours) is None or json_digest(get(ours)) != json_digest(get(theirs))
-        ]
-        if differing:
-            raise ValueError(
-                f"These image features come from '{ours.get('name')}' and do not fit '{backbone.name}': "
-                f"{few(differing)} differ. Encode the images anew (give data.root)."
-            )
+        check_same_backbone(
+            self.meta.get("backbone", {}),
+            backbone.describe(),
+            what="These image features were made by",
+            advice="Encode the images anew (give data.root).",
+            keys=OF_IMAGES,
+        )
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write everything to one safetensors file, atomically.
@@ -225,16 +214,11 @@ def _read_features(tensors: Mapping[str, Tensor], name: str, dims: int, path: st
         return features
     if features.dtype != torch.float16:
         raise ValueError(f"{name} must be float32 or float16, not {features.dtype}.")
-    _check_unit_norm(features.float(), name, HALF_NORM_TOLERANCE)
+    check_unit_norm(features, name, tolerance=HALF_NORM)
     return normalize(features.float(), dim=-1)
 
 
-def _check_unit_norm(features: Tensor, name: str, tolerance: float) -> None:
+def _check_features(features: Tensor, name: str) -> None:
     if features.dtype != torch.float32:
         raise ValueError(f"{name} must be float32, not {features.dtype}.")
-    norms = features.norm(dim=-1)
-    if not torch.isfinite(norms).all():
-        raise ValueError(f"{name} holds NaN or infinite values.")
-    worst = float((norms - 1).abs().max())
-    if worst > tolerance:
-        raise ValueError(f"{name} must have unit norm; one is off by {worst:.2g}.")
+    check_unit_norm(features, name, tolerance=FLOAT32_NORM)

@@ -13,12 +13,12 @@ from typing import Any
 
 from calib.core import byname
 from calib.core.errors import unknown_name
-from calib.data.embedded import embedded_reader
-from calib.data.hf import load_hf
-from calib.data.image_folder import load_image_folder
-from calib.data.medmnist import load_medmnist
+from calib.data.readers.embedded import embedded_reader
+from calib.data.readers.folder import load_image_folder
+from calib.data.readers.hf import load_hf
+from calib.data.readers.medmnist import load_medmnist
+from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
-from calib.data.tables import load_table
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from calib.core.errors import unknown_name
+from calib.core.names import check_class_names, plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
 from calib.data.records import ImageTable
@@ -94,32 +95,6 @@ def check_template(template: str) -> None:
         )
 
 
-def check_class_names(names: Sequence[str]) -> None:
-    """Refuse class names that cannot be told apart.
-
-    Raises:
-        ValueError: Fewer than two, an empty one, or one that occurs twice.
-    """
-    if len(names) < 2:
-        raise ValueError(f"A classification task needs at least 2 classes; found {len(names)}.")
-    empty = [index for index, name in enumerate(names) if not name.strip()]
-    if empty:
-        raise ValueError(f"Class {empty[0]} has an empty name (data.class_names).")
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise ValueError(f"Class names must differ; {few(twice)} occurs more than once (data.class_names).")
-
-
-def readable(key: str) -> str:
-    """Return a folder name or label as a class name: underscores become spaces.
-
-    Example:
-        >>> readable("smooth_muscle")
-        'smooth muscle'
-    """
-    return " ".join(key.replace("_", " ").split())
-
-
 def put_in_order(known: Mapping[str, str], class_names: ClassNames, *, source: str) -> ClassNames:
     """Return known class names in the order in which a list gives them, by name or by key.
 
@@ -142,9 +117,9 @@ def put_in_order(known: Mapping[str, str], class_names: ClassNames, *, source: s
     names = [str(name) for name in class_names]
     natural = list(known.values())
     for spellings in (natural, list(known)):
-        key_of = {readable(spelling): key for spelling, key in zip(spellings, known, strict=True)}
-        if sorted(map(readable, names)) == sorted(key_of):
-            return {key: known[key] for key in (key_of[readable(name)] for name in names)}
+        key_of = {plain_name(spelling): key for spelling, key in zip(spellings, known, strict=True)}
+        if sorted(map(plain_name, names)) == sorted(key_of):
+            return {key: known[key] for key in (key_of[plain_name(name)] for name in names)}
     if any(name in natural and natural.index(name) != label for label, name in enumerate(names)):
         stranger = next((name for name in names if name not in natural), None)
         if stranger is not None:
@@ -177,7 +152,7 @@ def number_classes(
     """
     found = list(keys)
     if class_names is None:
-        return {key: label for label, key in enumerate(found)}, [readable(key) for key in found]
+        return {key: label for label, key in enumerate(found)}, [plain_name(key) for key in found]
     if isinstance(class_names, Mapping):
         known = [str(key) for key in class_names]
         strangers = [key for key in found if key not in known]
@@ -186,8 +161,8 @@ def number_classes(
         return {key: label for label, key in enumerate(known)}, [str(name) for name in class_names.values()]
     names = [str(name) for name in class_names]
     by_key = {name: label for label, name in enumerate(names)}
-    by_name = {readable(name): label for label, name in enumerate(names)}
-    matches = {key: by_key.get(key, by_name.get(readable(key))) for key in found}
+    by_name = {plain_name(name): label for label, name in enumerate(names)}
+    matches = {key: by_key.get(key, by_name.get(plain_name(key))) for key in found}
     labels = {key: label for key, label in matches.items() if label is not None}
     if len(labels) == len(found) and len(set(labels.values())) == len(found):
         return labels, names

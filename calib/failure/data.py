@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
+from calib.data.predictions import Predictions
 from calib.data.task import Table
-from calib.failure_checkpoints import prompt_digest, text_digest
-from calib.modules.caption_pairs import CaptionPairs
-from calib.modules.failure_prediction import Cases
-from calib.predictions import Predictions
+from calib.failure.captions import CaptionPairs
+from calib.failure.cases import FailureCases
+from calib.failure.export import prompt_digest, text_digest
+from calib.prompts.export import Prompt
 
 
 @dataclass
-class Judged:
+class FrozenClassifier:
     """The frozen model whose predictions are judged.
 
     Attributes:
@@ -35,22 +35,22 @@ class Judged:
     text_features: Tensor | None
     class_names: list[str]
     logit_scale: float
-    prompt: PromptCheckpoint | None = None
+    prompt: Prompt | None = None
     backbone: Backbone | None = None
 
     @classmethod
-    def of(cls, prompt: PromptCheckpoint, backbone: Backbone) -> Judged:
+    def of(cls, prompt: Prompt, backbone: Backbone) -> FrozenClassifier:
         """Return the model that a prompt makes of a backbone."""
         scale = prompt.logit_scale - math.log(prompt.temperature)
         return cls(prompt.text_features, list(prompt.class_names), scale, prompt, backbone)
 
-    def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> Cases:
+    def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> FailureCases:
         """Return what the model says about the images of a table, their augmented views included."""
         assert self.text_features is not None
         looks = table.image_features[None]  # (1, N, D)
         if table.augmented_features is not None:
             looks = torch.cat([looks, table.augmented_features.transpose(0, 1)])
-        return Cases.of(
+        return FailureCases.of(
             looks, table.labels, self.text_features, logit_scale=self.logit_scale, predictions=predictions
         )
 
@@ -80,11 +80,11 @@ class FailureData:
         test_rows: (K, B) int64: the test pairs in each block of candidates. None: classes.
     """
 
-    judged: Judged
-    cases: Cases | None
-    val: Cases | None
+    judged: FrozenClassifier
+    cases: FailureCases | None
+    val: FailureCases | None
     test: Predictions
-    test_cases: Cases
+    test_cases: FailureCases
     record: dict[str, Any]
     task: TaskData | None = None
     shots: FewShotSplit | None = None
@@ -99,14 +99,14 @@ class FailureData:
         return [self.test.names[row] for row in self.test_rows[source].tolist()]
 
 
-def cases_of(test: Predictions, text_features: Tensor) -> Cases:
+def cases_of(test: Predictions, text_features: Tensor) -> FailureCases:
     """Return a prompt's predictions as cases.
 
     Args:
         test: What the prompt says.
         text_features: (C, D) of the prompt.
     """
-    return Cases(
+    return FailureCases(
         image_features=test.image_features[None],
         labels=test.labels,
         text_features=text_features[None],
@@ -116,7 +116,7 @@ def cases_of(test: Predictions, text_features: Tensor) -> Cases:
     )
 
 
-def check_both_kinds(cases: Cases) -> None:
+def check_both_kinds(cases: FailureCases) -> None:
     """Refuse predictions that are all right or all wrong: there is nothing to tell apart.
 
     Raises:

@@ -11,27 +11,29 @@ import torch
 from torch import Tensor
 
 from calib.core.errors import unknown_name
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.cases import FailureCases
+from calib.failure.export import FailureHead
+from calib.failure.vilu import ViLU
+from calib.failure.vilu_inputs import mcp_log_odds
 from calib.metrics.failure import failure_statistic, summarize_failure
-from calib.modules.failure_prediction import Cases
-from calib.prototypes import ClassGaussians, ImagePrototypes, LogitScaling
 from calib.scores import SCORES, fit_score, score
+from calib.scores.images import ClassGaussians, ImagePrototypes
+from calib.scores.logit_scaling import LogitScaling
 from calib.stats import bootstrap_interval, paired_bootstrap
-from calib.vilu import ViLU, mcp_log_odds
 
 BASELINE = "mcp"
-Scorer = Callable[[Cases], Tensor]  # cases -> uncertainty (N,) of their plain images
+Scorer = Callable[[FailureCases], Tensor]  # cases -> uncertainty (N,) of their plain images
 
 
-def _image_prototypes(fit: Cases, text_features: Tensor) -> Any:
+def _image_prototypes(fit: FailureCases, text_features: Tensor) -> Any:
     return ImagePrototypes().fit(fit.image_features[0], fit.labels, n_classes=len(text_features))
 
 
-def _class_gaussians(fit: Cases, text_features: Tensor) -> Any:
+def _class_gaussians(fit: FailureCases, text_features: Tensor) -> Any:
     return ClassGaussians().fit(fit.image_features[0], fit.labels, n_classes=len(text_features))
 
 
-def _logit_scaling(fit: Cases, text_features: Tensor) -> Any:
+def _logit_scaling(fit: FailureCases, text_features: Tensor) -> Any:
     images, logits = fit.image_features[0], fit.logits[0]
     return LogitScaling().fit(images, fit.labels, logits=logits, text_features=text_features)
 
@@ -39,7 +41,7 @@ def _logit_scaling(fit: Cases, text_features: Tensor) -> Any:
 # Scores that need image features: fitted on the images the head learns from, with the texts (C, D) that are
 # judged. (A cross-fitted image has logits of its fold's prompt; its predicted class is described all the same
 # by the text that describes it later.)
-IMAGE_SCORES: dict[str, Callable[[Cases, Tensor], Any]] = {
+IMAGE_SCORES: dict[str, Callable[[FailureCases, Tensor], Any]] = {
     "image_prototypes": _image_prototypes,
     "class_gaussians": _class_gaussians,
     "logit_scaling": _logit_scaling,
@@ -108,7 +110,7 @@ class FittedScores:
     not_fitted: dict[str, str] = field(default_factory=dict)
 
 
-def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor | None) -> FittedScores:
+def fit_scores(names: Sequence[str], fit: FailureCases, text_features: Tensor | None) -> FittedScores:
     """Return the scores, fitted where they need it.
 
     All but MCP judge the class of the largest logit, whatever the cases say was predicted.
@@ -125,7 +127,7 @@ def fit_scores(names: Sequence[str], fit: Cases, text_features: Tensor | None) -
     )
 
 
-def _fitted_or_reason(name: str, fit: Cases, text_features: Tensor | None) -> Scorer | str:
+def _fitted_or_reason(name: str, fit: FailureCases, text_features: Tensor | None) -> Scorer | str:
     if text_features is None and name in OF_CLASSES:
         return "it needs the same classes for all images, and captions are other ones in every batch"
     try:
@@ -134,7 +136,7 @@ def _fitted_or_reason(name: str, fit: Cases, text_features: Tensor | None) -> Sc
         return str(error)
 
 
-def _fitted(name: str, fit: Cases, text_features: Tensor | None) -> Scorer:
+def _fitted(name: str, fit: FailureCases, text_features: Tensor | None) -> Scorer:
     if name == BASELINE:
         return lambda cases: -mcp_log_odds(cases.logits[0].double(), cases.predictions[0])
     if name in IMAGE_SCORES and text_features is not None:
@@ -145,7 +147,7 @@ def _fitted(name: str, fit: Cases, text_features: Tensor | None) -> Scorer:
 
 
 def judge(
-    scores: FittedScores, cases: Cases, checkpoint: FailureCheckpoint, *, groups: Sequence[str] | None = None
+    scores: FittedScores, cases: FailureCases, checkpoint: FailureHead, *, groups: Sequence[str] | None = None
 ) -> Judgements:
     """Return the uncertainty of N predictions by every score and by the head.
 
@@ -160,7 +162,7 @@ def judge(
     return Judgements(values, cases.failure, groups, scores.not_fitted)
 
 
-def head_uncertainty(checkpoint: FailureCheckpoint, cases: Cases) -> Tensor:
+def head_uncertainty(checkpoint: FailureHead, cases: FailureCases) -> Tensor:
     """Return the head's uncertainty (N,) of the plain images, each with its own candidates."""
     values = torch.empty(len(cases), dtype=torch.float64)
     for rows, texts in by_source(checkpoint, cases):
@@ -169,7 +171,7 @@ def head_uncertainty(checkpoint: FailureCheckpoint, cases: Cases) -> Tensor:
     return values
 
 
-def by_source(checkpoint: FailureCheckpoint, cases: Cases) -> Iterator[tuple[Tensor, Tensor | None]]:
+def by_source(checkpoint: FailureHead, cases: FailureCases) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield rows (n,) that have the same candidates, and these (C, D) where the head has none of its own."""
     for source, texts in enumerate(cases.text_features):
         rows = (cases.source == source).nonzero().flatten()
@@ -237,9 +239,9 @@ def add_intervals(
                 break
 
 
-def plain(cases: Cases) -> Cases:
+def plain(cases: FailureCases) -> FailureCases:
     """Return the cases without augmented views."""
-    return Cases(
+    return FailureCases(
         cases.image_features[:1],
         cases.labels,
         cases.text_features,
@@ -249,7 +251,7 @@ def plain(cases: Cases) -> Cases:
     )
 
 
-def part_means(head: ViLU, cases: Cases) -> dict[str, Tensor]:
+def part_means(head: ViLU, cases: FailureCases) -> dict[str, Tensor]:
     """Return the mean input of the head over the plain training images, for its explanations.
 
     Args:

@@ -10,11 +10,11 @@ from typing import Any
 from calib.core.text import safe_path, safe_text
 from calib.failure.data import FailureData
 from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
-from calib.failure_checkpoints import FailureCheckpoint
+from calib.failure.explain import Explanation
+from calib.failure.export import FailureHead
 from calib.metrics.failure import aurc
-from calib.plots import risk_coverage_diagram
+from calib.report.plots import risk_coverage_diagram
 from calib.report.tables import aligned
-from calib.vilu.explain import Explanation
 
 # column title, metric, factor, decimals
 COLUMNS = (
@@ -104,7 +104,7 @@ def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def failures_csv(data: FailureData, checkpoint: FailureCheckpoint, *, top: int = 3) -> str:
+def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) -> str:
     """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
 
     Args:

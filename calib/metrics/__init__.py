@@ -18,6 +18,15 @@ from calib.metrics.calibration import (
     overconfidence,
     underconfidence,
 )
+from calib.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    brier_score,
+    macro_f1,
+    negative_log_likelihood,
+    negative_log_likelihood_from_probs,
+    per_class_table,
+)
 from calib.metrics.failure import (
     FAILURE_METRICS,
     FailureStatistic,
@@ -36,7 +45,7 @@ from calib.metrics.failure import (
     undefined_reason,
 )
 from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothed_accuracy
-from calib.metrics.modular import (
+from calib.metrics.modules import (
     CalibrationError,
     ClassScore,
     ClasswiseCalibrationError,
@@ -44,14 +53,5 @@ from calib.metrics.modular import (
     SetCalibrationError,
     metric_collection,
 )
+from calib.metrics.registry import METRICS, MetricInfo, summarize
 from calib.metrics.resampling import interval_statistic
-from calib.metrics.scores import (
-    accuracy,
-    balanced_accuracy,
-    brier_score,
-    macro_f1,
-    negative_log_likelihood,
-    negative_log_likelihood_from_probs,
-    per_class_table,
-)
-from calib.metrics.summary import METRICS, MetricInfo, summarize

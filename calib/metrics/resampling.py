@@ -17,9 +17,9 @@ from calib.core.binning import bin_indices
 from calib.core.errors import unknown_name
 from calib.metrics.calibration import Norm, adaptive_calibration_error, error_from_sums
 from calib.metrics.kde import kde_calibration_error
-from calib.metrics.modular import CLASS_SCORES, SAMPLE_SCORES
+from calib.metrics.modules import CLASS_SCORES, SAMPLE_SCORES
 from calib.metrics.outcomes import Outcomes
-from calib.metrics.summary import METRICS
+from calib.metrics.registry import METRICS
 from calib.stats import MeanStatistic, Statistic
 
 _NORMS: dict[str, Norm] = {"ece": "l1", "mce": "max", "overconfidence": "over", "underconfidence": "under"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from calib.backbones.base import Backbone
-from calib.backbones.keeping import Kept
+from calib.backbones.fast.keeping import Kept
 from calib.core.errors import unknown_name
 from calib.core.names import check_class_names
 

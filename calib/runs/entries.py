@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import DataConfig, EvaluateRun, part_from_dict
 from calib.losses import PRESETS
+from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
 from calib.runs.identity import FREE, flat, is_among
 
@@ -48,7 +48,7 @@ class Entry:
     """
 
     path: Path
-    checkpoint: PromptCheckpoint
+    checkpoint: Prompt
     data: DataConfig
     facts: dict[str, str]
     method: str = ""
@@ -90,7 +90,7 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 
 
 def _entry(path: Path, override: DataConfig) -> Entry:
-    checkpoint = PromptCheckpoint.load(path)
+    checkpoint = Prompt.load(path)
     training = checkpoint.training
     data = (training.get("config") or {}).get("data")
     own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))

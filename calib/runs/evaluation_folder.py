@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import EvaluateRun, to_yaml
+from calib.data.predictions import Predictions
 from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
-from calib.predictions import Predictions
 from calib.runs.folder import OTHER, RunFolder, holds_nothing, save_figure
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, part_from_dict
+from calib.prompts.export import Prompt
 from calib.runs.prepare import make_backbone
 
 
@@ -44,7 +44,7 @@ def prompt_path(path: str | Path) -> Path:
 
 
 def restore_backbone(
-    checkpoint: PromptCheckpoint, *, weights: str | None = None, tokenizer: str | None = None
+    checkpoint: Prompt, *, weights: str | None = None, tokenizer: str | None = None
 ) -> Backbone:
     """Return the backbone a prompt was made for, with the same weights and preprocessing.
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
 from calib.core.hashing import json_digest
 from calib.data import (
@@ -24,11 +23,12 @@ from calib.data import (
     load_data,
 )
 from calib.processes.threads import thread_share
+from calib.prompts.export import Prompt
 from calib.prompts.learner import zero_shot_features
 
 
 @dataclass
-class Prepared:
+class RunInputs:
     """Everything that the runs on one few-shot draw share.
 
     Attributes:
@@ -47,12 +47,12 @@ class Prepared:
     train: FeatureTable | ImageTable
     val: FeatureTable | None
     test: FeatureTable
-    zero_shot: PromptCheckpoint
+    zero_shot: Prompt
     record: dict[str, Any]
 
 
 @dataclass
-class Common:
+class SharedInputs:
     """What runs on one backbone and data set share, whatever their shots.
 
     Attributes:
@@ -70,7 +70,7 @@ class Common:
     record: dict[str, Any]
 
 
-def prepare(config: PromptRun) -> Prepared:
+def prepare(config: PromptRun) -> RunInputs:
     """Return the backbone, data, draw and features that a configuration describes.
 
     Raises:
@@ -78,10 +78,10 @@ def prepare(config: PromptRun) -> Prepared:
         ValueError: A class has too few images, an image cannot be read, packaged features belong to another
             backbone.
     """
-    return draw(config, load_common(config))
+    return draw(config, load_shared(config))
 
 
-def load_common(config: PromptRun) -> Common:
+def load_shared(config: PromptRun) -> SharedInputs:
     """Return backbone, data set and test features of a configuration; raises as `prepare`."""
     from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
 
@@ -89,7 +89,7 @@ def load_common(config: PromptRun) -> Common:
     task = load_task(config.data)
     split_of(config, task)  # too few images and shared ones are said before any is encoded
     record = describe_data(task)
-    return Common(
+    return SharedInputs(
         backbone=backbone,
         task=task,
         test=features_of(task.test, backbone, config.data),
@@ -136,7 +136,7 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     )
 
 
-def draw(config: PromptRun, common: Common) -> Prepared:
+def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
     """Return a configuration's few-shot draw and its features.
 
     Raises:
@@ -145,7 +145,7 @@ def draw(config: PromptRun, common: Common) -> Prepared:
     backbone, task = common.backbone, common.task
     split = split_of(config, task)
     shots = task.train.subset(split.train)
-    return Prepared(
+    return RunInputs(
         backbone=backbone,
         task=task,
         train=features_of(shots, backbone, config.data, views=config.data.views)
@@ -220,7 +220,7 @@ def features_of(
     )
 
 
-def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> PromptCheckpoint:
+def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> Prompt:
     """Return the prompt that the data set's template makes, in the form of an export."""
     texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
     return template_prompt(backbone, task, texts, config)
@@ -228,9 +228,9 @@ def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | Fai
 
 def template_prompt(
     backbone: Backbone, task: TaskData, text_features: Tensor, config: PromptRun | FailureRun
-) -> PromptCheckpoint:
+) -> Prompt:
     """Return the zero-shot prompt of text features (C, D) that are already there."""
-    return PromptCheckpoint(
+    return Prompt(
         text_features=text_features,
         class_names=list(task.class_names),
         logit_scale=float(backbone.logit_scale),

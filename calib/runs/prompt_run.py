@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 import calib
-from calib.checkpoints import PromptCheckpoint
 from calib.config import PromptRun, to_dict
 from calib.data import FewShotDataModule
+from calib.data.predictions import Predictions
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
-from calib.predictions import Predictions
+from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import Prepared
+from calib.runs.prepare import RunInputs
 
 
 def title(method: str, objective: Objective) -> str:
@@ -46,7 +46,7 @@ def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:
         )
 
 
-def new_learner(config: PromptRun, prepared: Prepared) -> PromptLearner:
+def new_learner(config: PromptRun, prepared: RunInputs) -> PromptLearner:
     """Return an untrained prompt.
 
     Raises:
@@ -61,7 +61,7 @@ def new_learner(config: PromptRun, prepared: Prepared) -> PromptLearner:
     )
 
 
-def batches_of(config: PromptRun, prepared: Prepared) -> FewShotDataModule:
+def batches_of(config: PromptRun, prepared: RunInputs) -> FewShotDataModule:
     """Return the batches of a run: order and views depend on its seed alone."""
     return FewShotDataModule(
         prepared.train,
@@ -74,9 +74,7 @@ def batches_of(config: PromptRun, prepared: Prepared) -> FewShotDataModule:
     )
 
 
-def exported(
-    config: PromptRun, prepared: Prepared, text_features: Tensor, context: Tensor
-) -> PromptCheckpoint:
+def exported(config: PromptRun, prepared: RunInputs, text_features: Tensor, context: Tensor) -> Prompt:
     """Return a trained prompt ready for export.
 
     Args:
@@ -102,15 +100,15 @@ def exported(
 
 
 def evaluate_prompt(
-    config: PromptRun, checkpoint: PromptCheckpoint, prepared: Prepared, folder: RunFolder
+    config: PromptRun, checkpoint: Prompt, prepared: RunInputs, folder: RunFolder
 ) -> dict[str, Any]:
     """Write a prompt's export, test predictions and metrics, and return the metrics."""
     method = checkpoint.training["method"]
-    predictions = Predictions.of(checkpoint, prepared.test, data=config.data.name)
+    predictions = checkpoint.predict(prepared.test, data=config.data.name)
     results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
     results["test"] = _metrics(predictions, config)
     if prepared.val is not None:
-        results["val"] = _metrics(Predictions.of(checkpoint, prepared.val, data=config.data.name), config)
+        results["val"] = _metrics(checkpoint.predict(prepared.val, data=config.data.name), config)
     checkpoint.save(folder.prompt)
     predictions.save(folder.predictions)
     write_json(folder.metrics, results)

@@ -12,11 +12,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from calib.config import FailureRun, PromptRun
+from calib.data.predictions import Predictions
+from calib.failure.module import WATCHED
 from calib.losses import Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS
-from calib.modules.failure_prediction import WATCHED
-from calib.plots import reliability_panels
-from calib.predictions import Predictions
+from calib.report.plots import reliability_panels
 from calib.report.tables import COLUMNS
 from calib.runs.folder import RunFolder
 

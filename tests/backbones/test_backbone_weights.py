@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from calib.backbones.convert import looks_like
-from calib.backbones.weights import find_weights, read_weights
+from calib.backbones.weights.convert import looks_like
+from calib.backbones.weights.reading import find_weights, read_weights
 
 TEXTS = ["covid", "a normal lung."]
 

@@ -20,7 +20,7 @@ PUBLISHED = ["clip", "plip", "quiltnet", "biomedclip", "medclip"]
 
 def test_heavy_libraries_are_imported_only_when_a_backbone_is_built():
     heavy, top = {"open_clip", "transformers", "timm", "torchvision", "huggingface_hub", "safetensors"}, set()
-    for path in Path(calib.backbones.__file__).parent.glob("*.py"):
+    for path in Path(calib.backbones.__file__).parent.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 top |= {alias.name.partition(".")[0] for alias in node.names}

@@ -327,7 +327,7 @@ def test_memory_of_prompts_is_bounded(clip):
 
 @pytest.mark.parametrize("branch_rows", [1, 7, 128])
 def test_large_trees_attend_in_branches(clip, monkeypatch, branch_rows):
-    monkeypatch.setattr("calib.backbones.packing.BRANCH", branch_rows)
+    monkeypatch.setattr("calib.backbones.fast.packing.BRANCH", branch_rows)
     names = [f"{organ} {finding}" for organ in ("lung", "colon") for finding in NAMES[:2]] + [
         "covid",
         "lungs",

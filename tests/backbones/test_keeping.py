@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from calib.backbones.keeping import Kept
+from calib.backbones.fast.keeping import Kept
 
 
 @pytest.fixture

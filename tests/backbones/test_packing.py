@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from calib.backbones import packing
+from calib.backbones.fast import packing
 
 HEADS, WIDTH, SETS = 2, 6, 3
 

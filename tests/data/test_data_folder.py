@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calib.data import load_data
-from calib.data.image_folder import load_image_folder
+from calib.data.readers.folder import load_image_folder
 
 MakeFolder = Callable[..., Path]
 FOUR = {"train/ADI": 3, "train/smooth_muscle": 2, "test/ADI": 1, "test/smooth_muscle": 2}
@@ -56,7 +56,7 @@ def test_a_tab_allows_folders_with_spaces(make_folder: MakeFolder) -> None:
         ("ADI a\nADI b\n", r"line 2: the folder 'ADI' is listed twice"),
         ("ADI a\nsmooth_muscle b\nTUM c\n", r"names the folder 'TUM', which no split has"),
         ("ADI a\n", r"Unknown class folder 'smooth_muscle'.*Known: ADI"),
-        ("ADI same\nsmooth_muscle same\n", r"same occurs more than once"),
+        ("ADI same\nsmooth_muscle same\n", r"both called 'same'"),
     ],
 )
 def test_a_wrong_classnames_file_is_explained(make_folder: MakeFolder, lines: str, message: str) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from calib.data import check_overlap, load_data
-from calib.data.medmnist import CLASS_NAMES
+from calib.data.readers.medmnist import CLASS_NAMES
 
 Save = Callable[..., Path]
 

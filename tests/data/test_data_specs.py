@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from calib.core.names import check_class_names
 from calib.data import DATASETS, FeatureTable, TaskData, check_overlap, few_shot_split, load_data
-from calib.data.embedded import save_task_features
-from calib.data.task import check_class_names, check_template, number_classes
+from calib.data.readers.embedded import save_task_features
+from calib.data.task import check_template, number_classes
 
 MakeFolder = Callable[..., Path]
 
@@ -186,11 +187,11 @@ def test_a_task_checks_its_labels_and_names() -> None:
         ValueError, match="test split of data set 'x' has label 2, but there are only 2 class names"
     ):
         TaskData("x", ["a", "b"], "{}", train=features([0, 1]), test=features([2]))
-    with pytest.raises(ValueError, match="at least 2 classes; found 1"):
+    with pytest.raises(ValueError, match="least two classes are needed, got \\['a'\\]"):
         TaskData("x", ["a"], "{}", train=features([0]), test=features([0]))
-    with pytest.raises(ValueError, match="b occurs more than once"):
+    with pytest.raises(ValueError, match="both called 'b'"):
         TaskData("x", ["b", "b"], "{}", train=features([0]), test=features([0]))
-    with pytest.raises(ValueError, match="Class 1 has an empty name"):
+    with pytest.raises(ValueError, match="Class name number 1 is empty"):
         TaskData("x", ["b", " "], "{}", train=features([0]), test=features([0]))
 
 

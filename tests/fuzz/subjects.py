@@ -27,28 +27,28 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from calib.backbones.tokenization import _digest, bert_tokenizer
-from calib.backbones.weights import read_weights
-from calib.checkpoints import PromptCheckpoint
+from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
+from calib.data.embeddings import load_embeddings
 from calib.data.encode import cache_features
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
-from calib.data.hf import load_hf
-from calib.data.image_folder import read_class_names
 from calib.data.images import open_image
-from calib.data.medmnist import load_medmnist
+from calib.data.predictions import Predictions
+from calib.data.readers.folder import read_class_names
+from calib.data.readers.hf import load_hf
+from calib.data.readers.medmnist import load_medmnist
+from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
-from calib.data.tables import load_table
 from calib.data.task import Splits
-from calib.embeddings import load_embeddings
-from calib.failure_checkpoints import FailureCheckpoint, text_digest
+from calib.failure.export import FailureHead, text_digest
+from calib.failure.official import read_official, write_official
+from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
-from calib.predictions import Predictions
+from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
 from calib.runs.trainer import resume_point
-from calib.vilu import ViLU
-from calib.vilu.official import read_official, write_official
 
 ABOUT = {
     "name": "toy",
@@ -114,8 +114,8 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def _prompt(folder: Path) -> PromptCheckpoint:
-    prompt = PromptCheckpoint(
+def _prompt(folder: Path) -> Prompt:
+    prompt = Prompt(
         text_features=unit(3, 8),
         class_names=["normal", "tumour, benign", "été"],
         logit_scale=math.log(20.0),
@@ -133,9 +133,9 @@ def exports(folder: Path) -> list[Subject]:
     prompt = _prompt(folder)
     head = ViLU(8, logit_scale=3.0, hidden=(5, 4), residual=True)
     means = {name: torch.zeros(8) for name in head.part_names} | {"confidence": torch.tensor(0.5)}
-    FailureCheckpoint(
-        head, prompt.text_features, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}
-    ).save(folder / "failure.safetensors")
+    FailureHead(head, prompt.text_features, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}).save(
+        folder / "failure.safetensors"
+    )
     Predictions(
         logits=torch.arange(12.0).reshape(4, 3),
         labels=torch.tensor([2, 1, 0, 2]),
@@ -149,7 +149,7 @@ def exports(folder: Path) -> list[Subject]:
     write_official(folder / "lvu.ckpt", head.state_dict(), epoch=3)
     ours, unsealed = mutations.SAFETENSORS, (mutations.edit_unsealed_record,)
     return [
-        Subject("prompt", folder / "prompt.safetensors", PromptCheckpoint.load, ours),
+        Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours),
         Subject("failure head", folder / "failure.safetensors", _failure, ours),
         Subject("predictions", folder / "predictions.safetensors", Predictions.load, ours),
         Subject("ViLU checkpoint", folder / "lvu.ckpt", read_official, mutations.BYTES),
@@ -158,8 +158,8 @@ def exports(folder: Path) -> list[Subject]:
                 f"{kind}, record by others", folder / f"{name}.safetensors", again(read), unsealed, stated
             )
             for kind, name, read in (
-                ("prompt", "prompt", PromptCheckpoint.load),
-                ("failure head", "failure", FailureCheckpoint.load),
+                ("prompt", "prompt", Prompt.load),
+                ("failure head", "failure", FailureHead.load),
                 ("predictions", "predictions", Predictions.load),
             )
         ),
@@ -187,7 +187,7 @@ def stated(path: Path) -> Any:
 
 
 def _failure(path: Path) -> Any:
-    loaded = FailureCheckpoint.load(path)
+    loaded = FailureHead.load(path)
     assert loaded.text_features is not None
     state = loaded.head.state_dict()
     about = [loaded.class_names, loaded.backbone, loaded.prompt, loaded.training]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from calib.metrics import failure as failure_metrics
 from calib.metrics.failure import (
     FAILURE_METRICS,
     augrc,
@@ -322,7 +321,7 @@ def test_counts_are_repeated_rows(name, levels, monkeypatch):
     expected = [statistic(scores[index], failure[index]) for index in rows]
     np.testing.assert_allclose(statistic.of_counts(scores, failure)(counts), expected, atol=1e-12)
     assert math.isnan(expected[1]) == (undefined_reason(name, np.array([False])) is not None)
-    monkeypatch.setattr(failure_metrics, "_BLOCK", 50)  # two resamples at a time
+    monkeypatch.setattr("calib.metrics.failure.statistic._BLOCK", 50)  # two resamples at a time
     np.testing.assert_allclose(statistic.of_counts(scores, failure)(counts), expected, atol=1e-12)
 
 

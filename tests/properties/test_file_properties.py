@@ -14,7 +14,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import (
     DataConfig,
     EvaluateRun,
@@ -26,10 +25,11 @@ from calib.config import (
     to_yaml,
 )
 from calib.core.text import safe_text
+from calib.data.predictions import Predictions
 from calib.io.files import read_json, write_json
 from calib.io.strictjson import parse_json
 from calib.io.tensors import load_tensors, save_tensors
-from calib.predictions import Predictions
+from calib.prompts.export import Prompt
 from calib.report.tables import aligned
 
 # Any text but halves of characters, which no file holds: quotes, line ends, emoji, right-to-left, controls.
@@ -56,7 +56,7 @@ def test_a_prompt_comes_back(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = (len(names), 2, 3) if specific else (2, 3)
-    before = PromptCheckpoint(
+    before = Prompt(
         text_features=normalize(torch.randn(len(names), 5, generator=generator), dim=1),
         class_names=names,
         logit_scale=scale,
@@ -66,7 +66,7 @@ def test_a_prompt_comes_back(
         prompt={"init": names[0]},
         training={"seed": seed, "method": names[1], "config": {names[0]: names}},
     )
-    after = in_folder(before.save, PromptCheckpoint.load, "prompt.safetensors")
+    after = in_folder(before.save, Prompt.load, "prompt.safetensors")
     for name in ("class_names", "logit_scale", "temperature", "backbone", "prompt", "training"):
         assert getattr(after, name) == getattr(before, name)
     assert torch.equal(after.text_features, before.text_features)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from fuzz.subjects import _prompt, exports
 
-from calib.checkpoints import PromptCheckpoint
-from calib.data import tables
-from calib.data.embedded import _check_packaged
+from calib.data.predictions import Predictions
+from calib.data.readers import table as tables
+from calib.data.readers.embedded import _check_packaged
 from calib.io.tensors import load_tensors, save_tensors
-from calib.predictions import Predictions
+from calib.prompts.export import Prompt
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_prompts_that_could_not_be_used_are_refused(
     tensors, record = load_tensors(path, kind="prompt")
     save_tensors(path, tensors, record | change)
     with pytest.raises(ValueError, match=message) as caught:
-        PromptCheckpoint.load(path)
+        Prompt.load(path)
     assert "prompt.safetensors" in str(caught.value)
 
 
@@ -53,7 +53,7 @@ def test_a_context_per_class_has_as_many_as_there_are_classes(tmp_path: Path) ->
     for shape in ((2, 4, 6), (6,)):
         save_tensors(path, tensors | {"context": torch.zeros(shape)}, record)
         with pytest.raises(ValueError, match=r"prompt\.safetensors: tensor 'context' must have shape"):
-            PromptCheckpoint.load(path)
+            Prompt.load(path)
 
 
 def test_predictions_with_labels_of_no_class_are_refused(tmp_path: Path) -> None:

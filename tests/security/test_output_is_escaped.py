@@ -11,7 +11,7 @@ import torch
 
 from calib import cli
 from calib.core.text import safe_path, safe_text
-from calib.plots import reliability_panels, risk_coverage_diagram
+from calib.report.plots import reliability_panels, risk_coverage_diagram
 from calib.report.tables import aligned, markdown, results_table
 
 NASTY = "a|b\n<script>alert(1)</script>[x](javascript:1)\x1b[2J"

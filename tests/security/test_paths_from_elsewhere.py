@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calib.backbones.weights import read_weights
+from calib.backbones.weights.reading import read_weights
 from calib.config import BackboneConfig, DataConfig, PromptRun
-from calib.data.hf import RowSource
-from calib.data.image_folder import load_image_folder
-from calib.data.tables import load_table
+from calib.data.readers.folder import load_image_folder
+from calib.data.readers.hf import RowSource
+from calib.data.readers.table import load_table
 from calib.runs.identity import run_name
 
 

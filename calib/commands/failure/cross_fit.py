@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.checkpoints import PromptCheckpoint
 from calib.commands.train import fit_prompt
 from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
 from calib.data.task import Table
-from calib.failure.data import FailureData, Judged, owners
+from calib.failure.cases import FailureCases
+from calib.failure.data import FailureData, FrozenClassifier, owners
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
-from calib.modules.failure_prediction import Cases
+from calib.prompts.export import Prompt
 from calib.prompts.learner import zero_shot_features
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import Prepared, features_of
+from calib.runs.prepare import RunInputs, features_of
 from calib.runs.trainer import make_loggers
 
 log = logging.getLogger(__name__)
 
 
-def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Cases:
+def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureCases:
     """Return the cross-fitted predictions on those of the prompt's shots that the head learns from.
 
     For every fold, a prompt is trained on the other folds with the settings of the prompt that is judged, and
@@ -61,8 +61,8 @@ def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Cases
             place = RunFolder(folder.folds / str(number + 1))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
             one = _fold_prompt(own, data, images.subset(rest), record, place)
-            parts.append(Judged.of(one, backbone).cases(features.subset(judged_here)))
-    return Cases.join(parts)
+            parts.append(FrozenClassifier.of(one, backbone).cases(features.subset(judged_here)))
+    return FailureCases.join(parts)
 
 
 def make_folds(
@@ -105,7 +105,7 @@ def make_folds(
     return [sorted(rows) for rows in folds if rows]
 
 
-def _settings(config: FailureRun, prompt: PromptCheckpoint) -> PromptRun:
+def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
     """Return the settings the prompt was trained with, but for where images are and training runs."""
     own = from_dict(prompt.training["config"], task="prompt", source="The prompt's record")
     here = {
@@ -129,16 +129,16 @@ def _settings(config: FailureRun, prompt: PromptCheckpoint) -> PromptRun:
 
 def _fold_prompt(
     own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], place: RunFolder
-) -> PromptCheckpoint:
+) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
     if ranks.decided(place.prompt.is_file):
-        return PromptCheckpoint.load(place.prompt)
+        return Prompt.load(place.prompt)
     prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
     assert prompt is not None
     assert backbone is not None
     assert task is not None
     texts = zero_shot_features(backbone, task.class_names, task.template).cpu()  # some losses ask for them
-    prepared = Prepared(
+    prepared = RunInputs(
         backbone=backbone,
         task=task,
         train=images,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from calib.config import FailureRun
 from calib.core.hashing import json_digest
+from calib.data.embeddings import Embeddings, load_embeddings
 from calib.data.images import file_id
-from calib.embeddings import Embeddings, load_embeddings
-from calib.failure.data import FailureData, Judged, draw_rows
-from calib.failure_checkpoints import text_digest
-from calib.modules.caption_pairs import CaptionPairs
-from calib.predictions import Predictions
+from calib.data.predictions import Predictions
+from calib.failure.captions import CaptionPairs
+from calib.failure.data import FailureData, FrozenClassifier, draw_rows
+from calib.failure.export import text_digest
 from calib.runs.prepare import fingerprint
 
 
@@ -28,11 +28,11 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: A file is not as `calib.embeddings` describes, the two do not fit together, or a class has
-            too few images.
+        ValueError: A file is not as `calib.data.embeddings` describes, the two do not fit together, or a
+            class has too few images.
     """
     train, test = _train_and_test(config, path)
-    judged = Judged(train.text_features, train.class_names, train.logit_scale)
+    judged = FrozenClassifier(train.text_features, train.class_names, train.logit_scale)
     rows, free, test_rows = _rows(train, test)
     val_rows = train.rows("val")
     try:
@@ -84,7 +84,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
 
 
 def from_captions(config: FailureRun, path: str) -> FailureData:
-    """Return model and predictions in files of image-caption pairs; see the head of `calib.embeddings`.
+    """Return model and predictions in files of image-caption pairs; see the head of `calib.data.embeddings`.
 
     Validation pairs are the rows of the training file whose split is "val"; without any there are none.
 
@@ -94,7 +94,7 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: A file is not as `calib.embeddings` describes, or the two do not fit together.
+        ValueError: A file is not as `calib.data.embeddings` describes, or the two do not fit together.
     """
     train, test = _train_and_test(config, path)
     rows, free, test_rows = _rows(train, test)
@@ -132,7 +132,7 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
         "files": [file_id(Path(source.path)) for source in (train, test)],
     }
     return FailureData(
-        judged=Judged(None, [], train.logit_scale),
+        judged=FrozenClassifier(None, [], train.logit_scale),
         cases=parts["train"].blocks(size).cases,
         val=parts["val"].blocks(size).cases if len(parts["val"]) > 1 else None,
         test=predictions,

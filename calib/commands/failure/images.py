@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
-from calib.checkpoints import PromptCheckpoint
 from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
 from calib.core.hashing import stable_hash
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
-from calib.failure.data import FailureData, Judged, cases_of, draw_rows, owners
+from calib.failure.data import FailureData, FrozenClassifier, cases_of, draw_rows, owners
 from calib.io.files import read_json
-from calib.predictions import Predictions
 from calib.processes.join import pick_device
+from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path, restore_backbone
 from calib.runs.prepare import features_of, fingerprint, load_task, make_backbone, terms_of, zero_shot_prompt
 
@@ -39,7 +38,7 @@ def resolve(config: FailureRun) -> FailureRun:
         return replace(config, data=replace(config.data, name=config.data.name or DataConfig().name))
     if config.data.name:
         return config
-    own = _own_data(PromptCheckpoint.load(prompt_path(config.prompt)))
+    own = _own_data(Prompt.load(prompt_path(config.prompt)))
     if own is None:
         raise ValueError(
             f"The prompt '{config.prompt}' does not say which data set it was trained on; give one: "
@@ -91,24 +90,22 @@ def from_images(config: FailureRun) -> FailureData:
         cases = judged.cases(outside)
     if len(draw.split.val):
         val = judged.cases(features_of(table.subset(draw.split.val), judged.backbone, config.data))
-    test = Predictions.of(
-        judged.prompt, features_of(task.test, judged.backbone, config.data), data=config.data.name
-    )
+    test = judged.prompt.predict(features_of(task.test, judged.backbone, config.data), data=config.data.name)
     test_cases = cases_of(test, judged.prompt.text_features)
     return FailureData(judged, cases, val, test, test_cases, record, task, draw.own, draw.kept)
 
 
-def _own_data(prompt: PromptCheckpoint) -> DataConfig | None:
+def _own_data(prompt: Prompt) -> DataConfig | None:
     data = (prompt.training.get("config") or {}).get("data")
     return part_from_dict(DataConfig, data, source="the prompt's own settings") if data else None
 
 
-def _judged(config: FailureRun, task: TaskData) -> Judged:
+def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
-        return Judged.of(zero_shot_prompt(backbone, task, config), backbone)
-    prompt = PromptCheckpoint.load(prompt_path(config.prompt))
+        return FrozenClassifier.of(zero_shot_prompt(backbone, task, config), backbone)
+    prompt = Prompt.load(prompt_path(config.prompt))
     if config.backbone.name not in (BackboneConfig().name, prompt.backbone["name"]):
         raise ValueError(
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
@@ -120,10 +117,10 @@ def _judged(config: FailureRun, task: TaskData) -> Judged:
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."
         )
     backbone = restore_backbone(prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
-    return Judged.of(prompt, backbone.to(device))
+    return FrozenClassifier.of(prompt, backbone.to(device))
 
 
-def _prompt_shots(prompt: PromptCheckpoint, config: FailureRun, table: Table) -> FewShotSplit | None:
+def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSplit | None:
     """Return the prompt's own shots as rows of the training split. None: it had none (zero-shot)."""
     if prompt.context is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib.config import FailureRun
+from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData
 from calib.failure.evaluation import (
     BASELINE,
@@ -15,19 +16,18 @@ from calib.failure.evaluation import (
     judge,
     metrics_of,
 )
+from calib.failure.export import FailureHead
 from calib.failure.report import failures_csv, heading, risk_coverage_figure, tables
-from calib.failure_checkpoints import FailureCheckpoint
 from calib.io.files import write_json, write_text
 from calib.io.tensors import save_tensors
-from calib.modules.failure_prediction import Cases
 from calib.runs.folder import RunFolder, save_figure
 
 
 def write_results(
     config: FailureRun,
     data: FailureData,
-    cases: Cases,
-    checkpoint: FailureCheckpoint,
+    cases: FailureCases,
+    checkpoint: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:

@@ -25,17 +25,18 @@ from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
+from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData, check_both_kinds
 from calib.failure.evaluation import part_means, score_names
+from calib.failure.export import FailureHead, prompt_digest
+from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading, tables
-from calib.failure_checkpoints import FailureCheckpoint, prompt_digest
+from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
-from calib.modules.failure_prediction import Cases, FailurePredictionModule
 from calib.processes.join import check_started
 from calib.runs.folder import REUSED, RunFolder, check_same_data
 from calib.runs.identity import run_name
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-from calib.vilu import ViLU
 
 CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     names = score_names(config.scores)
     loss = loss_settings(config.loss)
     if ranks.decided(lambda: _is_finished(config, folder)):
-        FailureCheckpoint.load(folder.failure)  # one that was damaged since is not announced
+        FailureHead.load(folder.failure)  # one that was damaged since is not announced
         check_same_data(folder, lambda: _data(config).record)
         return ranks.decided(lambda: _results(folder, reused=True))
     ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
@@ -83,7 +84,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         cases = data.cases
         if data.kept:
             crossed = cross_fit(config, data, folder)
-            cases = crossed if cases is None else Cases.join([cases, crossed])
+            cases = crossed if cases is None else FailureCases.join([cases, crossed])
             check_both_kinds(cases)
             seed_everything(config.seed, workers=True, verbose=False)
             head = _head(config, data)
@@ -110,8 +111,8 @@ def _begin(config: FailureRun, data: FailureData, folder: RunFolder) -> None:
 def _write(
     config: FailureRun,
     data: FailureData,
-    cases: Cases,
-    checkpoint: FailureCheckpoint,
+    cases: FailureCases,
+    checkpoint: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
@@ -154,12 +155,12 @@ def _head(config: FailureRun, data: FailureData) -> ViLU:
 def _fit(
     config: FailureRun,
     data: FailureData,
-    cases: Cases,
+    cases: FailureCases,
     head: ViLU,
     loss: dict[str, Any],
     folder: RunFolder,
     logger: list[Logger],
-) -> FailureCheckpoint:
+) -> FailureHead:
     """Train the head, from its last checkpoint if there is one, and return it ready for export."""
     val, batch = data.val, config.data
     texts: Tensor | None = cases.text_features
@@ -196,7 +197,7 @@ def _fit(
     fit(trainer, module, training, None if val is None else val.batches(512), folder=folder)
     head = module.head.cpu().eval()
     prompt = data.judged.prompt
-    return FailureCheckpoint(
+    return FailureHead(
         head=head,
         text_features=data.judged.text_features,
         class_names=data.judged.class_names,

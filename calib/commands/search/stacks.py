@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +13,17 @@ from lightning import Callback, seed_everything
 from torch import Tensor
 
 from calib.commands.search.grid import Point
-from calib.commands.search.sweep import log
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
 from calib.data.datamodule import BatchLoader
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
-from calib.modules.prompt_stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.processes.join import check_started
+from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.runs.folder import RunFolder
 from calib.runs.identity import is_among, relevant_settings
 from calib.runs.last_state import write_curves
-from calib.runs.prepare import Common, Prepared, draw, load_common
+from calib.runs.prepare import RunInputs, SharedInputs, draw, load_shared
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
@@ -68,6 +68,7 @@ COMMON = (
 )
 
 
+log = logging.getLogger(__name__)
 STACK, MEMBERS = ".stack-", "members.json"
 
 
@@ -110,8 +111,8 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
 
 
 def stacks(
-    runs: Sequence[Run], commons: dict[str, Common], size: int
-) -> Iterator[list[tuple[Run, Prepared]]]:
+    runs: Sequence[Run], commons: dict[str, SharedInputs], size: int
+) -> Iterator[list[tuple[Run, RunInputs]]]:
     """Yield the runs in groups that can be trained side by side, with their data.
 
     Args:
@@ -119,11 +120,11 @@ def stacks(
         commons: Backbones and data sets already there; new ones are added.
         size: Runs per group at most.
     """
-    groups: dict[str, list[tuple[Run, Prepared]]] = {}
+    groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
         place = json_digest(_some(run.config, COMMON))
         if place not in commons:
-            commons[place] = load_common(run.config)
+            commons[place] = load_shared(run.config)
         prepared = draw(run.config, commons[place])
         check_trainable(run.objective, prepared.task.class_names)
         new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
@@ -135,7 +136,7 @@ def stacks(
 
 
 def train_stack(
-    stack: Sequence[tuple[Run, Prepared]], place: RunFolder, callbacks: Sequence[Callback] = ()
+    stack: Sequence[tuple[Run, RunInputs]], place: RunFolder, callbacks: Sequence[Callback] = ()
 ) -> dict[str, str]:
     """Train runs side by side, write the folders of those that are not finished, and return why any failed.
 
@@ -194,7 +195,7 @@ def train_stack(
     return failed
 
 
-def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: Tensor) -> None:
+def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: Tensor) -> None:
     """Write the folder of one run as train.py does."""
     with run.folder.locked():
         run.folder.check(run.config)
@@ -210,7 +211,7 @@ def _write_run(run: Run, data: Prepared, prompt: StackedPrompt, text_features: T
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 
-def _batches(run: tuple[Run, Prepared]) -> int:
+def _batches(run: tuple[Run, RunInputs]) -> int:
     return -(-len(run[1].train) // run[0].config.data.batch_size)
 
 
@@ -222,7 +223,7 @@ def _stack_key(config: PromptRun) -> str:
     return json_digest(shared)
 
 
-def _place(folder: Path, stack: Sequence[tuple[Run, Prepared]]) -> RunFolder:
+def stack_folder(folder: Path, stack: Sequence[tuple[Run, RunInputs]]) -> RunFolder:
     """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
     content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
     return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")

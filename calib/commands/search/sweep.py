@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.search.grid import SweepSettings, expand, sweep_settings
-from calib.commands.search.stacks import MEMBERS, STACK, Run, _place, new_run, stacks, train_stack
+from calib.commands.search.stacks import MEMBERS, STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.runs.folder import OTHER, RunFolder
-from calib.runs.prepare import Common, Prepared
+from calib.runs.prepare import RunInputs, SharedInputs
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
         for run in runs:  # another process may have begun a run here meanwhile
             run.folder.check(run.config)
         for stack in groups:
-            failed |= train_stack(stack, _place(folder, stack))
+            failed |= train_stack(stack, stack_folder(folder, stack))
             trained += len(stack)
             log.info("%d of %d runs to train are done.", trained, sum(len(each) for each in groups))
         _remove_finished_stacks(runs, folder)
@@ -101,19 +101,19 @@ def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
     return runs
 
 
-def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[tuple[Run, Prepared]]]:
+def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[tuple[Run, RunInputs]]]:
     """Return the stacks that an interrupted call began, as they were, and the unfinished runs in new ones.
 
     A prompt depends, in its last bits, on those beside it: so the finished ones of a stack stay in it.
     """
     named = {run.point.name: run for run in runs}
     missing = {name: run for name, run in named.items() if run.config.overwrite or not run.folder.finished}
-    commons: dict[str, Common] = {}
+    commons: dict[str, SharedInputs] = {}
     begun = []
     for path, names in _members(folder):
         if set(names) <= named.keys() and missing.keys() & set(names):
             made = list(stacks([named[name] for name in names], commons, len(names)))
-            if len(made) == 1 and _place(folder, made[0]).path == path:
+            if len(made) == 1 and stack_folder(folder, made[0]).path == path:
                 begun += made
                 missing = {name: run for name, run in missing.items() if name not in names}
     return [*begun, *stacks(list(missing.values()), commons, size)]

@@ -23,10 +23,10 @@ from calib.commands.search.study import PATIENCE, Claimed, Study
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
-from calib.modules.prompt_stack import PromptStackModule
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
+from calib.prompts.stack import PromptStackModule
 from calib.runs.folder import LOCK, OTHER, RunFolder
-from calib.runs.prepare import Common
+from calib.runs.prepare import SharedInputs
 
 IDENTITY = "search.json"
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
     search = search_of(argv)
     folder = Path(settings.out or Path("runs") / f"tune-{json_digest(sorted(argv))[:6]}")
     if settings.workers == 1:
-        commons: dict[str, Common] = {}
+        commons: dict[str, SharedInputs] = {}
         first = _runs(0, search.first, search, folder / ".first")
         next(
             stacks(first, commons, len(first))
@@ -133,7 +133,7 @@ def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
         raise ValueError(f"The folder '{folder}' belongs to another search: {said}. {OTHER}")
 
 
-def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str, Common]) -> None:
+def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str, SharedInputs]) -> None:
     """Train trials until none is left.
 
     Args:
@@ -163,7 +163,7 @@ def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str
 
 
 def _value(
-    claimed: Claimed, study: Study, search: Search, settings: TuneSettings, commons: dict[str, Common]
+    claimed: Claimed, study: Study, search: Search, settings: TuneSettings, commons: dict[str, SharedInputs]
 ) -> float:
     """Train a trial's seeds side by side and return their mean validation metric."""
     twin = study.twin(claimed)

@@ -1,0 +1,153 @@
+"""Linear layers with frozen weights, on the fastest exact kernel of this processor.
+
+PyTorch's own float32 matrix product (MKL) uses half of the vector width of some processors: it takes 2.2
+times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact. The two
+differ in the last bit, and a run that was interrupted must go on to the same numbers: so which one is used
+depends on the processor alone, never on how fast either happens to be.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from calib.core.errors import unknown_name
+
+SETTING = "CALIB_LINEAR"
+CHOICES = ("auto", "plain", "packed")
+MAX_ERROR = 2e-6  # of the largest result, against float64
+TUNED_ROWS = 128  # rows the packed layout is chosen for; other numbers of rows work as well
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class Products(NamedTuple):
+    """The matrix products of one transformer block; E is its width.
+
+    Args:
+        inputs: (..., E) -> query, key, value.
+        query: The query alone.
+        key_value: Key and value alone.
+        out: Behind the attention.
+        mlp: The two products with their activation.
+    """
+
+    inputs: Callable[[Tensor], Sequence[Tensor]]
+    query: Linear
+    key_value: Callable[[Tensor], Sequence[Tensor]]
+    out: Linear
+    mlp: Linear
+
+
+class PackedLinear:
+    """x -> x W^T + b with weights packed for oneDNN; gradients reach x only.
+
+    Args:
+        weights: Returns W (out, in) and b (out,) or None, float32 on the CPU; called when they are needed.
+    """
+
+    def __init__(self, weights: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
+        self._weights = weights
+        self._forward: tuple[Tensor, Tensor | None] | None = None
+        self._backward: PackedLinear | None = None
+
+    @property
+    def transposed(self) -> PackedLinear:
+        """Return g -> g W. Its weights are packed at the first backward: evaluation does without."""
+        if self._backward is None:
+            self._backward = PackedLinear(lambda: (self._weights()[0].t(), None))
+        return self._backward
+
+    @torch.no_grad()
+    def product(self, inputs: Tensor) -> Tensor:
+        """Return the result without a graph."""
+        if self._forward is None:
+            with torch.inference_mode(False):
+                weight, bias = self._weights()
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TUNED_ROWS)
+                self._forward = packed, bias
+        return torch.ops.mkldnn._linear_pointwise(inputs.contiguous(), *self._forward, "none", [], "")
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (..., out) for (..., in)."""
+        return _Product.apply(inputs, self)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer  # not in `setup_context`, for which PyTorch reads the signature at every call
+        return layer.product(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.transposed(gradient), None
+
+
+def can_pack(weights: Sequence[Tensor]) -> bool:
+    """Return whether these weights may be packed now and it pays: frozen float32 on a CPU, no autocast.
+
+    Nor while a graph is recorded (tracing, compiling): packed weights cannot be part of one.
+    """
+    if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    for weight in weights:
+        plain = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if not plain or weight.requires_grad or weight.is_inference():
+            return False
+    return packed_wanted()
+
+
+def packed_wanted() -> bool:
+    """Return whether linear layers are packed: what `CALIB_LINEAR` says, else what suits the processor.
+
+    Raises:
+        ValueError: `CALIB_LINEAR` is none of auto, plain, packed.
+    """
+    setting = os.environ.get(SETTING, "auto")
+    if setting not in CHOICES:
+        raise unknown_name(SETTING, setting, CHOICES)
+    return setting != "plain" and _works() and (setting == "packed" or _suits())
+
+
+@lru_cache(maxsize=1)
+def _works() -> bool:
+    """Return whether packed weights work here and are exact."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    inputs, weight, bias = _example()
+    try:
+        layer = PackedLinear(lambda: (weight, bias))
+        found = layer.product(inputs)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        return False  # not part of PyTorch's public interface: another release may lack these operators
+    exact = F.linear(inputs.double(), weight.double(), bias.double())
+    # False on e.g. a processor that was told to multiply in bfloat16.
+    return bool((found - exact).abs().max() <= MAX_ERROR * exact.abs().max())
+
+
+def _example() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)  # the global one belongs to the run
+    shapes = ((64, 512), (512, 512), (512,))
+    inputs, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    return inputs, weight, bias
+
+
+@lru_cache(maxsize=1)
+def _suits() -> bool:
+    """Return whether packed weights are faster on this processor: MKL keeps its best code for Intel's."""
+    return torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    """Return the processor's description, with its vendor."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.is_file() else platform.processor()

@@ -1,0 +1,1 @@
+"""Weight files: found, read without running code, and brought to the layout of a model."""

@@ -1,0 +1,280 @@
+"""Finding and reading weight files: a folder, a file, or a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.weights.torchscript import archive_root, read_torchscript
+from calib.io.archives import check_archive
+from calib.io.files import read_json
+
+WEIGHT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+)
+TOKENIZER_NAMES = ("tokenizer.json", "vocab.txt")
+SIDE_NAMES = ("open_clip_config.json", "config.json", "tokenizer_config.json", *TOKENIZER_NAMES)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".json")
+RANDOM = "random"
+HUB = "hf://"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Where weights were found.
+
+    Args:
+        path: The file to read.
+        source: How to say it: as the user named it, with the revision of a hub model.
+    """
+
+    path: Path
+    source: str
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder with the files beside the weights: configuration and tokenizer."""
+        return self.path.parent
+
+
+def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile:
+    """Return the weight file that a user named. The network is used for hub ids only.
+
+    Args:
+        weights: A file; a folder holding one of `WEIGHT_NAMES`; or a hub id, "hf://org/name" or "org/name".
+        revision: Commit, tag or branch of a hub id. None takes the newest.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name, or the folder holds no weights.
+        ValueError: A revision was given for something that is not on the hub.
+    """
+    text = str(weights)
+    path = Path(weights).expanduser()
+    if text.startswith(HUB) or _could_be_hub_id(text, path):
+        hub_id = text.removeprefix(HUB)
+        folder = download(hub_id, revision)
+        return WeightFile(_in_folder(folder), hub_source(hub_id, folder, revision))
+    if revision is not None:
+        raise ValueError(
+            f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
+            f"backbone.weights is {text!r}."
+        )
+    if path.is_dir():
+        return WeightFile(_in_folder(path), text)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
+            "backbone.weights (calib predict: --weights)."
+        )
+    return WeightFile(path, text)
+
+
+def hub_source(hub_id: str, folder: Path, revision: str | None) -> str:
+    """Return how to say which files of the hub were read: with their commit, where the folder tells it.
+
+    Args:
+        hub_id: "org/name".
+        folder: Where `download` put them.
+        revision: What was asked for.
+
+    Example:
+        >>> hub_source("org/name", Path("snapshots") / ("0123456789" * 4), None)
+        'hf://org/name@0123456789012345678901234567890123456789'
+    """
+    commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else revision
+    return f"{HUB}{hub_id}" + (f"@{commit}" if commit else "")
+
+
+def _could_be_hub_id(text: str, path: Path) -> bool:
+    """Return whether "org/name" can only mean the hub: no file suffix, and no folder "org" here."""
+    shape = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)
+    return bool(shape) and path.suffix not in WEIGHT_SUFFIXES and not path.parent.exists()
+
+
+def _in_folder(folder: Path) -> Path:
+    found = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"No weights in {folder}: looked for {', '.join(WEIGHT_NAMES)}.")
+    return found
+
+
+def download(hub_id: str, revision: str | None = None, wanted: tuple[str, ...] = WEIGHT_NAMES) -> Path:
+    """Return the local folder with the first of the wanted files of a hub model, and its configuration files.
+
+    What is in the local cache is not loaded again.
+
+    Args:
+        hub_id: "org/name".
+        revision: Commit, tag or branch. None takes the newest.
+        wanted: File names in order of preference.
+
+    Raises:
+        FileNotFoundError: The hub cannot be reached or has none of the files.
+    """
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import EntryNotFoundError
+
+    newest = "the newest revision; backbone.revision=COMMIT would pin it"
+    logger.info("Looking for %s on the Hugging Face hub (%s).", hub_id, revision or newest)
+    problem: Exception | None = None
+    try:
+        offered = list_repo_files(hub_id, revision=revision)
+    except Exception as error:  # which one means "no network" depends on the version of the hub's client
+        offered, problem = None, error
+
+    def fetch(name: str) -> Path | None:
+        if offered is not None and name not in offered:
+            return None
+        try:
+            return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=offered is None))
+        except EntryNotFoundError:
+            return None
+
+    found = next((path for name in wanted if (path := fetch(name))), None)
+    if found is None:
+        reason = (
+            f"not in the local cache, and {problem}" if problem else f"none of {', '.join(wanted)} is there"
+        )
+        raise FileNotFoundError(
+            f"Could not get {hub_id!r} from the Hugging Face hub: {reason}. Without a network, load the "
+            "files elsewhere and give their folder: backbone.weights or backbone.tokenizer."
+        ) from problem
+    shards = sorted(set(_index(found).values())) if found.name.endswith(".index.json") else []
+    for name in (*shards, *SIDE_NAMES):
+        fetch(name)
+    return found.parent
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weight file by name; no code of the file is ever run.
+
+    Reads safetensors (also in shards, by their index), files of `torch.save`, and TorchScript archives.
+    Training checkpoints are unpacked ("state_dict", "model"), and prefixes that all names share ("module.")
+    are taken off.
+
+    Args:
+        path: The file; its content decides how it is read, not its name (except for a `.json` index).
+
+    Raises:
+        ValueError: The file is damaged, holds Python objects besides tensors, or holds no tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        shards = sorted(set(_index(path).values()))
+        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{path.parent / missing[0]} is missing: {path} names it as a part of it."
+            )
+        return {
+            name: tensor
+            for shard in shards
+            for name, tensor in _read_safetensors(path.parent / shard).items()
+        }
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder."
+        )
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _without_prefix(_read_safetensors(path))
+    try:
+        root = archive_root(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read as weights; it may be incomplete: {error}") from error
+    content = _read_torch(path) if root is None else _read_script(path, root)
+    return _without_prefix(_state_dict(content, path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}). Load it again.") from error
+
+
+def _index(path: Path) -> dict[str, str]:
+    index = read_json(path)
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise ValueError(f"{path} is not an index of weights: it has no weight_map.")
+    parts = index["weight_map"]
+    for part in parts.values():
+        names = [PurePosixPath(str(part)).name, PureWindowsPath(str(part)).name]
+        if names != [part, part] or part == "..":
+            raise ValueError(f"{path} names the part {part!r}, which must be a file beside it.")
+    return parts
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        if zipfile.is_zipfile(path):  # files of old versions of torch are none, and have no checksums
+            check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, error)) from error
+    except Exception as error:  # torch's readers raise errors of many types on damaged files
+        raise ValueError(
+            f"{path} cannot be read as PyTorch weights; it may be incomplete: {error}"
+        ) from error
+
+
+def _read_script(path: Path, root: str) -> dict[str, Tensor]:
+    try:
+        check_archive(path, stored=False)
+        return read_torchscript(path, root)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, error)) from error
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a TorchScript archive; it may be incomplete: {error}"
+        ) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    reason = str(error).split("Please file an issue")[0].strip()
+    return (
+        f"{path} is refused: it holds Python objects besides tensors, and unpickling them could run code. "
+        "Ask for a file with the state dict alone, best as safetensors, or make one if you trust the file: "
+        "safetensors.torch.save_file(torch.load(path, weights_only=False)['state_dict'], 'new.safetensors'). "
+        f"PyTorch says: {reason}"
+    )
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(
+            f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:5]))}."
+        )
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state

@@ -1,0 +1,1 @@
+"""Readers: from a file layout to splits of images with labels."""

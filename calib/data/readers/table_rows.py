@@ -1,0 +1,221 @@
+"""Rows of a CSV, TSV or Parquet table, checked: each names an image, its label, split and group."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calib.core.text import few
+from calib.data.task import MEANT, SPLITS
+
+# What a column may be called when `columns` does not say, and in `columns` itself.
+COLUMNS = {
+    "file": ("file", "path", "image"),
+    "label": ("label", "class"),
+    "split": ("split",),
+    "group": ("group", "patient", "patient_id"),
+    "id": ("id",),
+}
+
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t"}  # how a tab can be written on a command line
+
+
+MAX_ROWS = 10_000_000  # of a Parquet table, whose rows can be repeated without end in few bytes
+
+
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as the table describes it.
+
+    Attributes:
+        file: Path within the folder of the images; as written in the table where it leads elsewhere.
+        label: Label as text.
+        split: train, val or test.
+        group: Patient, slide, ...; None without such a column.
+        name: The id column's value, else the path.
+        where: Table and line, for messages.
+    """
+
+    file: str
+    label: str
+    split: str
+    group: str | None
+    name: str
+    where: str
+
+
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str | None],
+    delimiter: str | None,
+    split: str | None,
+    skip_splits: Sequence[str],
+) -> tuple[list[Row], list[str]]:
+    """Return the images of one table and the columns that were not used."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}.")
+    header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
+    names = _column_names(header, columns, path)
+    if split is None and names["split"] is None:
+        raise ValueError(
+            f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
+            "and perhaps val, or say which it is: data.options.columns.split=NAME, or give one table per "
+            "split: data.options.table.train=train.csv data.options.table.test=test.csv."
+        )
+    rows = []
+    for where, record in records:
+        part = split or _cell(record, names["split"], where)
+        if part in skip_splits:
+            continue
+        if part not in SPLITS:
+            meant = MEANT.get(part.lower(), part.lower())
+            instead = f" Write '{meant}' instead." if meant in SPLITS else ""
+            raise ValueError(
+                f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}.{instead} "
+                f'Others can be left out: "data.options.skip_splits=[{part}]".'
+            )
+        file = _cell(record, names["file"], where)
+        group = None if names["group"] is None else _cell(record, names["group"], where)
+        name = file if names["id"] is None else _cell(record, names["id"], where)
+        rows.append(Row(file, _cell(record, names["label"], where), part, group, name, where))
+    if names["id"] is not None:
+        _check_ids(rows, names["id"], path)
+    return rows, [name for name in header if name not in names.values()]
+
+
+def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """Return the columns, and of each row where it stands and its cells."""
+    given = DELIMITERS.get(path.suffix.lower(), ",") if delimiter is None else delimiter
+    separator = SPELT_DELIMITERS.get(given, given)
+    if len(separator) != 1:
+        raise ValueError(f"data.options.delimiter must be one character (or tab), not '{separator}'.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=separator, strict=True)
+            header = [(name or "").strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            records = [(f"{path}, line {reader.line_num}", record) for record in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a UTF-8 table ({error}).") from error
+    _check_header(header, path)
+    for where, record in records:
+        if None in record or None in record.values():
+            raise ValueError(f"{where}: expected {len(header)} values with {separator!r} between.")
+    return header, [(where, record) for where, record in records if any(v.strip() for v in record.values())]
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    """Refuse a table without columns, or with one that is several with another separator."""
+    if not any(header):
+        raise ValueError(f"{path} is empty: its first line names no columns.")
+    other = next((mark for mark in ";,\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        spelt = "tab" if other == "\t" else other
+        raise ValueError(
+            f"{path} has a single column, {header[0]!r}. Its values seem to be separated otherwise: "
+            f'"data.options.delimiter={spelt}".'
+        )
+
+
+def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    import pyarrow  # heavy, and needed for this kind of table only
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_parquet_size(file.metadata)
+            read = file.read()
+            _check_parquet_names(file.metadata)
+        rows = enumerate(read.to_pylist(), start=1)
+    except Exception as error:  # pyarrow raises errors of many types on damaged files
+        raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
+    return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
+
+
+def _check_parquet_size(metadata: Any) -> None:
+    """Refuse what would take far more memory than a table of images does, before it is taken."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise ValueError(
+            f"it says it holds {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
+            f"{MAX_BYTES:,} bytes are read"
+        )
+
+
+def _check_parquet_names(metadata: Any) -> None:
+    """Refuse a table that gives a column two names: its directory has no checksum, but says each name twice.
+
+    To be called after reading, which finds other damage that would end the process here.
+    """
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        stored = [group.column(i).path_in_schema for i in range(group.num_columns)]
+        if stored != names:
+            raise ValueError(f"it calls its columns {few(names)} and {few(stored)}; it is damaged")
+
+
+def _column_names(
+    header: Sequence[str], columns: Mapping[str, str | None], path: Path
+) -> dict[str, str | None]:
+    for key, name in columns.items():
+        if name is not None and name not in header:
+            raise ValueError(
+                f"{path} has no column '{name}' (data.options.columns.{key}={name}). "
+                f"It has: {few(header, 20)}."
+            )
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise ValueError(f"{path} has more than one column '{twice[0]}'.")
+    names: dict[str, str | None] = {}
+    for key, usual in COLUMNS.items():
+        found = [name for name in usual if name in header]
+        if key not in columns and len(found) > 1:
+            raise ValueError(
+                f"{path}: the columns {' and '.join(found)} may each be the {key}. "
+                f"Say which: data.options.columns.{key}={found[0]}."
+            )
+        names[key] = columns[key] if key in columns else next(iter(found), None)
+    for key in ("file", "label"):
+        if names[key] is None:
+            usual = COLUMNS[key]
+            likely = next((name for name in header if name.lower() in usual), "NAME")
+            raise ValueError(
+                f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
+                f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely}."
+            )
+    return names
+
+
+def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
+    value = record[column or ""]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{where}: column '{column}' must hold text or integers, not {value!r}.")
+    text = str(value).strip()
+    if "\0" in text:
+        raise ValueError(f"{where}: column '{column}' holds a null byte, which no text has: {text!r}.")
+    if text.lower() in ("", "nan"):  # "nan" is what some programs make of an empty cell
+        raise ValueError(f"{where}: column '{column}' is empty{' (nan)' if text else ''}.")
+    return text
+
+
+def _check_ids(rows: Sequence[Row], column: str, path: Path) -> None:
+    """Refuse an id column that does not tell the images of a split apart; it may be one of patients."""
+    counts = Counter((row.split, row.name) for row in rows)
+    twice = [name for (_, name), count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{path}: the column '{column}' must be another one for each image, but {few(twice)} occurs more "
+            "than once in a split. Leave it out (data.options.columns.id=null); if it names patients: "
+            f"data.options.columns.id=null data.options.columns.group={column}."
+        )

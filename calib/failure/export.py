@@ -1,0 +1,361 @@
+"""Exported failure heads: one safetensors file with everything that scoring an image's prediction needs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.backbones.same import check_same_backbone
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm
+from calib.core.errors import unknown_name
+from calib.core.text import few
+from calib.failure.explain import Explanation
+from calib.failure.official import check_names_and_shapes
+from calib.failure.vilu import ViLU
+from calib.io.tensors import (
+    load_tensors,
+    require_keys,
+    require_strings,
+    require_tensor,
+    require_version,
+    save_tensors,
+)
+from calib.prompts.export import Prompt
+
+MADE_FOR = "This failure head was trained for"
+KIND = "failure"
+VERSION = 1
+ROWS_AT_ONCE = 4096  # bounds the memory of the attention, (rows, C)
+RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
+
+
+def text_digest(text_features: Tensor) -> str:
+    """Return the sha256 of text features as float32, over shape and bytes.
+
+    Args:
+        text_features: (C, D).
+
+    Example:
+        >>> text_digest(torch.eye(2, 3))[:8]
+        'e4c27db2'
+    """
+    rows = text_features.detach().cpu().float().contiguous()
+    digest = hashlib.sha256(f"{tuple(rows.shape)}\n".encode())
+    digest.update(rows.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """Return the sha256 of what a prompt predicts with: class names in order and text features.
+
+    The temperature is no part of it, as it changes no prediction.
+
+    Args:
+        prompt: Learned or zero-shot.
+    """
+    names = json.dumps(prompt.class_names, ensure_ascii=False)
+    return hashlib.sha256(f"{names}\n{text_digest(prompt.text_features)}".encode()).hexdigest()
+
+
+@dataclass(eq=False)
+class FailureHead:
+    """A trained failure head with the texts it judges by, bound to the model it was trained for.
+
+    Attributes:
+        head: The head; its options and `logit_scale` are saved with it. A copy in evaluation mode is kept, so
+            that training may go on with the one given.
+        text_features: (C, D) unit norm float32. None: it was trained on pairs of images and captions, and the
+            candidates are given with the images.
+        class_names: C names in label order; without text features none.
+        means: What `head.part_means` returned for the training images, for `explain`. Empty: it cannot
+            explain.
+        backbone: The backbone's `describe()`. None: features of an unknown model, where the text features and
+            their width are all there is to recognise it by.
+        prompt: `prompt_digest` of the prompt it judges. None: no prompt export was involved.
+        training: Objective, seed, data set, how the failures were obtained, software versions.
+    """
+
+    head: ViLU
+    text_features: Tensor | None
+    class_names: list[str]
+    means: dict[str, Tensor] = field(default_factory=dict)
+    backbone: dict[str, Any] | None = None
+    prompt: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.class_names), self.head.dim)
+        if self.text_features is None:
+            if self.class_names:
+                raise ValueError("A failure head with class names needs their text_features.")
+        elif tuple(self.text_features.shape) != expected:
+            raise ValueError(
+                f"text_features must be {expected}: {expected[0]} class names and a head of width "
+                f"{expected[1]}. They are {tuple(self.text_features.shape)}."
+            )
+        self.head = copy.deepcopy(self.head).eval()
+
+    def uncertainty(
+        self,
+        image_features: Tensor,
+        predictions: Tensor | None = None,
+        *,
+        text_features: Tensor | None = None,
+    ) -> Tensor:
+        """Return how likely each prediction is wrong, `sigmoid(failure logit)`.
+
+        An order first of all: the weights of the training loss decide how far it is a probability.
+
+        Args:
+            image_features: (N, D) unit norm, from the model the head was trained for.
+            predictions: (N,) int64, what the model predicted. None: the most similar class.
+            text_features: (C, D) unit norm, the candidates of a head trained on captions. Others know theirs.
+
+        Returns:
+            (N,) in [0, 1], float64, in which even very sure images keep their order; higher = more likely
+            wrong.
+
+        Raises:
+            ValueError: The features have another width, are not unit norm or hold NaN (rows are named), or
+                candidates are missing or not wanted.
+        """
+        self._check_features(image_features, "image_features")
+        texts = self._texts(text_features)
+        logits = torch.zeros(len(image_features), dtype=torch.float64)
+        with torch.no_grad():
+            for start in range(0, len(image_features), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                picked = None if predictions is None else predictions[rows]
+                given = self._arguments(image_features[rows], texts, picked)
+                logits[rows] = self.head(*given).double().cpu()
+        return logits.sigmoid().to(image_features.device)
+
+    def explain(
+        self,
+        image_features: Tensor,
+        predictions: Tensor | None = None,
+        *,
+        text_features: Tensor | None = None,
+        top: int = 3,
+    ) -> Explanation:
+        """Return why the head trusts or doubts each prediction: see `Explanation`.
+
+        Args:
+            image_features: As in `uncertainty`.
+            predictions: As in `uncertainty`.
+            text_features: As in `uncertainty`.
+            top: How many alternative classes to name.
+
+        Raises:
+            ValueError: As in `uncertainty`; the file holds no training means.
+        """
+        if not self.means:
+            raise ValueError("This failure head was saved without training means, so it cannot explain.")
+        self._check_features(image_features, "image_features")
+        given = self._arguments(image_features, self._texts(text_features), predictions)
+        return self.head.explain(*given, means=self.means, top=top)
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Refuse a prompt other than the one whose predictions the head judges.
+
+        Raises:
+            ValueError: Its classes, its text features or its backbone are others; the message says which.
+        """
+        if self.text_features is None:
+            raise ValueError("This failure head was trained on captions: it belongs to no prompt.")
+        if prompt.class_names != self.class_names:
+            raise ValueError(
+                f"This failure head judges the classes {few(self.class_names)}, and the prompt has "
+                f"{few(prompt.class_names)}. Train one for this prompt."
+            )
+        self.check_text(prompt.text_features)
+        if self.backbone is not None:
+            check_same_backbone(
+                self.backbone, prompt.backbone, what=MADE_FOR, at_hand="the prompt was made for"
+            )
+
+    def check_text(self, text_features: Tensor) -> None:
+        """Refuse text features other than those the head was trained with.
+
+        Args:
+            text_features: (C, D).
+
+        Raises:
+            ValueError: The shape or any value differs, or the head has none of its own.
+        """
+        if self.text_features is None:
+            raise ValueError("This failure head was trained on captions: it has no text features of its own.")
+        ours, theirs = tuple(self.text_features.shape), tuple(text_features.shape)
+        if ours != theirs:
+            raise ValueError(
+                f"This failure head was trained with text features {ours}, those at hand are {theirs}."
+            )
+        mine, other = text_digest(self.text_features), text_digest(text_features)
+        if mine != other:
+            raise ValueError(
+                f"This failure head was trained with other text features ({mine[:12]}) than those at hand "
+                f"({other[:12]}): another prompt, template or text tower. Train one for these."
+            )
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse a backbone other than the one the head was trained for.
+
+        A head trained on features of an unknown model only knows their width.
+
+        Raises:
+            ValueError: Its width, weights, preprocessing, architecture or parity settings differ.
+        """
+        if backbone.embed_dim != self.head.dim:
+            raise ValueError(
+                f"This failure head takes features of width {self.head.dim}, and {backbone.name} makes "
+                f"{backbone.embed_dim}."
+            )
+        if self.backbone is not None:
+            check_same_backbone(self.backbone, backbone.describe(), what=MADE_FOR)
+
+    def save(self, path: str | Path) -> None:
+        """Write the head and all that belongs to it to a safetensors file, atomically."""
+        texts = self.text_features
+        tensors = {} if texts is None else {"text_features": texts.float()}
+        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
+        record = {
+            "kind": KIND,
+            "version": VERSION,
+            "head": self.head.options,
+            "logit_scale": self.head.logit_scale,
+            "class_names": self.class_names,
+            "backbone": self.backbone,
+            "prompt": self.prompt,
+            "text_digest": None if texts is None else text_digest(texts),
+            "training": self.training,
+        }
+        save_tensors(path, tensors, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FailureHead:
+        """Return the head in a file written by `save`, checked.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+        """
+        tensors, record = load_tensors(path, kind=KIND)
+        _check_record(record, path)
+        names = record["class_names"]
+        head = _read_head(tensors, record, path)
+        return cls(
+            head=head,
+            text_features=_read_texts(tensors, record, head, path),
+            class_names=names,
+            means=_read_means(tensors, head, path),
+            backbone=record["backbone"],
+            prompt=record["prompt"],
+            training=record["training"],
+        )
+
+    def _arguments(
+        self, image_features: Tensor, text_features: Tensor, predictions: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return images, texts and (if given) predictions in the type and on the device of the head."""
+        like = self.head.mlp[0].get_parameter("weight")
+        given = (image_features.to(like), text_features.to(like))
+        return given if predictions is None else (*given, predictions.to(like.device))
+
+    def _texts(self, given: Tensor | None) -> Tensor:
+        """Return the candidates: the head's own, or for a head of captions those that were given."""
+        if given is None:
+            if self.text_features is None:
+                raise ValueError(
+                    "This failure head was trained on captions: give text_features (C, D), the candidates "
+                    "these images were compared with."
+                )
+            return self.text_features
+        if self.text_features is not None:
+            raise ValueError("This failure head has text features of its own: leave text_features out.")
+        self._check_features(given, "text_features")
+        return given
+
+    def _check_features(self, features: Tensor, name: str) -> None:
+        if features.dim() != 2 or features.shape[1] != self.head.dim:
+            raise ValueError(
+                f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."
+            )
+        check_unit_norm(features, name, tolerance=HALF_NORM)
+
+
+def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
+    require_version(record, VERSION, path=path)
+    require_keys(record, RECORD, path=path)
+    if not require_strings(record, "class_names", path=path) and record["text_digest"] is not None:
+        raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")
+    backbone = record["backbone"]
+    if not isinstance(record["logit_scale"], int | float) or isinstance(record["logit_scale"], bool):
+        raise ValueError(f"{path}: logit_scale must be a number, not {record['logit_scale']!r}.")
+    for key in ("head", "training"):
+        if not isinstance(record[key], dict):
+            raise ValueError(f"{path}: {key} must be a mapping, not {record[key]!r}.")
+    if record["prompt"] is not None and not isinstance(record["prompt"], str):
+        raise ValueError(f"{path}: prompt must be a digest or null, not {record['prompt']!r}.")
+    if backbone is None:
+        return
+    weights = backbone.get("weights") if isinstance(backbone, dict) else None
+    if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str) or "name" not in backbone:
+        raise ValueError(f"{path}: the description of the backbone lacks its name or its weights' digest.")
+
+
+def _read_head(tensors: Mapping[str, Tensor], record: Mapping[str, Any], path: str | Path) -> ViLU:
+    known = set(inspect.signature(ViLU).parameters) - {"logit_scale"}
+    for name in record["head"]:
+        if name not in known:
+            raise unknown_name(f"head option in {path}", name, known)
+    state = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+    try:
+        with torch.device("meta"):  # no memory is taken before the shapes have been compared
+            head = ViLU(**record["head"], logit_scale=record["logit_scale"])
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path}: the options of the head are not valid: {error}") from error
+    check_names_and_shapes(state, head.state_dict(), path)
+    for name, value in state.items():
+        floating = name != "iteration_count"
+        require_tensor(state, name, tuple(value.shape), path=path, floating=floating)
+    head.load_state_dict(state, assign=True)
+    return head
+
+
+def _read_texts(
+    tensors: Mapping[str, Tensor], record: Mapping[str, Any], head: ViLU, path: str | Path
+) -> Tensor | None:
+    names = record["class_names"]
+    if not names:
+        return None
+    text_features = require_tensor(tensors, "text_features", (len(names), head.dim), path=path)
+    check_unit_norm(text_features, f"{path}: text_features", tolerance=FLOAT32_NORM)
+    if text_digest(text_features) != record["text_digest"]:
+        raise ValueError(f"{path}: text_features were changed after saving: their digest is another one.")
+    return text_features
+
+
+def _read_means(tensors: Mapping[str, Tensor], head: ViLU, path: str | Path) -> dict[str, Tensor]:
+    stored = {name for name in tensors if name.startswith("mean.")}
+    if not stored:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {f"mean.{name}": (head.dim,) for name in head.part_names}
+    if head.options["residual"]:
+        shapes["mean.confidence"] = ()
+    if stored != shapes.keys():
+        raise ValueError(f"{path}: the training means are {sorted(stored)}, expected {sorted(shapes)}.")
+    return {
+        name.removeprefix("mean."): require_tensor(tensors, name, shape, path=path)
+        for name, shape in shapes.items()
+    }

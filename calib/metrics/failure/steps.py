@@ -1,0 +1,162 @@
+"""Failure metrics as functions of counts per step (distinct uncertainty), for many resamples at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is accepted at each distinct uncertainty, lowest first, for R resamples of the same samples.
+
+    Attributes:
+        size: (R, G) samples, whole numbers; a resample may have none at a step.
+        failures: (R, G) failures among them.
+        accepted: (R, G) samples up to and including the step.
+        accepted_failures: (R, G) failures up to and including the step.
+    """
+
+    size: np.ndarray
+    failures: np.ndarray
+    accepted: np.ndarray = field(init=False)
+    accepted_failures: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "accepted", self.size.cumsum(axis=1))
+        object.__setattr__(self, "accepted_failures", self.failures.cumsum(axis=1))
+
+    @property
+    def n(self) -> np.ndarray:
+        """Samples of each resample, (R, 1)."""
+        return self.accepted[:, -1:]
+
+    @property
+    def n_failures(self) -> np.ndarray:
+        """Failures of each resample, (R, 1)."""
+        return self.accepted_failures[:, -1:]
+
+
+def auroc_of_steps(steps: Steps) -> np.ndarray:
+    """Return the AUROC of each resample, (R,)."""
+    right = steps.size - steps.failures
+    below = steps.accepted - steps.accepted_failures - right  # correct predictions of lower uncertainty
+    pairs = steps.n_failures * (steps.n - steps.n_failures)
+    return (steps.failures * (below + right / 2)).sum(axis=1) / pairs[:, 0]
+
+
+def aupr_error_of_steps(steps: Steps) -> np.ndarray:
+    """Return the average precision of finding failures, (R,)."""
+    flagged = steps.n - steps.accepted + steps.size  # samples of this uncertainty or a higher one
+    found = steps.n_failures - steps.accepted_failures + steps.failures
+    precision = _ratio(found, flagged)
+    return (steps.failures * precision).sum(axis=1) / steps.n_failures[:, 0]
+
+
+def fpr_of_steps(
+    steps: Steps, *, tpr: float = 0.95, method: Literal["interpolated", "nearest"] = "interpolated"
+) -> np.ndarray:
+    """Return the accepted share of the failures where a share `tpr` of the right ones is accepted, (R,)."""
+    accepted_right = np.pad(steps.accepted - steps.accepted_failures, ((0, 0), (1, 0)))
+    accepted_wrong = np.pad(steps.accepted_failures, ((0, 0), (1, 0)))
+    # (R, 1 + G), the points of the ROC curve from (0, 0)
+    right, wrong = (_ratio(count, count[:, -1:]) for count in (accepted_right, accepted_wrong))
+    rows = np.arange(len(right))
+    if method == "nearest":
+        value = wrong[rows, np.abs(right - tpr).argmin(axis=1)]
+    else:
+        # The last point that is not above tpr, and the one after it. Where the curve has that TPR at several
+        # FPRs this is the largest of them, as in np.interp.
+        last = (right <= tpr).sum(axis=1) - 1
+        after = np.minimum(last + 1, right.shape[1] - 1)
+        share = _ratio(tpr - right[rows, last], right[rows, after] - right[rows, last])
+        value = wrong[rows, last] + share * (wrong[rows, after] - wrong[rows, last])
+    defined = (accepted_right[:, -1] > 0) & (accepted_wrong[:, -1] > 0)
+    return np.where(defined, value, np.nan)
+
+
+def aurc_of_steps(steps: Steps) -> np.ndarray:
+    """Return the area under the risk-coverage curve, (R,)."""
+    # With k samples and e failures accepted before a step of m samples and f failures, the expected risk
+    # after j of them in random order is (e + j f / m) / (k + j). Summed over j = 1..m that is
+    # f + (e - k f / m) (H(k + m) - H(k)), where H are the harmonic numbers.
+    before = steps.accepted - steps.size
+    failures_before = steps.accepted_failures - steps.failures
+    share = _ratio(steps.failures, steps.size)
+    top = int(steps.n.max(initial=0))
+    harmonic = np.concatenate([[0.0], (1 / np.arange(1, top + 1)).cumsum()])
+    rise = harmonic[steps.accepted.astype(np.int64)] - harmonic[before.astype(np.int64)]
+    total = (steps.failures + (failures_before - before * share) * rise).sum(axis=1)
+    return total / steps.n[:, 0]
+
+
+def eaurc_of_steps(steps: Steps) -> np.ndarray:
+    """Return the AURC in excess of the best possible one, (R,)."""
+    risk = (steps.n_failures / steps.n)[:, 0]
+    right = 1 - risk
+    return aurc_of_steps(steps) - (risk + right * np.log(np.where(right > 0, right, 1.0)))
+
+
+def augrc_of_steps(steps: Steps) -> np.ndarray:
+    """Return the area under the generalized risk-coverage curve, (R,)."""
+    # Trapezoids: a step of m samples raises the accepted failures from e to e + f in a straight line.
+    area = steps.size * (steps.accepted_failures - steps.failures / 2)
+    return area.sum(axis=1) / steps.n[:, 0] ** 2
+
+
+def risk_of_steps(steps: Steps, *, coverage: float) -> np.ndarray:
+    """Return the expected share of failures among the ceil(coverage N) least uncertain, (R,)."""
+    # The rounding undoes what 0.07 * 100 = 7.000000000000001 does to the ceiling.
+    wanted = np.ceil(np.round(coverage * steps.n, 9))  # (R, 1)
+    rows, step = np.arange(len(wanted)), (steps.accepted < wanted).sum(axis=1)
+    step = np.minimum(step, steps.size.shape[1] - 1)
+    size, failures = steps.size[rows, step], steps.failures[rows, step]
+    left_out = steps.accepted[rows, step] - wanted[:, 0]
+    return (steps.accepted_failures[rows, step] - left_out * _ratio(failures, size)) / wanted[:, 0]
+
+
+def coverage_of_steps(steps: Steps, *, risk: float) -> np.ndarray:
+    """Return the largest coverage whose risk is at most `risk`, (R,)."""
+    low = _ratio(steps.accepted_failures, steps.accepted, empty=np.inf) <= risk
+    return np.where(low, steps.accepted, 0).max(axis=1) / steps.n[:, 0]
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float = 0.0) -> np.ndarray:
+    """Return top / bottom, and `empty` where a resample has nothing to divide by."""
+    out = np.full(np.broadcast_shapes(np.shape(top), np.shape(bottom)), empty)
+    return np.divide(top, bottom, out=out, where=bottom > 0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The samples from the lowest uncertainty to the highest, in steps of equal uncertainty.
+
+    Attributes:
+        order: (N,) indices of the samples.
+        failure: (N,) whether the sorted samples are failures, as 0.0 and 1.0.
+        starts: (G,) where the steps begin among the sorted samples.
+        values: (G,) their uncertainties.
+    """
+
+    order: np.ndarray
+    failure: np.ndarray
+    starts: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, uncertainty: np.ndarray, failure: np.ndarray) -> Ranking:
+        """Return the ranking of (N,) uncertainties and (N,) failures."""
+        order = uncertainty.argsort(kind="stable")
+        ranked = uncertainty[order]
+        starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        return cls(order, failure[order].astype(np.float64), starts, ranked[starts])
+
+    def steps(self, counts: np.ndarray) -> Steps:
+        """Return the steps of resamples given by how often each sample was drawn, (R, N)."""
+        drawn = counts[:, self.order].astype(np.float64)
+        wrong = drawn * self.failure
+        if len(self.starts) == len(self.order):  # no ties
+            return Steps(drawn, wrong)
+        return Steps(*(np.add.reduceat(x, self.starts, axis=1) for x in (drawn, wrong)))

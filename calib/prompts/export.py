@@ -1,0 +1,219 @@
+"""Exported prompts: one small safetensors file with everything a prediction needs besides the image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.backbones.same import check_same_backbone
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_unit_norm
+from calib.data.features import FeatureTable
+from calib.data.predictions import Predictions
+from calib.io.tensors import (
+    load_tensors,
+    require_keys,
+    require_strings,
+    require_tensor,
+    require_version,
+    save_tensors,
+)
+
+KIND = "prompt"
+VERSION = 1
+_SAID = {str: "text", int: "whole number", dict: "mapping"}
+RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
+LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
+
+
+@dataclass
+class Prompt:
+    """A learned (or zero-shot) prompt, finished for use.
+
+    `logits = exp(logit_scale) / temperature * image_features @ text_features.T`
+
+    Attributes:
+        text_features: (C, D) unit norm: the finished class embeddings.
+        class_names: C names in label order.
+        logit_scale: Log of the scale.
+        backbone: The backbone's `describe()`: name, weights digest, preprocessing, ...;
+            and, under `build`, the settings that make it again.
+        context: The learned vectors (M, E) or (C, M, E). None: a zero-shot prompt.
+        prompt: n_ctx, class_position, class_specific, init of a learned prompt; template of a zero-shot one.
+        temperature: Divides the logits; 1 unless fitted on validation images.
+        training: Objective, seed, split digest, data set, software versions.
+    """
+
+    text_features: Tensor = field(repr=False)
+    class_names: list[str]
+    logit_scale: float
+    backbone: dict[str, Any] = field(repr=False)
+    context: Tensor | None = field(default=None, repr=False)
+    prompt: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Return the logits (N, C) of images.
+
+        Args:
+            image_features: (N, D) unit norm, made by the backbone the prompt was trained for.
+
+        Raises:
+            ValueError: The features have another width than the prompt, or not unit norm.
+        """
+        width = self.text_features.shape[1]
+        if image_features.dim() != 2 or image_features.shape[1] != width:
+            raise ValueError(
+                f"image_features must be (N, {width}) for this prompt, not {tuple(image_features.shape)}."
+            )
+        advice = "Divide each row by its norm, as encode_image does."
+        check_unit_norm(image_features, "image_features", tolerance=HALF_NORM, advice=advice)
+        text = self.text_features.to(image_features)
+        return (
+            torch.tensor(self.logit_scale).exp().to(image_features)
+            / self.temperature
+            * image_features
+            @ text.T
+        )
+
+    def predict(self, table: FeatureTable, *, data: str | None = None) -> Predictions:
+        """Return what the prompt says about every image of a feature table.
+
+        Args:
+            table: Image features with labels, from the prompt's backbone.
+            data: Name of the data set. None: not said.
+
+        Raises:
+            ValueError: The features have another width than the prompt.
+        """
+        about = {key: self.training.get(key) for key in ("method", "seed", "split")}
+        return Predictions(
+            logits=self.logits(table.image_features),
+            labels=table.labels,
+            image_features=table.image_features,
+            ids=list(table.ids),
+            names=list(table.names),
+            class_names=list(self.class_names),
+            groups=None if table.groups is None else [str(group) for group in table.groups],
+            about={**about, "backbone": self.backbone["name"], "data": data},
+        )
+
+    def in_order(self, class_names: Sequence[str]) -> Prompt:
+        """Return the same prompt with its classes in another order, e.g. that of a data set.
+
+        Args:
+            class_names: The C names of this prompt, in the order wanted.
+
+        Raises:
+            ValueError: They are not the names of this prompt's classes.
+        """
+        if sorted(class_names) != sorted(self.class_names):
+            raise ValueError(
+                f"The prompt knows the classes {self.class_names}, and the data have {list(class_names)}. "
+                "They must be the same; data.class_names sets those of the data."
+            )
+        order = [self.class_names.index(name) for name in class_names]
+        per_class = self.context is not None and self.context.dim() == 3
+        return replace(
+            self,
+            class_names=list(class_names),
+            text_features=self.text_features[order],
+            context=self.context[order] if per_class and self.context is not None else self.context,
+        )
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse a backbone other than the one the prompt was trained for.
+
+        Raises:
+            ValueError: Its weights or its preprocessing differ; the message says which.
+        """
+        check_same_backbone(self.backbone, backbone.describe(), what="This prompt was made for")
+
+    def save(self, path: str | Path) -> None:
+        """Write the prompt to a safetensors file, atomically."""
+        tensors = {"text_features": self.text_features.float()}
+        if self.context is not None:
+            tensors["context"] = self.context.float()
+        record = {
+            "kind": KIND,
+            "version": VERSION,
+            "class_names": self.class_names,
+            "logit_scale": self.logit_scale,
+            "temperature": self.temperature,
+            "backbone": self.backbone,
+            "prompt": self.prompt,
+            "training": self.training,
+        }
+        save_tensors(path, tensors, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prompt:
+        """Return the prompt in a file written by `save`, checked.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+        """
+        tensors, record = load_tensors(path, kind=KIND)
+        require_version(record, VERSION, path=path)
+        require_keys(record, RECORD, path=path)
+        names = require_strings(record, "class_names", path=path)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{path}: class_names must be different names, and they are {names}.")
+        for key, (low, high) in LIMITS.items():
+            number = record[key]
+            if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
+                kind = "positive number" if low > 0 else "number"
+                raise ValueError(f"{path}: {key} must be a {kind} from {low} to {high}, not {number!r}.")
+        _check_description(record["backbone"], path)
+        _check_facts(record, path)
+        text_features = require_tensor(tensors, "text_features", (len(names), None), path=path)
+        check_unit_norm(text_features, f"{path}: text_features", tolerance=FLOAT32_NORM)
+        context = tensors.get("context")
+        if context is not None:
+            shape = (len(names), None, None) if context.dim() == 3 else (None, None)
+            require_tensor(tensors, "context", shape, path=path)
+        return cls(
+            text_features=text_features,
+            class_names=names,
+            logit_scale=float(record["logit_scale"]),
+            backbone=record["backbone"],
+            context=context,
+            prompt=record["prompt"],
+            temperature=float(record["temperature"]),
+            training=record["training"],
+        )
+
+
+def _check_description(backbone: Any, path: str | Path) -> None:
+    for key in ("name", "weights", "preprocessing"):
+        if not isinstance(backbone, dict) or key not in backbone:
+            raise ValueError(f"{path}: the description of the backbone lacks '{key}'.")
+    weights = backbone["weights"]
+    if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str):
+        raise ValueError(f"{path}: the description of the backbone lacks the digest of its weights.")
+    kinds = {"name": str, "preprocessing": dict, "build": dict, "parity": dict, "architecture": dict}
+    for key, kind in kinds.items():
+        if key in backbone and not isinstance(backbone[key], kind):
+            raise ValueError(f"{path}: the backbone's {key} must be a {_SAID[kind]}, not {backbone[key]!r}.")
+
+
+def _check_facts(record: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a description of the training that those who read it could not use."""
+    for key in ("prompt", "training"):
+        if not isinstance(record[key], dict):
+            raise ValueError(f"{path}: {key} must be a mapping, not {record[key]!r}.")
+    training = record["training"]
+    kinds = {"method": str, "seed": int, "split": str, "config": dict, "objective": dict}
+    for key, kind in kinds.items():
+        if training.get(key) is not None and not isinstance(training[key], kind):
+            raise ValueError(f"{path}: training.{key} must be a {_SAID[kind]}, not {training[key]!r}.")
+    for name, settings in (training.get("objective") or {}).items():
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path}: training.objective.{name} must be a mapping, not {settings!r}.")

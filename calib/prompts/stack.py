@@ -1,0 +1,272 @@
+"""Several prompts trained side by side on one frozen tower: each as if it were trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.losses import Objective
+from calib.metrics import metric_collection
+from calib.prompts.learner import PromptLearner
+from calib.prompts.module import loss_tensors
+from calib.training.loss_means import LossMeans
+from calib.training.optim import lr_after_constant_warmup, make_optimizer
+from calib.training.precision import full_precision
+
+
+@dataclass
+class StackedPrompt:
+    """One of the prompts of a stack.
+
+    Attributes:
+        learner: The prompt to train.
+        objective: What it is trained on.
+        optimizer: lr, momentum and weight_decay of its own.
+        warmup_epochs: Epochs at the constant `warmup_lr`.
+        warmup_lr: Learning rate of the warm-up.
+        curves: One dict of logged values per epoch, with "epoch" and "step".
+        failed: Why it cannot be used, once a loss of its own was not finite; the others go on.
+    """
+
+    learner: PromptLearner
+    objective: Objective
+    optimizer: Mapping[str, float]
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+    curves: list[dict[str, float]] = field(default_factory=list)
+    failed: str | None = None
+
+
+class PromptStackModule(LightningModule):
+    """Learns S contexts at once: one pass through the text tower per step, S objectives, S learning rates.
+
+    A context's gradient comes from its own objective alone, and its optimiser state is its own, so every
+    prompt becomes what it would have become alone, up to rounding. A batch is a list, made by
+    `StackedLoader`: for each prompt a dict with `image_features` (B, D) and `labels` (B,), or None once it
+    has seen all of its images in this epoch.
+
+    Args:
+        backbone: The frozen model; left out of checkpoints.
+        prompts: S prompts with the same classes and the same number of context tokens.
+        zero_shot_features: (C, D) unit norm text features of the fixed sentences.
+        optimizer: "sgd" or "adamw", for all.
+        n_bins: Bins of the validation ECE.
+
+    Raises:
+        ValueError: The prompts do not have contexts of one shape and the same sentences.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[StackedPrompt],
+        zero_shot_features: Tensor,
+        *,
+        optimizer: str = "sgd",
+        n_bins: int = 10,
+    ) -> None:
+        super().__init__()
+        first = prompts[0].learner
+        for prompt in prompts:
+            learner = prompt.learner
+            if learner.context.shape != first.context.shape or not torch.equal(learner.tokens, first.tokens):
+                raise ValueError("Prompts side by side must have the same classes and the same n_ctx.")
+        self.backbone = backbone
+        self.prompts = list(prompts)
+        self.learners = torch.nn.ModuleList(prompt.learner for prompt in prompts)
+        self.register_buffer("zero_shot_features", zero_shot_features, persistent=False)
+        self.optimizer_name = optimizer
+        n_classes = len(first.class_names)
+        self.val_metrics = torch.nn.ModuleList(metric_collection(n_classes, n_bins, "val/") for _ in prompts)
+        self.strict_loading = False  # checkpoints hold the contexts only
+        self._losses = [LossMeans() for _ in prompts]
+        self._val_values: list[dict[str, float]] = [{} for _ in prompts]
+
+    def text_features(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the present class embeddings (S, C, D), or those of some prompts."""
+        first = self.prompts[0].learner
+        asked = self.prompts if rows is None else [self.prompts[row] for row in rows]
+        contexts = torch.stack([prompt.learner.context for prompt in asked])  # (S, [C,] M, E)
+        return self.backbone.encode_prompts(contexts, first.tokens, first.positions, sets=True)
+
+    def training_step(self, batch: Sequence[Batch | None], batch_idx: int) -> Tensor:
+        """Return the sum of all objectives; no term of it depends on two contexts."""
+        present = [(row, part) for row, part in enumerate(batch) if part is not None]
+        texts = self.text_features([row for row, _ in present])
+        with full_precision(texts):
+            totals = [
+                self._losses[row].add(self.prompts[row].objective(**self._tensors(part, text)))
+                for (row, part), text in zip(present, texts, strict=True)
+            ]
+        return torch.stack(totals).sum()
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        for losses in self._losses:
+            losses.reset()
+        self._val_values = [{} for _ in self.prompts]
+
+    def on_train_epoch_end(self) -> None:
+        """Keep every prompt's curves."""
+        loaders = self.trainer.train_dataloader.loaders
+        for prompt, means, values, loader in zip(
+            self.prompts, self._means(), self._val_values, loaders, strict=True
+        ):
+            if prompt.failed is None:
+                step = self.global_step - 1
+                if len({len(each) for each in loaders}) > 1:  # then that is of the longest
+                    per_epoch = -(-len(loader) // self.trainer.accumulate_grad_batches)
+                    step = (self.current_epoch + 1) * per_epoch - 1
+                at = {"epoch": self.current_epoch, "step": step}
+                train = {f"train/{name}": float(value) for name, value in means.items()}
+                prompt.curves.append({**at, **train, **values})
+
+    def on_validation_epoch_start(self) -> None:
+        """Encode the classes once for all validation batches."""
+        self._means()
+        self._val_texts = self.text_features()
+
+    def validation_step(self, batch: Sequence[Batch | None], batch_idx: int) -> None:
+        """Add one batch to every prompt's validation metrics."""
+        for row, metrics in self._sound_metrics():
+            part = batch[row]
+            if part is not None:
+                with full_precision(self._val_texts):
+                    tensors = self._tensors(part, self._val_texts[row])
+                metrics.update(logits=tensors["logits"], labels=tensors["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep accuracy, ECE and the rest on the validation shots."""
+        for row, metrics in self._sound_metrics():
+            values = metrics.compute()
+            self._val_values[row] = {name: float(value) for name, value in values.items() if value.isfinite()}
+            metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return one optimiser with a group per prompt, and their per-epoch schedules."""
+        groups = [{"params": [prompt.learner.context], **prompt.optimizer} for prompt in self.prompts]
+        lr = self.prompts[0].optimizer["lr"]  # every group has its own
+        optimizer = make_optimizer(groups, name=self.optimizer_name, lr=lr)
+        factors = [self._factor(prompt) for prompt in self.prompts]
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep contexts and curves only."""
+        checkpoint["state_dict"] = {
+            f"learners.{row}.context": prompt.learner.context.detach()
+            for row, prompt in enumerate(self.prompts)
+        }
+        checkpoint["curves"] = [prompt.curves for prompt in self.prompts]
+        checkpoint["failed"] = [prompt.failed for prompt in self.prompts]
+        checkpoint["losses"] = [losses.state_dict() for losses in self._losses]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another number of prompts, and take up its curves."""
+        if len(checkpoint["curves"]) != len(self.prompts):
+            raise ValueError(
+                f"The checkpoint holds {len(checkpoint['curves'])} prompts, not {len(self.prompts)}."
+            )
+        kept = zip(self.prompts, checkpoint["curves"], checkpoint["failed"], strict=True)
+        for prompt, curves, failed in kept:
+            prompt.curves, prompt.failed = list(curves), failed
+        for losses, state in zip(self._losses, checkpoint["losses"], strict=True):
+            losses.load_state_dict(state)
+
+    def _tensors(self, batch: Batch, texts: Tensor) -> dict[str, Tensor]:
+        return loss_tensors(
+            batch["image_features"],
+            batch["labels"],
+            texts,
+            self.zero_shot_features,
+            self.backbone.logit_scale,
+        )
+
+    def _means(self) -> list[dict[str, Tensor]]:
+        """Return the mean loss terms of every prompt; one that is not finite marks its prompt as failed."""
+        return [self._means_of(*each) for each in zip(self._losses, self.prompts, strict=True)]
+
+    def _means_of(self, losses: LossMeans, prompt: StackedPrompt) -> dict[str, Tensor]:
+        try:
+            return losses.means(self.current_epoch)
+        except FloatingPointError as error:
+            prompt.failed = prompt.failed or str(error)
+            return {}
+
+    def _sound_metrics(self) -> Iterator[tuple[int, Any]]:
+        rows = enumerate(zip(self.prompts, self.val_metrics, strict=True))
+        return ((row, metrics) for row, (prompt, metrics) in rows if prompt.failed is None)
+
+    def _factor(self, prompt: StackedPrompt) -> Any:
+        epochs = self.trainer.max_epochs or 1
+        warmup_factor = prompt.warmup_lr / prompt.optimizer["lr"]
+
+        def factor(epoch: int) -> float:
+            return lr_after_constant_warmup(
+                epoch,
+                max_epochs=epochs,
+                warmup_epochs=prompt.warmup_epochs,
+                warmup_factor=warmup_factor,
+            )
+
+        return factor
+
+
+class StackedOrder:
+    """The orders of several loaders: one epoch for all.
+
+    Args:
+        orders: What says which rows come next, one per loader.
+    """
+
+    def __init__(self, orders: Sequence[BatchOrder]) -> None:
+        self.orders = list(orders)
+
+    @property
+    def sampler(self) -> StackedOrder:
+        """The order itself: Lightning calls `loader.batch_sampler.sampler.set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        for order in self.orders:
+            order.set_epoch(epoch)
+
+
+class StackedLoader:
+    """The batches of several loaders side by side, for Lightning.
+
+    Args:
+        loaders: S loaders of cached features; an epoch is as long as the longest of them.
+    """
+
+    def __init__(self, loaders: Sequence[BatchLoader]) -> None:
+        self.loaders = list(loaders)
+        self.batch_sampler = StackedOrder([loader.batch_sampler for loader in loaders])
+
+    def __len__(self) -> int:
+        return max(len(loader) for loader in self.loaders)
+
+    def __iter__(self) -> Iterator[list[Batch | None]]:
+        """Yield one batch of each loader, None for those that are through."""
+        return map(list, zip_longest(*self.loaders))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far each loader is."""
+        return {"loaders": [loader.state_dict() for loader in self.loaders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: It was taken with other loaders.
+        """
+        for loader, own in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(own)

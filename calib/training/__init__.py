@@ -1,0 +1,1 @@
+"""What every Lightning module shares: optimiser and schedules, means of losses, what stays in float32."""

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calib.commands.evaluate import evaluate
+from calib.commands.train import train
+from calib.config import EvaluateRun, load_config
+from calib.data.predictions import Predictions
+from calib.io.files import read_json
+from calib.prompts.export import Prompt
+from calib.runs.entries import find_entries
+
+
+def evaluation(folder: Path, runs: list[Path], *changes: str) -> EvaluateRun:
+    config = load_config([f"out={folder}", "n_resamples=200", *changes], task="evaluate")
+    config.runs = [str(run) for run in runs]
+    return config
+
+
+@pytest.fixture(scope="module")
+def results(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    return evaluate(evaluation(folder, list(runs.values()), "baseline=coop"))
+
+
+def test_it_repeats_the_numbers_of_the_runs(runs, results) -> None:
+    for seed, run in runs.items():
+        for method, folder in [("calibprompt", run), ("coop", run / "baselines" / "coop")]:
+            written = read_json(folder / "metrics.json")["test"]
+            assert results["methods"][method][seed]["nll"] == pytest.approx(written["nll"], abs=1e-12)
+
+
+def test_it_writes_predictions_metrics_table_and_picture(results) -> None:
+    folder = Path(results["folder"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {".lock", "evaluation.yaml", "predictions", "metrics.json", "table.md", "reliability.png"}
+    expected = {
+        f"{method}-s{seed}.safetensors" for method in ("calibprompt", "coop", "zero-shot") for seed in (1, 2)
+    }
+    assert {path.name for path in (folder / "predictions").iterdir()} == expected
+    text = (folder / "table.md").read_text()
+    assert text.count("\n| ") == 7  # two headers, three methods, two differences
+    assert text.startswith("cxr3 (545 images), test split, seeds 1, 2, mean ± standard deviation over seeds;")
+    assert (
+        "Minus coop, paired by seed and group of images (patient), with 95% bootstrap intervals (200" in text
+    )
+
+
+def test_means_and_differences_are_over_seeds(results) -> None:
+    folder = Path(results["folder"])
+    written = read_json(folder / "metrics.json")
+    accuracy = {m: [results["methods"][m][s]["accuracy"] for s in (1, 2)] for m in ("calibprompt", "coop")}
+    difference = written["differences"]["calibprompt"]["accuracy"]
+    expected = np.mean(accuracy["calibprompt"]) - np.mean(accuracy["coop"])
+    assert difference["estimate"] == pytest.approx(expected, abs=1e-12)
+    assert difference["low"] <= difference["estimate"] <= difference["high"]
+    assert difference["seeds"] == 2
+    mean, sd = np.mean(accuracy["coop"]), np.std(accuracy["coop"], ddof=1)
+    assert f"{100 * mean:.1f} ± {100 * sd:.1f}" in results["text"]
+
+
+def test_an_unknown_baseline_is_refused(runs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Unknown baseline 'cop'. Did you mean 'coop'"):
+        evaluate(evaluation(tmp_path, [runs[1]], "baseline=cop"))
+    with pytest.raises(ValueError, match="Nothing to evaluate"):
+        evaluate(evaluation(tmp_path, []))
+    with pytest.raises(FileNotFoundError, match="no exported prompt at"):
+        evaluate(evaluation(tmp_path, [tmp_path / "none"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_have_moved_are_looked_for_where_the_setting_says(runs, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No weights at 'moved\.pt'.*backbone\.weights"):
+        evaluate(evaluation(tmp_path / "out", [runs[1]], "backbone.weights=moved.pt"))
+
+
+def test_changed_losses_get_a_name_of_their_own(runs, tmp_path: Path) -> None:
+    other = Prompt.load(runs[1] / "prompt.safetensors")
+    other.training["objective"]["smac"]["alpha"] = 0.2
+    other.save(tmp_path / "other.safetensors")
+    entries = find_entries(
+        evaluation(tmp_path, [runs[1] / "prompt.safetensors", tmp_path / "other.safetensors"])
+    )
+    assert [entry.method for entry in entries] == ["calibprompt", "calibprompt smac.alpha=0.2"]
+
+
+def test_two_different_prompts_of_one_name_and_seed_are_refused(runs, tmp_path: Path) -> None:
+    other = Prompt.load(runs[1] / "prompt.safetensors")
+    other.text_features = other.text_features.roll(1, dims=0)
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"different prompts, both 'calibprompt' with seed 1"):
+        find_entries(evaluation(tmp_path, [runs[1], tmp_path / "other.safetensors"]))
+    shutil.copy(runs[1] / "prompt.safetensors", tmp_path / "copy.safetensors")
+    assert len(find_entries(evaluation(tmp_path, [runs[1], tmp_path / "copy.safetensors"]))) == 3
+
+
+def test_the_validation_split_of_the_data_can_be_evaluated(runs, tmp_path: Path) -> None:
+    results = evaluate(evaluation(tmp_path, [runs[1] / "prompt.safetensors"], "split=val"))
+    assert results["methods"]["calibprompt"][1]["n"] == 53
+    with pytest.raises(ValueError, match=r"no split 'trian'"):
+        evaluate(evaluation(tmp_path, [runs[1]], "split=trian"))
+
+
+def test_other_classes_are_refused(runs, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"lc25000: The prompt knows the classes \['no finding'.*data have \['colon"
+    ):
+        evaluate(evaluation(tmp_path, [runs[1] / "prompt.safetensors"], "data.name=lc25000"))
+
+
+def test_classes_are_matched_by_name_and_not_by_order(runs, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    order = [2, 0, 1]
+    prompt.class_names = [prompt.class_names[label] for label in order]
+    prompt.text_features = prompt.text_features[order]
+    prompt.save(tmp_path / "turned.safetensors")
+    turned, straight = (
+        evaluate(evaluation(tmp_path / path.stem, [path]))["methods"]["calibprompt"][1]
+        for path in (tmp_path / "turned.safetensors", runs[1] / "prompt.safetensors")
+    )
+    assert turned["accuracy"] == straight["accuracy"]
+    assert turned["nll"] == pytest.approx(straight["nll"], abs=1e-12)
+    assert [row["class"] for row in turned["per_class"]] == [row["class"] for row in straight["per_class"]]
+
+
+def test_an_evaluation_replaces_only_an_evaluation(runs, tmp_path: Path, caplog) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match=r"run' is the folder of a run, whose results would be lost"):
+        evaluate(evaluation(run, [run]))
+    assert (run / "metrics.json").read_bytes() == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"notes' holds files but no evaluation. Give another folder"):
+        evaluate(evaluation(tmp_path / "notes", [run]))
+    with pytest.raises(ValueError, match=r"cannot be made: '.*thesis.tex' is a file"):
+        evaluate(evaluation(tmp_path / "notes" / "thesis.tex" / "x", [run]))
+    out = tmp_path / "out"
+    evaluate(evaluation(out, [run]))
+    with caplog.at_level("INFO", logger="calib"):
+        evaluate(evaluation(out, [run / "prompt.safetensors"]))
+    assert "Replacing the evaluation in" in caplog.text
+    assert [path.name for path in (out / "predictions").iterdir()] == ["calibprompt-s1.safetensors"]
+
+
+def test_predictions_carry_the_groups_that_intervals_resample(results) -> None:
+    path = Path(results["folder"]) / "predictions" / "coop-s1.safetensors"
+    predictions = Predictions.load(path)
+    assert predictions.groups is not None
+    assert len(set(predictions.groups)) < len(predictions.groups)
+    assert torch.allclose(predictions.probs.sum(dim=1), torch.ones(545, dtype=torch.float64))
+
+
+def test_runs_can_be_named_by_a_pattern(runs, tmp_path: Path) -> None:
+    pattern = runs[1].parent / "[12]"
+    entries = find_entries(evaluation(tmp_path, [pattern]))
+    assert {(entry.method, entry.seed) for entry in entries} >= {("calibprompt", 1), ("calibprompt", 2)}
+    with pytest.raises(FileNotFoundError, match=r"The pattern '.*\[89\]' fits no run folder"):
+        find_entries(evaluation(tmp_path, [runs[1].parent / "[89]"]))
+
+
+def test_runs_of_other_settings_are_other_methods_and_no_seeds(runs, settings, tmp_path: Path) -> None:
+    """A pattern that fits too much would otherwise give a mean over runs that have nothing in common."""
+    other = tmp_path / "other"
+    train(settings("seed=2", "optim.lr=0.01", "baselines=[]", f"out={other}"))
+    out = tmp_path / "e"
+    arguments = [f"out={out}", "n_resamples=20"]
+    evaluate(load_config([f"runs=[{runs[1]},{other}]", *arguments], task="evaluate"))
+    named = set(read_json(out / "metrics.json")["methods"])
+    assert {"calibprompt optim.lr=0.002", "calibprompt optim.lr=0.01", "zero-shot"} <= named
+    assert "calibprompt" not in named

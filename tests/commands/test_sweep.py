@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests_shared import SHORT
+
+from calib.cli import main
+from calib.commands.search.grid import SweepSettings, sweep_settings
+from calib.commands.search.sweep import sweep
+from calib.commands.train import train
+from calib.config import load_config
+from calib.io.files import read_json
+from calib.prompts.export import Prompt
+
+VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("sweep") / "s"
+    return folder, sweep([*SHORT, *VARIED], SweepSettings(out=str(folder), stack=5))
+
+
+def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
+    folder, results = swept
+    assert (results["trained"], results["failed"]) == (8, {})
+    for preset, lr, seed in (("coop", 0.002, 1), ("calibprompt", 0.01, 2)):
+        out = tmp_path / f"{preset}"
+        changes = [f"preset={preset}", f"optim.lr={lr}", f"seed={seed}", "baselines=[]", f"out={out}"]
+        train(load_config([*SHORT, *changes], task="prompt"))
+        here = folder / f"preset-{preset}_optim.lr-{lr}_seed-{seed}"
+        alone, beside = (Prompt.load(f / "prompt.safetensors") for f in (out, here))
+        assert alone.context is not None
+        assert beside.context is not None
+        assert torch.allclose(alone.context, beside.context, atol=1e-5)
+        assert torch.allclose(alone.text_features, beside.text_features, atol=1e-5)
+        assert beside.training["split"] == alone.training["split"]
+        assert read_json(out / "split.json") == read_json(here / "split.json")
+        assert load_config([str(here / "config.yaml")], task="prompt").optim.lr == lr
+        one, other = (read_json(f / "metrics.json")["test"] for f in (out, here))
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-4)
+        logs = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in (out, here)]
+        assert set(logs[0][0].split(",")) == set(logs[1][0].split(","))
+        assert len(logs[1]) == 1 + 3  # header, epochs
+
+
+def test_it_leaves_runs_a_table_and_nothing_else(swept) -> None:
+    folder, results = swept
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"table.md", "sweep.json", ".lock"} == {
+        f"preset-{p}_optim.lr-{lr}_seed-{s}"
+        for p in ("coop", "calibprompt")
+        for lr in ("0.002", "0.01")
+        for s in (1, 2)
+    }
+    written = read_json(folder / "sweep.json")
+    assert written["best"] == results["best"]
+    assert len(written["runs"]) == 8
+    assert results["table"].count("\n| preset=") == 4
+    assert (folder / "table.md").read_text().strip() == results["table"]
+
+
+def test_the_order_is_that_of_the_validation_metric(swept) -> None:
+    written = read_json(swept[0] / "sweep.json")
+    means: dict[str, list[float]] = {}
+    for run in written["runs"]:
+        key = f"preset={run['preset']} optim.lr={run['optim.lr']}"
+        means.setdefault(key, []).append(run["val"]["nll"])
+    best = min(means, key=lambda key: sum(means[key]))
+    assert written["best"] == best
+    first_row = swept[1]["table"].splitlines()[2]
+    assert first_row.startswith(f"| {best} ")
+
+
+def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
+    folder, results = swept
+    again = sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))
+    assert (again["trained"], again["table"]) == (0, results["table"])
+    export = folder / "preset-coop_optim.lr-0.01_seed-2" / "prompt.safetensors"
+    before = Prompt.load(export)
+    export.unlink()
+    assert sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))["trained"] == 1
+    assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
+
+
+def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
+    arguments, settings = [*SHORT, *VARIED], SweepSettings(out=str(tmp_path / "s"))
+    from calib.prompts.stack import PromptStackModule
+
+    original = PromptStackModule.on_train_epoch_start
+
+    def stopped(self) -> None:
+        if self.current_epoch == 2:
+            raise RuntimeError("power cut")
+        original(self)
+
+    monkeypatch.setattr(PromptStackModule, "on_train_epoch_start", stopped)
+    with pytest.raises(RuntimeError, match="power cut"):
+        sweep(arguments, settings)
+    monkeypatch.undo()
+    with caplog.at_level("INFO", logger="calib"):
+        results = sweep(arguments, settings)
+    assert "Going on after epoch 2" in caplog.text
+    name = "preset-calibprompt_optim.lr-0.01_seed-2"
+    whole, resumed = (Prompt.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s"))
+    assert torch.allclose(whole.text_features, resumed.text_features, atol=1e-5)
+    rows = (tmp_path / "s" / name / "logs" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+    assert results["trained"] == 8
+
+
+def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "s"
+    arguments = [*SHORT, "optim.lr=0.002,1e38", "optim.warmup_epochs=0", f"out={out}"]
+    assert main(["sweep", *arguments]) == 1
+    printed = capsys.readouterr().out
+    assert "Failed: optim.lr-1e38: Training stopped in epoch" in printed
+    assert "Best on the validation shots: optim.lr=0.002" in printed
+    assert (out / "optim.lr-0.002" / "prompt.safetensors").is_file()
+    assert not (out / "optim.lr-1e38").exists()
+
+
+def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
+    varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
+    with caplog.at_level("INFO", logger="calib"):
+        results = sweep([*SHORT, *varied], SweepSettings(out=str(tmp_path / "s")))
+    assert results["trained"] == 4
+    assert "Training 4 prompts side by side on 6 or 24 images" in caplog.text
+    for shots, batch_size in ((2, 5), (8, 16)):  # 2 batches of an epoch, of up to 5
+        own = [f"data.shots={shots}", f"data.batch_size={batch_size}", *varied[2:], "baselines=[]"]
+        alone = tmp_path / f"alone-{shots}"
+        train(load_config([*SHORT, *own, f"out={alone}"], task="prompt"))
+        beside = tmp_path / "s" / f"data.shots-{shots}_data.batch_size-{batch_size}"
+        contexts = [Prompt.load(f / "prompt.safetensors").context for f in (alone, beside)]
+        assert torch.allclose(*contexts, atol=1e-5)
+        steps = [
+            [row.split(",")[:2] for row in (f / "logs" / "metrics.csv").read_text().splitlines()]
+            for f in (alone, beside)
+        ]
+        assert steps[0] == steps[1]
+
+
+def test_the_runs_of_a_sweep_can_be_evaluated(swept, tmp_path: Path, capsys) -> None:
+    pattern = str(swept[0] / "preset-*lr-0.002*")
+    assert main(["evaluate", pattern, "baseline=coop", "n_resamples=50", f"out={tmp_path / 'e'}"]) == 0
+    assert "Minus coop, paired by seed" in capsys.readouterr().out
+
+
+def run_sweep(arguments: list[str]) -> None:
+    settings, rest = sweep_settings(arguments)
+    sweep(rest, settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["by=ecce"], "Unknown value of by 'ecce'. Did you mean 'ece'"),
+        (["stack=0"], "stack must be at least 1, got 0"),
+        (["samples=many"], "samples=many"),
+        (["preset=coop,smak"], "Unknown loss preset 'smak'"),
+        (["data.cache=false"], "leave out data.cache=false"),
+        (["data.shots=8,500"], "Class 0 .'no finding'. has 85 different images"),
+        (["task=failure"], "task 'failure'"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_written(arguments, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_sweep([*arguments, *SHORT, f"out={tmp_path / 's'}"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_folder_of_a_run_is_not_taken(runs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        sweep(["seed=1,2"], SweepSettings(out=str(runs[1])))
+
+
+def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
+    settings = SweepSettings(out=str(tmp_path / "s"))
+    results = sweep([*SHORT, "data.val_shots=0", "preset=coop,ls"], settings)
+    assert results["best"] is None
+    assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
+
+
+@pytest.mark.parametrize("setting", ["trainer.max_steps=5", "trainer.limit_train_batches=0.5"])
+def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
+    """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""
+    with caplog.at_level("INFO", logger="calib"):
+        sweep([*SHORT, "data.shots=8,16", setting], SweepSettings(out=str(tmp_path / "s")))
+    assert caplog.text.count("Training 1 prompts side by side") == 2
+    own = ["data.shots=16", setting, "baselines=[]", f"out={tmp_path / 'alone'}"]
+    train(load_config([*SHORT, *own], task="prompt"))
+    folders = (tmp_path / "alone", tmp_path / "s" / "data.shots-16")
+    contexts = [Prompt.load(f / "prompt.safetensors").context for f in folders]
+    assert torch.allclose(*contexts, atol=1e-5)
+    curves = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in folders]
+    assert [row.split(",")[:2] for row in curves[0]] == [row.split(",")[:2] for row in curves[1]]

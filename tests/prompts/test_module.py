@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn.functional import normalize
+
+from calib.data import FeatureTable, FewShotDataModule
+from calib.losses import Objective
+from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.module import PromptTuningModule
+from calib.training.optim import lr_after_constant_warmup
+
+NAMES = ["covid", "normal", "lung opacity"]
+OPTIMIZER = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+CALIBPROMPT = {"ce": {}, "smac": {"alpha": 0.05}, "as": {"weight": 0.5}}
+
+
+def features(backbone, n: int = 11) -> FeatureTable:
+    generator = torch.Generator().manual_seed(3)
+    plain = normalize(torch.randn(n, backbone.embed_dim, generator=generator), dim=-1)
+    views = normalize(torch.randn(n, 2, backbone.embed_dim, generator=generator), dim=-1)
+    ids = [f"{i:064x}" for i in range(n)]
+    return FeatureTable(plain, torch.arange(n) % 3, ids, ids, augmented_features=views)
+
+
+def module_for(backbone, terms=None, **options) -> PromptTuningModule:
+    learner = PromptLearner(backbone, NAMES, n_ctx=3, seed=1)
+    zero_shot = zero_shot_features(backbone, NAMES, "a {}.")
+    return PromptTuningModule(
+        backbone,
+        learner,
+        Objective(terms or CALIBPROMPT),
+        zero_shot,
+        optimizer=OPTIMIZER,
+        warmup_lr=0.01,
+        **options,
+    )
+
+
+def data_for(backbone, **options) -> FewShotDataModule:
+    table = features(backbone)
+    return FewShotDataModule(table, table, batch_size=4, seed=5, **options)
+
+
+def trainer(folder: Path, epochs: int, **options) -> Trainer:
+    last = ModelCheckpoint(
+        dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    quiet = {
+        "logger": False,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[last], default_root_dir=folder, **quiet, **options
+    )
+
+
+def test_training_equals_the_plain_loop(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    module, data = module_for(clip), data_for(clip)
+    trainer(tmp_path, 3).fit(module, data)
+
+    learner, objective = PromptLearner(clip, NAMES, n_ctx=3, seed=1), Objective(CALIBPROMPT)
+    table, loader = features(clip), data_for(clip).train_dataloader()
+    optimizer = torch.optim.SGD([learner.context], lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(3):
+        factor = lr_after_constant_warmup(epoch, max_epochs=3, warmup_epochs=1, warmup_factor=0.2)
+        optimizer.param_groups[0]["lr"] = 0.05 * factor
+        loader.batch_sampler.set_epoch(epoch)
+        for index in loader.batch_sampler:
+            images = table.augmented_features[index, epoch % 2]
+            text = learner(clip)
+            logits = clip.logit_scale.exp() * images @ text.T
+            total = objective(logits=logits, labels=table.labels[index], text_features=text)["total"]
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+    assert not torch.allclose(learner.context, PromptLearner(clip, NAMES, n_ctx=3, seed=1).context, atol=1e-3)
+    assert torch.allclose(module.learner.context, learner.context, atol=1e-6)
+
+
+def test_resuming_equals_going_through(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    whole, cut, rest = module_for(clip), module_for(clip), module_for(clip)
+    trainer(tmp_path / "whole", 6).fit(whole, data_for(clip))
+    stopping = trainer(tmp_path / "cut", 6)
+    cut.on_train_epoch_start = lambda: setattr(stopping, "should_stop", stopping.current_epoch >= 2)  # type: ignore
+    stopping.fit(cut, data_for(clip))
+    again = trainer(tmp_path / "cut", 6)
+    again.fit(rest, data_for(clip), ckpt_path=str(tmp_path / "cut" / "last.ckpt"))
+    assert again.current_epoch == 6
+    assert torch.equal(rest.learner.context, whole.learner.context)
+    assert not torch.equal(cut.learner.context, whole.learner.context)
+
+
+def test_a_checkpoint_holds_the_context_and_no_backbone(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    module = module_for(clip)
+    trainer(tmp_path, 1).fit(module, data_for(clip))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert list(saved["state_dict"]) == ["learner.context"]
+    assert (tmp_path / "last.ckpt").stat().st_size < 50_000
+
+
+def test_a_checkpoint_of_another_prompt_is_refused(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    trainer(tmp_path, 1).fit(module_for(clip), data_for(clip))
+    other = module_for(clip)
+    other.learner = PromptLearner(clip, NAMES, n_ctx=2)
+    with pytest.raises(ValueError, match=r"context has shape \(3, 24\), this run's has \(2, 24\)"):
+        trainer(tmp_path, 2).fit(other, data_for(clip), ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+def test_a_loss_that_is_not_a_number_stops_training_with_its_name(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    module = module_for(clip)
+    with torch.no_grad():
+        module.learner.context[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"stopped in epoch 0.*ce = nan, smac = nan, as = nan"):
+        trainer(tmp_path, 2).fit(module, data_for(clip))
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_losses_about_zero_shot_get_its_logits(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    module = module_for(clip, {"zs_norm": {}, "penalty": {}, "text_moment_matching": {}})
+    before = module.learner.context.detach().clone()
+    trainer(tmp_path, 2).fit(module, data_for(clip))
+    assert not torch.equal(before, module.learner.context)
+
+
+def test_metrics_of_the_validation_images_are_logged(small, tmp_path: Path) -> None:
+    clip = small("clip")
+    module = module_for(clip)
+    run = trainer(tmp_path, 2)
+    run.fit(module, data_for(clip))
+    table = features(clip)
+    with torch.no_grad():
+        logits = clip.logit_scale.exp() * table.image_features @ module.text_features().T
+    accuracy = (logits.argmax(dim=1) == table.labels).float().mean()
+    nll = torch.nn.functional.cross_entropy(logits, table.labels)
+    assert run.callback_metrics["val/accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
+    assert run.callback_metrics["val/nll"] == pytest.approx(nll.item(), abs=1e-4)
+    assert {"train/ce", "train/smac", "train/as", "train/total", "val/ece"} <= run.callback_metrics.keys()
