@@ -22,7 +22,6 @@ from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder
-from calib.runs.exports import restore_backbone
 from calib.runs.prepare import features_of, load_task
 
 
@@ -121,8 +120,8 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
     for entry in entries:
         described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
         if described not in backbones:
-            backbones[described] = restore_backbone(
-                entry.checkpoint, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+            backbones[described] = entry.checkpoint.restore_backbone(
+                weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data)
         if key not in tables:

@@ -22,7 +22,7 @@ from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suff
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
-from calib.runs.exports import failure_path, prompt_path, restore_backbone
+from calib.runs.exports import failure_path, prompt_path
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def predict(
     head = None if failure is None else FailureHead.load(exports[1])
     if head is not None:
         head.check_prompt(checkpoint)
-    backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
+    backbone = checkpoint.restore_backbone(weights=weights, tokenizer=tokenizer).to(place)
     if head is not None:
         head.check_backbone(backbone)
     white = _white_of(checkpoint) if grey16_max is None else grey16_max

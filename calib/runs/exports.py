@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-
-from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, part_from_dict
-from calib.prompts.export import Prompt
-from calib.runs.prepare import make_backbone
 
 
 def failure_path(path: str | Path) -> Path:
@@ -41,24 +35,3 @@ def prompt_path(path: str | Path) -> Path:
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
         )
     return path
-
-
-def restore_backbone(
-    checkpoint: Prompt, *, weights: str | None = None, tokenizer: str | None = None
-) -> Backbone:
-    """Return the backbone a prompt was made for, with the same weights and preprocessing.
-
-    Args:
-        checkpoint: The export.
-        weights: Where the weights are now. None: where they were at training.
-        tokenizer: Likewise for the tokenizer.
-
-    Raises:
-        ValueError: The weights found are not those the prompt was trained with.
-    """
-    said = checkpoint.backbone.get("build", {"name": checkpoint.backbone["name"]})
-    build = part_from_dict(BackboneConfig, said, source="the prompt's description of its backbone")
-    moved = replace(build, weights=weights or build.weights, tokenizer=tokenizer or build.tokenizer)
-    backbone = make_backbone(moved, checkpoint.backbone.get("parity", {}))
-    checkpoint.check_backbone(backbone)
-    return backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +24,7 @@ from calib.data import (
 )
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
-from calib.prompts.learner import zero_shot_features
+from calib.prompts.zero_shot import template_prompt, zero_shot_features
 
 
 @dataclass
@@ -153,9 +153,14 @@ def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
         else shots,
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
         test=common.test,
-        zero_shot=template_prompt(backbone, task, common.text_features, config),
+        zero_shot=template_prompt(backbone, task, common.text_features, training=facts_of(config)),
         record={**split.to_dict(), **common.record},
     )
+
+
+def facts_of(config: PromptRun | FailureRun) -> dict[str, Any]:
+    """Return what an untrained prompt says of the run it belongs to."""
+    return {"seed": config.seed, "config": to_dict(config)}
 
 
 def terms_of(task: TaskData) -> dict[str, Any]:
@@ -217,26 +222,6 @@ def features_of(
         views=views,
         batch_size=data.encode_batch_size,
         on_batch=thread_share().settle,
-    )
-
-
-def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> Prompt:
-    """Return the prompt that the data set's template makes, in the form of an export."""
-    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
-    return template_prompt(backbone, task, texts, config)
-
-
-def template_prompt(
-    backbone: Backbone, task: TaskData, text_features: Tensor, config: PromptRun | FailureRun
-) -> Prompt:
-    """Return the zero-shot prompt of text features (C, D) that are already there."""
-    return Prompt(
-        text_features=text_features,
-        class_names=list(task.class_names),
-        logit_scale=float(backbone.logit_scale),
-        backbone={**backbone.describe(), "build": asdict(config.backbone)},
-        prompt={"template": task.template},
-        training={"method": "zero-shot", "seed": config.seed, "config": to_dict(config)},
     )
 
 

@@ -165,7 +165,7 @@ def no_backbone(monkeypatch) -> None:
     def built(*args, **options) -> None:
         raise AssertionError("a backbone was built")
 
-    monkeypatch.setattr("calib.runs.exports.restore_backbone", built)
+    monkeypatch.setattr(Prompt, "restore_backbone", built)
 
 
 @pytest.mark.parametrize(

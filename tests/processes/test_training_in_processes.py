@@ -22,8 +22,9 @@ from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import LOSSES, Objective
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 
 NAMES = ["covid", "normal", "lung opacity", "pneumothorax", "a nodule"]  # 3 and 2 of them
 DEFAULT = {"ce": {}, "smac": {"alpha": 0.05}, "as": {"weight": 0.01}}

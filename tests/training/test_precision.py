@@ -16,8 +16,9 @@ from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import Objective
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 
 NAMES = ["covid", "normal", "lung opacity"]
 

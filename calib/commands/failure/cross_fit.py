@@ -19,7 +19,7 @@ from calib.failure.data import FailureData, FrozenClassifier, owners
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
-from calib.prompts.learner import zero_shot_features
+from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prepare import RunInputs, features_of
 from calib.runs.trainer import make_loggers

@@ -18,8 +18,9 @@ from calib.failure.data import FailureData, FrozenClassifier, cases_of, draw_row
 from calib.io.files import read_json
 from calib.processes.join import pick_device
 from calib.prompts.export import Prompt
-from calib.runs.exports import prompt_path, restore_backbone
-from calib.runs.prepare import features_of, fingerprint, load_task, make_backbone, terms_of, zero_shot_prompt
+from calib.prompts.zero_shot import zero_shot
+from calib.runs.exports import prompt_path
+from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
-        return FrozenClassifier.of(zero_shot_prompt(backbone, task, config), backbone)
+        return FrozenClassifier.of(zero_shot(backbone, task, training=facts_of(config)), backbone)
     prompt = Prompt.load(prompt_path(config.prompt))
     if config.backbone.name not in (BackboneConfig().name, prompt.backbone["name"]):
         raise ValueError(
@@ -116,7 +117,7 @@ def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."
         )
-    backbone = restore_backbone(prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
+    backbone = prompt.restore_backbone(weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
     return FrozenClassifier.of(prompt, backbone.to(device))
 
 
