@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
@@ -168,9 +167,7 @@ def fit_prompt(
     )
     trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
     fit(trainer, module, batches_of(config, prepared), folder=folder)
-    with torch.no_grad():
-        text_features = module.text_features().cpu()
-    return exported(config, prepared, text_features, module.learner.context)
+    return exported(config, prepared, *module.trained())
 
 
 def heading(config: PromptRun, n: int) -> str:

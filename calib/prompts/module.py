@@ -74,6 +74,11 @@ class PromptTuningModule(LightningModule):
             return self.learner(self.backbone)
         return ranks.gathered_with_gradient(self.learner(self.backbone, ranks.share(n_classes)))
 
+    @torch.no_grad()
+    def trained(self) -> tuple[Tensor, Tensor]:
+        """Return the finished class embeddings (C, D) and the context (M, E) or (C, M, E), on the CPU."""
+        return self.text_features().cpu(), self.learner.context.detach().cpu()
+
     def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
         """Return everything a loss may ask for by name, for the batch of all processes."""
         features, labels = self._image_features(batch)

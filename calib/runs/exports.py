@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from calib.core.errors import unknown_name
+from calib.data.features import FeatureTable
+from calib.data.predictions import Predictions
+from calib.failure.export import FailureHead
+from calib.io.tensors import kind_of
+from calib.prompts.export import Prompt
+from calib.runs.folder import RunFolder
+
+LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
+    "prompt": Prompt.load,
+    "failure": FailureHead.load,
+    "predictions": Predictions.load,
+    "features": FeatureTable.load,
+}
 
 
 def failure_path(path: str | Path) -> Path:
@@ -35,3 +51,24 @@ def prompt_path(path: str | Path) -> Path:
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
         )
     return path
+
+
+def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
+    """Return what a file or run folder holds, by its kind, checked.
+
+    Args:
+        path: A file that calib wrote (prompt, failure head, predictions, features). Of a run folder its
+            failure head where there is one, else its prompt.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: The file is damaged, or of a kind that is not loaded this way.
+    """
+    path = Path(path)
+    if path.is_dir():
+        head = RunFolder(path).failure
+        return load(head if head.is_file() else prompt_path(path))
+    kind = kind_of(path)
+    if kind not in LOADERS:
+        raise ValueError(f"{path}: {unknown_name('kind of file', kind, LOADERS)}")
+    return LOADERS[kind](path)

@@ -17,11 +17,10 @@ from calib.data import (
     FewShotSplit,
     ImageTable,
     TaskData,
-    cache_features,
     check_overlap,
-    few_shot_split,
     load_data,
 )
+from calib.data.encode import encode
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import template_prompt, zero_shot_features
@@ -124,16 +123,7 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     Raises:
         ValueError: A class has too few images.
     """
-    return few_shot_split(
-        task.train.labels,
-        task.train.ids,
-        config.data.shots,
-        val_shots=config.data.val_shots,
-        seed=config.seed,
-        groups=task.train.groups,
-        class_names=task.class_names,
-        names=task.train.names,
-    )
+    return task.draw(config.data.shots, val_shots=config.data.val_shots, seed=config.seed)
 
 
 def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
@@ -212,14 +202,11 @@ def features_of(
     Raises:
         ValueError: Packaged features are of another backbone or preprocessing, or hold fewer views.
     """
-    if isinstance(table, FeatureTable):
-        table.check_backbone(backbone)
-        return table.with_views(views)
-    return cache_features(
+    return encode(
         backbone,
         table,
-        data.cache_dir,
         views=views,
+        cache=data.cache_dir,
         batch_size=data.encode_batch_size,
         on_batch=thread_share().settle,
     )
