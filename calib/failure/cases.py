@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
 
 
 @dataclass(frozen=True, eq=False)
