@@ -14,7 +14,8 @@ from torch.nn.functional import linear
 from calib.core.errors import unknown_name
 from calib.failure.explain import Explanation, explain_failure
 from calib.failure.official import check_names_and_shapes, check_projections, read_official, write_official
-from calib.failure.vilu_inputs import Inputs, at_least_float32, check_sizes, checked_scale, mcp_log_odds
+from calib.failure.vilu_inputs import Inputs, at_least_float32, check_sizes, checked_scale
+from calib.scores.logits import log_odds
 
 ACTIVATIONS = ("relu", "leaky_relu")
 
@@ -235,7 +236,7 @@ class ViLU(nn.Module):
             frozen = queries is image_features  # then attention and prediction share one product
             attention = (logits if frozen else self.logits(queries, keys)).softmax(1)
         if self.options["residual"]:
-            confidence = self.mcp_scale * mcp_log_odds(logits, predictions) + self.mcp_offset
+            confidence = self.mcp_scale * log_odds(logits, predictions) + self.mcp_offset
         picked = predictions if self.options["use_predicted_caption"] else None
         return Inputs(image_features, text_features, attention, keys, picked, confidence)
 

@@ -42,35 +42,6 @@ class Inputs:
         return parts
 
 
-def mcp_log_odds(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
-    """Return the log-odds of the predicted class, `log(p / (1 - p)) = z[b, k] - logsumexp_{c != k} z[b, c]`.
-
-    A growing function of the maximum class probability (MCP) that never saturates: where MCP rounds to 1 for
-    many images, this still tells them apart.
-
-    Args:
-        logits: (B, C), C at least 2.
-        predictions: (B,) int64 in [0, C). None: the argmax.
-
-    Returns:
-        (B,).
-
-    Raises:
-        ValueError: There is one class only, whose probability is always 1.
-
-    Example:
-        >>> round(mcp_log_odds(torch.tensor([[math.log(3.0), 0.0]])).item(), 4)  # p = 3/4, odds 3
-        1.0986
-    """
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(
-            f"Log-odds of a prediction need logits (B, C) with C >= 2, not {tuple(logits.shape)}."
-        )
-    picked = (logits.argmax(1) if predictions is None else predictions)[:, None]  # (B, 1)
-    others = logits.scatter(1, picked, -math.inf)
-    return logits.gather(1, picked).squeeze(1) - others.logsumexp(1)
-
-
 def check_sizes(dim: int, hidden: Sequence[int], n_iter_freeze_proj: int) -> None:
     """Refuse sizes that no head can have."""
     if dim < 1 or not hidden or min(hidden) < 1:
