@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.core import ranks
 from calib.core.hashing import stable_hash
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.failure.cases import FailureCases
 
 

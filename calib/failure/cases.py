@@ -10,7 +10,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
+
+
+@dataclass(frozen=True, eq=False)
+class PlainCases:
+    """Predictions on N plain images, without their augmented views.
+
+    Attributes:
+        image_features: (N, D) unit norm.
+        labels: (N,) int64.
+        predictions: (N,) int64.
+        logits: (N, C).
+    """
+
+    image_features: Tensor
+    labels: Tensor
+    predictions: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +97,16 @@ class FailureCases:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def plain(self) -> PlainCases:
+        """What was predicted on the plain images."""
+        return PlainCases(
+            image_features=self.image_features[0],
+            labels=self.labels,
+            predictions=self.predictions[0],
+            logits=self.logits[0],
+        )
 
     @property
     def failure(self) -> Tensor:

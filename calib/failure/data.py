@@ -16,7 +16,7 @@ from calib.data.predictions import Predictions
 from calib.data.task import Table
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
-from calib.failure.export import prompt_digest, text_digest
+from calib.failure.digests import prompt_digest, text_digest
 from calib.prompts.export import Prompt
 
 

@@ -12,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner
 from calib.prompts.step import PromptStep, loss_tensors

@@ -124,7 +124,7 @@ def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot
     }
     written = load_file(zero_shot_run / "uncertainties.safetensors")
     for name, score in fitted.items():
-        expected = score.uncertainty(predictions.image_features, predictions.logits)
+        expected = score(predictions.image_features, predictions.logits)
         assert torch.allclose(written[f"uncertainty.{name}"], expected, atol=1e-4), name
 
 

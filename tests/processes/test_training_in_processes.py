@@ -16,7 +16,7 @@ from calib.backbones import base
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.core import ranks
-from calib.data.datamodule import BatchOrder
+from calib.data.batches import BatchOrder
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule

@@ -15,7 +15,7 @@ from calib.data.images import file_id
 from calib.data.predictions import Predictions
 from calib.failure.captions import CaptionPairs
 from calib.failure.data import FailureData, FrozenClassifier, draw_rows
-from calib.failure.export import text_digest
+from calib.failure.digests import text_digest
 from calib.runs.prepare import fingerprint
 
 

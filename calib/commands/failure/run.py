@@ -27,8 +27,9 @@ from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData, check_both_kinds
+from calib.failure.digests import prompt_digest
 from calib.failure.evaluation import part_means, score_names
-from calib.failure.export import FailureHead, prompt_digest
+from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading, tables
 from calib.failure.vilu import ViLU

@@ -15,7 +15,7 @@ from torch import Tensor
 from calib.commands.search.grid import Point
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
-from calib.data.datamodule import BatchLoader
+from calib.data.batches import BatchLoader
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
