@@ -31,7 +31,6 @@ from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, 
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 ZERO_SHOT = "zero-shot"
-REPORT = ("table.md", "reliability.png")
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +80,7 @@ def train(config: PromptRun) -> dict[str, Any]:
 
     def look_again() -> None:
         check_same_data(folder, lambda: data_record(config))
-        if not all((folder.path / name).is_file() for name in REPORT):  # killed just before the end
+        if folder.lacks_report(config.task):  # killed just before the end
             with folder.locked():
                 _write_report(places, folder, config)
 
@@ -185,10 +184,10 @@ def _write_report(places: dict[str, RunFolder], folder: RunFolder, config: Promp
     """Write the table and the reliability diagrams of a finished job."""
     methods = {name: place.results()["test"] for name, place in places.items()}
     n = methods[ZERO_SHOT]["n"]
-    write_text(folder.path / "table.md", f"{heading(config, n)}\n\n{results_table(methods)}\n")
+    write_text(folder.table, f"{heading(config, n)}\n\n{results_table(methods)}\n")
     predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-    save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.path / "reliability.png")
+    save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.reliability)
 
 
 def _intact(export: Path) -> Path:

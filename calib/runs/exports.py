@@ -8,6 +8,7 @@ from pathlib import Path
 from calib.backbones.base import Backbone
 from calib.config import BackboneConfig, part_from_dict
 from calib.prompts.export import Prompt
+from calib.runs.folder import RunFolder
 from calib.runs.prepare import make_backbone
 
 
@@ -19,7 +20,7 @@ def failure_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "failure.safetensors"
+        path = RunFolder(path).failure
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
@@ -35,7 +36,7 @@ def prompt_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "prompt.safetensors"
+        path = RunFolder(path).prompt
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."

@@ -64,9 +64,9 @@ def write_results(
     }
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
-    write_text(folder.path / "failures.csv", failures_csv(data, checkpoint))
-    write_text(folder.path / "table.md", f"{heading(results)}\n\n{tables(metrics)}\n")
-    save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
+    write_text(folder.failures, failures_csv(data, checkpoint))
+    write_text(folder.table, f"{heading(results)}\n\n{tables(metrics)}\n")
+    save_figure(risk_coverage_figure(judged, head), folder.risk_coverage)
     write_json(folder.metrics, results)
 
 
@@ -76,4 +76,4 @@ def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder
     if data.test_rows is not None:  # the block of each image, and whose captions the blocks hold
         tensors |= {"block": data.test_cases.source, "candidates": data.test_rows}
     record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
-    save_tensors(folder.path / "uncertainties.safetensors", tensors, record)
+    save_tensors(folder.uncertainties, tensors, record)

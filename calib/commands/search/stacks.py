@@ -69,7 +69,7 @@ COMMON = (
 
 
 log = logging.getLogger(__name__)
-STACK, MEMBERS = ".stack-", "members.json"
+STACK = ".stack-"
 
 
 @dataclass
@@ -173,7 +173,7 @@ def train_stack(
     sizes = sorted({len(data.train) for _, data in stack})
     log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
     with place.locked():
-        write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
+        write_json(place.members, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,

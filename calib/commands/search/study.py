@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from calib.commands.search.grid import CHOOSE_BY
 from calib.commands.search.space import Choice, Search, TuneSettings
-from calib.runs.folder import LOCK
+from calib.runs.folder import RunFolder
 
-FILE, NAME = "study.db", "calib"
+NAME = "calib"
 PATIENCE = 100  # seconds to wait while others write
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WARM_UP = 4  # no trial is stopped in the first quarter of its epochs: they are the warm-up and say little
@@ -61,10 +61,11 @@ class Study:
     def __init__(self, folder: Path, search: Search, settings: TuneSettings, *, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self._search, self._settings = folder, search, settings
+        file = RunFolder(folder).study
         with self._locked():
-            if not (folder / FILE).is_file():
-                self._create(folder / FILE)
-        self._study = optuna.load_study(study_name=NAME, storage=_storage(folder / FILE))
+            if not file.is_file():
+                self._create(file)
+        self._study = optuna.load_study(study_name=NAME, storage=_storage(file))
         warm_up = max(1, epochs // WARM_UP)
         median = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up)
         self._study.pruner = median if settings.prune else optuna.pruners.NopPruner()
@@ -145,7 +146,7 @@ class Study:
         return changes
 
     def _try_lock(self, number: int) -> FileLock | None:
-        path = self.folder / ".locks" / f"{number}.lock"
+        path = RunFolder(self.folder).trial_locks / f"{number}.lock"
         path.parent.mkdir(exist_ok=True)
         lock = FileLock(path, timeout=0)
         try:
@@ -156,7 +157,7 @@ class Study:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with FileLock(self.folder / LOCK, timeout=PATIENCE):
+        with FileLock(RunFolder(self.folder).lock, timeout=PATIENCE):
             yield
 
     def _create(self, path: Path) -> None:
