@@ -148,20 +148,24 @@ class RunFolder:
         return written
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, patience: float = 0, tidy: bool = True) -> Iterator[None]:
         """Keep other processes out of the folder while this one works in it; a killed process lets go.
 
-        Files that a killed process left unfinished are removed.
+        Args:
+            patience: Seconds to wait for another process at work in it.
+            tidy: Remove the files that a killed process left unfinished. Where others may write without this
+                lock, as in a search, they could be theirs.
 
         Raises:
             ValueError: Another process is at work in it.
             WriteError: It cannot be written.
         """
         try:
-            with locked(self.lock):
-                remove_unfinished(self.path)
-                for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
-                    remove_unfinished(inner, deep=True)
+            with locked(self.lock, patience=patience):
+                if tidy:
+                    remove_unfinished(self.path)
+                    for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
+                        remove_unfinished(inner, deep=True)
                 yield
         except BusyError as error:
             raise self._busy(error) from error

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock
 from lightning import Callback, Trainer
 from optuna.trial import FrozenTrial, TrialState
 
@@ -117,8 +116,7 @@ def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
     if foreign and not path.is_file():
         raise ValueError(f"The folder '{folder}' holds files but no search (no {path.name}). {OTHER}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(RunFolder(folder).lock, timeout=PATIENCE):
+        with RunFolder(folder).locked(patience=PATIENCE, tidy=False):
             if not path.is_file():
                 write_json(path, now)
     except OSError as error:
