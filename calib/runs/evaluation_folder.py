@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import EvaluateRun, to_yaml
+from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
 from calib.runs.folder import OTHER, RunFolder, holds_nothing, save_figure
@@ -73,3 +74,9 @@ class EvaluationFolder:
             write_text(folder.table, table)
             save_figure(figure, folder.reliability)
             write_json(folder.metrics, metrics)
+
+
+@ranks.by_first
+def open_evaluation(path: str | Path) -> EvaluationFolder:
+    """Return the folder of an evaluation, which the first process looks at for all; raises as the class."""
+    return EvaluationFolder(path)

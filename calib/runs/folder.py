@@ -119,6 +119,10 @@ class RunFolder:
         """Return the folder of a prompt that is trained without some of the shots."""
         return RunFolder(self.folds / str(number))
 
+    def has_export(self, task: str) -> bool:
+        """Return whether the export of a run is there, which is called by the run's task."""
+        return bool(getattr(self, task).is_file())
+
     def lacks_report(self, task: str) -> bool:
         """Return whether a file is missing that shows what a run of this task has found: table, figure."""
         shown = [key for key, file in FILES.items() if file.report and task in file.by]

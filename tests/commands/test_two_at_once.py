@@ -141,7 +141,7 @@ def test_a_run_is_refused_at_once_where_another_is_at_work(tmp_path: Path, monke
 
     monkeypatch.setattr("calib.commands.train.prepare", None)  # nothing is encoded first
     monkeypatch.setattr("calib.commands.failure.run._data", None)
-    monkeypatch.setattr("calib.commands.search.sweep.load_shared", None)
+    monkeypatch.setattr("calib.commands.search.stacks.load_shared", None)
     folder = tmp_path / "run"
     with RunFolder(folder).locked():
         assert run("train", [*SHORT, f"out={folder}"]) == 1

@@ -27,7 +27,7 @@ def write_results(
     config: FailureRun,
     data: FailureData,
     cases: FailureCases,
-    checkpoint: FailureHead,
+    export: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
@@ -37,13 +37,13 @@ def write_results(
         config: The settings.
         data: The model and its predictions on the test images.
         cases: What the head learned from, and the other scores are fitted on.
-        checkpoint: The head.
+        export: The head.
         names: The other scores, from `score_names`.
         folder: The run's folder.
     """
-    test, head = data.test, head_name(checkpoint.head)
+    test, head = data.test, head_name(export.head)
     scores = fit_scores(names, cases, data.judged.text_features)
-    judged = judge(scores, data.test_cases, checkpoint, groups=test.groups)
+    judged = judge(scores, data.test_cases, export, groups=test.groups)
     metrics = metrics_of(judged)
     add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
     results = {
@@ -60,11 +60,11 @@ def write_results(
         "level": config.level,
         "n_resamples": config.n_resamples,
         "scores": metrics,
-        "val": None if data.val is None else metrics_of(judge(scores, data.val, checkpoint)),
+        "val": None if data.val is None else metrics_of(judge(scores, data.val, export)),
     }
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
-    write_text(folder.failures, failures_csv(data, checkpoint))
+    write_text(folder.failures, failures_csv(data, export))
     write_text(folder.table, f"{heading(results)}\n\n{tables(metrics)}\n")
     save_figure(risk_coverage_figure(judged, head), folder.risk_coverage)
     write_json(folder.metrics, results)

@@ -206,7 +206,7 @@ def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: 
                 values = {name: value for name, value in row.items() if name != "step"}
                 for logger in loggers:
                     logger.log_metrics(values, step=int(row["step"]))
-            checkpoint = exported(run.config, data, text_features, prompt.learner.context)
+            checkpoint = exported(run.config, data, run.objective, text_features, prompt.learner.context)
             test = evaluate_prompt(run.config, checkpoint, data, run.folder)
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
