@@ -21,7 +21,7 @@ from calib.metrics import summarize
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
-from calib.runs.evaluation_folder import EvaluationFolder
+from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.prepare import features_of, load_task
 
 
@@ -42,16 +42,16 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         ValueError: A prompt does not fit the data, the baseline is not among the methods, two different
             prompts of one method have the same seed, or `out` belongs to something else.
     """
-    folder = EvaluationFolder(config.out or "runs/evaluation")
-    ranks.meet()  # nothing is written before all have looked
+    folder = open_evaluation(config.out or "runs/evaluation")
     entries = find_entries(config)
     methods = list(dict.fromkeys(entry.method for entry in entries))
     if config.baseline is not None and config.baseline not in methods:
         raise unknown_name("baseline", config.baseline, methods)
     predictions = _predict_all(entries, config)
-    return ranks.decided(lambda: _report(entries, methods, predictions, config, folder))
+    return _report(entries, methods, predictions, config, folder)
 
 
+@ranks.by_first
 def _report(
     entries: Sequence[Entry],
     methods: Sequence[str],

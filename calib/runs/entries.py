@@ -14,6 +14,7 @@ from calib.config import DataConfig, EvaluateRun, part_from_dict
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
+from calib.runs.folder import FILES, RunFolder
 from calib.runs.identity import FREE, flat, is_among
 
 # Settings that do not make another method, or are shown in words of their own.
@@ -72,7 +73,7 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
     for run in _expanded(config.runs):
         paths.append(prompt_path(run))
         if Path(run).is_dir():
-            paths += sorted(Path(run).glob("baselines/*/prompt.safetensors"))
+            paths += sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
     _name_methods(entries)
     return _without_repeats(entries)

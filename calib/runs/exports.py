@@ -29,7 +29,7 @@ def failure_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "failure.safetensors"
+        path = RunFolder(path).failure
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
@@ -45,7 +45,7 @@ def prompt_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "prompt.safetensors"
+        path = RunFolder(path).prompt
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."

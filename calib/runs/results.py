@@ -85,20 +85,20 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
         return Results(
             ["score", *names],
             [[score, *(values.get(name) for name in names)] for score, values in written["scores"].items()],
-            {"risk_coverage": folder.path / "risk_coverage.png"},
+            {"risk_coverage": folder.risk_coverage},
             [path for path in (folder.failure, folder.prompt, folder.config) if path.is_file()],
             "failure-head",
             {"head": written["head"], "seed": written["seed"], "data": written["data"]},
         )
-    places = {"zero-shot": RunFolder(folder.baselines / "zero-shot")}
+    folders = {"zero-shot": folder.baseline("zero-shot")}
     if folder.baselines.is_dir():
-        places |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
-    places[written["method"]] = folder
-    places = {name: place for name, place in places.items() if place.finished}
-    predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+        folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
+    folders[written["method"]] = folder
+    folders = {name: each for name, each in folders.items() if each.finished}
+    predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
     names = [name for _, name, _ in COLUMNS]
-    tests = {name: place.results()["test"] for name, place in places.items()}
+    tests = {name: each.results()["test"] for name, each in folders.items()}
     return Results(
         ["method", *names],
         [[method, *(test.get(name) for name in names)] for method, test in tests.items()],

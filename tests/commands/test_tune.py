@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -186,7 +187,15 @@ def test_the_median_stops_a_trial(tmp_path: Path) -> None:
     assert study.trials()[0].intermediate_values == pytest.approx({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.5})
 
 
-def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(tmp_path: Path) -> None:
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(
+    locks: bool, tmp_path: Path, monkeypatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no file locks here")
+
+    if not locks:  # as on some cluster storage
+        monkeypatch.setattr("fcntl.flock", missing)
     search = search_of(["optim.lr=1e-4..1e-2:log"])
     first, second = (Study(tmp_path, search, settings(tmp_path, trials=2), epochs=3) for _ in range(2))
     with first.next() as one, second.next() as other, first.next() as none:

@@ -58,9 +58,8 @@ def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Failu
         if judged_here:
             rest = sorted(set(range(len(table))) - set(fold))
             log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
-            place = RunFolder(folder.folds / str(number + 1))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
-            one = _fold_prompt(own, data, images.subset(rest), record, place)
+            one = _fold_prompt(own, data, images.subset(rest), record, folder.fold(number + 1))
             parts.append(FrozenClassifier.of(one, backbone).cases(features.subset(judged_here)))
     return FailureCases.join(parts)
 
@@ -128,11 +127,11 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
 
 
 def _fold_prompt(
-    own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], place: RunFolder
+    own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], folder: RunFolder
 ) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
-    if ranks.decided(place.prompt.is_file):
-        return Prompt.load(place.prompt)
+    if ranks.decided(folder.prompt.is_file):
+        return Prompt.load(folder.prompt)
     prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
     assert prompt is not None
     assert backbone is not None
@@ -148,12 +147,13 @@ def _fold_prompt(
         record=record,
     )
     objective = Objective(resolve_terms(own.preset, own.loss))
-    config = replace(own, out=str(place.path))
-    checkpoint = fit_prompt(config, prepared, objective, place, make_loggers(config, place))
+    config = replace(own, out=str(folder.path))
+    fitted = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
+    _write_fold(fitted, record, folder)
+    return fitted
 
-    def write() -> None:
-        write_json(place.split, prepared.record)
-        checkpoint.save(place.prompt)
 
-    ranks.decided(write)
-    return checkpoint
+@ranks.by_first
+def _write_fold(prompt: Prompt, record: dict[str, Any], folder: RunFolder) -> None:
+    write_json(folder.split, record)
+    prompt.save(folder.prompt)

@@ -20,6 +20,7 @@ from calib.processes.join import pick_device
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
+from calib.runs.folder import RunFolder
 from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
@@ -140,7 +141,7 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
             drawn = None
         if drawn is not None and drawn.digest() == digest:
             return drawn
-    written = prompt_path(str(config.prompt)).parent / "split.json"
+    written = RunFolder(prompt_path(str(config.prompt)).parent).split
     if digest is not None and written.is_file() and read_json(written).get("digest") == digest:
         return _known_rows(read_json(written), table)
     raise ValueError(

@@ -37,6 +37,7 @@ from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.processes.join import check_started
 from calib.runs.folder import REUSED, RunFolder, check_same_data
 from calib.runs.identity import run_name
+from calib.runs.opening import opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
@@ -70,18 +71,17 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     check_started(config.trainer)
     names = score_names(config.scores)
     loss = loss_settings(config.loss)
-    if ranks.decided(lambda: _is_finished(config, folder)):
-        FailureHead.load(folder.failure)  # one that was damaged since is not announced
-        check_same_data(folder, lambda: _data(config).record)
-        return ranks.decided(lambda: _results(folder, reused=True))
-    ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
-    data = _data(config)
-    seed_everything(config.seed, workers=True, verbose=False)
-    head = _head(config, data)  # an option that does not fit is refused before any file is written
-    if data.cases is not None and not data.kept:
-        check_both_kinds(data.cases)
-    with ranks.held(folder.locked):
-        ranks.decided(lambda: _begin(config, data, folder))
+    with opened(config, folder) as job:
+        if job.finished:
+            FailureHead.load(folder.failure)  # one that was damaged since is not announced
+            check_same_data(folder, lambda: _data(config).record)
+            return _results(folder, reused=True)
+        data = _data(config)
+        seed_everything(config.seed, workers=True, verbose=False)
+        head = _head(config, data)  # an option that does not fit is refused before any file is written
+        if data.cases is not None and not data.kept:
+            check_both_kinds(data.cases)
+        job.claim(data.record)
         cases = data.cases
         if data.kept:
             crossed = cross_fit(config, data, folder)
@@ -91,36 +91,26 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
             head = _head(config, data)
         assert cases is not None
         with run_loggers(config, folder) as loggers:
-            checkpoint = _fit(config, data, cases, head, loss, folder, loggers)
-            ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
-            results = ranks.decided(lambda: _results(folder, reused=False))
-            test = results["scores"][results["head"]]
-            ranks.decided(lambda: close_loggers(loggers, test, folder))
+            export = _fit(config, data, cases, head, loss, folder, loggers)
+            _write(config, data, cases, export, names, folder)
+            results = _results(folder, reused=False)
+            close_loggers(loggers, results["scores"][results["head"]], folder)
     return results
 
 
-def _is_finished(config: FailureRun, folder: RunFolder) -> bool:
-    folder.check(config)
-    return folder.finished and folder.failure.is_file() and not config.overwrite
-
-
-def _begin(config: FailureRun, data: FailureData, folder: RunFolder) -> None:
-    folder.check(config)  # another process may have begun a run here meanwhile
-    folder.claim(config, data.record)
-
-
+@ranks.by_first
 def _write(
     config: FailureRun,
     data: FailureData,
     cases: FailureCases,
-    checkpoint: FailureHead,
+    export: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
     if data.judged.prompt is not None:
         data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-    checkpoint.save(folder.failure)
-    write_results(config, data, cases, checkpoint, names, folder)
+    export.save(folder.failure)
+    write_results(config, data, cases, export, names, folder)
 
 
 def _data(config: FailureRun) -> FailureData:
@@ -218,6 +208,7 @@ def _fit(
     )
 
 
+@ranks.by_first
 def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     written = folder.results()
     return {

@@ -69,7 +69,7 @@ COMMON = (
 
 
 log = logging.getLogger(__name__)
-STACK, MEMBERS = ".stack-", "members.json"
+STACK = ".stack-"
 
 
 @dataclass
@@ -173,7 +173,7 @@ def train_stack(
     sizes = sorted({len(data.train) for _, data in stack})
     log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
     with place.locked():
-        write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
+        write_json(place.members, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,
@@ -206,7 +206,7 @@ def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: 
                 values = {name: value for name, value in row.items() if name != "step"}
                 for logger in loggers:
                     logger.log_metrics(values, step=int(row["step"]))
-            checkpoint = exported(run.config, data, text_features, prompt.learner.context)
+            checkpoint = exported(run.config, data, run.objective, text_features, prompt.learner.context)
             test = evaluate_prompt(run.config, checkpoint, data, run.folder)
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.search.grid import SweepSettings, expand, sweep_settings
-from calib.commands.search.stacks import MEMBERS, STACK, Run, new_run, stack_folder, stacks, train_stack
+from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
-from calib.runs.folder import OTHER, RunFolder
+from calib.runs.folder import FILES, OTHER, RunFolder
 from calib.runs.prepare import RunInputs, SharedInputs
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
             [(run.point, run.config.seed, values) for run, values in results], by=settings.by
         )
         lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
-        write_text(folder / "table.md", "\n\n".join(lines) + "\n")
+        write_text(RunFolder(folder).table, "\n\n".join(lines) + "\n")
         write_json(
-            folder / "sweep.json",
+            RunFolder(folder).sweep,
             {
                 "arguments": list(argv),
                 "settings": asdict(settings),
@@ -91,7 +91,7 @@ def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
     blocking = blocking_file(folder)
     if blocking is not None:
         raise ValueError(f"The sweep's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
-    if (folder / "config.yaml").is_file():
+    if RunFolder(folder).config.is_file():
         raise ValueError(f"'{folder}' is the folder of a run. {OTHER}")
     runs = []
     for point, config in expand(argv, samples=settings.samples, seed=settings.sample_seed):
@@ -121,7 +121,8 @@ def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[
 
 def _members(folder: Path) -> list[tuple[Path, list[str]]]:
     """Return the folders of stacks with the names of their runs."""
-    found = [(path.parent, read_json(path)) for path in sorted(folder.glob(f"{STACK}*/{MEMBERS}"))]
+    pattern = f"{STACK}*/{FILES['members'].path}"
+    found = [(path.parent, read_json(path)) for path in sorted(folder.glob(pattern))]
     return [(path, names) for path, names in found if is_strings(names)]
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock
 from lightning import Callback, Trainer
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,10 +24,9 @@ from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
-from calib.runs.folder import LOCK, OTHER, RunFolder
+from calib.runs.folder import OTHER, RunFolder
 from calib.runs.prepare import SharedInputs
 
-IDENTITY = "search.json"
 log = logging.getLogger(__name__)
 
 
@@ -99,7 +97,7 @@ def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
     for number, status in enumerate(run_workers([*argv, *words], environments)):
         if status:
             log.warning("Worker %d ended with status %d.", number + 1, status)
-    if not (folder / IDENTITY).is_file():
+    if not RunFolder(folder).search.is_file():
         raise ValueError("No worker could begin; each has said why.")
     return report(search, settings, folder)
 
@@ -113,13 +111,12 @@ def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
     blocking = blocking_file(folder)
     if blocking is not None:
         raise ValueError(f"The search's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
-    path, now = folder / IDENTITY, search.identity(settings)
+    path, now = RunFolder(folder).search, search.identity(settings)
     foreign = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
     if foreign and not path.is_file():
-        raise ValueError(f"The folder '{folder}' holds files but no search (no {IDENTITY}). {OTHER}")
+        raise ValueError(f"The folder '{folder}' holds files but no search (no {path.name}). {OTHER}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=PATIENCE):
+        with RunFolder(folder).locked(patience=PATIENCE, tidy=False):
             if not path.is_file():
                 write_json(path, now)
     except OSError as error:
@@ -236,11 +233,11 @@ def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, An
     }
     said = [f"Stopped: trial {trial.number}: {trial.user_attrs.get('why', '')}" for trial in stopped]
     text = "\n\n".join([table, *said])
-    write_text(folder / "table.md", text + "\n")
+    write_text(RunFolder(folder).table, text + "\n")
     listed = [
         {"trial": t.number, "state": t.state.name.lower(), "value": t.value, **t.user_attrs} for t in trials
     ]
-    write_json(folder / "tune.json", {"best": best, **counts, "trials": listed})
+    write_json(RunFolder(folder).tune, {"best": best, **counts, "trials": listed})
     return {"table": text, "best": best, "folder": str(folder), **counts}
 
 
