@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests_shared import SHORT
 
-from calib.cli import COMMANDS, main, run
+from calib.cli import COMMANDS, After, Command, main, run
 from calib.config import SCHEMAS, dataclass_of
 
 
@@ -128,6 +129,59 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
     assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
+
+
+TOY = """
+def main(argv):
+    if argv == ["stop"]:
+        raise KeyboardInterrupt
+    print("greets", *argv)
+    return 7
+"""
+
+
+def test_a_command_is_a_function_and_a_row(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "toy_command.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = Command(summary="greet", main="toy_command:main", after=After(interruption=" Greet again."))
+    monkeypatch.setitem(COMMANDS, "toy", row)
+    assert main(["toy", "you", "-x", "two"]) == 7
+    assert capsys.readouterr().out == "greets you -x two\n"
+    assert main(["toy", "stop"]) == 130
+    assert capsys.readouterr().err == "\ncalib toy: interrupted. Greet again.\n"
+    assert main([]) == 2
+    assert "\n  toy       greet\n" in capsys.readouterr().out
+
+
+def test_a_command_gets_what_was_read_of_its_arguments_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "sum_command.py").write_text("def main(numbers):\n    return sum(numbers)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+
+    def read(argv) -> list[int]:
+        seen.append(argv)
+        return [int(word) for word in argv]
+
+    row = Command(
+        summary="", main="sum_command:main", read=read, usage="calib toy NUMBERS\n", task="evaluate"
+    )
+    monkeypatch.setitem(COMMANDS, "toy", row)
+    assert run("toy", ["3", "4"]) == 7
+    assert seen == [["3", "4"]]
+    assert run("toy", ["3", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("calib toy NUMBERS\n\nSettings and their defaults (task evaluate)")
+    assert run("toy", ["x"]) == 1
+    assert capsys.readouterr().err == "calib toy: invalid literal for int() with base 10: 'x'\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_imported_and_is_called_with_what_is_read(name: str) -> None:
+    for row in (COMMANDS[name], *COMMANDS[name].tasks.values()):
+        (parameter,) = inspect.signature(row.function(), eval_str=True).parameters.values()
+        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if row.task and name not in ("sweep", "tune"):
+            assert parameter.annotation is SCHEMAS[row.task]
 
 
 def test_help_needs_no_torch() -> None:

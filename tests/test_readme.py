@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from calib.commands.search.grid import expand, sweep_settings
-from calib.commands.search.space import search_of, tune_settings
+from calib.commands.search.grid import sweep_of
+from calib.commands.search.space import search_of
 from calib.config import load_config, task_of
 from calib.losses import PRESETS
 
@@ -56,17 +56,16 @@ def test_sweep_commands_are_valid_settings() -> None:
     commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib sweep")]
     assert commands
     for command in commands:
-        _, rest = sweep_settings(shlex.split(command)[2:])
-        assert len(expand(rest)) > 1
+        assert len(sweep_of(shlex.split(command)[2:]).points) > 1
 
 
 def test_search_commands_are_valid_settings() -> None:
     commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib tune")]
     assert commands
     for command in commands:
-        settings, rest = tune_settings(shlex.split(command)[2:])
-        assert search_of(rest).space
-        assert settings.trials > 1
+        search = search_of(shlex.split(command)[2:])
+        assert search.space
+        assert search.settings.trials > 1
 
 
 def test_the_two_set_up_commands_are_marked_for_ci() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from calib.backbones.base import Backbone
 from calib.commands.compare import _over_seeds, compare
-from calib.config import EvaluateRun, load_config, split_arguments
+from calib.config import EvaluateRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
 from calib.data import FeatureTable
@@ -163,11 +162,8 @@ def _file_name(method: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", method)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: EvaluateRun) -> int:
     """Run `evaluate.py` and print its tables. Returns the exit status."""
-    settings, runs = split_arguments(argv)
-    config = load_config(settings, task="evaluate")
-    config = replace(config, runs=[*config.runs, *runs])
     results = evaluate(config)
     say = sys.stdout.write
     say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import glob
 import io
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.commands.predict_arguments import check_numbers, predict_arguments
+from calib.commands.predict_arguments import check_numbers
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
@@ -223,9 +224,8 @@ def _images_in(path: Path) -> Iterator[Path]:
     yield from (p for p in files if p.is_file() and has_image_suffix(p) and not p.name.startswith("."))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `calib predict`. Returns the exit status."""
-    given = predict_arguments(argv)
+def main(given: argparse.Namespace) -> int:
+    """Run `calib predict` with what `predict_arguments` returned. Returns the exit status."""
     if given.device is None:
         given.device = "cuda" if torch.cuda.is_available() else "cpu"
     text = predict(**vars(given))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib.config import PromptRun, load_config
+from calib.config import PromptRun
 from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import write_text
@@ -171,9 +170,8 @@ def _read_results(folders: dict[str, RunFolder]) -> dict[str, Any]:
     return {"methods": methods}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: PromptRun) -> int:
     """Run `train.py` and print the table. Returns the exit status."""
-    config = load_config(argv, task="prompt")
     started = time.monotonic()
     results = train(config)
     say = sys.stdout.write

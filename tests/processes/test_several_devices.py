@@ -278,4 +278,4 @@ def test_a_job_that_was_asked_to_stop_goes_on_to_the_same_numbers(tmp_path: Path
 
 def test_more_processes_than_cores_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer\.devices=999 would start as many processes on \d+ cores"):
-        in_processes("train", [], {"devices": 999, "accelerator": "cpu"}, lambda argv: 0)
+        in_processes("train", [], {"devices": 999, "accelerator": "cpu"}, lambda: 0, check=lambda: None)

@@ -21,7 +21,7 @@ from calib.commands.failure.cross_fit import cross_fit
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import from_images, resolve
 from calib.commands.failure.results import write_results
-from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
+from calib.config import FailureLossConfig, FailureRun, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
@@ -219,9 +219,8 @@ def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: FailureRun) -> int:
     """Run `train.py task=failure` and print the tables. Returns the exit status."""
-    config = load_config(argv, task="failure")
     started = time.monotonic()
     results = train_failure(config)
     say = sys.stdout.write

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from calib.commands.search.grid import CHOOSE_BY
-from calib.commands.search.space import Choice, Search, TuneSettings
+from calib.commands.search.space import Choice, Search
 from calib.io.locks import BusyError, is_held, locked
 from calib.runs.folder import RunFolder
 
@@ -54,13 +54,12 @@ class Study:
     Args:
         folder: The search's folder, which is there.
         search: What is varied.
-        settings: The search's own settings.
         epochs: Of a run; for the epochs in which nothing is stopped.
     """
 
-    def __init__(self, folder: Path, search: Search, settings: TuneSettings, *, epochs: int) -> None:
+    def __init__(self, folder: Path, search: Search, *, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self._search, self._settings = folder, search, settings
+        self.folder, self._search, self._settings = folder, search, search.settings
         file = RunFolder(folder).study
         with self._alone():
             if not file.is_file():
@@ -68,7 +67,7 @@ class Study:
         self._study = optuna.load_study(study_name=NAME, storage=_storage(file))
         warm_up = max(1, epochs // WARM_UP)
         median = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up)
-        self._study.pruner = median if settings.prune else optuna.pruners.NopPruner()
+        self._study.pruner = median if self._settings.prune else optuna.pruners.NopPruner()
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as they are now."""

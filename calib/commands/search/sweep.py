@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from calib.commands.search.grid import SweepSettings, expand, sweep_settings
+from calib.commands.search.grid import Sweep
 from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
@@ -22,15 +22,14 @@ from calib.runs.prepare import RunInputs, SharedInputs
 log = logging.getLogger(__name__)
 
 
-def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
+def sweep(wanted: Sweep) -> dict[str, Any]:
     """Train and evaluate every point of a sweep, and return the table and where things lie.
 
     Every run gets a folder as if it had been trained alone; finished ones are read back, an interrupted stack
     goes on. A run whose loss becomes NaN is named in the table and does not stop the others.
 
     Args:
-        argv: Settings of the runs, as for `calib.commands.search.grid.expand`.
-        settings: Folder, sampling, ranking and the size of a stack.
+        wanted: From `calib.commands.search.grid.sweep_of`.
 
     Returns:
         {"table": Markdown, "best": settings with the best validation metric, "folder": path, "trained":
@@ -40,8 +39,8 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
         FileNotFoundError: Images or weights are not there.
         ValueError: A setting is wrong, or the folder holds something else; nothing is trained then.
     """
-    runs = plan(argv, settings)
-    folder = _folder_of(argv, settings)
+    runs, settings = plan(wanted), wanted.settings
+    folder = _folder_of(wanted)
     RunFolder(folder).refuse_if_busy()  # before minutes of encoding
     groups = _stacks_to_train(runs, folder, settings.stack)
     failed: dict[str, str] = {}
@@ -63,7 +62,7 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
         write_json(
             RunFolder(folder).sweep,
             {
-                "arguments": list(argv),
+                "arguments": wanted.arguments,
                 "settings": asdict(settings),
                 "best": best,
                 "failed": failed,
@@ -81,20 +80,20 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
     }
 
 
-def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
+def plan(wanted: Sweep) -> list[Run]:
     """Return all runs of a sweep, each checked; writes nothing.
 
     Raises:
         ValueError: As `sweep`.
     """
-    folder = _folder_of(argv, settings)
+    folder = _folder_of(wanted)
     blocking = blocking_file(folder)
     if blocking is not None:
         raise ValueError(f"The sweep's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
     if RunFolder(folder).config.is_file():
         raise ValueError(f"'{folder}' is the folder of a run. {OTHER}")
     runs = []
-    for point, config in expand(argv, samples=settings.samples, seed=settings.sample_seed):
+    for point, config in wanted.points:
         if config.out is not None:
             raise ValueError("The folder of a sweep is given once, out=FOLDER, not swept over.")
         runs.append(new_run(point, config, folder / point.name))
@@ -134,15 +133,14 @@ def _remove_finished_stacks(runs: Sequence[Run], folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _folder_of(argv: Sequence[str], settings: SweepSettings) -> Path:
-    return Path(settings.out or Path("runs") / f"sweep-{json_digest(sorted(argv))[:6]}")
+def _folder_of(wanted: Sweep) -> Path:
+    return Path(wanted.settings.out or Path("runs") / f"sweep-{json_digest(sorted(wanted.arguments))[:6]}")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(wanted: Sweep) -> int:
     """Run `calib sweep` and print the table. Returns the exit status: 1 if a run failed."""
-    settings, rest = sweep_settings(argv)
     started = time.monotonic()
-    results = sweep(rest, settings)
+    results = sweep(wanted)
     say = sys.stdout.write
     say(f"\n{results['table']}\n\n")
     if results["trained"]:
