@@ -10,29 +10,11 @@ from typing import Any
 
 import torch
 
-from calib.config import DataConfig, EvaluateRun, part_from_dict
+from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, part_from_dict
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
-from calib.runs.identity import FREE, flat, is_among
-
-# Settings that do not make another method, or are shown in words of their own.
-TOLD = (
-    "backbone",
-    "data.class_names",
-    "data.name",
-    "data.options",
-    "data.root",
-    "data.shots",
-    "data.template",
-    "loss",
-    "n_bins",
-    "parity.metrics",
-    "preset",
-    "prompt.n_ctx",
-    "seed",
-    "task",
-)
+from calib.runs.identity import flat
 
 
 @dataclass
@@ -121,8 +103,14 @@ def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: f"{'.'.join(key.split('.')[-2:])}={value}"
         for key, value in flat(dict(config)).items()
-        if not is_among(key, (*FREE, *TOLD))
+        if _sets_apart(key)
     }
+
+
+def _sets_apart(key: str) -> bool:
+    """Return whether the tables show a setting of the training; one that this version does not know, yes."""
+    one = find_setting(PromptRun, key)
+    return one is None or not (one.affects == "nothing" or one.told)
 
 
 def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -> str:
