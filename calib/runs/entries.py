@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, part_from_dict
+from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given, part_from_dict
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
@@ -76,9 +76,8 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     training = checkpoint.training
     data = (training.get("config") or {}).get("data")
     own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
-    blank = DataConfig(name="")
-    changes = {f.name: getattr(override, f.name) for f in fields(DataConfig)}
-    data = replace(own, **{key: value for key, value in changes.items() if value != getattr(blank, key)})
+    changes = {name: getattr(override, name) for name in given(override, EvaluateRun().data)}
+    data = replace(own, **{**changes, "name": override.name or own.name})
     if not data.name:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
