@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calib.config import DataConfig, EvaluateRun, part_from_dict
+from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given, part_from_dict
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
 from calib.runs.folder import FILES, RunFolder
-from calib.runs.identity import FREE, flat, is_among
-
-# Settings that do not make another method, or are shown in words of their own.
-TOLD = (
-    "backbone",
-    "data.class_names",
-    "data.name",
-    "data.options",
-    "data.root",
-    "data.shots",
-    "data.template",
-    "loss",
-    "n_bins",
-    "parity.metrics",
-    "preset",
-    "prompt.n_ctx",
-    "seed",
-    "task",
-)
+from calib.runs.identity import flat
 
 
 @dataclass
@@ -95,9 +77,8 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     training = checkpoint.training
     data = (training.get("config") or {}).get("data")
     own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
-    blank = DataConfig(name="")
-    changes = {f.name: getattr(override, f.name) for f in fields(DataConfig)}
-    data = replace(own, **{key: value for key, value in changes.items() if value != getattr(blank, key)})
+    changes = {name: getattr(override, name) for name in given(override, EvaluateRun().data)}
+    data = replace(own, **{**changes, "name": override.name or own.name})
     if not data.name:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
@@ -122,8 +103,14 @@ def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: f"{'.'.join(key.split('.')[-2:])}={value}"
         for key, value in flat(dict(config)).items()
-        if not is_among(key, (*FREE, *TOLD))
+        if _sets_apart(key)
     }
+
+
+def _sets_apart(key: str) -> bool:
+    """Return whether the tables show a setting of the training; one that this version does not know, yes."""
+    one = find_setting(PromptRun, key)
+    return one is None or not (one.affects == "nothing" or one.told)
 
 
 def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from tests_shared import SHORT
 
 from calib.cli import main
 from calib.commands.search.grid import sweep_of
+from calib.commands.search.stacks import sharing_key
 from calib.commands.search.sweep import sweep
 from calib.commands.train import train
-from calib.config import load_config
+from calib.config import DataConfig, PromptRun, load_config
+from calib.config.schema import setting
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
 
@@ -191,3 +194,20 @@ def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_p
     assert torch.allclose(*contexts, atol=1e-5)
     curves = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in folders]
     assert [row.split(",")[:2] for row in curves[0]] == [row.split(",")[:2] for row in curves[1]]
+
+
+@dataclass
+class CorruptedData(DataConfig):
+    corruption: str = setting("none", affects="encoding")
+    seen: bool = setting(False, affects="report")
+
+
+@dataclass
+class CorruptedRun(PromptRun):
+    data: CorruptedData = field(default_factory=CorruptedData)
+
+
+def test_a_new_setting_of_the_images_divides_what_a_sweep_shares() -> None:
+    plain, blurred = CorruptedRun(), CorruptedRun(data=CorruptedData(corruption="blur"))
+    assert sharing_key(blurred) != sharing_key(plain)
+    assert sharing_key(CorruptedRun(seed=2, data=CorruptedData(seen=True, shots=16))) == sharing_key(plain)

@@ -20,10 +20,11 @@ from tests_shared import SHORT
 
 from calib.cli import main
 from calib.commands.failure.cross_fit import make_folds
+from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.predict import predict
 from calib.commands.train import train
-from calib.config import FailureRun, load_config
+from calib.config import FailureRun, load_config, to_yaml
 from calib.data import load_data
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
@@ -219,6 +220,22 @@ def test_images_outside_suffice_where_there_are_enough(failure_settings, tmp_pat
     assert not (set(split["train"]) | set(split["val"])) & set(own["train"] + own["val"])
     assert len(split["train"]) == 200 - 5 * (4 + 4 + 4)
     assert load_config([str(tmp_path / "f" / "config.yaml")], task="failure").data.name == "lc25000"
+
+
+def test_a_default_that_was_asked_for_is_honoured_or_refused(runs, failure_settings, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    prompt.backbone["name"] = prompt.backbone["build"]["name"] = "plip"
+    prompt.training["config"]["data"] |= {"root": "images", "template": "A scan of {}."}
+    path = tmp_path / "prompt.safetensors"
+    prompt.save(path)
+    filled = resolve(failure_settings(f"prompt={path}", "data.root=null")).data
+    assert (filled.name, filled.root, filled.template) == ("cxr3", None, "A scan of {}.")
+    with pytest.raises(ValueError, match=r"was made for plip; leave out backbone.name \(it is embedded\)"):
+        train_failure(failure_settings(f"prompt={path}", "data.root=null", "backbone.name=embedded"))
+    whole = tmp_path / "failure.yaml"
+    whole.write_text(to_yaml(FailureRun()))  # a file that says every default asks for none
+    with pytest.raises(ValueError, match=r"plip.*backbone\.weights"):
+        train_failure(failure_settings(str(whole), f"prompt={path}", "data.root=null"))
 
 
 def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, tmp_path: Path) -> None:

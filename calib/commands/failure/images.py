@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
+from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves, part_from_dict
 from calib.core.hashing import stable_hash
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
@@ -46,16 +46,10 @@ def resolve(config: FailureRun) -> FailureRun:
             f"The prompt '{config.prompt}' does not say which data set it was trained on; give one: "
             "data.name=... data.root=..."
         )
-    given = config.data
-    filled = replace(
-        given,
-        name=own.name,
-        root=given.root or own.root,
-        template=given.template or own.template,
-        class_names=given.class_names or own.class_names,
-        options=given.options or own.options,
-    )
-    return replace(config, data=filled)
+    asked = given(config.data, FailureRun().data)
+    left_out = [key for key, one in leaves(DataConfig) if one.of_prompt and key not in asked]
+    filled = {key: getattr(own, key) for key in ("name", *left_out)}
+    return replace(config, data=replace(config.data, **filled))
 
 
 def from_images(config: FailureRun) -> FailureData:
@@ -108,7 +102,8 @@ def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
         backbone = make_backbone(config.backbone, {}).to(device)
         return FrozenClassifier.of(zero_shot(backbone, task, training=facts_of(config)), backbone)
     prompt = Prompt.load(prompt_path(config.prompt))
-    if config.backbone.name not in (BackboneConfig().name, prompt.backbone["name"]):
+    asked = "name" in given(config.backbone, BackboneConfig())
+    if asked and config.backbone.name != prompt.backbone["name"]:
         raise ValueError(
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
             f"(it is {config.backbone.name})."

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback, seed_everything
 from torch import Tensor
@@ -21,52 +20,11 @@ from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.runs.folder import RunFolder
-from calib.runs.identity import is_among, relevant_settings
+from calib.runs.identity import each_setting, relevant_settings, settings_that_affect
 from calib.runs.last_state import write_curves
 from calib.runs.prepare import RunInputs, SharedInputs, draw, load_shared
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-
-# Settings that the prompts of one stack may have each for itself.
-OWN = (
-    "seed",
-    "preset",
-    "loss",
-    "optim.lr",
-    "optim.momentum",
-    "optim.weight_decay",
-)
-
-
-OWN_LENGTH = ("data.shots", "data.batch_size")  # how many batches an epoch has
-
-
-# With one of these a run ends, or validates, by batches: those of a stack then all have as many.
-BY_BATCHES = (
-    "limit_train_batches",
-    "limit_val_batches",
-    "max_steps",
-    "max_time",
-    "overfit_batches",
-    "val_check_interval",
-)
-
-
-OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
-
-
-# Settings that decide which images are encoded, with which model.
-COMMON = (
-    "backbone",
-    "data.name",
-    "data.root",
-    "data.template",
-    "data.class_names",
-    "data.options",
-    "parity",
-    "trainer.accelerator",
-)
-
 
 log = logging.getLogger(__name__)
 STACK = ".stack-"
@@ -122,7 +80,7 @@ def stacks(
     """
     groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
-        place = json_digest(_some(run.config, COMMON))
+        place = sharing_key(run.config)
         if place not in commons:
             commons[place] = load_shared(run.config)
         prepared = draw(run.config, commons[place])
@@ -215,11 +173,26 @@ def _batches(run: tuple[Run, RunInputs]) -> int:
     return -(-len(run[1].train) // run[0].config.data.batch_size)
 
 
+def sharing_key(config: PromptRun) -> str:
+    """Return what two runs must agree in to share a backbone, a data set and its test features.
+
+    Example:
+        >>> plain, other = PromptRun(), PromptRun(trainer={"accelerator": "cpu"})
+        >>> sharing_key(PromptRun(seed=2)) == sharing_key(plain), sharing_key(other) == sharing_key(plain)
+        (True, False)
+    """
+    return json_digest(settings_that_affect("encoding", config))
+
+
 def _stack_key(config: PromptRun) -> str:
-    """Return what two runs must share to be trained side by side."""
-    by_batches = any(key in config.trainer for key in BY_BATCHES)
-    own = (*OWN, *OWN_SCHEDULE, *(() if by_batches else OWN_LENGTH))
-    shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
+    """Return what two runs must agree in to be trained side by side."""
+    known = [*each_setting(config)]
+    by_batches = any(one.by_batches for _, _, one in known)
+    shared = {
+        key: value
+        for key, value, one in known
+        if one.affects not in ("nothing", "own") and (by_batches or not one.sets_length)
+    }
     return json_digest(shared)
 
 
@@ -227,7 +200,3 @@ def stack_folder(folder: Path, stack: Sequence[tuple[Run, RunInputs]]) -> RunFol
     """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
     content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
     return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")
-
-
-def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in relevant_settings(config).items() if is_among(key, names)}
