@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -50,12 +49,13 @@ def constant_warmup(
         warmup_lr: Learning rate of the warm-up.
         max_epochs: Length of the run.
     """
-    return partial(
-        lr_after_constant_warmup,
-        max_epochs=max_epochs,
-        warmup_epochs=warmup_epochs,
-        warmup_factor=warmup_lr / lr,
-    )
+
+    def factor(epoch: int) -> float:  # not a partial, of which a checkpoint would hold more
+        return lr_after_constant_warmup(
+            epoch, max_epochs=max_epochs, warmup_epochs=warmup_epochs, warmup_factor=warmup_lr / lr
+        )
+
+    return factor
 
 
 def lr_after_linear_warmup(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:
