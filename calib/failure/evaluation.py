@@ -15,6 +15,7 @@ from calib.failure.cases import FailureCases
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
 from calib.failure.vilu_inputs import mcp_log_odds
+from calib.metrics import FAILURE_METRICS, columns_of
 from calib.metrics.failure import failure_statistic, summarize_failure
 from calib.scores import SCORES, fit_score, score
 from calib.scores.images import ClassGaussians, ImagePrototypes
@@ -48,8 +49,6 @@ IMAGE_SCORES: dict[str, Callable[[FailureCases, Tensor], Any]] = {
 }
 # Scores that compare an image with the classes of others: captions are other ones in every batch.
 OF_CLASSES = ("rel_u", *IMAGE_SCORES)
-# Metrics with intervals, in the order of the table.
-REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
 
 
 @dataclass
@@ -185,8 +184,9 @@ def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:
         for name, uncertainty in judgements.values.items()
     }
     for name, reason in judgements.not_fitted.items():
-        values[name] = {metric: float("nan") for metric in REPORTED} | {
-            "undefined": dict.fromkeys(REPORTED, f"not fitted: {reason}")
+        reported = columns_of(FAILURE_METRICS)
+        values[name] = {metric: float("nan") for metric in reported} | {
+            "undefined": dict.fromkeys(reported, f"not fitted: {reason}")
         }
     return values
 
@@ -224,7 +224,7 @@ def add_intervals(
     for name, uncertainty in arrays.items():
         row = metrics[name]
         row["intervals"], row["minus_mcp"] = {}, {}
-        for metric in REPORTED:
+        for metric in columns_of(FAILURE_METRICS):
             if metric in row["undefined"]:
                 continue
             statistic, ours = failure_statistic(metric), (uncertainty, failure)

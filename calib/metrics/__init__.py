@@ -35,6 +35,7 @@ from calib.metrics.classification import (
 from calib.metrics.columns import Column, columns_of
 from calib.metrics.failure import (
     FAILURE_METRICS,
+    FailureMetric,
     FailureStatistic,
     RiskCoverage,
     augrc,
