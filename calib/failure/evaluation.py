@@ -14,14 +14,13 @@ from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
+from calib.metrics import FAILURE_METRICS, columns_of
 from calib.metrics.failure import failure_statistic, summarize_failure
 from calib.scores import SCORES, ReadyScore, fit, needs_same_classes
 from calib.stats import bootstrap_interval, paired_bootstrap
 
 BASELINE = "mcp"  # what every score is compared with
 CAPTIONS_DIFFER = "it needs the same classes for all images, and captions are other ones in every batch"
-# Metrics with intervals, in the order of the table.
-REPORTED = ("auroc", "fpr95", "aurc", "eaurc", "augrc", "aupr_error")
 
 
 @dataclass
@@ -145,8 +144,9 @@ def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:
         for name, uncertainty in judgements.values.items()
     }
     for name, reason in judgements.not_fitted.items():
-        values[name] = {metric: float("nan") for metric in REPORTED} | {
-            "undefined": dict.fromkeys(REPORTED, f"not fitted: {reason}")
+        reported = columns_of(FAILURE_METRICS)
+        values[name] = {metric: float("nan") for metric in reported} | {
+            "undefined": dict.fromkeys(reported, f"not fitted: {reason}")
         }
     return values
 
@@ -184,7 +184,7 @@ def add_intervals(
     for name, uncertainty in arrays.items():
         row = metrics[name]
         row["intervals"], row["minus_mcp"] = {}, {}
-        for metric in REPORTED:
+        for metric in columns_of(FAILURE_METRICS):
             if metric in row["undefined"]:
                 continue
             statistic, ours = failure_statistic(metric), (uncertainty, failure)

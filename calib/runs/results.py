@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from calib.config import FailureRun, PromptRun
 from calib.data.predictions import Predictions
-from calib.failure.module import WATCHED
 from calib.losses import Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS
 from calib.report.plots import reliability_panels
@@ -58,7 +57,8 @@ def metric_names(config: PromptRun | FailureRun) -> set[str]:
     """
     names = {"epoch"}
     if isinstance(config, FailureRun):
-        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in WATCHED}
+        watched = [name for name, metric in FAILURE_METRICS.items() if metric.watched]
+        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in watched}
         return names | {f"test/{name}" for name in (*FAILURE_METRICS, "n", "n_failures")}
     terms = Objective(resolve_terms(config.preset, config.loss)).weights
     names |= {f"train/{term}" for term in (*terms, "total")}
