@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -32,11 +31,11 @@ BACKBONES: dict[str, Callable[[BackboneOptions], Backbone]] = {
     "medclip": _lazy("medclip", "medclip"),
 }
 
-# "prefix:rest" -> a function of (rest, options).
-PREFIXES: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
-    "open_clip": _lazy("named", "open_clip_model"),
-    "local-dir": _lazy("named", "local_dir"),
-    "hf-hub": _lazy("named", "hf_hub"),
+# Names of the form "prefix:rest" -> a function of (rest, options).
+FORMS: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
+    "open_clip:<model>": _lazy("named", "open_clip_model"),
+    "local-dir:<folder>": _lazy("named", "local_dir"),
+    "hf-hub:<org/name>": _lazy("named", "hf_hub"),
 }
 
 
@@ -85,11 +84,10 @@ def create_backbone(
         seed=seed,
         parity=dict(parity or {}),
     )
-    prefix, colon, rest = name.partition(":")
-    if colon and rest and prefix in PREFIXES:
-        return partial(PREFIXES[prefix], rest)(options)
+    prefix, _, rest = name.partition(":")
+    for form, build in FORMS.items():
+        if rest and form.startswith(f"{prefix}:"):
+            return build(rest, options)
     if name not in BACKBONES:
-        raise unknown_name(
-            "backbone", name, [*BACKBONES, "open_clip:<model>", "local-dir:<folder>", "hf-hub:<org/name>"]
-        )
+        raise unknown_name("backbone", name, [*BACKBONES, *FORMS])
     return BACKBONES[name](options)
