@@ -7,14 +7,19 @@ import re
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests_shared import SHORT
 
+from calib.backbones import create_backbone
 from calib.cli import COMMANDS, After, Command, main, run
-from calib.config import SCHEMAS, dataclass_of
+from calib.commands.failure.run import loss_settings
+from calib.config import SCHEMAS, FailureLossConfig, dataclass_of, load_config
+from calib.data import load_data
+from calib.failure.evaluation import score_names
+from calib.losses import LOSSES, Objective, resolve_terms
 
 
 def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -117,6 +122,47 @@ def test_a_typo_and_help_are_answered_before_anything_heavy_is_imported(
         "assert not {'torch', 'lightning'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# What is typed, and what says no to that name where it is used.
+TYPOS: list[tuple[list[str], Callable[[], object]]] = [
+    (["train", "loss.smack.alpha=1"], lambda: resolve_terms("coop", {"smack": {}})),
+    (["train", "loss.smac.alhpa=1"], lambda: Objective({"smac": {"alhpa": 1}})),
+    (["train", "loss.smac.alpha=x"], lambda: Objective({"smac": {"alpha": "x"}})),
+    (["train", "preset=calibpromt"], lambda: resolve_terms("calibpromt")),
+    (["train", "baselines=[copo]"], lambda: resolve_terms("copo")),
+    (["train", "backbone.name=plipp"], lambda: create_backbone("plipp")),
+    (["train", "backbone.name=open_clipp:ViT-B-32"], lambda: create_backbone("open_clipp:ViT-B-32")),
+    (["train", "data.name=kahter"], lambda: load_data("kahter")),
+    (["train", "task=failure", "loss.name=bec"], lambda: loss_settings(FailureLossConfig(name="bec"))),
+    (["train", "task=failure", "scores=[mpc]"], lambda: score_names(["mpc"])),
+    (["train", "task=failure", "backbone.name=plipp"], lambda: create_backbone("plipp")),
+    (["sweep", "preset=coop,calibpromt"], lambda: resolve_terms("calibpromt")),
+    (["tune", "loss.smack.alpha=0.1..0.2"], lambda: resolve_terms("coop", {"smack": {}})),
+    (["evaluate", "runs/x", "data.name=kahter"], lambda: load_data("kahter")),
+]
+
+
+def test_an_unknown_name_is_answered_alike_before_and_after_torch_is_imported() -> None:
+    code = (
+        "import sys; from calib.cli import main\n"
+        f"assert [main(argv) for argv in {[argv for argv, _ in TYPOS]}] == [1] * {len(TYPOS)}\n"
+        "assert not {'torch', 'lightning'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for line, (argv, use) in zip(done.stderr.splitlines(), TYPOS, strict=True):
+        with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
+            use()
+        assert line == f"calib {argv[0]}: {refused.value}"
+
+
+def test_a_name_that_a_program_added_is_known(monkeypatch) -> None:
+    def spread(logits, *, width=1.0): ...
+
+    monkeypatch.setitem(LOSSES, "spread", spread)
+    assert load_config(["loss.spread.width=2"], task="prompt").loss == {"spread": {"width": 2}}
+    with pytest.raises(ValueError, match=r"Did you mean 'width'\?"):
+        load_config(["loss.spread.wdith=2"], task="prompt")
 
 
 def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:

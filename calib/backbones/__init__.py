@@ -32,11 +32,11 @@ BACKBONES: dict[str, Callable[[BackboneOptions], Backbone]] = {
     "medclip": _lazy("medclip", "medclip"),
 }
 
-# "prefix:rest" -> a function of (rest, options).
-PREFIXES: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
-    "open_clip": _lazy("named", "open_clip_model"),
-    "local-dir": _lazy("named", "local_dir"),
-    "hf-hub": _lazy("named", "hf_hub"),
+# Names of the form "prefix:rest" -> a function of (rest, options).
+FORMS: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
+    "open_clip:<model>": _lazy("named", "open_clip_model"),
+    "local-dir:<folder>": _lazy("named", "local_dir"),
+    "hf-hub:<org/name>": _lazy("named", "hf_hub"),
 }
 
 # What `Backbone.build` holds, and of which type.
@@ -137,11 +137,10 @@ def rebuild_backbone(
 
 
 def _builder(name: str) -> Callable[[BackboneOptions], Backbone]:
-    prefix, colon, rest = name.partition(":")
-    if colon and rest and prefix in PREFIXES:
-        return partial(PREFIXES[prefix], rest)
+    prefix, _, rest = name.partition(":")
+    for form, build in FORMS.items():
+        if rest and form.startswith(f"{prefix}:"):
+            return partial(build, rest)
     if name not in BACKBONES:
-        raise unknown_name(
-            "backbone", name, [*BACKBONES, "open_clip:<model>", "local-dir:<folder>", "hf-hub:<org/name>"]
-        )
+        raise unknown_name("backbone", name, [*BACKBONES, *FORMS])
     return BACKBONES[name]

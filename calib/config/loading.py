@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
+from calib.config.names import check_names
 from calib.config.ranges import check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import SettingsError, check_values, check_yaml
@@ -78,7 +79,7 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
 
     Raises:
         FileNotFoundError: A YAML file does not exist.
-        ValueError: An unknown key, a value of the wrong type, a flag, or YAML that cannot be read.
+        ValueError: An unknown key or name, a value of the wrong type, a flag, or YAML that cannot be read.
 
     Example:
         >>> load_config(["data.shots=16", "loss.smac.alpha=0.1"], task="prompt").loss
@@ -99,6 +100,7 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
         raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
     try:
         check_ranges(config)
+        check_names(config)
     except ValueError as error:
         if not files:
             raise
