@@ -118,17 +118,17 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
     tables: dict[str, tuple[FeatureTable, list[str]]] = {}
     predictions = []
     for entry in entries:
-        described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
+        described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
         if described not in backbones:
             backbones[described] = restore_backbone(
-                entry.checkpoint, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+                entry.prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data)
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
         table, names = tables[key]
         try:
-            prompt = entry.checkpoint.in_order(names)
+            prompt = entry.prompt.in_order(names)
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
         predictions.append(prompt.predict(table, data=entry.data.name))

@@ -44,22 +44,20 @@ def prompt_path(path: str | Path) -> Path:
     return path
 
 
-def restore_backbone(
-    checkpoint: Prompt, *, weights: str | None = None, tokenizer: str | None = None
-) -> Backbone:
+def restore_backbone(prompt: Prompt, *, weights: str | None = None, tokenizer: str | None = None) -> Backbone:
     """Return the backbone a prompt was made for, with the same weights and preprocessing.
 
     Args:
-        checkpoint: The export.
+        prompt: The export.
         weights: Where the weights are now. None: where they were at training.
         tokenizer: Likewise for the tokenizer.
 
     Raises:
         ValueError: The weights found are not those the prompt was trained with.
     """
-    said = checkpoint.backbone.get("build", {"name": checkpoint.backbone["name"]})
+    said = prompt.backbone.get("build", {"name": prompt.backbone["name"]})
     build = part_from_dict(BackboneConfig, said, source="the prompt's description of its backbone")
     moved = replace(build, weights=weights or build.weights, tokenizer=tokenizer or build.tokenizer)
-    backbone = make_backbone(moved, checkpoint.backbone.get("parity", {}))
-    checkpoint.check_backbone(backbone)
+    backbone = make_backbone(moved, prompt.backbone.get("parity", {}))
+    prompt.check_backbone(backbone)
     return backbone
