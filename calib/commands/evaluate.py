@@ -117,9 +117,9 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
     tables: dict[str, tuple[FeatureTable, list[str]]] = {}
     predictions = []
     for entry in entries:
-        described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
+        described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
         if described not in backbones:
-            backbones[described] = entry.checkpoint.restore_backbone(
+            backbones[described] = entry.prompt.restore_backbone(
                 weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data)
@@ -127,7 +127,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
             tables[key] = _encode(entry, backbones[described], config.split)
         table, names = tables[key]
         try:
-            prompt = entry.checkpoint.in_order(names)
+            prompt = entry.prompt.in_order(names)
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
         predictions.append(prompt.predict(table, data=entry.data.name))

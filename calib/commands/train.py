@@ -79,7 +79,7 @@ def train(config: PromptRun) -> dict[str, Any]:
                 _train_one(run, run_folder, objectives[run.preset], prepared)
             _write_report(config, folders)
     return {
-        **_read_results(folders),
+        "methods": _read_results(folders),
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
         "folder": str(folder.path),
         "prompt": str(folder.prompt),
@@ -162,12 +162,12 @@ def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
 
 
 @ranks.by_first
-def _read_results(folders: dict[str, RunFolder]) -> dict[str, Any]:
+def _read_results(folders: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
     """Return the test metrics of every method, once the job's own export could be read."""
     methods = {name: each.results()["test"] for name, each in folders.items()}
     *_, folder = folders.values()
     Prompt.load(folder.prompt)  # one that was damaged since is not announced
-    return {"methods": methods}
+    return methods
 
 
 def main(config: PromptRun) -> int:

@@ -24,14 +24,14 @@ class Entry:
 
     Attributes:
         path: The export.
-        checkpoint: What is in it.
+        prompt: What is in it.
         data: The data set to apply it to.
         facts: What sets its training apart: method, changed loss settings, shots, n_ctx, backbone, data set.
         method: Its name in the tables, from the facts that differ between the entries.
     """
 
     path: Path
-    checkpoint: Prompt
+    prompt: Prompt
     data: DataConfig
     facts: dict[str, str]
     method: str = ""
@@ -39,7 +39,7 @@ class Entry:
     @property
     def seed(self) -> int:
         """Seed of the training; prompts of one seed are compared in pairs."""
-        return int(self.checkpoint.training.get("seed") or 0)
+        return int(self.prompt.training.get("seed") or 0)
 
 
 def find_entries(config: EvaluateRun) -> list[Entry]:
@@ -73,8 +73,8 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 
 
 def _entry(path: Path, override: DataConfig) -> Entry:
-    checkpoint = Prompt.load(path)
-    training = checkpoint.training
+    prompt = Prompt.load(path)
+    training = prompt.training
     data = (training.get("config") or {}).get("data")
     own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
     changes = {name: getattr(override, name) for name in given(override, EvaluateRun().data)}
@@ -84,18 +84,18 @@ def _entry(path: Path, override: DataConfig) -> Entry:
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
         )
     method = training.get("method", path.parent.name)
-    learned = checkpoint.context is not None
+    learned = prompt.context is not None
     facts = {
         "method": method,
         "loss": _changed_settings(method, training.get("objective", {})),
-        "n_ctx": f"n_ctx={checkpoint.prompt.get('n_ctx')}" if learned else "",
+        "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
         "shots": f"{own.shots} shots" if learned else "",
-        "backbone": checkpoint.backbone["name"],
+        "backbone": prompt.backbone["name"],
         "trained on": own.name,
     }
     if learned:
         facts |= _other_settings(training.get("config", {}))
-    return Entry(path, checkpoint, data, facts)
+    return Entry(path, prompt, data, facts)
 
 
 def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -141,9 +141,7 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
     kept: dict[tuple[str, int], Entry] = {}
     for entry in entries:
         twin = kept.setdefault((entry.method, entry.seed), entry)
-        if twin is not entry and not torch.equal(
-            twin.checkpoint.text_features, entry.checkpoint.text_features
-        ):
+        if twin is not entry and not torch.equal(twin.prompt.text_features, entry.prompt.text_features):
             raise ValueError(
                 f"{twin.path} and {entry.path} are different prompts, both '{entry.method}' with seed "
                 f"{entry.seed}. "

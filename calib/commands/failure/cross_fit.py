@@ -113,13 +113,13 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
         if key in config.trainer
     }
     elsewhere = {"accelerator", "devices", "num_nodes"}  # where the prompt was trained
-    places = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
+    files = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
     return replace(
         own,
         baselines=[],
         out=None,
         trainer={**{key: value for key, value in own.trainer.items() if key not in elsewhere}, **here},
-        data=replace(own.data, **places),
+        data=replace(own.data, **files),
         log=replace(own.log, wandb="disabled"),
         resume=True,
         overwrite=False,

@@ -62,10 +62,10 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
         raise ValueError("Prompts side by side are trained on cached features: leave out data.cache=false.")
     check_trainer(config.trainer)
     check_started(config.trainer)
-    place = RunFolder(path)
-    run = replace(config, out=str(place.path))
-    place.check(run)
-    return Run(point, run, place, Objective(resolve_terms(run.preset, run.loss)))
+    folder = RunFolder(path)
+    run = replace(config, out=str(folder.path))
+    folder.check(run)
+    return Run(point, run, folder, Objective(resolve_terms(run.preset, run.loss)))
 
 
 def stacks(
@@ -94,13 +94,13 @@ def stacks(
 
 
 def train_stack(
-    stack: Sequence[tuple[Run, RunInputs]], place: RunFolder, callbacks: Sequence[Callback] = ()
+    stack: Sequence[tuple[Run, RunInputs]], folder: RunFolder, callbacks: Sequence[Callback] = ()
 ) -> dict[str, str]:
     """Train runs side by side, write the folders of those that are not finished, and return why any failed.
 
     Args:
         stack: Runs that `stacks` put together.
-        place: Folder of the common checkpoints; removed at the end.
+        folder: Folder of the common checkpoints; removed at the end.
         callbacks: Further Lightning callbacks; what they raise ends the training.
 
     Returns:
@@ -130,18 +130,18 @@ def train_stack(
     vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
     sizes = sorted({len(data.train) for _, data in stack})
     log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
-    with place.locked():
-        write_json(place.members, [run.point.name for run, _ in stack])
+    with folder.locked():
+        write_json(folder.members, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,
-            place,
+            folder,
             [],
             validate=bool(vals),
             every_n_epochs=max(1, epochs // 5),
             callbacks=callbacks,
         )
-        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=place)
+        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=folder)
         texts = module.text_features().detach().cpu()  # (S, C, D)
         failed = {}
         for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
@@ -149,7 +149,7 @@ def train_stack(
                 failed[run.point.name] = prompt.failed
             elif run.config.overwrite or not run.folder.finished:
                 _write_run(run, data, prompt, text)
-    shutil.rmtree(place.path)
+    shutil.rmtree(folder.path)
     return failed
 
 
@@ -164,8 +164,8 @@ def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: 
                 values = {name: value for name, value in row.items() if name != "step"}
                 for logger in loggers:
                     logger.log_metrics(values, step=int(row["step"]))
-            checkpoint = exported(run.config, data, run.objective, text_features, prompt.learner.context)
-            test = evaluate_prompt(run.config, checkpoint, data, run.folder)
+            export = exported(run.config, data, run.objective, text_features, prompt.learner.context)
+            test = evaluate_prompt(run.config, export, data, run.folder)
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 

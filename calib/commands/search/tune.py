@@ -147,11 +147,12 @@ def work(search: Search, folder: Path, commons: dict[str, SharedInputs]) -> None
                 value = _value(claimed, study, search, commons)
             except StoppedError as stop:
                 study.tell(claimed, why=str(stop))
-                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)
+                shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
                 log.info("Trial %d is stopped: %s", claimed.number, stop)
             else:
                 study.tell(claimed, value)
-                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)  # left by a killed process
+                # What a process had left that was killed just then.
+                shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
                 by = search.settings.by
                 log.info("Trial %d: val. %s %.4f with %s", claimed.number, by, value, _words(claimed))
 
@@ -172,7 +173,7 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
     for stack in todo:
         log.info("Trial %d: %s", claimed.number, _words(claimed))
         watch = [Watch(claimed, search.settings.by)] if len(stack) == len(runs) else []
-        failed = train_stack(stack, RunFolder(_place(study.folder, claimed.number)), watch)
+        failed = train_stack(stack, RunFolder(_stack_folder(study.folder, claimed.number)), watch)
         if failed:
             raise StoppedError(next(iter(failed.values())))
     return fmean(run.folder.results()["val"][search.settings.by] for run in runs)
@@ -193,7 +194,7 @@ def _run_folder(folder: Path, number: int, seed: int) -> RunFolder:
     return RunFolder(folder / f"trial-{number:03d}_seed-{seed}")
 
 
-def _place(folder: Path, number: int) -> Path:
+def _stack_folder(folder: Path, number: int) -> Path:
     """Return the folder of the checkpoints that the seeds of a trial have in common."""
     return folder / f".trial-{number:03d}"
 
@@ -210,9 +211,9 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
     for trial in trials:
         if trial.state == TrialState.COMPLETE and "same_as" not in trial.user_attrs:
             point = Point({"trial": str(trial.number), **trial.user_attrs["changes"]})
-            places = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
-            if all(place.finished for place in places.values()):
-                results += [(point, seed, place.results()) for seed, place in places.items()]
+            folders = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
+            if all(each.finished for each in folders.values()):
+                results += [(point, seed, each.results()) for seed, each in folders.items()]
                 names[point.without_seed()] = trial
             else:
                 log.warning("Trial %d is left out: its runs are no longer there.", trial.number)
