@@ -78,13 +78,13 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     data = _data(config)
     seed_everything(config.seed, workers=True, verbose=False)
     head = _head(config, data)  # an option that does not fit is refused before any file is written
-    if data.cases is not None and not data.kept:
+    if data.cases is not None and data.cross_fit is None:
         check_both_kinds(data.cases)
     with ranks.held(folder.locked):
         ranks.decided(lambda: _begin(config, data, folder))
         cases = data.cases
-        if data.kept:
-            crossed = cross_fit(config, data, folder)
+        if data.cross_fit is not None:
+            crossed = cross_fit(config, data.cross_fit, folder)
             cases = crossed if cases is None else FailureCases.join([cases, crossed])
             check_both_kinds(cases)
             seed_everything(config.seed, workers=True, verbose=False)
@@ -165,8 +165,8 @@ def _fit(
     """Train the head, from its last checkpoint if there is one, and return it ready for export."""
     val, batch = data.val, config.data
     texts: Tensor | None = cases.text_features
-    if data.pairs is not None:  # the texts of training are in its batches
-        training = data.pairs.batches(batch.batch_size, seed=config.seed)
+    if data.captions is not None:  # the texts of training are in its batches
+        training = data.captions.pairs.batches(batch.batch_size, seed=config.seed)
         texts = None if val is None else val.text_features
     else:
         training = cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last)
