@@ -128,9 +128,10 @@ def _rows(
 ) -> list[list[str]]:
     """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
     features = backbone.encode_image(pixels).cpu()
-    probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
+    logits = checkpoint.logits(features)  # (B, C)
+    probs = logits.double().softmax(dim=1)
     best = probs.argmax(dim=1)
-    doubts = [[] for _ in best] if head is None else _doubts(head, features, best)
+    doubts = [[] for _ in best] if head is None else _doubts(head, features, best, logits)
     return [
         [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
         for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)
@@ -180,10 +181,10 @@ def usable_device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _doubts(head: FailureHead, features: Tensor, predictions: Tensor) -> list[list[str]]:
+def _doubts(head: FailureHead, features: Tensor, predictions: Tensor, logits: Tensor) -> list[list[str]]:
     """Return uncertainty and reasons of every image, as they stand in the CSV."""
     uncertainty = head.uncertainty(features, predictions).tolist()
-    why = head.explain(features, predictions).sentences(head.class_names)
+    why = head.explain(features, predictions, logits=logits).sentences(head.class_names)
     return [[f"{value:.6f}", safe_text(reason)] for value, reason in zip(uncertainty, why, strict=True)]
 
 

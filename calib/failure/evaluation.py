@@ -197,21 +197,3 @@ def add_intervals(
             except ValueError as error:  # one group, or no resample in which the metric is defined
                 row["no_interval"] = str(error)
                 break
-
-
-def part_means(head: ViLU, cases: FailureCases) -> dict[str, Tensor]:
-    """Return the mean input of the head over the plain training images, for its explanations.
-
-    Args:
-        head: The trained head.
-        cases: What it was trained on; with several models each image counts with the texts that judged it.
-    """
-    sums: dict[str, Tensor] = {}
-    for model, texts in enumerate(cases.text_features):
-        rows = (cases.source == model).nonzero().flatten()
-        if not len(rows):
-            continue
-        means = head.part_means(cases.image_features[0][rows], texts, cases.predictions[0][rows])
-        for name, value in means.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(rows) / len(cases)
-    return sums

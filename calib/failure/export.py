@@ -104,6 +104,7 @@ class FailureHead:
         predictions: Tensor | None = None,
         *,
         text_features: Tensor | None = None,
+        logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
@@ -112,6 +113,8 @@ class FailureHead:
             image_features: As in `uncertainty`.
             predictions: As in `uncertainty`.
             text_features: As in `uncertainty`.
+            logits: (N, C) of the model that is judged, e.g. `Prompt.logits`: its confidence is quoted as they
+                have it. None: as the model was when the head was trained.
             top: How many alternative classes to name.
 
         Raises:
@@ -121,7 +124,7 @@ class FailureHead:
             raise ValueError("This failure head was saved without training means, so it cannot explain.")
         self._check_features(image_features, "image_features")
         given = self._arguments(image_features, self._texts(text_features), predictions)
-        return self.head.explain(*given, means=self.means, top=top)
+        return self.head.explain(*given, means=self.means, logits=logits, top=top)
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.

@@ -114,13 +114,14 @@ def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) ->
     """
     cases, predictions = data.test_cases, data.test
     uncertainty = head_uncertainty(checkpoint, cases)
-    confidence = predictions.probs.gather(1, cases.predictions[0][:, None])[:, 0]
+    plain = cases.plain
     rows: dict[int, list[str]] = {}
     parts: list[str] = []
     for source, (index, texts) in enumerate(by_source(checkpoint, cases)):
-        names, picked = data.names_of(source), cases.predictions[0][index]
-        images = cases.image_features[0][index]
-        explanation = checkpoint.explain(images, picked, text_features=texts, top=top)
+        names, picked = data.names_of(source), plain.predictions[index]
+        explanation = checkpoint.explain(
+            plain.image_features[index], picked, text_features=texts, logits=plain.logits[index], top=top
+        )
         parts, why = list(explanation.contributions), explanation.sentences(names)
         for at, row in enumerate(index.tolist()):
             label, prediction = int(cases.labels[row]), int(picked[at])
@@ -129,7 +130,7 @@ def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) ->
                 safe_text(names[label]),
                 safe_text(names[prediction]),
                 "yes" if label == prediction else "no",
-                f"{float(confidence[row]):.6f}",
+                f"{float(explanation.probs[at, 0]):.6f}",  # the number that the words quote
                 f"{float(uncertainty[row]):.6f}",
                 safe_text(alternatives(explanation, at, names)),
                 *(f"{float(explanation.contributions[part][at]):+.4f}" for part in parts),

@@ -232,6 +232,7 @@ class ViLU(nn.Module):
         predictions: Tensor | None = None,
         *,
         means: Mapping[str, Tensor],
+        logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
@@ -242,23 +243,27 @@ class ViLU(nn.Module):
             predictions: As in `forward`.
             means: What `part_means` returned for the training images: the average case every image is
                 compared with.
+            logits: (B, C) of the model that is judged: the confidence it has elsewhere is the one that is
+                quoted. None: the head's own.
             top: How many alternative classes to name, at least 1; fewer where there are fewer.
 
         Raises:
-            ValueError: As in `forward`; `means` does not fit the head.
+            ValueError: As in `forward`; `means` does not fit the head, or logits are of another shape.
         """
         check_batch(self, image_features, text_features, predictions)
         with torch.no_grad():
             inputs = self.inputs(image_features, text_features, predictions)
-            logits = self.logits(image_features, text_features)
+            own = self.logits(image_features, text_features)
+            if logits is not None and logits.shape != own.shape:
+                raise ValueError(f"logits must be {tuple(own.shape)}, not {tuple(logits.shape)}.")
             return explain_failure(
                 self._run_mlp,
                 inputs.parts(),
                 inputs.confidence,
                 means=means,
-                logits=logits,
-                attention=inputs.attention,
-                predictions=logits.argmax(1) if predictions is None else predictions,
+                weights=own.softmax(1) if inputs.attention is None else inputs.attention,
+                logits=own if logits is None else logits.to(own.device),
+                predictions=own.argmax(1) if predictions is None else predictions,
                 top=top,
             )
 

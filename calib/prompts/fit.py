@@ -21,7 +21,7 @@ from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
 from calib.prompts.zero_shot import zero_shot
-from calib.training.fit import fit_quietly, quiet_trainer
+from calib.training.fit import fit_quietly
 
 OPTIMIZER = {"name": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -120,7 +120,7 @@ def fit_prompt(
         n_bins=n_bins,
     )
     device = backbone.device
-    fit_quietly(trainer or quiet_trainer(epochs), module, batches)
+    fit_quietly(module, batches, max_epochs=epochs, trainer=trainer)
     module.to(device)  # Lightning leaves everything on the CPU
     text_features, context = module.trained()
     return replace(

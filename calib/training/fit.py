@@ -1,77 +1,80 @@
-"""Training without a run folder: a trainer that writes and prints nothing."""
+"""Training inside a library call: nothing is printed, no file is written, Ctrl-C stays what it was."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningModule, Trainer
 
-REMARKS = (
-    "does not have many workers",
-    "module.s. in eval mode at the start of training",  # the frozen backbone, on purpose
-    "isinstance.treespec, LeafSpec",
-)
+TALKATIVE = ("lightning.pytorch", "lightning.fabric")  # loggers
 
 
-def quiet_trainer(epochs: int) -> Trainer:
-    """Return a trainer on one device, the fastest there is: no files, no progress bar, no validation.
-
-    Args:
-        epochs: Length of the training, at least 1.
-
-    Raises:
-        ValueError: `epochs` is below 1.
-    """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}.")
-    with _quiet():
-        return Trainer(
-            max_epochs=epochs,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            log_every_n_steps=1,
-        )
-
-
-def fit_quietly(trainer: Trainer, module: LightningModule, *batches: Any) -> None:
-    """Train a module, without the remarks of libraries on what the user did not choose.
+def fit_quietly(
+    module: LightningModule,
+    training: Any,
+    validation: Any = None,
+    *,
+    max_epochs: int,
+    trainer: Trainer | None = None,
+) -> None:
+    """Train a module on the best device there is, without a word and without a file.
 
     Args:
-        trainer: From `quiet_trainer`, or the user's own.
         module: What is trained.
-        batches: What `Trainer.fit` takes: a data module, or training and validation batches.
+        training: Its batches, or a data module.
+        validation: Validation batches. None: there are none, or the data module has them.
+        max_epochs: Passes over the training batches, at least 1.
+        trainer: A trainer of the user's own, which decides on epochs, device, validation and logging.
 
     Raises:
+        ValueError: `max_epochs` is below 1.
         KeyboardInterrupt: Ctrl-C was pressed.
-        FloatingPointError: A loss became NaN or infinite.
     """
-    try:
-        with _quiet():
-            trainer.fit(module, *batches)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C, which would end a notebook's kernel
-        raise KeyboardInterrupt from stop
+    if max_epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {max_epochs}.")
+    with _silence(), _own_interrupt():
+        if trainer is None:
+            trainer = Trainer(
+                max_epochs=max_epochs,
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                limit_val_batches=0 if validation is None else None,
+            )
+        trainer.fit(module, training, validation)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
+def _silence() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            for remark in REMARKS:
-                warnings.filterwarnings("ignore", message=f".*{remark}.*")
+            warnings.filterwarnings("ignore", module=r"lightning\.")
             yield
     finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Turn back what Lightning makes of Ctrl-C: it ignores the signal from then on, and ends the process."""
+    ours = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    except SystemExit as stop:
+        if ours is not None:
+            signal.signal(signal.SIGINT, ours)
+        raise KeyboardInterrupt from stop

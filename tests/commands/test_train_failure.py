@@ -662,6 +662,25 @@ def test_predict_adds_uncertainty_and_reasons(image_runs: Path, image_folder: Pa
         assert row["why"].startswith(f"Predicted {row['prediction']}, score for being wrong")
 
 
+def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
+    image_runs: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    prompt = Prompt.load(image_runs / "prompt.safetensors")
+    prompt.temperature = 5.0
+    prompt.save(tmp_path / "prompt.safetensors")
+    images = [str(image_folder / "test")]
+    cold, warm = (
+        list(csv.DictReader(predict(run, images, failure=image_runs).splitlines()))
+        for run in (image_runs, tmp_path)
+    )
+    for row in [*cold, *warm]:
+        quoted = re.search(r"the model's confidence of (\d+)%", row["why"])
+        assert quoted is None or int(quoted[1]) == round(100 * float(row["confidence"]))
+    assert any("the model's confidence" in row["why"] for row in warm)
+    assert [row["uncertainty"] for row in warm] == [row["uncertainty"] for row in cold]
+    assert all(float(w["confidence"]) < float(c["confidence"]) for w, c in zip(warm, cold, strict=True))
+
+
 def test_predict_refuses_a_head_for_another_prompt(
     image_runs: Path, image_folder: Path, runs, tmp_path
 ) -> None:

@@ -15,7 +15,7 @@ from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
-from calib.failure.data import FailureData, FrozenClassifier, owners
+from calib.failure.data import CrossFit, owners
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
@@ -27,7 +27,7 @@ from calib.runs.trainer import make_loggers
 log = logging.getLogger(__name__)
 
 
-def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureCases:
+def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureCases:
     """Return the cross-fitted predictions on those of the prompt's shots that the head learns from.
 
     For every fold, a prompt is trained on the other folds with the settings of the prompt that is judged, and
@@ -36,31 +36,27 @@ def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Failu
 
     Args:
         config: Number of folds, and where training runs.
-        data: What `from_images` returned.
+        plan: The shots, and what the prompts of the folds are made of.
         folder: The run's folder, claimed.
 
     Raises:
         ValueError: A class has its images in one fold only, so that a prompt would not see it.
     """
-    prompt, backbone, task, shots = data.judged.prompt, data.judged.backbone, data.task, data.shots
-    assert prompt is not None
-    assert backbone is not None
-    assert task is not None
-    assert shots is not None
+    backbone, task, shots = plan.backbone, plan.task, plan.shots
     table = task.train.subset(shots.train)
     features = features_of(table, backbone, config.data, views=config.data.views)
-    own = _settings(config, prompt)
+    own = _settings(config, plan.prompt)
     images = features_of(table, backbone, own.data, views=own.data.views) if own.data.cache else table
     folds = make_folds(table.labels, owners(table), config.folds, task.class_names)
     parts = []
     for number, fold in enumerate(folds):
-        judged_here = sorted(set(fold) & set(data.kept))
+        judged_here = sorted(set(fold) & set(plan.kept))
         if judged_here:
             rest = sorted(set(range(len(table))) - set(fold))
             log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
-            one = _fold_prompt(own, data, images.subset(rest), record, folder.fold(number + 1))
-            parts.append(FrozenClassifier.of(one, backbone).cases(features.subset(judged_here)))
+            one = _fold_prompt(own, plan, images.subset(rest), record, folder.fold(number + 1))
+            parts.append(FailureCases.of_prompt(one, features.subset(judged_here)))
     return FailureCases.join(parts)
 
 
@@ -127,15 +123,12 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
 
 
 def _fold_prompt(
-    own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], folder: RunFolder
+    own: PromptRun, plan: CrossFit, images: Table, record: dict[str, Any], folder: RunFolder
 ) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
     if ranks.decided(folder.prompt.is_file):
         return Prompt.load(folder.prompt)
-    prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
-    assert prompt is not None
-    assert backbone is not None
-    assert task is not None
+    backbone, task = plan.backbone, plan.task
     texts = zero_shot_features(backbone, task.class_names, task.template).cpu()  # some losses ask for them
     prepared = RunInputs(
         backbone=backbone,
@@ -143,7 +136,7 @@ def _fold_prompt(
         train=images,
         val=None,
         test=features_of(task.test, backbone, own.data),  # not looked at
-        zero_shot=replace(prompt, context=None, text_features=texts),
+        zero_shot=replace(plan.prompt, context=None, text_features=texts),
         record=record,
     )
     objective = Objective(resolve_terms(own.preset, own.loss))

@@ -73,7 +73,7 @@ def write_results(
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
     tensors = {f"uncertainty.{name}": value for name, value in judged.values.items()}
     tensors |= {"failure": judged.failure, "predictions": data.test_cases.predictions[0]}
-    if data.test_rows is not None:  # the block of each image, and whose captions the blocks hold
-        tensors |= {"block": data.test_cases.source, "candidates": data.test_rows}
+    if data.captions is not None:  # the block of each image, and whose captions the blocks hold
+        tensors |= {"block": data.test_cases.source, "candidates": data.captions.test_rows}
     record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
     save_tensors(folder.uncertainties, tensors, record)
