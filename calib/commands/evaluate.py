@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from calib.backbones.base import Backbone
-from calib.commands.compare import _over_seeds, compare
 from calib.config import EvaluateRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
 from calib.data import FeatureTable
 from calib.data.predictions import Predictions
-from calib.metrics import summarize
+from calib.metrics import METRICS, columns_of, summarize
+from calib.report.compare import compare, over_seeds
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
@@ -68,8 +68,22 @@ def _report(
         name: {e.seed: p for e, p in zip(entries, predictions, strict=True) if e.method == name}
         for name in methods
     }
-    table = results_table({name: _over_seeds(seeds) for name, seeds in metrics.items()})
-    intervals = compare(by_method, config) if config.baseline is not None else {}
+    table = results_table(
+        {
+            name: {key: over_seeds([values[key] for values in seeds.values()]) for key in columns_of(METRICS)}
+            for name, seeds in metrics.items()
+        }
+    )
+    intervals = {}
+    if config.baseline is not None:
+        intervals = compare(
+            by_method,
+            baseline=config.baseline,
+            n_bins=config.n_bins,
+            n_resamples=config.n_resamples,
+            level=config.level,
+            seed=config.seed,
+        )
     differences = differences_table(intervals) if intervals else None
     parts = [heading(predictions, config), table]
     if differences:

@@ -12,19 +12,11 @@ from calib.failure.data import FailureData
 from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
 from calib.failure.explain import Explanation
 from calib.failure.export import FailureHead
+from calib.metrics import FAILURE_METRICS, columns_of
 from calib.metrics.failure import aurc
 from calib.report.plots import risk_coverage_diagram
-from calib.report.tables import aligned
+from calib.report.tables import Cell, metrics_table
 
-# column title, metric, factor, decimals
-COLUMNS = (
-    ("AUROC %", "auroc", 100, 1),
-    ("FPR95 %", "fpr95", 100, 1),
-    ("AURC %", "aurc", 100, 2),
-    ("E-AURC %", "eaurc", 100, 2),
-    ("AUGRC %", "augrc", 100, 2),
-    ("AUPR-error %", "aupr_error", 100, 1),
-)
 FEW = 10  # wrong (or right) predictions below which a reader is warned
 DRAWN = 5  # curves in the picture; more would hide each other
 
@@ -36,11 +28,15 @@ def heading(results: Mapping[str, Any]) -> str:
         results: The content of metrics.json.
     """
     images, test = results["images"], results["test"]
+    columns = columns_of(FAILURE_METRICS)
+    better = [
+        columns[name].title.removesuffix(" %") for name in columns if FAILURE_METRICS[name].higher_is_better
+    ]
     text = (
         f"{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
         f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
-        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for AUROC and "
-        "AUPR-error, less for the others."
+        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for "
+        f"{' and '.join(better)}, less for the others."
     )
     least = min(test["n_failures"], test["n"] - test["n_failures"])
     if least < FEW:
@@ -69,11 +65,12 @@ def failure_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         metrics: Score to metrics, as in metrics.json.
     """
-    rows = [
-        [name, *(_cell(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+    columns = columns_of(FAILURE_METRICS)
+    rows = {
+        name: {key: Cell(row.get(key), interval=row.get("intervals", {}).get(key)) for key in columns}
         for name, row in metrics.items()
-    ]
-    return aligned(["score", *(title for title, *_ in COLUMNS)], rows)
+    }
+    return metrics_table("score", columns, rows)
 
 
 def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -82,12 +79,14 @@ def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
     Args:
         metrics: Score to metrics, as in metrics.json.
     """
-    rows = [
-        [name, *(_difference(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+    rows = {
+        name: {
+            key: Cell(middle, interval=(low, high)) for key, (low, middle, high) in row["minus_mcp"].items()
+        }
         for name, row in metrics.items()
         if row.get("minus_mcp")
-    ]
-    return aligned(["minus mcp", *(title for title, *_ in COLUMNS)], rows) if rows else None
+    }
+    return metrics_table("minus mcp", columns_of(FAILURE_METRICS), rows, difference=True) if rows else None
 
 
 def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -162,21 +161,3 @@ def risk_coverage_figure(judgements: Judgements, head: str) -> Any:
     others.sort(key=lambda name: float(aurc(judgements.values[name], judgements.failure)))
     shown = [head, BASELINE, *others[: DRAWN - 2]]
     return risk_coverage_diagram({name: (judgements.values[name], judgements.failure) for name in shown})
-
-
-def _cell(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
-    value = row[metric]
-    if value is None or value != value:
-        return "n/a"
-    text = f"{factor * value:.{decimals}f}"
-    if metric in row.get("intervals", {}):
-        low, high = row["intervals"][metric]
-        text += f" [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
-    return text
-
-
-def _difference(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
-    if metric not in row["minus_mcp"]:
-        return "n/a"
-    low, middle, high = (f"{factor * x:+.{decimals}f}" for x in row["minus_mcp"][metric])
-    return f"{middle} [{low}, {high}]"

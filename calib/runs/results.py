@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from calib.config import FailureRun, PromptRun
 from calib.data.predictions import Predictions
 from calib.losses import Objective, resolve_terms
-from calib.metrics import FAILURE_METRICS, METRICS
+from calib.metrics import FAILURE_METRICS, METRICS, columns_of
 from calib.report.plots import reliability_panels
-from calib.report.tables import COLUMNS
 from calib.runs.folder import RunFolder
 
 OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
@@ -97,7 +96,7 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
     folders = {name: each for name, each in folders.items() if each.finished}
     predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-    names = [name for _, name, _ in COLUMNS]
+    names = list(columns_of(METRICS))
     tests = {name: each.results()["test"] for name, each in folders.items()}
     return Results(
         ["method", *names],

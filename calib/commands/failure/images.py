@@ -16,7 +16,7 @@ from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
-from calib.failure.data import CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows, owners
+from calib.failure.data import CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
 from calib.failure.digests import prompt_digest
 from calib.io.files import read_json
 from calib.processes.join import pick_device
@@ -223,10 +223,8 @@ def _draw(config: FailureRun, task: TaskData, shots: FewShotSplit | None, copies
 
 def _free_rows(table: Table, shots: FewShotSplit | None, copies: set[str]) -> list[int]:
     """Return the rows that share no image or group with the prompt's shots, and no image with the test."""
-    taken = set() if shots is None else {*shots.train.tolist(), *shots.val.tolist()}
-    ids, owner = table.ids, owners(table)
-    taken_ids, taken_groups = {ids[row] for row in taken} | copies, {owner[row] for row in taken}
-    return [row for row in range(len(table)) if ids[row] not in taken_ids and owner[row] not in taken_groups]
+    rows = range(len(table)) if shots is None else shots.outside(table.ids, table.groups)
+    return [row for row in rows if table.ids[row] not in copies]
 
 
 def _with_own_shots(
