@@ -90,6 +90,12 @@ MEDCLIP_CONFIG = {
     "context_length": 14,
     "hidden_states": [1, 2, -1],
 }
+# Of every entry of BACKBONES, the kind of small model that stands for it in the contract test.
+KINDS = {
+    **dict.fromkeys(("embedded", "clip", "plip", "quiltnet"), "clip"),
+    "biomedclip": "biomedclip",
+    "medclip": "medclip",
+}
 IMAGE_SIZES = {"clip": 64, "biomedclip": 160, "medclip": 32}
 
 
@@ -120,11 +126,16 @@ def small(vocab: Path):
 
 
 @pytest.fixture(scope="session")
+def kinds() -> dict[str, str]:
+    return KINDS
+
+
+@pytest.fixture(scope="session")
 def configs() -> SimpleNamespace:
     return SimpleNamespace(clip=CLIP_CONFIG, biomedclip=BIOMEDCLIP_CONFIG, medclip=MEDCLIP_CONFIG, bert=BERT)
 
 
-@pytest.fixture(scope="module", params=["clip", "biomedclip", "medclip"])
+@pytest.fixture(scope="module", params=sorted(set(KINDS.values())))
 def backbone(request, small):
     return small(request.param)
 
