@@ -68,7 +68,7 @@ def predict(
             not possible; nothing is written.
     """
     check_numbers(batch_size, grey16_max)
-    place = usable_device(device)
+    where = usable_device(device)
     exports = [prompt_path(prompt)] if failure is None else [prompt_path(prompt), failure_path(failure)]
     files = find_images(images)
     if not skip_unreadable:
@@ -76,20 +76,20 @@ def predict(
             check_image_suffix(file)
     if out is not None:
         _check_out(Path(out), [*exports, *files])
-    checkpoint = Prompt.load(exports[0])
+    learned = Prompt.load(exports[0])
     head = None if failure is None else FailureHead.load(exports[1])
     if head is not None:
-        head.check_prompt(checkpoint)
-    backbone = checkpoint.restore_backbone(weights=weights, tokenizer=tokenizer).to(place)
+        head.check_prompt(learned)
+    backbone = learned.restore_backbone(weights=weights, tokenizer=tokenizer).to(where)
     if head is not None:
         head.check_backbone(backbone)
-    white = _white_of(checkpoint) if grey16_max is None else grey16_max
-    names = [safe_text(name) for name in checkpoint.class_names]
+    white = _white_of(learned) if grey16_max is None else grey16_max
+    names = [safe_text(name) for name in learned.class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     more = [] if head is None else ["uncertainty", "why"]
     last = ["error"] if skip_unreadable else []
-    header = ["file", "prediction", "confidence", *(f"p({name})" for name in checkpoint.class_names)]
+    header = ["file", "prediction", "confidence", *(f"p({name})" for name in learned.class_names)]
     writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
     unreadable = 0
@@ -97,7 +97,7 @@ def predict(
         batch = files[start : start + batch_size]
         inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
         pixels = [each for each in inputs if isinstance(each, Tensor)]
-        rows = iter(_rows(torch.stack(pixels).to(place), backbone, checkpoint, head, names) if pixels else [])
+        rows = iter(_rows(torch.stack(pixels).to(where), backbone, learned, head, names) if pixels else [])
         for file, each in zip(batch, inputs, strict=True):
             row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
             writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
@@ -122,13 +122,13 @@ def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tens
 def _rows(
     pixels: Tensor,
     backbone: Backbone,
-    checkpoint: Prompt,
+    prompt: Prompt,
     head: FailureHead | None,
     names: Sequence[str],
 ) -> list[list[str]]:
     """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
     features = backbone.encode_image(pixels).cpu()
-    logits = checkpoint.logits(features)  # (B, C)
+    logits = prompt.logits(features)  # (B, C)
     probs = logits.double().softmax(dim=1)
     best = probs.argmax(dim=1)
     doubts = [[] for _ in best] if head is None else _doubts(head, features, best, logits)
@@ -138,9 +138,9 @@ def _rows(
     ]
 
 
-def _white_of(checkpoint: Prompt) -> int | None:
+def _white_of(prompt: Prompt) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
-    found: object = checkpoint.training
+    found: object = prompt.training
     for key in ("config", "data", "options", "grey16_max"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, int) else None
@@ -172,13 +172,13 @@ def usable_device(device: str | torch.device) -> torch.device:
         ValueError: There is no such device here.
     """
     try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).cpu()
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
             f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
         ) from error
-    return place
+    return usable
 
 
 def _doubts(head: FailureHead, features: Tensor, predictions: Tensor, logits: Tensor) -> list[list[str]]:

@@ -105,36 +105,36 @@ def fit_scores(names: Sequence[str], cases: FailureCases, text_features: Tensor 
 
 
 def judge(
-    scores: FittedScores, cases: FailureCases, checkpoint: FailureHead, *, groups: Sequence[str] | None = None
+    scores: FittedScores, cases: FailureCases, head: FailureHead, *, groups: Sequence[str] | None = None
 ) -> Judgements:
     """Return the uncertainty of N predictions by every score and by the head.
 
     Args:
         scores: From `fit_scores`.
         cases: What is judged; of several views the plain image.
-        checkpoint: The head.
+        head: The head.
         groups: N groups for the intervals. None: not known.
     """
-    texts = checkpoint.text_features
+    texts = head.text_features
     values = {name: score(cases, text_features=texts) for name, score in scores.ready.items()}
-    values[head_name(checkpoint.head)] = head_uncertainty(checkpoint, cases)
+    values[head_name(head.head)] = head_uncertainty(head, cases)
     return Judgements(values, cases.failure, groups, scores.not_fitted)
 
 
-def head_uncertainty(checkpoint: FailureHead, cases: FailureCases) -> Tensor:
+def head_uncertainty(head: FailureHead, cases: FailureCases) -> Tensor:
     """Return the head's uncertainty (N,) of the plain images, each with its own candidates."""
     values = torch.empty(len(cases), dtype=torch.float64)
-    for rows, texts in by_source(checkpoint, cases):
+    for rows, texts in by_source(head, cases):
         picked = cases.predictions[0][rows]
-        values[rows] = checkpoint.uncertainty(cases.image_features[0][rows], picked, text_features=texts)
+        values[rows] = head.uncertainty(cases.image_features[0][rows], picked, text_features=texts)
     return values
 
 
-def by_source(checkpoint: FailureHead, cases: FailureCases) -> Iterator[tuple[Tensor, Tensor | None]]:
+def by_source(head: FailureHead, cases: FailureCases) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield rows (n,) that have the same candidates, and these (C, D) where the head has none of its own."""
     for source, texts in enumerate(cases.text_features):
         rows = (cases.source == source).nonzero().flatten()
-        yield rows, texts if checkpoint.text_features is None else None
+        yield rows, texts if head.text_features is None else None
 
 
 def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:

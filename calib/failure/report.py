@@ -103,22 +103,22 @@ def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) -> str:
+def failures_csv(data: FailureData, head: FailureHead, *, top: int = 3) -> str:
     """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
 
     Args:
         data: The model and its predictions on the test images.
-        checkpoint: The head.
+        head: The head.
         top: Alternative classes to name.
     """
     cases, predictions = data.test_cases, data.test
-    uncertainty = head_uncertainty(checkpoint, cases)
+    uncertainty = head_uncertainty(head, cases)
     plain = cases.plain
     rows: dict[int, list[str]] = {}
     parts: list[str] = []
-    for source, (index, texts) in enumerate(by_source(checkpoint, cases)):
+    for source, (index, texts) in enumerate(by_source(head, cases)):
         names, picked = data.names_of(source), plain.predictions[index]
-        explanation = checkpoint.explain(
+        explanation = head.explain(
             plain.image_features[index], picked, text_features=texts, logits=plain.logits[index], top=top
         )
         parts, why = list(explanation.contributions), explanation.sentences(names)
@@ -137,8 +137,8 @@ def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) ->
             ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
-    writer.writerow([*head, *(f"doubt from {part}" for part in parts), "why"])
+    columns = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
+    writer.writerow([*columns, *(f"doubt from {part}" for part in parts), "why"])
     writer.writerows(rows[row] for row in uncertainty.argsort(descending=True, stable=True).tolist())
     return text.getvalue()
 

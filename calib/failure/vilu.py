@@ -203,7 +203,7 @@ class ViLU(nn.Module):
         Raises:
             ValueError: As in `forward`.
         """
-        check_batch(self, image_features, text_features, predictions)
+        check_batch(self.dim, image_features, text_features, predictions, needs_text=self.needs_text)
         if text_features is None or not self.needs_text:
             return Inputs(image_features, None, None, None, None, None)
         logits = self.logits(image_features, text_features)  # (B, C)
@@ -250,7 +250,7 @@ class ViLU(nn.Module):
         Raises:
             ValueError: As in `forward`; `means` does not fit the head, or logits are of another shape.
         """
-        check_batch(self, image_features, text_features, predictions)
+        check_batch(self.dim, image_features, text_features, predictions, needs_text=self.needs_text)
         with torch.no_grad():
             inputs = self.inputs(image_features, text_features, predictions)
             own = self.logits(image_features, text_features)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from calib.failure.vilu import ViLU
 
 
 @dataclass(frozen=True)
@@ -52,33 +48,38 @@ def check_sizes(dim: int, hidden: Sequence[int], n_iter_freeze_proj: int) -> Non
 
 
 def check_batch(
-    head: ViLU, image_features: Tensor, text_features: Tensor | None, predictions: Tensor | None
+    dim: int,
+    image_features: Tensor,
+    text_features: Tensor | None,
+    predictions: Tensor | None,
+    *,
+    needs_text: bool,
 ) -> None:
     """Refuse a batch that is not as a head's `forward` describes it.
 
     Args:
-        head: The head.
+        dim: D of the head.
         image_features: (B, D).
         text_features: (C, D). None: not given.
         predictions: (B,) int64 in [0, C). None: not given.
+        needs_text: Whether the head cannot do without text features.
 
     Raises:
         ValueError: A shape or type does not fit, or text features are missing.
     """
     images, texts = image_features, text_features
-    if images.dim() != 2 or images.shape[1] != head.dim or not images.is_floating_point():
+    if images.dim() != 2 or images.shape[1] != dim or not images.is_floating_point():
         raise ValueError(
-            f"image_features must be (B, {head.dim}) floats for this head, not {tuple(images.shape)} "
+            f"image_features must be (B, {dim}) floats for this head, not {tuple(images.shape)} "
             f"{images.dtype}."
         )
     if texts is None:
-        if head.needs_text:
+        if needs_text:
             raise ValueError("This head needs text_features (C, D): only LVU works without.")
         return
-    if texts.dim() != 2 or texts.shape[1] != head.dim or len(texts) == 0 or not texts.is_floating_point():
+    if texts.dim() != 2 or texts.shape[1] != dim or len(texts) == 0 or not texts.is_floating_point():
         raise ValueError(
-            f"text_features must be (C, {head.dim}) floats for this head, not {tuple(texts.shape)} "
-            f"{texts.dtype}."
+            f"text_features must be (C, {dim}) floats for this head, not {tuple(texts.shape)} {texts.dtype}."
         )
     if predictions is None:
         return
