@@ -15,7 +15,7 @@ from calib.stats import mean_sd, paired_bootstrap
 
 
 class Predicted(Protocol):
-    """What a comparison needs of N predictions; `calib.data.Predictions` have it."""
+    """What a comparison needs of N predictions; `calib.data.predictions.Predictions` have it."""
 
     @property
     def logits(self) -> Tensor:
