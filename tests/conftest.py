@@ -15,6 +15,8 @@ pytest_plugins = ["short_runs"]
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# As commands do before torch is imported: a run in here and one in a process of its own are then the same.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are as many as the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
