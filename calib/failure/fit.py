@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from lightning import Trainer
 from torch import Tensor
 
 import calib
+from calib.core.errors import unknown_name
 from calib.data.features import FeatureTable
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
@@ -100,8 +102,12 @@ def new_head(dim: int, *, logit_scale: float, seed: int, **options: Any) -> ViLU
         **options: Of `ViLU`.
 
     Raises:
-        ValueError: An option is out of range.
+        ValueError: An option is unknown or out of range.
     """
+    known = inspect.signature(ViLU).parameters.keys() - {"dim", "logit_scale"}
+    for name in options:
+        if name not in known:
+            raise unknown_name("head option", name, known)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         return ViLU(dim, logit_scale=logit_scale, **options)
