@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -99,6 +100,15 @@ KINDS = {
     "medclip": "medclip",
 }
 IMAGE_SIZES = {"clip": 64, "biomedclip": 160, "medclip": 32}
+
+
+@pytest.fixture(autouse=True)
+def loggers() -> None:
+    """Let the loggers speak in every test: what ran before it may have silenced them for its process."""
+    for name in ["calib", *(name for name in logging.root.manager.loggerDict if name.startswith("calib."))]:
+        logger = logging.getLogger(name)
+        logger.disabled = False
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
