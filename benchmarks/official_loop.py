@@ -18,7 +18,8 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.data.images import open_image
 from calib.losses import Objective, resolve_terms
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
+from calib.prompts.zero_shot import zero_shot_features
 
 TRAIN_BATCH, TEST_BATCH, EPOCHS = 16, 100, 50
 

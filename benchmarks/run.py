@@ -38,7 +38,7 @@ from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 
 from calib.backbones import create_backbone
-from calib.commands.search.grid import SweepSettings
+from calib.commands.search.grid import sweep_of
 from calib.commands.search.sweep import sweep
 from calib.commands.train import train
 from calib.config import load_config
@@ -227,7 +227,7 @@ def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Si
     def many() -> None:
         weights = ",".join(str(0.01 * step) for step in range(size.settings))
         varied = [f"loss.as.weight={weights}", f"seed=1..{size.seeds}"]
-        sweep([*common, *varied], SweepSettings(out=str(folder / "sweep")))
+        sweep(sweep_of([*common, *varied, f"out={folder / 'sweep'}"]))
 
     backbone = create_backbone("plip", weights="random")
     table = load_data("folder", folder / "images").test

@@ -41,8 +41,9 @@ from calib.data import FeatureTable, FewShotDataModule, encode_table, load_data
 from calib.io.files import write_text
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 from calib.report.tables import aligned
 
 MEMORY = "peak memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -15,6 +16,8 @@ pytest_plugins = ["short_runs"]
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# As commands do before torch is imported: a run in here and one in a process of its own are then the same.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are as many as the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -90,7 +93,22 @@ MEDCLIP_CONFIG = {
     "context_length": 14,
     "hidden_states": [1, 2, -1],
 }
+# Of every entry of BACKBONES, the kind of small model that stands for it in the contract test.
+KINDS = {
+    **dict.fromkeys(("embedded", "clip", "plip", "quiltnet"), "clip"),
+    "biomedclip": "biomedclip",
+    "medclip": "medclip",
+}
 IMAGE_SIZES = {"clip": 64, "biomedclip": 160, "medclip": 32}
+
+
+@pytest.fixture(autouse=True)
+def loggers() -> None:
+    """Let the loggers speak in every test: what ran before it may have silenced them for its process."""
+    for name in ["calib", *(name for name in logging.root.manager.loggerDict if name.startswith("calib."))]:
+        logger = logging.getLogger(name)
+        logger.disabled = False
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -120,11 +138,16 @@ def small(vocab: Path):
 
 
 @pytest.fixture(scope="session")
+def kinds() -> dict[str, str]:
+    return KINDS
+
+
+@pytest.fixture(scope="session")
 def configs() -> SimpleNamespace:
     return SimpleNamespace(clip=CLIP_CONFIG, biomedclip=BIOMEDCLIP_CONFIG, medclip=MEDCLIP_CONFIG, bert=BERT)
 
 
-@pytest.fixture(scope="module", params=["clip", "biomedclip", "medclip"])
+@pytest.fixture(scope="module", params=sorted(set(KINDS.values())))
 def backbone(request, small):
     return small(request.param)
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests_shared import SHORT
 
-from calib.cli import COMMANDS, main, run
-from calib.config import SCHEMAS, dataclass_of
+from calib.backbones import create_backbone
+from calib.cli import COMMANDS, After, Command, main, run
+from calib.commands.failure.run import loss_settings
+from calib.config import SCHEMAS, FailureLossConfig, dataclass_of, load_config
+from calib.data import load_data
+from calib.failure.evaluation import score_names
+from calib.losses import LOSSES, Objective, resolve_terms
 
 
 def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -118,6 +124,47 @@ def test_a_typo_and_help_are_answered_before_anything_heavy_is_imported(
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+# What is typed, and what says no to that name where it is used.
+TYPOS: list[tuple[list[str], Callable[[], object]]] = [
+    (["train", "loss.smack.alpha=1"], lambda: resolve_terms("coop", {"smack": {}})),
+    (["train", "loss.smac.alhpa=1"], lambda: Objective({"smac": {"alhpa": 1}})),
+    (["train", "loss.smac.alpha=x"], lambda: Objective({"smac": {"alpha": "x"}})),
+    (["train", "preset=calibpromt"], lambda: resolve_terms("calibpromt")),
+    (["train", "baselines=[copo]"], lambda: resolve_terms("copo")),
+    (["train", "backbone.name=plipp"], lambda: create_backbone("plipp")),
+    (["train", "backbone.name=open_clipp:ViT-B-32"], lambda: create_backbone("open_clipp:ViT-B-32")),
+    (["train", "data.name=kahter"], lambda: load_data("kahter")),
+    (["train", "task=failure", "loss.name=bec"], lambda: loss_settings(FailureLossConfig(name="bec"))),
+    (["train", "task=failure", "scores=[mpc]"], lambda: score_names(["mpc"])),
+    (["train", "task=failure", "backbone.name=plipp"], lambda: create_backbone("plipp")),
+    (["sweep", "preset=coop,calibpromt"], lambda: resolve_terms("calibpromt")),
+    (["tune", "loss.smack.alpha=0.1..0.2"], lambda: resolve_terms("coop", {"smack": {}})),
+    (["evaluate", "runs/x", "data.name=kahter"], lambda: load_data("kahter")),
+]
+
+
+def test_an_unknown_name_is_answered_alike_before_and_after_torch_is_imported() -> None:
+    code = (
+        "import sys; from calib.cli import main\n"
+        f"assert [main(argv) for argv in {[argv for argv, _ in TYPOS]}] == [1] * {len(TYPOS)}\n"
+        "assert not {'torch', 'lightning'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for line, (argv, use) in zip(done.stderr.splitlines(), TYPOS, strict=True):
+        with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
+            use()
+        assert line == f"calib {argv[0]}: {refused.value}"
+
+
+def test_a_name_that_a_program_added_is_known(monkeypatch) -> None:
+    def spread(logits, *, width=1.0): ...
+
+    monkeypatch.setitem(LOSSES, "spread", spread)
+    assert load_config(["loss.spread.width=2"], task="prompt").loss == {"spread": {"width": 2}}
+    with pytest.raises(ValueError, match=r"Did you mean 'width'\?"):
+        load_config(["loss.spread.wdith=2"], task="prompt")
+
+
 def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     def interrupted(config) -> None:
         raise KeyboardInterrupt
@@ -128,6 +175,59 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
     assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
+
+
+TOY = """
+def main(argv):
+    if argv == ["stop"]:
+        raise KeyboardInterrupt
+    print("greets", *argv)
+    return 7
+"""
+
+
+def test_a_command_is_a_function_and_a_row(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "toy_command.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = Command(summary="greet", main="toy_command:main", after=After(interruption=" Greet again."))
+    monkeypatch.setitem(COMMANDS, "toy", row)
+    assert main(["toy", "you", "-x", "two"]) == 7
+    assert capsys.readouterr().out == "greets you -x two\n"
+    assert main(["toy", "stop"]) == 130
+    assert capsys.readouterr().err == "\ncalib toy: interrupted. Greet again.\n"
+    assert main([]) == 2
+    assert "\n  toy       greet\n" in capsys.readouterr().out
+
+
+def test_a_command_gets_what_was_read_of_its_arguments_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "sum_command.py").write_text("def main(numbers):\n    return sum(numbers)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+
+    def read(argv) -> list[int]:
+        seen.append(argv)
+        return [int(word) for word in argv]
+
+    row = Command(
+        summary="", main="sum_command:main", read=read, usage="calib toy NUMBERS\n", task="evaluate"
+    )
+    monkeypatch.setitem(COMMANDS, "toy", row)
+    assert run("toy", ["3", "4"]) == 7
+    assert seen == [["3", "4"]]
+    assert run("toy", ["3", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("calib toy NUMBERS\n\nSettings and their defaults (task evaluate)")
+    assert run("toy", ["x"]) == 1
+    assert capsys.readouterr().err == "calib toy: invalid literal for int() with base 10: 'x'\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_imported_and_is_called_with_what_is_read(name: str) -> None:
+    for row in (COMMANDS[name], *COMMANDS[name].tasks.values()):
+        (parameter,) = inspect.signature(row.function(), eval_str=True).parameters.values()
+        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if row.task and name not in ("sweep", "tune"):
+            assert parameter.annotation is SCHEMAS[row.task]
 
 
 def test_help_needs_no_torch() -> None:

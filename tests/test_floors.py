@@ -23,6 +23,7 @@ SAME_FLOOR = {
     ("runs", "processes"),
     ("cli", "commands"),
 }
+WITH_LIGHTNING = {"module.py", "stack.py", "fit.py", "datamodule.py"}
 READ_SETTINGS = {"config", "runs", "commands", "cli"}  # and nobody below
 
 
@@ -56,4 +57,29 @@ def test_every_module_stands_on_a_floor_and_imports_only_downwards() -> None:
                 )
             if other == "config" and room not in READ_SETTINGS:
                 wrong.append(f"{path.name}: only commands and runs read settings")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_lightning_and_torchmetrics_are_imported_where_they_are_needed() -> None:
+    """They take seconds: whoever measures or scores does without."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE)
+        room = place.parts[0].removesuffix(".py")
+        found = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        upstairs = room in FLOORS[-1] | FLOORS[-2] and room != "config"
+        if "lightning" in found and not (upstairs or path.name in WITH_LIGHTNING):
+            wrong.append(f"{place} imports Lightning")
+        if "torchmetrics" in found and place.as_posix() != "metrics/modules.py":
+            wrong.append(f"{place} imports torchmetrics")
     assert not wrong, "\n".join(wrong)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from calib.commands.search.grid import expand, sweep_settings
-from calib.commands.search.space import search_of, tune_settings
+from calib.commands.search.grid import sweep_of
+from calib.commands.search.space import search_of
 from calib.config import load_config, task_of
 from calib.losses import PRESETS
 
@@ -53,17 +56,16 @@ def test_sweep_commands_are_valid_settings() -> None:
     commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib sweep")]
     assert commands
     for command in commands:
-        _, rest = sweep_settings(shlex.split(command)[2:])
-        assert len(expand(rest)) > 1
+        assert len(sweep_of(shlex.split(command)[2:]).points) > 1
 
 
 def test_search_commands_are_valid_settings() -> None:
     commands = [line for block in BLOCKS for line in block.splitlines() if line.startswith("calib tune")]
     assert commands
     for command in commands:
-        settings, rest = tune_settings(shlex.split(command)[2:])
-        assert search_of(rest).space
-        assert settings.trials > 1
+        search = search_of(shlex.split(command)[2:])
+        assert search.space
+        assert search.settings.trials > 1
 
 
 def test_the_two_set_up_commands_are_marked_for_ci() -> None:
@@ -80,3 +82,28 @@ def test_files_and_presets_the_readme_names_exist() -> None:
     table = README[README.index("| preset |") :].split("\n\n")[0]
     for name in re.findall(r"`([a-z+-]+)`", table):
         assert name in PRESETS, name
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_example_of_using_a_prompt_runs(runs: dict[int, Path], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs[1], tmp_path / "runs" / "embedded-cxr3-calibprompt-8shot-s1")
+    Image.new("L", (300, 200), 90).save("scan.png")
+    found: dict[str, Any] = {}
+    exec(EXAMPLES[0], found)
+    assert found["probs"].shape == (1, 3)
+    assert float(found["probs"].sum()) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_the_example_of_training_from_python_runs(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(EXAMPLES[1], {})
+    ece, doubt, rival, reason = capsys.readouterr().out.splitlines()
+    assert f"# {float(ece):.3f}, as in the table above" in EXAMPLES[1]
+    assert 0.5 < float(doubt) < 1
+    assert 0.5 < float(rival) < 1
+    assert reason.startswith("Predicted ")
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt.safetensors"]

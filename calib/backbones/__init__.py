@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from calib.backbones.base import Backbone
 from calib.backbones.options import BackboneOptions
@@ -32,11 +32,17 @@ BACKBONES: dict[str, Callable[[BackboneOptions], Backbone]] = {
     "medclip": _lazy("medclip", "medclip"),
 }
 
-# "prefix:rest" -> a function of (rest, options).
-PREFIXES: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
-    "open_clip": _lazy("named", "open_clip_model"),
-    "local-dir": _lazy("named", "local_dir"),
-    "hf-hub": _lazy("named", "hf_hub"),
+# Names of the form "prefix:rest" -> a function of (rest, options).
+FORMS: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
+    "open_clip:<model>": _lazy("named", "open_clip_model"),
+    "local-dir:<folder>": _lazy("named", "local_dir"),
+    "hf-hub:<org/name>": _lazy("named", "hf_hub"),
+}
+
+# What `Backbone.build` holds, and of which type.
+BUILD: dict[str, type] = {
+    **dict.fromkeys(("name", "weights", "tokenizer", "revision", "preprocessing"), str),
+    "quick_gelu": bool,
 }
 
 
@@ -85,11 +91,56 @@ def create_backbone(
         seed=seed,
         parity=dict(parity or {}),
     )
-    prefix, colon, rest = name.partition(":")
-    if colon and rest and prefix in PREFIXES:
-        return partial(PREFIXES[prefix], rest)(options)
+    backbone = _builder(name)(options)
+    if isinstance(preprocessing, str):
+        backbone.build = {
+            "name": name,
+            "weights": None if weights is None else str(weights),
+            "tokenizer": None if tokenizer is None else str(tokenizer),
+            "revision": revision,
+            "preprocessing": preprocessing,
+            "quick_gelu": quick_gelu,
+        }
+    return backbone
+
+
+def rebuild_backbone(
+    build: Mapping[str, Any],
+    *,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    parity: Mapping[str, bool] | None = None,
+) -> Backbone:
+    """Return the backbone that an export describes.
+
+    Args:
+        build: `Backbone.build` of the backbone it was made with; from a file, so nothing of it is believed.
+        weights: Where the weights are now. None: where `build` says.
+        tokenizer: Likewise for the tokenizer.
+        parity: As in `create_backbone`.
+
+    Raises:
+        ValueError: An entry is unknown or of the wrong type, or as `create_backbone`.
+        FileNotFoundError: Weights or vocabulary are not there.
+    """
+    source = "the prompt's description of its backbone"
+    for key, value in build.items():
+        if key not in BUILD:
+            raise ValueError(f"{source}: {unknown_name('key', key, BUILD)}")
+        if value is not None and not isinstance(value, BUILD[key]):
+            raise ValueError(f"{source}: {key} must be {BUILD[key].__name__} or null, not {value!r}.")
+    if not build.get("name"):
+        raise ValueError(f"{source} lacks its name.")
+    given = {"preprocessing": "own", **{key: value for key, value in build.items() if value is not None}}
+    moved = {"weights": weights or given.get("weights"), "tokenizer": tokenizer or given.get("tokenizer")}
+    return create_backbone(**{**given, **moved}, parity=parity)
+
+
+def _builder(name: str) -> Callable[[BackboneOptions], Backbone]:
+    prefix, _, rest = name.partition(":")
+    for form, build in FORMS.items():
+        if rest and form.startswith(f"{prefix}:"):
+            return partial(build, rest)
     if name not in BACKBONES:
-        raise unknown_name(
-            "backbone", name, [*BACKBONES, "open_clip:<model>", "local-dir:<folder>", "hf-hub:<org/name>"]
-        )
-    return BACKBONES[name](options)
+        raise unknown_name("backbone", name, [*BACKBONES, *FORMS])
+    return BACKBONES[name]

@@ -44,6 +44,10 @@ class Backbone(nn.Module):
         weights: Where the weights come from, for `describe()`.
         parity: Official quirks switched on by name; each must be in the class's `quirks`.
 
+    Attributes:
+        build: The arguments of `calib.create_backbone` that make this backbone again, as plain JSON values.
+            None: it was made otherwise.
+
     Raises:
         ValueError: The vocabulary is larger than the embedding table, or a quirk is unknown.
     """
@@ -72,6 +76,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.architecture = dict(architecture)
         self.weights = weights
+        self.build: dict[str, Any] | None = None
         self.parity = {quirk: bool((parity or {}).get(quirk, False)) for quirk in self.quirks}
         self._digest: tuple[object, str] | None = None
         self._fast_tower: FastTower | None = None
@@ -310,6 +315,10 @@ class Backbone(nn.Module):
             "preprocessing": self.preprocess.to_dict(),
             "parity": dict(self.parity),
         }
+
+    def export_description(self) -> dict[str, Any]:
+        """Return `describe()` and, where known, under "build" the arguments that make this backbone again."""
+        return self.describe() if self.build is None else {**self.describe(), "build": dict(self.build)}
 
     def _named_weights(self) -> dict[str, Tensor]:
         """Return the weights under names that do not depend on library versions."""

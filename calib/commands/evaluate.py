@@ -5,24 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from calib.backbones.base import Backbone
-from calib.commands.compare import _over_seeds, compare
-from calib.config import EvaluateRun, load_config, split_arguments
+from calib.config import EvaluateRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
 from calib.data import FeatureTable
 from calib.data.predictions import Predictions
-from calib.metrics import summarize
+from calib.metrics import METRICS, columns_of, summarize
+from calib.report.compare import compare, over_seeds
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
-from calib.runs.evaluation_folder import EvaluationFolder
-from calib.runs.exports import restore_backbone
+from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.prepare import features_of, load_task
 
 
@@ -43,16 +41,16 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         ValueError: A prompt does not fit the data, the baseline is not among the methods, two different
             prompts of one method have the same seed, or `out` belongs to something else.
     """
-    folder = EvaluationFolder(config.out or "runs/evaluation")
-    ranks.meet()  # nothing is written before all have looked
+    folder = open_evaluation(config.out or "runs/evaluation")
     entries = find_entries(config)
     methods = list(dict.fromkeys(entry.method for entry in entries))
     if config.baseline is not None and config.baseline not in methods:
         raise unknown_name("baseline", config.baseline, methods)
     predictions = _predict_all(entries, config)
-    return ranks.decided(lambda: _report(entries, methods, predictions, config, folder))
+    return _report(entries, methods, predictions, config, folder)
 
 
+@ranks.by_first
 def _report(
     entries: Sequence[Entry],
     methods: Sequence[str],
@@ -70,8 +68,22 @@ def _report(
         name: {e.seed: p for e, p in zip(entries, predictions, strict=True) if e.method == name}
         for name in methods
     }
-    table = results_table({name: _over_seeds(seeds) for name, seeds in metrics.items()})
-    intervals = compare(by_method, config) if config.baseline is not None else {}
+    table = results_table(
+        {
+            name: {key: over_seeds([values[key] for values in seeds.values()]) for key in columns_of(METRICS)}
+            for name, seeds in metrics.items()
+        }
+    )
+    intervals = {}
+    if config.baseline is not None:
+        intervals = compare(
+            by_method,
+            baseline=config.baseline,
+            n_bins=config.n_bins,
+            n_resamples=config.n_resamples,
+            level=config.level,
+            seed=config.seed,
+        )
     differences = differences_table(intervals) if intervals else None
     parts = [heading(predictions, config), table]
     if differences:
@@ -119,17 +131,17 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
     tables: dict[str, tuple[FeatureTable, list[str]]] = {}
     predictions = []
     for entry in entries:
-        described = str(sorted((key, str(value)) for key, value in entry.checkpoint.backbone.items()))
+        described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
         if described not in backbones:
-            backbones[described] = restore_backbone(
-                entry.checkpoint, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+            backbones[described] = entry.prompt.restore_backbone(
+                weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data)
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
         table, names = tables[key]
         try:
-            prompt = entry.checkpoint.in_order(names)
+            prompt = entry.prompt.in_order(names)
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
         predictions.append(prompt.predict(table, data=entry.data.name))
@@ -164,11 +176,8 @@ def _file_name(method: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", method)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: EvaluateRun) -> int:
     """Run `evaluate.py` and print its tables. Returns the exit status."""
-    settings, runs = split_arguments(argv)
-    config = load_config(settings, task="evaluate")
-    config = replace(config, runs=[*config.runs, *runs])
     results = evaluate(config)
     say = sys.stdout.write
     say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")

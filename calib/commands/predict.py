@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import glob
 import io
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.commands.predict_arguments import check_numbers, predict_arguments
+from calib.commands.predict_arguments import check_numbers
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
-from calib.runs.exports import failure_path, prompt_path, restore_backbone
+from calib.runs.exports import failure_path, prompt_path
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def predict(
             not possible; nothing is written.
     """
     check_numbers(batch_size, grey16_max)
-    place = usable_device(device)
+    where = usable_device(device)
     exports = [prompt_path(prompt)] if failure is None else [prompt_path(prompt), failure_path(failure)]
     files = find_images(images)
     if not skip_unreadable:
@@ -75,20 +76,20 @@ def predict(
             check_image_suffix(file)
     if out is not None:
         _check_out(Path(out), [*exports, *files])
-    checkpoint = Prompt.load(exports[0])
+    learned = Prompt.load(exports[0])
     head = None if failure is None else FailureHead.load(exports[1])
     if head is not None:
-        head.check_prompt(checkpoint)
-    backbone = restore_backbone(checkpoint, weights=weights, tokenizer=tokenizer).to(place)
+        head.check_prompt(learned)
+    backbone = learned.restore_backbone(weights=weights, tokenizer=tokenizer).to(where)
     if head is not None:
         head.check_backbone(backbone)
-    white = _white_of(checkpoint) if grey16_max is None else grey16_max
-    names = [safe_text(name) for name in checkpoint.class_names]
+    white = _white_of(learned) if grey16_max is None else grey16_max
+    names = [safe_text(name) for name in learned.class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     more = [] if head is None else ["uncertainty", "why"]
     last = ["error"] if skip_unreadable else []
-    header = ["file", "prediction", "confidence", *(f"p({name})" for name in checkpoint.class_names)]
+    header = ["file", "prediction", "confidence", *(f"p({name})" for name in learned.class_names)]
     writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
     unreadable = 0
@@ -96,7 +97,7 @@ def predict(
         batch = files[start : start + batch_size]
         inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
         pixels = [each for each in inputs if isinstance(each, Tensor)]
-        rows = iter(_rows(torch.stack(pixels).to(place), backbone, checkpoint, head, names) if pixels else [])
+        rows = iter(_rows(torch.stack(pixels).to(where), backbone, learned, head, names) if pixels else [])
         for file, each in zip(batch, inputs, strict=True):
             row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
             writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
@@ -121,24 +122,25 @@ def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tens
 def _rows(
     pixels: Tensor,
     backbone: Backbone,
-    checkpoint: Prompt,
+    prompt: Prompt,
     head: FailureHead | None,
     names: Sequence[str],
 ) -> list[list[str]]:
     """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
     features = backbone.encode_image(pixels).cpu()
-    probs = checkpoint.logits(features).double().softmax(dim=1)  # (B, C)
+    logits = prompt.logits(features)  # (B, C)
+    probs = logits.double().softmax(dim=1)
     best = probs.argmax(dim=1)
-    doubts = [[] for _ in best] if head is None else _doubts(head, features, best)
+    doubts = [[] for _ in best] if head is None else _doubts(head, features, best, logits)
     return [
         [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
         for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)
     ]
 
 
-def _white_of(checkpoint: Prompt) -> int | None:
+def _white_of(prompt: Prompt) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
-    found: object = checkpoint.training
+    found: object = prompt.training
     for key in ("config", "data", "options", "grey16_max"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, int) else None
@@ -170,19 +172,19 @@ def usable_device(device: str | torch.device) -> torch.device:
         ValueError: There is no such device here.
     """
     try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).cpu()
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
             f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
         ) from error
-    return place
+    return usable
 
 
-def _doubts(head: FailureHead, features: Tensor, predictions: Tensor) -> list[list[str]]:
+def _doubts(head: FailureHead, features: Tensor, predictions: Tensor, logits: Tensor) -> list[list[str]]:
     """Return uncertainty and reasons of every image, as they stand in the CSV."""
     uncertainty = head.uncertainty(features, predictions).tolist()
-    why = head.explain(features, predictions).sentences(head.class_names)
+    why = head.explain(features, predictions, logits=logits).sentences(head.class_names)
     return [[f"{value:.6f}", safe_text(reason)] for value, reason in zip(uncertainty, why, strict=True)]
 
 
@@ -223,9 +225,8 @@ def _images_in(path: Path) -> Iterator[Path]:
     yield from (p for p in files if p.is_file() and has_image_suffix(p) and not p.name.startswith("."))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `calib predict`. Returns the exit status."""
-    given = predict_arguments(argv)
+def main(given: argparse.Namespace) -> int:
+    """Run `calib predict` with what `predict_arguments` returned. Returns the exit status."""
     if given.device is None:
         given.device = "cuda" if torch.cuda.is_available() else "cpu"
     text = predict(**vars(given))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib.config import PromptRun, load_config
+from calib.config import PromptRun
 from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import write_text
@@ -26,12 +24,12 @@ from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder, check_same_data, save_figure
 from calib.runs.identity import run_name
+from calib.runs.opening import opened
 from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 ZERO_SHOT = "zero-shot"
-REPORT = ("table.md", "reliability.png")
 log = logging.getLogger(__name__)
 
 
@@ -58,85 +56,52 @@ def train(config: PromptRun) -> dict[str, Any]:
     check_trainer(config.trainer)
     check_started(config.trainer)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
-    runs = _runs(config, folder)
-    objectives = {name: Objective(resolve_terms(run.preset, run.loss)) for name, (run, _) in runs.items()}
+    baselines = _baselines(config, folder)
+    objectives = {
+        run.preset: Objective(resolve_terms(run.preset, run.loss)) for run in (*baselines.values(), config)
+    }
     titles = {name: title(name, objective) for name, objective in objectives.items()}
-    zero_shot = RunFolder(folder.baselines / ZERO_SHOT)
-    places = {ZERO_SHOT: zero_shot} | {name: place for name, (_, place) in runs.items()}
-
-    def unfinished() -> list[str]:
-        folder.check(config)
-        for run, place in runs.values():
-            place.check(run)
-        return [name for name, place in places.items() if config.overwrite or not place.finished]
-
-    def begin() -> list[str]:
-        for run, place in runs.values():  # another process may have begun or finished a run here meanwhile
-            place.check(run)
-        folder.claim(config, prepared.record)
-        for place in places.values():  # one table is about one set of images
-            place.check_data(prepared.record)
-        evaluate_prompt(config, prepared.zero_shot, prepared, zero_shot)
-        return [name for name, (_, place) in runs.items() if config.overwrite or not place.finished]
-
-    def look_again() -> None:
-        check_same_data(folder, lambda: data_record(config))
-        if not all((folder.path / name).is_file() for name in REPORT):  # killed just before the end
-            with folder.locked():
-                _write_report(places, folder, config)
-
-    todo = ranks.decided(unfinished)
-    if todo:
-        ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
-        prepared = prepare(config)
-        new_learner(config, prepared)  # a class name that does not fit is refused before any file is written
-        for objective in objectives.values():
-            check_trainable(objective, prepared.task.class_names)
-        with ranks.held(folder.locked):
-            for name in ranks.decided(begin):
-                run, place = runs[name]
-                _train_one(replace(run, overwrite=False), place, objectives[name], prepared)
-            ranks.decided(lambda: _write_report(places, folder, config))
-    else:
-        ranks.decided(look_again)
-    return ranks.decided(
-        lambda: {
-            "methods": {name: place.results()["test"] for name, place in places.items()},
-            "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
-            "folder": str(folder.path),
-            "prompt": str(_intact(folder.prompt)),
-            "reused": not todo,
-        }
-    )
+    folders = {name: folder.baseline(name) for name in (ZERO_SHOT, *baselines)} | {config.preset: folder}
+    with opened(config, folder, {ZERO_SHOT: None, **baselines}) as job:
+        if job.finished:
+            _check_data(config, folder)
+            if job.lacks_report():
+                job.lock()
+                _write_report(config, folders)
+        else:
+            prepared = prepare(config)
+            new_learner(config, prepared)  # a class name that does not fit is refused before any is written
+            for objective in objectives.values():
+                check_trainable(objective, prepared.task.class_names)
+            job.claim(prepared.record)
+            evaluate_prompt(config, prepared.zero_shot, prepared, folders[ZERO_SHOT])
+            for run, run_folder in job.turns():
+                _train_one(run, run_folder, objectives[run.preset], prepared)
+            _write_report(config, folders)
+    return {
+        "methods": _read_results(folders),
+        "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
+        "folder": str(folder.path),
+        "prompt": str(folder.prompt),
+        "reused": job.finished,
+    }
 
 
-def _runs(config: PromptRun, folder: RunFolder) -> dict[str, tuple[PromptRun, RunFolder]]:
-    """Return the settings and folder of every prompt to train: the baselines, then the preset."""
-    runs = {}
-    for name in dict.fromkeys(config.baselines):
-        if name != config.preset:
-            place = RunFolder(folder.baselines / name)
-            runs[name] = (replace(config, preset=name, loss={}, baselines=[], out=str(place.path)), place)
-    return runs | {config.preset: (config, folder)}
+def _baselines(config: PromptRun, folder: RunFolder) -> dict[str, PromptRun]:
+    """Return the settings of every prompt that is trained beside the preset."""
+    return {
+        name: replace(config, preset=name, loss={}, baselines=[], out=str(folder.baseline(name).path))
+        for name in config.baselines
+        if name != config.preset
+    }
 
 
 def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: RunInputs) -> None:
-    ranks.decided(lambda: folder.claim(config, prepared.record))
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     with run_loggers(config, folder) as loggers:
-        checkpoint = fit_prompt(config, prepared, objective, folder, loggers)
-        ranks.decided(lambda: _finish(config, checkpoint, prepared, folder, loggers))
-
-
-def _finish(
-    config: PromptRun,
-    checkpoint: Prompt,
-    prepared: RunInputs,
-    folder: RunFolder,
-    loggers: list[Logger],
-) -> None:
-    test = evaluate_prompt(config, checkpoint, prepared, folder)
-    close_loggers(loggers, test, folder, n_bins=config.n_bins)
+        prompt = fit_prompt(config, prepared, objective, folder, loggers)
+        test = evaluate_prompt(config, prompt, prepared, folder)
+        close_loggers(loggers, test, folder, n_bins=config.n_bins)
 
 
 def fit_prompt(
@@ -168,9 +133,7 @@ def fit_prompt(
     )
     trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
     fit(trainer, module, batches_of(config, prepared), folder=folder)
-    with torch.no_grad():
-        text_features = module.text_features().cpu()
-    return exported(config, prepared, text_features, module.learner.context)
+    return exported(config, prepared, objective, *module.trained())
 
 
 def heading(config: PromptRun, n: int) -> str:
@@ -181,25 +144,34 @@ def heading(config: PromptRun, n: int) -> str:
     return f"{config.data.name}, {model}, {n} test images, seed {config.seed}; ECE with {config.n_bins} bins."
 
 
-def _write_report(places: dict[str, RunFolder], folder: RunFolder, config: PromptRun) -> None:
+@ranks.by_first
+def _check_data(config: PromptRun, folder: RunFolder) -> None:
+    check_same_data(folder, lambda: data_record(config))
+
+
+@ranks.by_first
+def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
     """Write the table and the reliability diagrams of a finished job."""
-    methods = {name: place.results()["test"] for name, place in places.items()}
+    folder = folders[config.preset]
+    methods = {name: each.results()["test"] for name, each in folders.items()}
     n = methods[ZERO_SHOT]["n"]
-    write_text(folder.path / "table.md", f"{heading(config, n)}\n\n{results_table(methods)}\n")
-    predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+    write_text(folder.table, f"{heading(config, n)}\n\n{results_table(methods)}\n")
+    predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-    save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.path / "reliability.png")
+    save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.reliability)
 
 
-def _intact(export: Path) -> Path:
-    """Return the path of an export after reading it: one that was damaged since is not announced."""
-    Prompt.load(export)
-    return export
+@ranks.by_first
+def _read_results(folders: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
+    """Return the test metrics of every method, once the job's own export could be read."""
+    methods = {name: each.results()["test"] for name, each in folders.items()}
+    *_, folder = folders.values()
+    Prompt.load(folder.prompt)  # one that was damaged since is not announced
+    return methods
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: PromptRun) -> int:
     """Run `train.py` and print the table. Returns the exit status."""
-    config = load_config(argv, task="prompt")
     started = time.monotonic()
     results = train(config)
     say = sys.stdout.write

@@ -5,7 +5,8 @@
 imported by a dotted path from a YAML file.
 """
 
-from calib.config.keys import dataclass_of, keys_of
+from calib.config.given import given
+from calib.config.keys import dataclass_of, find_setting, keys_of, leaves
 from calib.config.loading import (
     from_dict,
     load_config,
@@ -17,6 +18,7 @@ from calib.config.loading import (
 )
 from calib.config.schema import (
     SCHEMAS,
+    Affects,
     BackboneConfig,
     DataConfig,
     EmbeddingsConfig,
@@ -30,4 +32,5 @@ from calib.config.schema import (
     ParityConfig,
     PromptConfig,
     PromptRun,
+    Setting,
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from calib.config.schema import READER_OPTIONS, DataConfig
+from calib.config.schema import Setting, setting_of
 from calib.core.errors import unknown_name
 
 NEAR = 0.6  # spelling this similar may be a slip, from 0 to 1
@@ -58,15 +59,61 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
         ['log.wandb', 'log.project', 'log.tags']
     """
     keys = []
+    for name, one in leaves(schema, prefix):
+        keys += [name, *(f"{name}.{key}" for key in one.keys)]
+    return keys
+
+
+def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    """Yield the dotted key of every setting with what is known about it, in the order of the fields.
+
+    Args:
+        schema: A settings class.
+        prefix: What stands before each key.
+
+    Raises:
+        TypeError: A setting does not say what it affects.
+
+    Example:
+        >>> from calib.config.schema import LogConfig
+        >>> [(key, one.affects) for key, one in leaves(LogConfig, "log.")][:2]
+        [('log.wandb', 'nothing'), ('log.project', 'nothing')]
+    """
     hints = typing.get_type_hints(schema)
     for each in dataclasses.fields(schema):
         name, inner = f"{prefix}{each.name}", dataclass_of(hints[each.name])
-        default = each.default_factory() if callable(each.default_factory) else None
-        keys += [name] if inner is None else keys_of(inner, f"{name}.")
-        keys += [f"{name}.{key}" for key in default] if isinstance(default, dict) else []
-    if schema is DataConfig:
-        keys += [f"{prefix}options.{option}" for option in READER_OPTIONS]
-    return keys
+        if inner is None:
+            yield name, setting_of(schema, each.name)
+        else:
+            yield from leaves(inner, f"{name}.")
+
+
+def find_setting(schema: type, key: str) -> Setting | None:
+    """Return what is known about the setting that a dotted key names or lies below. None: there is none.
+
+    Args:
+        schema: A settings class.
+        key: E.g. "optim.lr", or "loss.smac.alpha", which lies in the dictionary `loss`.
+
+    Example:
+        >>> from calib.config.schema import PromptRun
+        >>> [find_setting(PromptRun, key).affects for key in ("loss.smac.alpha", "trainer.devices")]
+        ['own', 'nothing']
+    """
+    known = _known(schema)
+    while key not in known and key:
+        key = key.rpartition(".")[0]
+    return known.get(key)
+
+
+@functools.cache
+def _known(schema: type) -> Mapping[str, Setting]:
+    """Return every setting by its dotted key, those known inside dictionaries as well."""
+    known = {}
+    for name, one in leaves(schema):
+        known[name] = one
+        known |= {f"{name}.{key}": inside for key, inside in one.keys.items()}
+    return known
 
 
 def _likely(name: str, known: Sequence[str]) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
+from calib.config.names import check_names
 from calib.config.ranges import check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import SettingsError, check_values, check_yaml
@@ -72,11 +74,12 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
         task: "prompt", "failure" or "evaluate"; a file that says another task is refused.
 
     Returns:
-        A `PromptRun`, `FailureRun` or `EvaluateRun`, interpolations resolved.
+        A `PromptRun`, `FailureRun` or `EvaluateRun`, interpolations resolved; its groups remember what was
+        asked for, see `calib.config.given`.
 
     Raises:
         FileNotFoundError: A YAML file does not exist.
-        ValueError: An unknown key, a value of the wrong type, a flag, or YAML that cannot be read.
+        ValueError: An unknown key or name, a value of the wrong type, a flag, or YAML that cannot be read.
 
     Example:
         >>> load_config(["data.shots=16", "loss.smac.alpha=0.1"], task="prompt").loss
@@ -88,20 +91,22 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     changes = [argument for argument in argv if _is_change(argument)]
     for file in files:
         merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
-    for change in changes:
-        merged = _merge(
-            merged, _read_change(change), schema, source=f"argument '{redacted(change)}'", task=task
-        )
+    read = [(_read_change(change), f"argument '{redacted(change)}'") for change in changes]
+    for values, source in read:
+        merged = _merge(merged, values, schema, source=source, task=task)
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
     try:
         check_ranges(config)
+        check_names(config)
     except ValueError as error:
         if not files:
             raise
         raise ValueError(f"{error} (Settings were read from {', '.join(map(str, files))}.)") from error
+    for values, _ in read:
+        note_given(config, typing.cast(dict[str, Any], OmegaConf.to_container(values, resolve=False)))
     return config
 
 

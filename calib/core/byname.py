@@ -113,18 +113,35 @@ def bind(
         ValueError: Unknown setting of loss 'scaled' 'fctor'. Did you mean 'factor'? Known: factor.
     """
     known = settings(function)
-    for key, value in given.items():
-        if key not in known:
-            raise _unknown_setting(key, [*also, *known], name)
-        if not _same_kind(value, known[key]):
-            kind = "true or false" if isinstance(known[key], bool) else f"a {type(known[key]).__name__}"
-            raise ValueError(f"Setting {key!r} of {name} must be {kind}, got {value!r}.")
+    check_settings(given, known, name=name, also=also)
     missing = [key for key, default in known.items() if default is REQUIRED and key not in given]
     if missing:
         raise ValueError(f"{name} needs the settings {', '.join(missing)}; they have no default.")
     parameters = tensors(function)
     needs = tuple(key for key, default in parameters.items() if default is REQUIRED)
     return Bound(function, {**given}, name, needs, tuple(parameters))
+
+
+def check_settings(
+    given: Mapping[str, Any], known: Mapping[str, Any], *, name: str, also: Iterable[str] = ()
+) -> None:
+    """Return nothing; refuse settings that a function does not have, or values of another kind.
+
+    Args:
+        given: Settings by name.
+        known: What the function has, with defaults, as `settings` returns them.
+        name: What error messages call it, e.g. "loss 'smac'".
+        also: Names that error messages should list too.
+
+    Raises:
+        ValueError: A setting is unknown or not of its default's kind.
+    """
+    for key, value in given.items():
+        if key not in known:
+            raise _unknown_setting(key, [*also, *known], name)
+        if not _same_kind(value, known[key]):
+            kind = "true or false" if isinstance(known[key], bool) else f"a {type(known[key]).__name__}"
+            raise ValueError(f"Setting {key!r} of {name} must be {kind}, got {value!r}.")
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

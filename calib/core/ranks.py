@@ -6,15 +6,19 @@ and `share` is called by all of them, in the same order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 LAUNCHER = "CALIB_LAUNCHER"  # in the environment: the id of the process that started this one
 T = TypeVar("T")
+P = ParamSpec("P")
+_deciding: ContextVar[bool] = ContextVar("deciding", default=False)
 
 
 def together() -> bool:
@@ -57,19 +61,50 @@ def decided(decide: Callable[[], T]) -> T:
 
     Args:
         decide: Called in the first process only. Returns something small.
+
+    Raises:
+        RuntimeError: It is called by another `decide`, where the others could not know of it: they would wait
+            for ever. It is raised in a single process, too.
     """
-    if world_size() == 1:
-        return decide()
+    if _deciding.get():
+        raise RuntimeError("What the first process decides cannot ask all processes to decide.")
     told: list[Any] = [None, None]  # what came out, the error
     if rank() == 0:
+        before = _deciding.set(True)
         try:
             told[0] = decide()
         except Exception as error:
+            if world_size() == 1:
+                raise
             told[1] = error
+        finally:
+            _deciding.reset(before)
+    if world_size() == 1:
+        return told[0]
     distributed.broadcast_object_list(told, src=0)
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+def by_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that all processes call and the first one runs: see `decided`.
+
+    For what reads or writes a folder. Such a function calls no other one of its kind.
+
+    Example:
+        >>> @by_first
+        ... def count(folder: list) -> int:
+        ...     return len(folder)
+        >>> count(["a", "b"])
+        2
+    """
+
+    @functools.wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        return decided(lambda: function(*args, **kwargs))
+
+    return told
 
 
 @contextmanager

@@ -38,6 +38,36 @@ def _nothing() -> None:
     """Do nothing: the default of `on_batch`."""
 
 
+def encode(
+    backbone: Backbone,
+    table: FeatureTable | ImageTable,
+    *,
+    views: int = 0,
+    cache: str | Path | None = ".calib_cache",
+    batch_size: int = 16,
+    on_batch: Callable[[], object] = _nothing,
+) -> FeatureTable:
+    """Return the image features of a table: encoded, from the cache, or as packaged.
+
+    Args:
+        backbone: The frozen model; images are encoded where it is.
+        table: Images; or features, of which the views that are asked for are taken.
+        views: Augmented views per image beside the plain one.
+        cache: Folder of the cache. None: encoded for this call only.
+        batch_size: Images encoded at once.
+        on_batch: Called before every batch that is encoded.
+
+    Raises:
+        ValueError: Features are of another backbone or hold fewer views, or an image cannot be read.
+    """
+    if isinstance(table, FeatureTable):
+        table.check_backbone(backbone)
+        return table.with_views(views)
+    if cache is None:
+        return encode_table(backbone, table, views=views, batch_size=batch_size, on_batch=on_batch)
+    return cache_features(backbone, table, cache, views=views, batch_size=batch_size, on_batch=on_batch)
+
+
 def encode_table(
     backbone: Backbone,
     table: ImageTable,

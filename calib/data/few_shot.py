@@ -90,6 +90,23 @@ class FewShotSplit:
             record.get("val_names"),
         )
 
+    def outside(self, ids: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:
+        """Return the rows that share no image and no group with the shots, training and validation alike.
+
+        Args:
+            ids: (N,) content ids of the training split.
+            groups: (N,) its groups. None: not known.
+
+        Example:
+            >>> split = few_shot_split(torch.tensor([0, 0, 1, 1]), ["a", "b", "c", "d"], 1, seed=1)
+            >>> sorted([*split.train.tolist(), *split.outside(["a", "b", "c", "d"])])
+            [0, 1, 2, 3]
+        """
+        owner = list(ids) if groups is None else [str(group) for group in groups]
+        taken = [*self.train.tolist(), *self.val.tolist()]
+        taken_ids, taken_groups = {ids[row] for row in taken}, {owner[row] for row in taken}
+        return [row for row, id_ in enumerate(ids) if id_ not in taken_ids and owner[row] not in taken_groups]
+
     def digest(self) -> str:
         """Return the SHA-256 hex digest that names the split in exported files.
 

@@ -17,6 +17,7 @@ from calib.io.tensors import (
     require_version,
     save_tensors,
 )
+from calib.metrics.registry import summarize
 
 KIND = "predictions"
 VERSION = 1
@@ -65,6 +66,29 @@ class Predictions:
             raise ValueError(f"Labels must be int64 class indices from 0 to {c - 1}.")
         if n == 0:
             raise ValueError("There are no predictions: the data set is empty.")
+
+    @property
+    def predictions(self) -> Tensor:
+        """The class of the largest logit, (N,) int64; the first of equal ones."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def failure(self) -> Tensor:
+        """Which predictions are wrong, (N,) bool."""
+        return self.predictions != self.labels
+
+    @property
+    def confidence(self) -> Tensor:
+        """The largest probability of each image, (N,), in double precision."""
+        return self.probs.max(dim=1).values
+
+    def metrics(self, *, n_bins: int = 10) -> dict[str, Any]:
+        """Return every metric by name as a float (fractions, never percent); see `calib.metrics.summarize`.
+
+        Args:
+            n_bins: Bins of ECE and its kin.
+        """
+        return summarize(self.logits, self.labels, class_names=self.class_names, n_bins=n_bins)
 
     @property
     def probs(self) -> Tensor:

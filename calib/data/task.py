@@ -10,6 +10,7 @@ from calib.core.errors import unknown_name
 from calib.core.names import check_class_names, plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
+from calib.data.few_shot import FewShotSplit, few_shot_split
 from calib.data.records import ImageTable
 
 SPLITS = ("train", "val", "test")
@@ -76,6 +77,28 @@ class TaskData:
                     f"The {split} split of data set '{self.name}' has label {highest}, but there are only "
                     f"{len(self.class_names)} class names (labels start at 0)."
                 )
+
+    def draw(self, shots: int | None, *, val_shots: int = 0, seed: int) -> FewShotSplit:
+        """Return training and validation shots of every class, drawn from the training split.
+
+        Args:
+            shots: Training images per class. None: all that validation leaves.
+            val_shots: Validation images per class.
+            seed: Of the draw; see `calib.data.few_shot.few_shot_split`.
+
+        Raises:
+            ValueError: A class has too few images.
+        """
+        return few_shot_split(
+            self.train.labels,
+            self.train.ids,
+            shots,
+            val_shots=val_shots,
+            seed=seed,
+            groups=self.train.groups,
+            class_names=self.class_names,
+            names=self.train.names,
+        )
 
     def splits(self) -> dict[str, Table]:
         """Return the splits that exist, by name."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.core import ranks
 from calib.core.hashing import stable_hash
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.failure.cases import FailureCases
 
 
@@ -78,16 +78,16 @@ class CaptionPairs:
         starts = range(0, len(self), count)
         rows = torch.tensor([order[min(start, len(self) - count) :][:count] for start in starts])  # (K, B)
         source = torch.empty(len(self), dtype=torch.int64)
-        place = torch.empty(len(self), dtype=torch.int64)
+        column = torch.empty(len(self), dtype=torch.int64)
         for block in reversed(range(len(rows))):  # a pair in two blocks is judged in the first
             source[rows[block]] = block
-            place[rows[block]] = torch.arange(count)
+            column[rows[block]] = torch.arange(count)
         labels, predictions = torch.empty_like(source), torch.empty_like(source)
         logits = torch.empty(len(self), count)
         for block, texts in enumerate(self.text_features[rows]):
             here = (source == block).nonzero().flatten()
             logits[here], predictions[here], labels[here] = judge_captions(
-                self.image_features[here], texts, place[here], logit_scale=self.logit_scale
+                self.image_features[here], texts, column[here], logit_scale=self.logit_scale
             )
         cases = FailureCases(
             image_features=self.image_features[None],

@@ -10,19 +10,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
+from calib.data.features import FeatureTable
+from calib.prompts.export import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class PlainCases:
+    """Predictions on N plain images, without their augmented views.
+
+    Attributes:
+        image_features: (N, D) unit norm.
+        labels: (N,) int64.
+        predictions: (N,) int64.
+        logits: (N, C).
+    """
+
+    image_features: Tensor
+    labels: Tensor
+    predictions: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class FailureCases:
     """Predictions of a frozen model with what was right: what a failure head learns from. All in memory.
 
-    An image may have been seen in several looks (the plain image and augmented views), each with a prediction
-    of its own. The model may have been several: with cross-fitted prompts every image is judged by the texts
-    of the prompt that was trained without it.
+    An image may have been seen in several views (the plain image and augmented versions), each with a
+    prediction of its own. The model may have been several: with cross-fitted prompts every image is judged by
+    the texts of the prompt that was trained without it.
 
     Attributes:
-        image_features: (V, N, D) unit norm, V looks at N images; the first is the plain image.
+        image_features: (V, N, D) unit norm, V views of N images; the first is the plain image.
         labels: (N,) int64.
         text_features: (K, C, D) unit norm: the class texts of K models.
         source: (N,) int64 in [0, K): whose texts judged the image.
@@ -56,15 +75,70 @@ class FailureCases:
             logit_scale: Log of the scale.
             predictions: (N,) or (V, N) int64. None: the most similar class.
         """
-        looks = image_features if image_features.dim() == 3 else image_features[None]
-        logits = math.exp(logit_scale) * looks @ text_features.T  # (V, N, C)
-        picked = logits.argmax(dim=2) if predictions is None else predictions.expand(looks.shape[:2])
-        source = torch.zeros(len(labels), dtype=torch.int64)
-        return cls(looks, labels, text_features[None], source, picked, logits)
+        views = image_features if image_features.dim() == 3 else image_features[None]
+        logits = math.exp(logit_scale) * views @ text_features.T  # (V, N, C)
+        picked = logits.argmax(dim=2) if predictions is None else predictions.expand(views.shape[:2])
+        return cls(
+            image_features=views,
+            labels=labels,
+            text_features=text_features[None],
+            source=torch.zeros(len(labels), dtype=torch.int64),
+            predictions=picked,
+            logits=logits,
+        )
+
+    @classmethod
+    def of_table(
+        cls,
+        table: FeatureTable,
+        text_features: Tensor,
+        *,
+        logit_scale: float,
+        predictions: Tensor | None = None,
+    ) -> FailureCases:
+        """Return what one model says about the images of a table, their augmented views included.
+
+        Args:
+            table: Images with labels.
+            text_features: As in `of`.
+            logit_scale: As in `of`.
+            predictions: As in `of`.
+        """
+        views = table.image_features[None].cpu()  # (1, N, D)
+        if table.augmented_features is not None:
+            views = torch.cat([views, table.augmented_features.transpose(0, 1).cpu()])
+        return cls.of(
+            views, table.labels.cpu(), text_features, logit_scale=logit_scale, predictions=predictions
+        )
+
+    @classmethod
+    def of_prompt(cls, prompt: Prompt, table: FeatureTable) -> FailureCases:
+        """Return what a prompt says about the images of a table, their augmented views included.
+
+        Args:
+            prompt: The prompt.
+            table: Images with labels of its classes, encoded by its backbone.
+
+        Raises:
+            ValueError: The features have another width than the prompt, or a label is none of its classes.
+        """
+        size, dim = prompt.text_features.shape
+        width, last = table.image_features.shape[1], int(table.labels.max())
+        if width != dim:
+            raise ValueError(f"image_features must be (N, {dim}) for this prompt, and they are {width} wide.")
+        if last >= size:
+            raise ValueError(f"labels must lie in 0..{size - 1}, the classes of the prompt, got {last}.")
+        return cls.of_table(table, prompt.text_features.cpu(), logit_scale=scale_of(prompt))
 
     @classmethod
     def join(cls, parts: Sequence[FailureCases]) -> FailureCases:
-        """Return the cases of several models, one after the other."""
+        """Return the cases of several models, one after the other.
+
+        Args:
+            parts: The cases of each, at least one.
+        """
+        if len(parts) == 1:
+            return parts[0]
         models = [len(part.text_features) for part in parts]
         shifted = [part.source + sum(models[:i]) for i, part in enumerate(parts)]
         rows = {
@@ -82,19 +156,29 @@ class FailureCases:
         return len(self.labels)
 
     @property
+    def plain(self) -> PlainCases:
+        """What was predicted on the plain images."""
+        return PlainCases(
+            image_features=self.image_features[0],
+            labels=self.labels,
+            predictions=self.predictions[0],
+            logits=self.logits[0],
+        )
+
+    @property
     def failure(self) -> Tensor:
         """Which predictions on the plain images are wrong, (N,) bool."""
         return self.predictions[0] != self.labels
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
-        """Return the batch for (epoch, row indices): epoch e sees look e modulo V."""
+        """Return the batch for (epoch, row indices): epoch e sees view e modulo V."""
         epoch, index = key
-        look = epoch % len(self.image_features)
+        view = epoch % len(self.image_features)
         return {
-            "image_features": self.image_features[look][index],
+            "image_features": self.image_features[view][index],
             "labels": self.labels[index],
-            "predictions": self.predictions[look][index],
-            "logits": self.logits[look][index],
+            "predictions": self.predictions[view][index],
+            "logits": self.logits[view][index],
             "source": self.source[index],
             "index": index,
         }
@@ -115,3 +199,15 @@ class FailureCases:
             source = dataclasses.replace(self, **{name: getattr(self, name)[:1] for name in fields})
         order = BatchOrder(len(self), batch_size, seed=seed, drop_last=drop_last, shared=True)
         return BatchLoader(source, order)
+
+
+def scale_of(prompt: Prompt) -> float:
+    """Return the log of what a prompt multiplies cosines with, its temperature included.
+
+    Args:
+        prompt: The prompt.
+
+    Example:
+        A logit scale of log 100 and a temperature of 2 give log 50, 3.912.
+    """
+    return prompt.logit_scale - math.log(prompt.temperature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,16 +10,15 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.data import FeatureTable, FewShotSplit, TaskData, few_shot_split
+from calib.data import FewShotSplit, TaskData, few_shot_split
 from calib.data.predictions import Predictions
 from calib.data.task import Table
 from calib.failure.captions import CaptionPairs
-from calib.failure.cases import FailureCases
-from calib.failure.export import prompt_digest, text_digest
+from calib.failure.cases import FailureCases, scale_of
 from calib.prompts.export import Prompt
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class FrozenClassifier:
     """The frozen model whose predictions are judged.
 
@@ -29,55 +27,69 @@ class FrozenClassifier:
         class_names: C names in label order; of captions none.
         logit_scale: Log of the scale, the prompt's temperature included.
         prompt: Its prompt. None: a model known by a file of embeddings only.
-        backbone: Its backbone. None likewise.
     """
 
     text_features: Tensor | None
     class_names: list[str]
     logit_scale: float
     prompt: Prompt | None = None
-    backbone: Backbone | None = None
 
     @classmethod
-    def of(cls, prompt: Prompt, backbone: Backbone) -> FrozenClassifier:
-        """Return the model that a prompt makes of a backbone."""
-        scale = prompt.logit_scale - math.log(prompt.temperature)
-        return cls(prompt.text_features, list(prompt.class_names), scale, prompt, backbone)
-
-    def cases(self, table: FeatureTable, predictions: Tensor | None = None) -> FailureCases:
-        """Return what the model says about the images of a table, their augmented views included."""
-        assert self.text_features is not None
-        looks = table.image_features[None]  # (1, N, D)
-        if table.augmented_features is not None:
-            looks = torch.cat([looks, table.augmented_features.transpose(0, 1)])
-        return FailureCases.of(
-            looks, table.labels, self.text_features, logit_scale=self.logit_scale, predictions=predictions
+    def of(cls, prompt: Prompt) -> FrozenClassifier:
+        """Return the model that a prompt makes of its backbone."""
+        return cls(
+            text_features=prompt.text_features,
+            class_names=list(prompt.class_names),
+            logit_scale=scale_of(prompt),
+            prompt=prompt,
         )
 
-    def digest(self) -> str:
-        """Return what names the model in split.json: a digest of its texts."""
-        if self.prompt is not None:
-            return prompt_digest(self.prompt)
-        assert self.text_features is not None
-        return text_digest(self.text_features)
+
+@dataclass(frozen=True, kw_only=True)
+class CrossFit:
+    """The prompt's own shots, of which the head learns from some; see `calib.commands.failure.cross_fit`.
+
+    Attributes:
+        prompt: The prompt that is judged.
+        backbone: Its backbone.
+        task: The data set.
+        shots: The prompt's shots, as rows of the training split.
+        kept: Which of them the head learns from, as positions among them; at least one.
+    """
+
+    prompt: Prompt
+    backbone: Backbone
+    task: TaskData
+    shots: FewShotSplit
+    kept: tuple[int, ...]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """What is there instead of classes where every image has a caption.
+
+    Attributes:
+        pairs: What the head is trained on.
+        test_rows: (K, B) int64: the test pairs in each block of candidates.
+    """
+
+    pairs: CaptionPairs
+    test_rows: Tensor
+
+
+@dataclass(kw_only=True)
 class FailureData:
     """Everything a failure run needs before it begins.
 
     Attributes:
         judged: The model.
-        cases: Its predictions on images it was not trained on. None: there are none.
+        cases: Its predictions on images it was not trained on. None: there are none, all are cross-fitted.
         val: Predictions on the validation images. None: there are none.
         test: What the model says about the test images.
         test_cases: The same as cases, with its predictions.
         record: What split.json says.
-        task: The data set. None: a file of embeddings.
-        shots: The prompt's own shots, where some are cross-fitted; see `calib.commands.failure.cross_fit`.
-        kept: Which of these the head learns from, as positions among them.
-        pairs: What the head is trained on instead of `cases`: pairs of images and captions. None: classes.
-        test_rows: (K, B) int64: the test pairs in each block of candidates. None: classes.
+        cross_fit: The shots that are cross-fitted. None: there are none.
+        captions: Pairs of images and captions. None: classes.
     """
 
     judged: FrozenClassifier
@@ -86,17 +98,14 @@ class FailureData:
     test: Predictions
     test_cases: FailureCases
     record: dict[str, Any]
-    task: TaskData | None = None
-    shots: FewShotSplit | None = None
-    kept: tuple[int, ...] = ()
-    pairs: CaptionPairs | None = None
-    test_rows: Tensor | None = None
+    cross_fit: CrossFit | None = None
+    captions: Captions | None = None
 
     def names_of(self, source: int) -> list[str]:
         """Return the names of the candidates of the test images with this `source`."""
-        if self.test_rows is None:
+        if self.captions is None:
             return self.judged.class_names
-        return [self.test.names[row] for row in self.test_rows[source].tolist()]
+        return [self.test.names[row] for row in self.captions.test_rows[source].tolist()]
 
 
 def cases_of(test: Predictions, text_features: Tensor) -> FailureCases:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calib.core.checks import as_float64
+
 NEGLIGIBLE = 0.005  # of log-odds: a contribution that would be printed as 0.00
 
 
@@ -29,7 +31,7 @@ class Explanation:
         alternatives: (B, K) int64, the classes besides the predicted one with the largest weights, in order.
         alternative_weights: (B, K), their weights.
         rivals: (B,) int64, the class besides the predicted one that the model itself finds most likely.
-        probs: (B, 2), the model's probability of the predicted class and of the rival.
+        probs: (B, 2) float64, the model's probability of the predicted class and of the rival.
         contributions: (B,) each, above 0 where the part raises the doubt: image (v), alternatives (the
             attention's average text), predicted (the predicted text), confidence (MCP of a residual head), as
             far as the head uses them.
@@ -101,8 +103,8 @@ def explain_failure(
     confidence: Tensor | None,
     *,
     means: Mapping[str, Tensor],
+    weights: Tensor,
     logits: Tensor,
-    attention: Tensor | None,
     predictions: Tensor,
     top: int,
 ) -> Explanation:
@@ -113,8 +115,8 @@ def explain_failure(
         parts: (B, D) each.
         confidence: (B,), added to the MLP's output. None: nothing is.
         means: (D,) per part, () for the confidence.
-        logits: (B, C) of the model that is judged.
-        attention: (B, C). None: the head has none.
+        weights: (B, C), how much each class is weighed; rows sum to 1.
+        logits: (B, C) of the model that is judged, as its confidence is quoted elsewhere.
         predictions: (B,) int64.
         top: Alternatives per image, at least 1.
 
@@ -141,8 +143,7 @@ def explain_failure(
         failure_logit, baseline = failure_logit - confidence, baseline - float(mean)
     picked = predictions[:, None]  # (B, 1)
     rivals = logits.scatter(1, picked, -math.inf).argmax(1, keepdim=True)
-    softmax = logits.softmax(1)
-    weights = softmax if attention is None else attention
+    probs = as_float64(logits).softmax(1)
     others = weights.scatter(1, picked, -math.inf)
     ranked = others.topk(min(top, weights.shape[1] - 1), dim=1)
     return Explanation(
@@ -152,7 +153,7 @@ def explain_failure(
         alternatives=ranked.indices,
         alternative_weights=ranked.values,
         rivals=rivals[:, 0],
-        probs=softmax.gather(1, torch.cat([picked, rivals], dim=1)),
+        probs=probs.gather(1, torch.cat([picked, rivals], dim=1).to(probs.device)),
         contributions=contributions,
         baseline=baseline,
     )

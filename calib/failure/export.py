@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,55 +12,17 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
-from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm
-from calib.core.errors import unknown_name
+from calib.core.checks import HALF_NORM, check_unit_norm
 from calib.core.text import few
+from calib.failure.digests import text_digest
 from calib.failure.explain import Explanation
-from calib.failure.official import check_names_and_shapes
+from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
-from calib.io.tensors import (
-    load_tensors,
-    require_keys,
-    require_strings,
-    require_tensor,
-    require_version,
-    save_tensors,
-)
+from calib.io.tensors import save_tensors
 from calib.prompts.export import Prompt
 
-MADE_FOR = "This failure head was trained for"
-KIND = "failure"
-VERSION = 1
 ROWS_AT_ONCE = 4096  # bounds the memory of the attention, (rows, C)
-RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
-
-
-def text_digest(text_features: Tensor) -> str:
-    """Return the sha256 of text features as float32, over shape and bytes.
-
-    Args:
-        text_features: (C, D).
-
-    Example:
-        >>> text_digest(torch.eye(2, 3))[:8]
-        'e4c27db2'
-    """
-    rows = text_features.detach().cpu().float().contiguous()
-    digest = hashlib.sha256(f"{tuple(rows.shape)}\n".encode())
-    digest.update(rows.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def prompt_digest(prompt: Prompt) -> str:
-    """Return the sha256 of what a prompt predicts with: class names in order and text features.
-
-    The temperature is no part of it, as it changes no prediction.
-
-    Args:
-        prompt: Learned or zero-shot.
-    """
-    names = json.dumps(prompt.class_names, ensure_ascii=False)
-    return hashlib.sha256(f"{names}\n{text_digest(prompt.text_features)}".encode()).hexdigest()
+MADE_FOR = "This failure head was trained for"
 
 
 @dataclass(eq=False)
@@ -146,6 +104,7 @@ class FailureHead:
         predictions: Tensor | None = None,
         *,
         text_features: Tensor | None = None,
+        logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
@@ -154,6 +113,8 @@ class FailureHead:
             image_features: As in `uncertainty`.
             predictions: As in `uncertainty`.
             text_features: As in `uncertainty`.
+            logits: (N, C) of the model that is judged, e.g. `Prompt.logits`: its confidence is quoted as they
+                have it. None: as the model was when the head was trained.
             top: How many alternative classes to name.
 
         Raises:
@@ -163,7 +124,7 @@ class FailureHead:
             raise ValueError("This failure head was saved without training means, so it cannot explain.")
         self._check_features(image_features, "image_features")
         given = self._arguments(image_features, self._texts(text_features), predictions)
-        return self.head.explain(*given, means=self.means, top=top)
+        return self.head.explain(*given, means=self.means, logits=logits, top=top)
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.
@@ -250,19 +211,7 @@ class FailureHead:
             FileNotFoundError: There is no such file.
             ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
         """
-        tensors, record = load_tensors(path, kind=KIND)
-        _check_record(record, path)
-        names = record["class_names"]
-        head = _read_head(tensors, record, path)
-        return cls(
-            head=head,
-            text_features=_read_texts(tensors, record, head, path),
-            class_names=names,
-            means=_read_means(tensors, head, path),
-            backbone=record["backbone"],
-            prompt=record["prompt"],
-            training=record["training"],
-        )
+        return cls(**read_head_file(path))
 
     def _arguments(
         self, image_features: Tensor, text_features: Tensor, predictions: Tensor | None
@@ -292,70 +241,3 @@ class FailureHead:
                 f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."
             )
         check_unit_norm(features, name, tolerance=HALF_NORM)
-
-
-def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
-    require_version(record, VERSION, path=path)
-    require_keys(record, RECORD, path=path)
-    if not require_strings(record, "class_names", path=path) and record["text_digest"] is not None:
-        raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")
-    backbone = record["backbone"]
-    if not isinstance(record["logit_scale"], int | float) or isinstance(record["logit_scale"], bool):
-        raise ValueError(f"{path}: logit_scale must be a number, not {record['logit_scale']!r}.")
-    for key in ("head", "training"):
-        if not isinstance(record[key], dict):
-            raise ValueError(f"{path}: {key} must be a mapping, not {record[key]!r}.")
-    if record["prompt"] is not None and not isinstance(record["prompt"], str):
-        raise ValueError(f"{path}: prompt must be a digest or null, not {record['prompt']!r}.")
-    if backbone is None:
-        return
-    weights = backbone.get("weights") if isinstance(backbone, dict) else None
-    if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str) or "name" not in backbone:
-        raise ValueError(f"{path}: the description of the backbone lacks its name or its weights' digest.")
-
-
-def _read_head(tensors: Mapping[str, Tensor], record: Mapping[str, Any], path: str | Path) -> ViLU:
-    known = set(inspect.signature(ViLU).parameters) - {"logit_scale"}
-    for name in record["head"]:
-        if name not in known:
-            raise unknown_name(f"head option in {path}", name, known)
-    state = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
-    try:
-        with torch.device("meta"):  # no memory is taken before the shapes have been compared
-            head = ViLU(**record["head"], logit_scale=record["logit_scale"])
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{path}: the options of the head are not valid: {error}") from error
-    check_names_and_shapes(state, head.state_dict(), path)
-    for name, value in state.items():
-        floating = name != "iteration_count"
-        require_tensor(state, name, tuple(value.shape), path=path, floating=floating)
-    head.load_state_dict(state, assign=True)
-    return head
-
-
-def _read_texts(
-    tensors: Mapping[str, Tensor], record: Mapping[str, Any], head: ViLU, path: str | Path
-) -> Tensor | None:
-    names = record["class_names"]
-    if not names:
-        return None
-    text_features = require_tensor(tensors, "text_features", (len(names), head.dim), path=path)
-    check_unit_norm(text_features, f"{path}: text_features", tolerance=FLOAT32_NORM)
-    if text_digest(text_features) != record["text_digest"]:
-        raise ValueError(f"{path}: text_features were changed after saving: their digest is another one.")
-    return text_features
-
-
-def _read_means(tensors: Mapping[str, Tensor], head: ViLU, path: str | Path) -> dict[str, Tensor]:
-    stored = {name for name in tensors if name.startswith("mean.")}
-    if not stored:
-        return {}
-    shapes: dict[str, tuple[int, ...]] = {f"mean.{name}": (head.dim,) for name in head.part_names}
-    if head.options["residual"]:
-        shapes["mean.confidence"] = ()
-    if stored != shapes.keys():
-        raise ValueError(f"{path}: the training means are {sorted(stored)}, expected {sorted(shapes)}.")
-    return {
-        name.removeprefix("mean."): require_tensor(tensors, name, shape, path=path)
-        for name, shape in shapes.items()
-    }

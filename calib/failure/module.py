@@ -16,11 +16,9 @@ from calib.core.errors import unknown_name
 from calib.failure.vilu import ViLU
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
-from calib.metrics.failure import summarize_failure
+from calib.metrics.failure import FAILURE_METRICS, summarize_failure
 from calib.training.optim import lr_after_linear_warmup, make_optimizer
 from calib.training.precision import full_precision
-
-WATCHED = ("auroc", "aurc")  # metrics of the validation images that are logged
 
 
 class FailurePredictionModule(LightningModule):
@@ -115,7 +113,7 @@ class FailurePredictionModule(LightningModule):
         self._outputs.append((batch["index"], logits, batch["predictions"] != batch["labels"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log AUROC and AURC of the validation images, as far as they are defined."""
+        """Log the watched metrics of the validation images, as far as they are defined."""
         index, logits, failure = (
             ranks.gathered(torch.cat(parts)) for parts in zip(*self._outputs, strict=True)
         )
@@ -123,7 +121,8 @@ class FailurePredictionModule(LightningModule):
         logits, failure = logits[order], failure[order]
         if logits.isfinite().all():  # else the training epoch, which ends after this, says so
             values = summarize_failure(logits, failure)
-            self.log_dict({f"val/{name}": values[name] for name in WATCHED if math.isfinite(values[name])})
+            watched = [name for name, metric in FAILURE_METRICS.items() if metric.watched]
+            self.log_dict({f"val/{name}": values[name] for name in watched if math.isfinite(values[name])})
         self._outputs = []
 
     def configure_optimizers(self) -> dict[str, Any]:

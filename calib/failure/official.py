@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the ViLU repository: read without running code, and written."""
+"""Checkpoints of the ViLU repository: heads from them, read without running code, and heads for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib.failure.vilu import ViLU
 from calib.io.archives import check_archive
 from calib.io.files import atomic_path
+
+PROJECTIONS = ("in_proj_v.weight", "in_proj_t.weight")
+
+
+def load_official(head: ViLU, path: str | Path, *, keep_frozen: bool) -> ViLU:
+    """Return the head with the weights of a checkpoint of the ViLU repository.
+
+    Args:
+        head: A head with the options of the stored one. It is changed.
+        path: The `.ckpt` file. It is read without running code.
+        keep_frozen: What it was trained with. The file does not say, and it decides whether the stored
+            projections are used.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or unsafe, does not fit (names and shapes are listed), or the head is
+            residual.
+
+    Warns:
+        UserWarning: `keep_frozen` and the stored projections contradict each other.
+    """
+    _refuse_residual(head)
+    state = read_official(path)
+    check_names_and_shapes(state, head.state_dict(), path)
+    head.load_state_dict(state)
+    head.freeze(keep_frozen)
+    if head.options["use_attention"]:
+        check_projections({name: state[name] for name in PROJECTIONS}, keep_frozen=keep_frozen, path=path)
+    return head
+
+
+def save_official(head: ViLU, path: str | Path, *, epoch: int = 0) -> None:
+    """Write the weights of a head as the ViLU repository does, for its evaluation.
+
+    Args:
+        head: The head.
+        path: The `.ckpt` file.
+        epoch: What the file says about the length of the training.
+
+    Raises:
+        ValueError: The head is residual, which that layout cannot hold.
+    """
+    _refuse_residual(head)
+    write_official(path, head.state_dict(), epoch=epoch)
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
@@ -130,6 +175,11 @@ def check_projections(weights: Mapping[str, Tensor], *, keep_frozen: bool, path:
             f"Load it with keep_frozen=False.",
             stacklevel=3,
         )
+
+
+def _refuse_residual(head: ViLU) -> None:
+    if head.options["residual"]:
+        raise ValueError("A residual head has no counterpart in the official layout: use residual=False.")
 
 
 def _multiple_of_identity(weight: Tensor) -> float | None:

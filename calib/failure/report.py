@@ -12,19 +12,11 @@ from calib.failure.data import FailureData
 from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
 from calib.failure.explain import Explanation
 from calib.failure.export import FailureHead
+from calib.metrics import FAILURE_METRICS, columns_of
 from calib.metrics.failure import aurc
 from calib.report.plots import risk_coverage_diagram
-from calib.report.tables import aligned
+from calib.report.tables import Cell, metrics_table
 
-# column title, metric, factor, decimals
-COLUMNS = (
-    ("AUROC %", "auroc", 100, 1),
-    ("FPR95 %", "fpr95", 100, 1),
-    ("AURC %", "aurc", 100, 2),
-    ("E-AURC %", "eaurc", 100, 2),
-    ("AUGRC %", "augrc", 100, 2),
-    ("AUPR-error %", "aupr_error", 100, 1),
-)
 FEW = 10  # wrong (or right) predictions below which a reader is warned
 DRAWN = 5  # curves in the picture; more would hide each other
 
@@ -36,11 +28,15 @@ def heading(results: Mapping[str, Any]) -> str:
         results: The content of metrics.json.
     """
     images, test = results["images"], results["test"]
+    columns = columns_of(FAILURE_METRICS)
+    better = [
+        columns[name].title.removesuffix(" %") for name in columns if FAILURE_METRICS[name].higher_is_better
+    ]
     text = (
         f"{results['data']}: {test['n']} test images, {test['n_failures']} predictions wrong. The head "
         f"learned from {images['train']} images ({images['fit_on'].replace('_', '-')}), "
-        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for AUROC and "
-        "AUPR-error, less for the others."
+        f"{images['failures']} wrong. Intervals: {results['level']:.0%}. More is better for "
+        f"{' and '.join(better)}, less for the others."
     )
     least = min(test["n_failures"], test["n"] - test["n_failures"])
     if least < FEW:
@@ -69,11 +65,12 @@ def failure_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         metrics: Score to metrics, as in metrics.json.
     """
-    rows = [
-        [name, *(_cell(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+    columns = columns_of(FAILURE_METRICS)
+    rows = {
+        name: {key: Cell(row.get(key), interval=row.get("intervals", {}).get(key)) for key in columns}
         for name, row in metrics.items()
-    ]
-    return aligned(["score", *(title for title, *_ in COLUMNS)], rows)
+    }
+    return metrics_table("score", columns, rows)
 
 
 def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -82,12 +79,14 @@ def differences_table(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
     Args:
         metrics: Score to metrics, as in metrics.json.
     """
-    rows = [
-        [name, *(_difference(row, metric, factor, decimals) for _, metric, factor, decimals in COLUMNS)]
+    rows = {
+        name: {
+            key: Cell(middle, interval=(low, high)) for key, (low, middle, high) in row["minus_mcp"].items()
+        }
         for name, row in metrics.items()
         if row.get("minus_mcp")
-    ]
-    return aligned(["minus mcp", *(title for title, *_ in COLUMNS)], rows) if rows else None
+    }
+    return metrics_table("minus mcp", columns_of(FAILURE_METRICS), rows, difference=True) if rows else None
 
 
 def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -104,23 +103,24 @@ def remarks(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) -> str:
+def failures_csv(data: FailureData, head: FailureHead, *, top: int = 3) -> str:
     """Return one CSV row per test image, the most doubtful first, with the reasons in numbers and in words.
 
     Args:
         data: The model and its predictions on the test images.
-        checkpoint: The head.
+        head: The head.
         top: Alternative classes to name.
     """
     cases, predictions = data.test_cases, data.test
-    uncertainty = head_uncertainty(checkpoint, cases)
-    confidence = predictions.probs.gather(1, cases.predictions[0][:, None])[:, 0]
+    uncertainty = head_uncertainty(head, cases)
+    plain = cases.plain
     rows: dict[int, list[str]] = {}
     parts: list[str] = []
-    for source, (index, texts) in enumerate(by_source(checkpoint, cases)):
-        names, picked = data.names_of(source), cases.predictions[0][index]
-        images = cases.image_features[0][index]
-        explanation = checkpoint.explain(images, picked, text_features=texts, top=top)
+    for source, (index, texts) in enumerate(by_source(head, cases)):
+        names, picked = data.names_of(source), plain.predictions[index]
+        explanation = head.explain(
+            plain.image_features[index], picked, text_features=texts, logits=plain.logits[index], top=top
+        )
         parts, why = list(explanation.contributions), explanation.sentences(names)
         for at, row in enumerate(index.tolist()):
             label, prediction = int(cases.labels[row]), int(picked[at])
@@ -129,7 +129,7 @@ def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) ->
                 safe_text(names[label]),
                 safe_text(names[prediction]),
                 "yes" if label == prediction else "no",
-                f"{float(confidence[row]):.6f}",
+                f"{float(explanation.probs[at, 0]):.6f}",  # the number that the words quote
                 f"{float(uncertainty[row]):.6f}",
                 safe_text(alternatives(explanation, at, names)),
                 *(f"{float(explanation.contributions[part][at]):+.4f}" for part in parts),
@@ -137,8 +137,8 @@ def failures_csv(data: FailureData, checkpoint: FailureHead, *, top: int = 3) ->
             ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
-    writer.writerow([*head, *(f"doubt from {part}" for part in parts), "why"])
+    columns = ["name", "label", "prediction", "correct", "confidence", "uncertainty", "weighed against"]
+    writer.writerow([*columns, *(f"doubt from {part}" for part in parts), "why"])
     writer.writerows(rows[row] for row in uncertainty.argsort(descending=True, stable=True).tolist())
     return text.getvalue()
 
@@ -161,21 +161,3 @@ def risk_coverage_figure(judgements: Judgements, head: str) -> Any:
     others.sort(key=lambda name: float(aurc(judgements.values[name], judgements.failure)))
     shown = [head, BASELINE, *others[: DRAWN - 2]]
     return risk_coverage_diagram({name: (judgements.values[name], judgements.failure) for name in shown})
-
-
-def _cell(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
-    value = row[metric]
-    if value is None or value != value:
-        return "n/a"
-    text = f"{factor * value:.{decimals}f}"
-    if metric in row.get("intervals", {}):
-        low, high = row["intervals"][metric]
-        text += f" [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
-    return text
-
-
-def _difference(row: Mapping[str, Any], metric: str, factor: int, decimals: int) -> str:
-    if metric not in row["minus_mcp"]:
-        return "n/a"
-    low, middle, high = (f"{factor * x:+.{decimals}f}" for x in row["minus_mcp"][metric])
-    return f"{middle} [{low}, {high}]"

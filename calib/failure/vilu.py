@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from calib.core.checks import check_logit_scale
-from calib.core.errors import unknown_name
 from calib.failure.explain import Explanation, explain_failure
-from calib.failure.official import check_names_and_shapes, check_projections, read_official, write_official
-from calib.failure.vilu_inputs import Inputs, at_least_float32, check_sizes, mcp_log_odds
-
-ACTIVATIONS = ("relu", "leaky_relu")
-
-
-FOLD_FROM = 256  # rows from which the folded first layer is faster (measured on a CPU),
-
-
-FOLD_RATIO = 4  # given at least this many rows per candidate
-
-
-PROJECTIONS = ("in_proj_v.weight", "in_proj_t.weight")
+from calib.failure.vilu_inputs import Inputs, at_least_float32, check_batch, check_sizes
+from calib.failure.vilu_mlp import folding_pays, join_parts, make_mlp, run_folded, slots_of
+from calib.scores.logits import log_odds
 
 
 class ViLU(nn.Module):
@@ -110,8 +97,6 @@ class ViLU(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(dim, hidden, n_iter_freeze_proj)
-        if activation not in ACTIVATIONS:
-            raise unknown_name("activation", activation, ACTIVATIONS)
         self.options: dict[str, Any] = {
             "dim": dim,
             "use_attention": use_attention,
@@ -130,27 +115,21 @@ class ViLU(nn.Module):
         self.dim = dim
         self.keep_frozen = keep_frozen
         self.register_buffer("iteration_count", torch.tensor(0))
-        slots = [
-            "image",
-            *["alternatives"] * (use_attention and concat),
-            *["predicted"] * use_predicted_caption,
-        ]
-        self._slots = {name: slice(i * dim, (i + 1) * dim) for i, name in enumerate(slots)}
-        if use_attention and not concat:
-            self._slots["alternatives"] = self._slots["image"]  # v + z
-        widths = [len(slots) * dim, *hidden, 1]
-        layers: list[nn.Module] = []
-        for i in range(len(widths) - 1):
-            layers += [nn.ReLU() if activation == "relu" else nn.LeakyReLU(negative_slope)] if i else []
-            layers.append(nn.Linear(widths[i], widths[i + 1]))
-        self.mlp = nn.Sequential(*layers)
+        self._slots = slots_of(
+            dim,
+            use_attention=use_attention,
+            concat=concat,
+            use_predicted_caption=use_predicted_caption,
+        )
+        widths = [max(slot.stop for slot in self._slots.values()), *hidden, 1]
+        self.mlp = make_mlp(widths, activation=activation, negative_slope=negative_slope)
         if use_attention:
             self.in_proj_v = nn.Linear(dim, dim, bias=False)
             self.in_proj_t = nn.Linear(dim, dim, bias=False)
             for projection in (self.in_proj_v, self.in_proj_t):
                 nn.init.eye_(projection.weight)
         if residual:
-            for parameter in layers[-1].parameters():
+            for parameter in self.mlp[-1].parameters():
                 nn.init.zeros_(parameter)
             self.mcp_scale = nn.Parameter(torch.ones(()), requires_grad=learn_mcp)
             self.mcp_offset = nn.Parameter(torch.zeros(()), requires_grad=learn_mcp)
@@ -224,7 +203,7 @@ class ViLU(nn.Module):
         Raises:
             ValueError: As in `forward`.
         """
-        self._check(image_features, text_features, predictions)
+        check_batch(self.dim, image_features, text_features, predictions, needs_text=self.needs_text)
         if text_features is None or not self.needs_text:
             return Inputs(image_features, None, None, None, None, None)
         logits = self.logits(image_features, text_features)  # (B, C)
@@ -236,7 +215,7 @@ class ViLU(nn.Module):
             frozen = queries is image_features  # then attention and prediction share one product
             attention = (logits if frozen else self.logits(queries, keys)).softmax(1)
         if self.options["residual"]:
-            confidence = self.mcp_scale * mcp_log_odds(logits, predictions) + self.mcp_offset
+            confidence = self.mcp_scale * log_odds(logits, predictions) + self.mcp_offset
         picked = predictions if self.options["use_predicted_caption"] else None
         return Inputs(image_features, text_features, attention, keys, picked, confidence)
 
@@ -253,6 +232,7 @@ class ViLU(nn.Module):
         predictions: Tensor | None = None,
         *,
         means: Mapping[str, Tensor],
+        logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
@@ -263,23 +243,27 @@ class ViLU(nn.Module):
             predictions: As in `forward`.
             means: What `part_means` returned for the training images: the average case every image is
                 compared with.
+            logits: (B, C) of the model that is judged: the confidence it has elsewhere is the one that is
+                quoted. None: the head's own.
             top: How many alternative classes to name, at least 1; fewer where there are fewer.
 
         Raises:
-            ValueError: As in `forward`; `means` does not fit the head.
+            ValueError: As in `forward`; `means` does not fit the head, or logits are of another shape.
         """
-        self._check(image_features, text_features, predictions)
+        check_batch(self.dim, image_features, text_features, predictions, needs_text=self.needs_text)
         with torch.no_grad():
             inputs = self.inputs(image_features, text_features, predictions)
-            logits = self.logits(image_features, text_features)
+            own = self.logits(image_features, text_features)
+            if logits is not None and logits.shape != own.shape:
+                raise ValueError(f"logits must be {tuple(own.shape)}, not {tuple(logits.shape)}.")
             return explain_failure(
                 self._run_mlp,
                 inputs.parts(),
                 inputs.confidence,
                 means=means,
-                logits=logits,
-                attention=inputs.attention,
-                predictions=logits.argmax(1) if predictions is None else predictions,
+                weights=own.softmax(1) if inputs.attention is None else inputs.attention,
+                logits=own if logits is None else logits.to(own.device),
+                predictions=own.argmax(1) if predictions is None else predictions,
                 top=top,
             )
 
@@ -315,76 +299,6 @@ class ViLU(nn.Module):
         groups = [{"params": rest, "weight_decay": weight_decay}]
         return [*groups, {"params": mcp, "weight_decay": 0.0}] if mcp else groups
 
-    def load_official(self, path: str | Path, *, keep_frozen: bool) -> ViLU:
-        """Return this head with the weights of a checkpoint of the ViLU repository.
-
-        Args:
-            path: The `.ckpt` file. It is read without running code.
-            keep_frozen: What it was trained with. The file does not say, and it decides whether the stored
-                projections are used.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged or unsafe, does not fit (names and shapes are listed), or this
-                head is residual.
-
-        Warns:
-            UserWarning: `keep_frozen` and the stored projections contradict each other.
-        """
-        self._refuse_residual()
-        state = read_official(path)
-        check_names_and_shapes(state, self.state_dict(), path)
-        self.load_state_dict(state)
-        self.freeze(keep_frozen)
-        if self.options["use_attention"]:
-            check_projections({name: state[name] for name in PROJECTIONS}, keep_frozen=keep_frozen, path=path)
-        return self
-
-    def save_official(self, path: str | Path, *, epoch: int = 0) -> None:
-        """Write the weights as the ViLU repository does, for its evaluation.
-
-        Args:
-            path: The `.ckpt` file.
-            epoch: What the file says about the length of the training.
-
-        Raises:
-            ValueError: The head is residual, which that layout cannot hold.
-        """
-        self._refuse_residual()
-        write_official(path, self.state_dict(), epoch=epoch)
-
-    def _refuse_residual(self) -> None:
-        if self.options["residual"]:
-            raise ValueError("A residual head has no counterpart in the official layout: use residual=False.")
-
-    def _check(self, images: Tensor, texts: Tensor | None, predictions: Tensor | None) -> None:
-        if images.dim() != 2 or images.shape[1] != self.dim or not images.is_floating_point():
-            raise ValueError(
-                f"image_features must be (B, {self.dim}) floats for this head, not {tuple(images.shape)} "
-                f"{images.dtype}."
-            )
-        if texts is None:
-            if self.needs_text:
-                raise ValueError("This head needs text_features (C, D): only LVU works without.")
-            return
-        if texts.dim() != 2 or texts.shape[1] != self.dim or len(texts) == 0 or not texts.is_floating_point():
-            raise ValueError(
-                f"text_features must be (C, {self.dim}) floats for this head, not {tuple(texts.shape)} "
-                f"{texts.dtype}."
-            )
-        if predictions is None:
-            return
-        if predictions.shape != images.shape[:1] or predictions.dtype != torch.int64:
-            raise ValueError(
-                f"predictions must be ({len(images)},) int64, one per image, not {tuple(predictions.shape)} "
-                f"{predictions.dtype}."
-            )
-        if predictions.device.type == "cpu" and len(predictions):  # elsewhere this would wait for the device
-            low, high = int(predictions.min()), int(predictions.max())
-            if low < 0 or high >= len(texts):
-                wrong = low if low < 0 else high
-                raise ValueError(f"predictions must lie in 0..{len(texts) - 1}, got {wrong}.")
-
     def _queries_and_keys(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         if self.projects:
             return self.in_proj_v(images), self.in_proj_t(texts)
@@ -394,34 +308,10 @@ class ViLU(nn.Module):
 
     def _score(self, inputs: Inputs) -> Tensor:
         """Return the failure logit (B,)."""
-        rows = len(inputs.image)
-        few = inputs.candidates is not None and FOLD_RATIO * len(inputs.candidates) <= rows >= FOLD_FROM
-        right = self._run_folded(inputs) if few else self._run_mlp(inputs.parts())
+        folded = folding_pays(inputs)
+        right = run_folded(self.mlp, inputs, self._slots) if folded else self._run_mlp(inputs.parts())
         return -(right if inputs.confidence is None else inputs.confidence + right)
 
     def _run_mlp(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the MLP's output (B,) on the joined parts."""
-        joined: dict[int, Tensor] = {}
-        for name, slot in sorted(self._slots.items(), key=lambda item: item[1].start):
-            place = slot.start
-            joined[place] = joined[place] + parts[name] if place in joined else parts[name]
-        return self.mlp(torch.cat([*joined.values()], dim=1)).squeeze(1)
-
-    def _run_folded(self, inputs: Inputs) -> Tensor:
-        """Return the MLP's output (B,) with its first layer applied to the C texts instead of to B rows.
-
-        The first layer is linear, so `W z = attention (W keys)` and `W t^ = (W t)[prediction]`: with few
-        classes a third of a training step's work is gone. The same numbers up to rounding.
-        """
-        first, *rest = self.mlp
-        joined, bias = first.get_parameter("weight"), first.get_parameter("bias")
-        pieces = joined.split(self.dim, dim=1)  # (H, D) each; slices would cost one (H, 3D) gradient each
-        weight = {name: pieces[slot.start // self.dim] for name, slot in self._slots.items()}
-        hidden = linear(inputs.image, weight["image"], bias)  # (B, H)
-        if inputs.attention is not None and inputs.keys is not None:
-            hidden = hidden + inputs.attention.to(hidden) @ linear(inputs.keys, weight["alternatives"])
-        if inputs.predictions is not None and inputs.candidates is not None:
-            hidden = hidden + linear(inputs.candidates, weight["predicted"])[inputs.predictions]
-        for layer in rest:
-            hidden = layer(hidden)
-        return hidden.squeeze(1)
+        return self.mlp(join_parts(parts, self._slots)).squeeze(1)

@@ -1,8 +1,7 @@
-"""What the ViLU head sees of a batch: parts, attention, prediction, confidence."""
+"""What the ViLU head sees of a batch: parts, attention, prediction, confidence; and what it refuses."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,41 +39,60 @@ class Inputs:
         return parts
 
 
-def mcp_log_odds(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
-    """Return the log-odds of the predicted class, `log(p / (1 - p)) = z[b, k] - logsumexp_{c != k} z[b, c]`.
-
-    A growing function of the maximum class probability (MCP) that never saturates: where MCP rounds to 1 for
-    many images, this still tells them apart.
-
-    Args:
-        logits: (B, C), C at least 2.
-        predictions: (B,) int64 in [0, C). None: the argmax.
-
-    Returns:
-        (B,).
-
-    Raises:
-        ValueError: There is one class only, whose probability is always 1.
-
-    Example:
-        >>> round(mcp_log_odds(torch.tensor([[math.log(3.0), 0.0]])).item(), 4)  # p = 3/4, odds 3
-        1.0986
-    """
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(
-            f"Log-odds of a prediction need logits (B, C) with C >= 2, not {tuple(logits.shape)}."
-        )
-    picked = (logits.argmax(1) if predictions is None else predictions)[:, None]  # (B, 1)
-    others = logits.scatter(1, picked, -math.inf)
-    return logits.gather(1, picked).squeeze(1) - others.logsumexp(1)
-
-
 def check_sizes(dim: int, hidden: Sequence[int], n_iter_freeze_proj: int) -> None:
     """Refuse sizes that no head can have."""
     if dim < 1 or not hidden or min(hidden) < 1:
         raise ValueError(f"dim and at least one hidden width must be positive, got {dim} and {list(hidden)}.")
     if n_iter_freeze_proj < 0:
         raise ValueError(f"n_iter_freeze_proj must be at least 0, got {n_iter_freeze_proj}.")
+
+
+def check_batch(
+    dim: int,
+    image_features: Tensor,
+    text_features: Tensor | None,
+    predictions: Tensor | None,
+    *,
+    needs_text: bool,
+) -> None:
+    """Refuse a batch that is not as a head's `forward` describes it.
+
+    Args:
+        dim: D of the head.
+        image_features: (B, D).
+        text_features: (C, D). None: not given.
+        predictions: (B,) int64 in [0, C). None: not given.
+        needs_text: Whether the head cannot do without text features.
+
+    Raises:
+        ValueError: A shape or type does not fit, or text features are missing.
+    """
+    images, texts = image_features, text_features
+    if images.dim() != 2 or images.shape[1] != dim or not images.is_floating_point():
+        raise ValueError(
+            f"image_features must be (B, {dim}) floats for this head, not {tuple(images.shape)} "
+            f"{images.dtype}."
+        )
+    if texts is None:
+        if needs_text:
+            raise ValueError("This head needs text_features (C, D): only LVU works without.")
+        return
+    if texts.dim() != 2 or texts.shape[1] != dim or len(texts) == 0 or not texts.is_floating_point():
+        raise ValueError(
+            f"text_features must be (C, {dim}) floats for this head, not {tuple(texts.shape)} {texts.dtype}."
+        )
+    if predictions is None:
+        return
+    if predictions.shape != images.shape[:1] or predictions.dtype != torch.int64:
+        raise ValueError(
+            f"predictions must be ({len(images)},) int64, one per image, not {tuple(predictions.shape)} "
+            f"{predictions.dtype}."
+        )
+    if predictions.device.type == "cpu" and len(predictions):  # elsewhere this would wait for the device
+        low, high = int(predictions.min()), int(predictions.max())
+        if low < 0 or high >= len(texts):
+            wrong = low if low < 0 else high
+            raise ValueError(f"predictions must lie in 0..{len(texts) - 1}, got {wrong}.")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -35,21 +36,22 @@ class BusyError(Exception):
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, *, waiting: str | None = None) -> Iterator[None]:
+def locked(path: str | Path, *, patience: float = 0, waiting: str | None = None) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     Args:
         path: The lock's file; it stays. Missing folders are made.
-        waiting: Wait for a process that holds the lock, after saying this. None: raise.
+        patience: Seconds to wait, without a word, for a process that holds the lock.
+        waiting: Then wait for it without an end, after saying this. None: raise.
 
     Raises:
-        BusyError: Another process holds the lock, and `waiting` is None.
+        BusyError: Another process still holds the lock, and `waiting` is None.
         WriteError: The file cannot be made.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _acquired(path, waiting)
+        lock = _acquired(path, patience, waiting)
     except OSError as error:
         raise WriteError(path, error) from error
     try:
@@ -60,7 +62,8 @@ def locked(path: str | Path, *, waiting: str | None = None) -> Iterator[None]:
 
 def is_held(path: str | Path) -> bool:
     """Return whether another process holds a lock at this moment. Makes no file."""
-    if not Path(path).exists():
+    path = Path(path)
+    if not path.exists() and not _soft(path).exists():
         return False
     try:
         with locked(path):
@@ -69,10 +72,10 @@ def is_held(path: str | Path) -> bool:
         return True
 
 
-def _acquired(path: Path, waiting: str | None) -> BaseFileLock:
+def _acquired(path: Path, patience: float, waiting: str | None) -> BaseFileLock:
     try:
         lock: BaseFileLock = FileLock(path)
-        _acquire(lock, path, waiting)
+        _acquire(lock, path, patience, waiting)
     except NotImplementedError:
         pass
     except OSError as error:
@@ -80,18 +83,27 @@ def _acquired(path: Path, waiting: str | None) -> BaseFileLock:
             raise
     else:
         return lock
-    path = path.with_name(path.name + SOFT)
-    logger.warning(
-        "%s has no file locks; while a process works in it, %s lies there.", path.parent, path.name
-    )
+    path = _soft(path)
+    _say_soft(path.parent)
     lock = SoftFileLock(path)
-    _acquire(lock, path, waiting)
+    _acquire(lock, path, patience, waiting)
     return lock
 
 
-def _acquire(lock: BaseFileLock, path: Path, waiting: str | None) -> None:
+@lru_cache(maxsize=1000)  # once for each folder: a search takes its locks again and again
+def _say_soft(folder: Path) -> None:
+    logger.warning(
+        "%s has no file locks; while a process works in it, a file that ends in %s lies there.", folder, SOFT
+    )
+
+
+def _soft(path: Path) -> Path:
+    return path.with_name(path.name + SOFT)
+
+
+def _acquire(lock: BaseFileLock, path: Path, patience: float, waiting: str | None) -> None:
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout as error:
         if waiting is None:
             raise BusyError(path) from error

@@ -70,6 +70,30 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     return tensors, record
 
 
+def kind_of(path: str | Path) -> str:
+    """Return which kind of calib file this is, as `save_tensors` wrote it, e.g. "prompt".
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not safetensors, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
+        ) from error
+    record = parse_json(metadata.get(RECORD, "null"), source=f"The metadata of {path}")
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"{path} is a safetensors file that calib has not written: it says no kind.")
+    return kind
+
+
 def require_keys(record: Mapping[str, Any], keys: Iterable[str], *, path: str | Path) -> None:
     """Refuse a record without all of these keys.
 

@@ -35,6 +35,7 @@ class Objective:
         terms: Per key of `LOSSES` the loss's settings and its `weight`: finite, at least 0, 1 if left out.
 
     Attributes:
+        terms: What was given, terms of weight 0 among them.
         weights: Weight per active term, in the order of `terms`.
         needs: Names of the tensors a call must be given.
 
@@ -52,9 +53,10 @@ class Objective:
     """
 
     def __init__(self, terms: Terms) -> None:
+        self.terms = {name: dict(options) for name, options in check_terms(terms).items()}
         self._terms = {}
         self.weights: dict[str, float] = {}
-        for name, options in check_terms(terms).items():
+        for name, options in self.terms.items():
             settings = {key: value for key, value in options.items() if key != "weight"}
             term = bind(LOSSES[name], settings, name=f"loss {name!r}", also=("weight",))
             weight = _check_weight(name, options.get("weight", 1.0))

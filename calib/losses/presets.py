@@ -31,30 +31,42 @@ _USED: dict[str, dict[str, Any]] = {
     "text_moment_matching": {"weight": 5.0},
 }
 
-_METHODS = {
-    "none": "",
-    # The paper's method on each of its three task losses; its published tables are calibprompt-ls.
-    "calibprompt": "ce smac as",
-    "calibprompt-ls": "ls smac as",
-    "calibprompt-fl": "fl smac as",
-    # Its baselines: a task loss alone (coop is plain cross-entropy) or with one calibration term.
-    "coop": "ce",
-    "ls": "ls",
-    "fl": "fl",
-    **{f"{a}+{b}": f"{a} {b}" for a in ("ce", "ls", "fl") for b in ("mdca", "dca", "mmce", "smac")},
-    # Baselines on logits; zs_norm, mbls and logitnorm contain the cross-entropy.
-    "zs-norm": "zs_norm",
-    "penalty": "ce penalty",
-    "mbls": "mbls",
-    "logitnorm": "logitnorm",
-    # TCPT (arXiv 2602.19024), its two regularisers alone and together.
-    "margin-mean-var": "ce margin_mean_var",
-    "text-moment-matching": "ce text_moment_matching",
-    "tcpt": "ce margin_mean_var text_moment_matching",
-}
+
+def _terms(losses: str) -> dict[str, dict[str, Any]]:
+    return {name: dict(_USED[name]) for name in losses.split()}
+
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    name: {term: dict(_USED[term]) for term in terms.split()} for name, terms in _METHODS.items()
+    "none": {},
+    # The paper's method on each of its three task losses; its published tables are calibprompt-ls.
+    "calibprompt": _terms("ce smac as"),
+    "calibprompt-ls": _terms("ls smac as"),
+    "calibprompt-fl": _terms("fl smac as"),
+    # Its baselines: a task loss alone (coop is plain cross-entropy) or with one calibration term.
+    "coop": _terms("ce"),
+    "ls": _terms("ls"),
+    "fl": _terms("fl"),
+    "ce+mdca": _terms("ce mdca"),
+    "ce+dca": _terms("ce dca"),
+    "ce+mmce": _terms("ce mmce"),
+    "ce+smac": _terms("ce smac"),
+    "ls+mdca": _terms("ls mdca"),
+    "ls+dca": _terms("ls dca"),
+    "ls+mmce": _terms("ls mmce"),
+    "ls+smac": _terms("ls smac"),
+    "fl+mdca": _terms("fl mdca"),
+    "fl+dca": _terms("fl dca"),
+    "fl+mmce": _terms("fl mmce"),
+    "fl+smac": _terms("fl smac"),
+    # Baselines on logits; zs_norm, mbls and logitnorm contain the cross-entropy.
+    "zs-norm": _terms("zs_norm"),
+    "penalty": _terms("ce penalty"),
+    "mbls": _terms("mbls"),
+    "logitnorm": _terms("logitnorm"),
+    # TCPT (arXiv 2602.19024), its two regularisers alone and together.
+    "margin-mean-var": _terms("ce margin_mean_var"),
+    "text-moment-matching": _terms("ce text_moment_matching"),
+    "tcpt": _terms("ce margin_mean_var text_moment_matching"),
 }
 
 

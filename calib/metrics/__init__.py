@@ -4,9 +4,14 @@ Functions say what they take: (confidence, correct), (predictions, labels), (pro
 labels). They return a () float64 tensor; results are fractions, never percent. Tensors on MPS, which has no
 float64, are computed on the CPU. Wrong shapes, types, ranges, NaN and empty inputs raise ValueError. The
 failure metrics take (uncertainty, failure) and are NaN, with a reason, where there is nothing to compare.
+
+The torchmetrics classes are loaded when they are asked for; the rest needs torch only.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from calib.metrics.calibration import (
     adaptive_calibration_error,
@@ -27,8 +32,10 @@ from calib.metrics.classification import (
     negative_log_likelihood_from_probs,
     per_class_table,
 )
+from calib.metrics.columns import Column, columns_of
 from calib.metrics.failure import (
     FAILURE_METRICS,
+    FailureMetric,
     FailureStatistic,
     RiskCoverage,
     augrc,
@@ -45,13 +52,34 @@ from calib.metrics.failure import (
     undefined_reason,
 )
 from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothed_accuracy
-from calib.metrics.modules import (
-    CalibrationError,
-    ClassScore,
-    ClasswiseCalibrationError,
-    SampleMean,
-    SetCalibrationError,
-    metric_collection,
+from calib.metrics.kinds import BinSums, ClassCounts, MeanOverSamples, WholeSet
+from calib.metrics.registry import METRICS, Metric, interval_statistic, summarize
+
+if TYPE_CHECKING:
+    from calib.metrics.modules import (
+        CalibrationError,
+        ClassScore,
+        ClasswiseCalibrationError,
+        SampleMean,
+        SetCalibrationError,
+        metric_collection,
+    )
+
+_OF_TORCHMETRICS = (
+    "CalibrationError",
+    "ClassScore",
+    "ClasswiseCalibrationError",
+    "SampleMean",
+    "SetCalibrationError",
+    "metric_collection",
 )
-from calib.metrics.registry import METRICS, MetricInfo, summarize
-from calib.metrics.resampling import interval_statistic
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_TORCHMETRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("calib.metrics.modules"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_TORCHMETRICS})

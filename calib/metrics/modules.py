@@ -8,68 +8,104 @@ so under `.half()` and `.to(dtype)`; on MPS, which has no float64, they are floa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
 
-from calib.core.binning import bin_edges, bin_statistics, sum_dtype
+from calib.core.binning import bin_edges, sum_dtype
 from calib.core.errors import unknown_name
-from calib.metrics.calibration import (
-    Norm,
-    adaptive_calibration_error,
-    classwise_statistics,
-    error_from_sums,
-)
-from calib.metrics.classification import (
-    balanced_accuracy_from_counts,
-    brier_per_sample,
-    class_counts,
-    macro_f1_from_counts,
-    nll_per_sample,
-)
-from calib.metrics.kde import kde_calibration_error
+from calib.metrics.calibration import Norm, error_from_sums
+from calib.metrics.kinds import BinSums, ClassCounts, Kind, MeanOverSamples, WholeSet
 from calib.metrics.outcomes import Outcomes
-
-SAMPLE_SCORES: dict[str, Callable[[Outcomes], Tensor]] = {
-    "accuracy": lambda p: p.correct.double(),
-    "brier": lambda p: brier_per_sample(p.probs, p.labels),
-    "nll": lambda p: nll_per_sample(p.log_probs, p.labels),
-    "confidence": lambda p: p.confidence,
-    "confidence_gap": lambda p: p.confidence - p.correct.double(),
-}
-CLASS_SCORES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "balanced_accuracy": balanced_accuracy_from_counts,
-    "macro_f1": macro_f1_from_counts,
-}
-SET_SCORES: dict[str, Callable[..., Tensor]] = {
-    "ace": adaptive_calibration_error,
-    "kde_ece": kde_calibration_error,
-}
+from calib.metrics.registry import METRICS
 
 
-def _apply_keeping_float64(
-    self: Metric, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""
-) -> Any:
-    """Move the states of a metric without rounding them; `.to("mps")` would refuse float64 otherwise."""
+class OfKind(torchmetrics.Metric):
+    """Any metric, by its kind: states are what the kind keeps of a batch, added up or put side by side.
 
-    @functools.wraps(fn)  # torchmetrics reads the name of fn
-    def move(value: Tensor) -> Tensor:
-        if value.dtype != torch.float64:
-            return fn(value)
-        try:
-            device = fn(value).device
-        except TypeError:  # a device without float64
-            return fn(value.float())
-        return value.to(device, sum_dtype(device))
+    Args:
+        kind: The kind, with the metric's function.
+        num_classes: C. None: any, where nothing is kept per class.
+        n_bins: Number of equally wide bins on [0, 1], where the metric has bins.
+        higher_is_better: As in METRICS.
+        **settings: Handed to torchmetrics.Metric.
 
-    return Metric._apply(self, move, exclude_state)
+    Raises:
+        ValueError: If n_bins is not positive.
+
+    Example:
+        >>> metric = OfKind(WholeSet(lambda confidence: confidence.median()))
+        >>> metric.update(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> float(metric.compute())
+        0.75
+    """
+
+    is_differentiable: ClassVar[bool] = False
+    full_state_update: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        kind: Kind,
+        num_classes: int | None = None,
+        n_bins: int = 10,
+        higher_is_better: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.kind, self.num_classes, self.n_bins = kind, num_classes, len(bin_edges(n_bins)) - 1
+        self._higher_is_better = higher_is_better
+        self._names = kind.states(num_classes or 0, self.n_bins)
+        for name, shape in self._names.items():
+            empty: Any = torch.zeros(shape, dtype=torch.float64) if kind.pooled == "sum" else []
+            self.add_state(name, default=empty, dist_reduce_fx=kind.pooled)
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Whether more is better; None: neither."""
+        return self._higher_is_better
+
+    def update(
+        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
+    ) -> None:
+        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
+        p = _read(probs, labels, logits, self.num_classes)
+        for name, value in zip(self._names, self.kind.kept(p, self.n_bins), strict=True):
+            state = getattr(self, name)
+            if self.kind.pooled == "sum":
+                setattr(self, name, state + value.to(state))
+            else:
+                dtype = sum_dtype(self.device) if value.is_floating_point() else value.dtype
+                state.append(value.to(self.device, dtype))
+
+    def compute(self) -> Tensor:
+        """Return the metric of everything so far, ()."""
+        states = [getattr(self, name) for name in self._names]
+        if not any(bool(state.any()) if self.kind.pooled == "sum" else len(state) for state in states):
+            raise ValueError("compute() before any update(): no sample, no metric.")
+        return self.kind.finish([dim_zero_cat(state) for state in states], self.n_bins)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        """Move the states without rounding them; `.to("mps")` would refuse float64 otherwise."""
+
+        @functools.wraps(fn)  # torchmetrics reads the name of fn
+        def move(value: Tensor) -> Tensor:
+            if value.dtype != torch.float64:
+                return fn(value)
+            try:
+                device = fn(value).device
+            except TypeError:  # a device without float64
+                return fn(value.float())
+            return value.to(device, sum_dtype(device))
+
+        return super()._apply(move, exclude_state)
 
 
-class CalibrationError(Metric):
+class CalibrationError(OfKind):
     """ECE, RMSCE, MCE, over- or underconfidence of the top label; states are (n_bins,) sums.
 
     Args:
@@ -88,32 +124,14 @@ class CalibrationError(Metric):
         0.475
     """
 
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
-    _apply = _apply_keeping_float64
-
     def __init__(self, n_bins: int = 10, norm: Norm = "l1", **settings: Any) -> None:
-        super().__init__(**settings)
         if norm not in get_args(Norm):
             raise unknown_name("norm", norm, get_args(Norm))
-        self.n_bins, self.norm = len(bin_edges(n_bins)) - 1, norm
-        _add_sums(self, ("counts", "confidence_sums", "correct_sums"), n_bins)
-
-    def update(
-        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
-    ) -> None:
-        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
-        p = _read(probs, labels, logits)
-        _accumulate(self, bin_statistics(p.confidence, p.correct, self.n_bins))
-
-    def compute(self) -> Tensor:
-        """Return the calibration error of everything so far, ()."""
-        _refuse_empty(self)
-        return error_from_sums(_sums(self), self.norm)
+        kind = BinSums(functools.partial(error_from_sums, norm=norm))
+        super().__init__(kind, n_bins=n_bins, higher_is_better=False, **settings)
 
 
-class ClasswiseCalibrationError(Metric):
+class ClasswiseCalibrationError(OfKind):
     """Classwise ECE, the mean over classes; states are (num_classes, n_bins) sums.
 
     Args:
@@ -128,34 +146,16 @@ class ClasswiseCalibrationError(Metric):
         0.25
     """
 
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
-    _apply = _apply_keeping_float64
-
     def __init__(self, num_classes: int, n_bins: int = 10, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.num_classes, self.n_bins = num_classes, len(bin_edges(n_bins)) - 1
-        _add_sums(self, ("counts", "prob_sums", "label_sums"), num_classes, n_bins)
-
-    def update(
-        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
-    ) -> None:
-        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
-        p = _read(probs, labels, logits, self.num_classes)
-        _accumulate(self, classwise_statistics(p.probs, p.labels, self.n_bins))
-
-    def compute(self) -> Tensor:
-        """Return the classwise ECE of everything so far, ()."""
-        _refuse_empty(self)
-        return error_from_sums(_sums(self)).mean()
+        kind = BinSums(error_from_sums, per_class=True)
+        super().__init__(kind, num_classes, n_bins, higher_is_better=False, **settings)
 
 
-class SampleMean(Metric):
+class SampleMean(OfKind):
     """The mean over samples of a score each sample has for itself; states are two scalar sums.
 
     Args:
-        score: "accuracy", "brier", "nll", "confidence" or "confidence_gap".
+        score: A metric that is such a mean: "accuracy", "brier", "nll", "confidence", "confidence_gap".
         **settings: Handed to torchmetrics.Metric.
 
     Raises:
@@ -168,34 +168,12 @@ class SampleMean(Metric):
         0.3125
     """
 
-    is_differentiable: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
-    _apply = _apply_keeping_float64
-
     def __init__(self, score: str, **settings: Any) -> None:
-        super().__init__(**settings)
-        if score not in SAMPLE_SCORES:
-            raise unknown_name("sample score", score, SAMPLE_SCORES)
-        self.score = score
-        _add_sums(self, ("count", "total"))
-
-    def update(
-        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
-    ) -> None:
-        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
-        p = _read(probs, labels, logits)
-        scores = SAMPLE_SCORES[self.score](p)
-        _accumulate(self, (scores.new_tensor(len(scores)), scores.sum()))
-
-    def compute(self) -> Tensor:
-        """Return the mean of everything so far, ()."""
-        _refuse_empty(self)
-        count, total = _sums(self)
-        return total / count
+        super().__init__(**_row("sample score", score, MeanOverSamples), **settings)
 
 
-class ClassScore(Metric):
-    """Balanced accuracy or macro-F1; states are three (num_classes,) counts.
+class ClassScore(OfKind):
+    """A metric of class counts; states are three (num_classes,) counts.
 
     Args:
         num_classes: C.
@@ -213,32 +191,11 @@ class ClassScore(Metric):
         0.75
     """
 
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = True
-    full_state_update: ClassVar[bool] = False
-    _apply = _apply_keeping_float64
-
     def __init__(self, num_classes: int, score: str, **settings: Any) -> None:
-        super().__init__(**settings)
-        if score not in CLASS_SCORES:
-            raise unknown_name("class score", score, CLASS_SCORES)
-        self.num_classes, self.score = num_classes, score
-        _add_sums(self, ("hits", "true", "predicted"), num_classes)
-
-    def update(
-        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
-    ) -> None:
-        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
-        p = _read(probs, labels, logits, self.num_classes)
-        _accumulate(self, class_counts(p.predictions, p.labels, self.num_classes))
-
-    def compute(self) -> Tensor:
-        """Return the score of everything so far, ()."""
-        _refuse_empty(self)
-        return CLASS_SCORES[self.score](*_sums(self))
+        super().__init__(num_classes=num_classes, **_row("class score", score, ClassCounts), **settings)
 
 
-class SetCalibrationError(Metric):
+class SetCalibrationError(OfKind):
     """Adaptive ECE or KDE-ECE, which need all samples at once; states are lists of (B,) confidences and hits.
 
     Args:
@@ -256,43 +213,18 @@ class SetCalibrationError(Metric):
         0.375
     """
 
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
-    _apply = _apply_keeping_float64
-
     def __init__(self, score: str, n_bins: int = 10, **settings: Any) -> None:
-        super().__init__(**settings)
-        if score not in SET_SCORES:
-            raise unknown_name("set score", score, SET_SCORES)
-        self.score, self.n_bins = score, len(bin_edges(n_bins)) - 1
-        self.add_state("confidence", default=[], dist_reduce_fx="cat")
-        self.add_state("correct", default=[], dist_reduce_fx="cat")
-
-    def update(
-        self, probs: Tensor | None = None, labels: Tensor | None = None, *, logits: Tensor | None = None
-    ) -> None:
-        """Return nothing; add a batch of probs (B, C) or logits (B, C) with labels (B,)."""
-        p = _read(probs, labels, logits)
-        self.confidence.append(p.confidence.to(self.device, sum_dtype(self.device)))
-        self.correct.append(p.correct.to(self.device))
-
-    def compute(self) -> Tensor:
-        """Return the calibration error of everything so far, ()."""
-        if isinstance(self.confidence, list) and not self.confidence:
-            raise ValueError(_EMPTY)
-        settings = {"n_bins": self.n_bins} if self.score == "ace" else {}
-        return SET_SCORES[self.score](dim_zero_cat(self.confidence), dim_zero_cat(self.correct), **settings)
+        super().__init__(n_bins=n_bins, **_row("set score", score, WholeSet), **settings)
 
 
 def metric_collection(
     num_classes: int, n_bins: int = 10, prefix: str | None = None, **settings: Any
-) -> MetricCollection:
+) -> torchmetrics.MetricCollection:
     """Return the metrics of `calib.metrics.summarize` as a torchmetrics.MetricCollection, by the same names.
 
     Args:
         num_classes: C.
-        n_bins: Number of bins of ece, mce, ace, classwise_ece, overconfidence and underconfidence.
+        n_bins: Number of bins of every binned metric.
         prefix: Put before each name, e.g. "val/"; None for nothing.
         **settings: Handed to every torchmetrics.Metric, e.g. sync_on_compute=False where every process has
             seen all samples.
@@ -304,39 +236,29 @@ def metric_collection(
         >>> round(float(values["val/accuracy"]), 4), round(float(values["val/nll"]), 4), len(values)
         (0.5, 1.0032, 14)
     """
-    return MetricCollection(
+    # Metrics with equal states share them. Named here because torchmetrics would find out by comparing the
+    # states of the first batch, where two different metrics can agree by chance.
+    groups: dict[Hashable, list[str]] = {}
+    for name, metric in METRICS.items():
+        alone = isinstance(metric.kind, MeanOverSamples)  # its sums have the names of others'
+        states = metric.kind.states(num_classes, n_bins)
+        groups.setdefault(name if alone else (type(metric.kind), *states), []).append(name)
+    return torchmetrics.MetricCollection(
         {
-            "accuracy": SampleMean("accuracy", **settings),
-            "balanced_accuracy": ClassScore(num_classes, "balanced_accuracy", **settings),
-            "macro_f1": ClassScore(num_classes, "macro_f1", **settings),
-            "ece": CalibrationError(n_bins, **settings),
-            "mce": CalibrationError(n_bins, "max", **settings),
-            "ace": SetCalibrationError("ace", n_bins, **settings),
-            "classwise_ece": ClasswiseCalibrationError(num_classes, n_bins, **settings),
-            "kde_ece": SetCalibrationError("kde_ece", **settings),
-            "brier": SampleMean("brier", **settings),
-            "nll": SampleMean("nll", **settings),
-            "confidence": SampleMean("confidence", **settings),
-            "confidence_gap": SampleMean("confidence_gap", **settings),
-            "overconfidence": CalibrationError(n_bins, "over", **settings),
-            "underconfidence": CalibrationError(n_bins, "under", **settings),
+            name: OfKind(metric.kind, num_classes, n_bins, metric.higher_is_better, **settings)
+            for name, metric in METRICS.items()
         },
         prefix=prefix,
-        # Metrics with equal states share them. Named here because torchmetrics would find out by comparing
-        # the states of the first batch, where two different metrics can agree by chance.
-        compute_groups=[
-            ["ece", "mce", "overconfidence", "underconfidence"],
-            ["balanced_accuracy", "macro_f1"],
-            ["ace", "kde_ece"],
-            *(
-                [name]
-                for name in ("accuracy", "brier", "nll", "confidence", "confidence_gap", "classwise_ece")
-            ),
-        ],
+        compute_groups=list(groups.values()),
     )
 
 
-_EMPTY = "compute() before any update(): no sample, no metric."
+def _row(what: str, name: str, kind: type[Kind]) -> dict[str, Any]:
+    """Return kind and direction of a metric of that kind."""
+    known = {key: metric for key, metric in METRICS.items() if isinstance(metric.kind, kind)}
+    if name not in known:
+        raise unknown_name(what, name, known)
+    return {"kind": known[name].kind, "higher_is_better": known[name].higher_is_better}
 
 
 def _read(
@@ -356,24 +278,3 @@ def _read(
             f"This metric was made for num_classes={num_classes}, got scores with {columns} columns."
         )
     return p
-
-
-def _add_sums(metric: Metric, names: Sequence[str], *shape: int) -> None:
-    for name in names:
-        metric.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-    metric.sum_names = tuple(names)
-
-
-def _accumulate(metric: Metric, sums: Sequence[Tensor]) -> None:
-    for name, value in zip(metric.sum_names, sums, strict=True):
-        state = getattr(metric, name)
-        setattr(metric, name, state + value.to(state))
-
-
-def _sums(metric: Metric) -> list[Tensor]:
-    return [getattr(metric, name) for name in metric.sum_names]
-
-
-def _refuse_empty(metric: Metric) -> None:
-    if not any(bool(value.any()) for value in _sums(metric)):
-        raise ValueError(_EMPTY)

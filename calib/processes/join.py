@@ -39,8 +39,6 @@ from calib.processes.signals import Preempted
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
 LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
 
-Main = Callable[[Sequence[str]], int]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -133,14 +131,22 @@ def _devices(trainer: Mapping[str, Any]) -> list[torch.device]:
         raise ValueError(f"{given} cannot be used here: {error}") from error
 
 
-def in_processes(command: str, argv: Sequence[str], trainer: Mapping[str, Any], main: Main) -> int:
+def in_processes(
+    command: str,
+    argv: Sequence[str],
+    trainer: Mapping[str, Any],
+    main: Callable[[], int],
+    *,
+    check: Callable[[], None],
+) -> int:
     """Run a command in the processes it was started in or its settings ask for; return its exit status.
 
     Args:
         command: Its name.
-        argv: Its arguments.
-        trainer: Its trainer settings, checked.
-        main: The command itself.
+        argv: Its arguments; a process that is started for it reads them itself.
+        trainer: Its trainer settings.
+        main: Does it, in this process.
+        check: Raises what `main` would about the trainer settings; called before other processes are started.
 
     Raises:
         ValueError: The settings ask for another number of processes than were started, or for devices that
@@ -149,11 +155,11 @@ def in_processes(command: str, argv: Sequence[str], trainer: Mapping[str, Any], 
     place = place_here()
     if place is not None:
         _check_number(place, trainer)
-        return _as_one_of(place, trainer, lambda: main(argv))
-    nodes = int(trainer.get("num_nodes", 1))
-    devices = asked_devices(trainer)
-    if devices * nodes == 1:
-        return main(argv)
+        return _as_one_of(place, trainer, main)
+    devices, nodes = asked_devices(trainer), trainer.get("num_nodes", 1)
+    if (devices, nodes) == (1, 1):
+        return main()
+    check()
     cores = os.cpu_count() or 1
     if devices > max(2, cores) and _devices(trainer)[0].type == "cpu":
         raise ValueError(

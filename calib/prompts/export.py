@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.backbones import rebuild_backbone
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
 from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_unit_norm
@@ -135,6 +136,25 @@ class Prompt:
         """
         check_same_backbone(self.backbone, backbone.describe(), what="This prompt was made for")
 
+    def restore_backbone(
+        self, *, weights: str | Path | None = None, tokenizer: str | Path | None = None
+    ) -> Backbone:
+        """Return the backbone the prompt was made for, with the same weights and preprocessing.
+
+        Args:
+            weights: Where the weights are now. None: where they were at training.
+            tokenizer: Likewise for the tokenizer.
+
+        Raises:
+            ValueError: The weights found are not those the prompt was trained with.
+            FileNotFoundError: They are not there.
+        """
+        build = self.backbone.get("build", {"name": self.backbone["name"]})
+        parity = self.backbone.get("parity", {})
+        backbone = rebuild_backbone(build, weights=weights, tokenizer=tokenizer, parity=parity)
+        self.check_backbone(backbone)
+        return backbone
+
     def save(self, path: str | Path) -> None:
         """Write the prompt to a safetensors file, atomically."""
         tensors = {"text_features": self.text_features.float()}
@@ -170,7 +190,7 @@ class Prompt:
             number = record[key]
             if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
                 kind = "positive number" if low > 0 else "number"
-                raise ValueError(f"{path}: {key} must be a {kind} from {low} to {high}, not {number!r}.")
+                raise ValueError(f"{path}: {key} must be a {kind} from {low:g} to {high:g}, not {number!r}.")
         _check_description(record["backbone"], path)
         _check_facts(record, path)
         text_features = require_tensor(tensors, "text_features", (len(names), None), path=path)

@@ -15,27 +15,6 @@ from calib.core.names import check_class_names
 POSITIONS = ("end", "middle", "front")
 
 
-@torch.no_grad()
-def zero_shot_features(backbone: Backbone, class_names: Sequence[str], template: str) -> Tensor:
-    """Return the text features of one fixed sentence per class.
-
-    Args:
-        backbone: The frozen model.
-        class_names: C names in label order.
-        template: A sentence with one `{}` for the class name.
-
-    Returns:
-        Unit-norm features (C, D).
-
-    Raises:
-        ValueError: The template has no `{}`, or a sentence is longer than the text tower takes.
-    """
-    if template.count("{}") != 1:
-        raise ValueError(f"data.template needs exactly one {{}} for the class name, got {template!r}.")
-    sentences = [template.replace("{}", name) for name in check_class_names(class_names)]
-    return backbone.encode_sentences(backbone.tokenize(sentences))
-
-
 class PromptLearner(nn.Module):
     """Learned context vectors in the sentences of C classes.
 

@@ -12,39 +12,11 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.core import ranks
 from calib.losses import Objective
-from calib.metrics import metric_collection
 from calib.prompts.learner import PromptLearner
-from calib.training.loss_means import LossMeans
-from calib.training.optim import lr_after_constant_warmup, make_optimizer
-from calib.training.precision import full_precision
+from calib.prompts.step import PromptStep, loss_tensors
+from calib.training.optim import constant_warmup, make_optimizer
 
 CLASSES_TO_SHARE = 2  # per process, at least
-
-
-def loss_tensors(
-    image_features: Tensor,
-    labels: Tensor,
-    text_features: Tensor,
-    zero_shot_text_features: Tensor,
-    logit_scale: Tensor,
-) -> dict[str, Tensor]:
-    """Return everything a loss may ask for by name.
-
-    Args:
-        image_features: (B, D) unit norm.
-        labels: (B,).
-        text_features: (C, D) unit norm, of the learned prompt.
-        zero_shot_text_features: (C, D) unit norm, of the fixed sentences.
-        logit_scale: () log scale.
-    """
-    scaled = logit_scale.exp() * image_features  # (B, D)
-    return {
-        "logits": scaled @ text_features.T,  # (B, C)
-        "labels": labels,
-        "text_features": text_features,
-        "zero_shot_logits": scaled @ zero_shot_text_features.T,  # (B, C)
-        "zero_shot_text_features": zero_shot_text_features,
-    }
 
 
 class PromptTuningModule(LightningModule):
@@ -85,21 +57,15 @@ class PromptTuningModule(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.learner = learner
-        self.objective = objective
         self.register_buffer("zero_shot_features", zero_shot_features, persistent=False)
         self.optimizer_settings = dict(optimizer)
         self.warmup_epochs = warmup_epochs
         self.warmup_lr = warmup_lr
-        self.val_metrics = metric_collection(
-            len(learner.class_names),
-            n_bins,
-            prefix="val/",
-            sync_on_compute=False,  # every process sees the whole batches
-        )
+        # Every process sees the whole batches.
+        self.step = PromptStep(objective, len(learner.class_names), n_bins=n_bins, sync=False)
         self.strict_loading = (
             False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
         )
-        self._losses = LossMeans()
 
     def text_features(self) -> Tensor:
         """Return the present class embeddings (C, D)."""
@@ -108,65 +74,60 @@ class PromptTuningModule(LightningModule):
             return self.learner(self.backbone)
         return ranks.gathered_with_gradient(self.learner(self.backbone, ranks.share(n_classes)))
 
+    @torch.no_grad()
+    def trained(self) -> tuple[Tensor, Tensor]:
+        """Return the finished class embeddings (C, D) and the context (M, E) or (C, M, E), on the CPU."""
+        return self.text_features().cpu(), self.learner.context.detach().cpu()
+
     def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
         """Return everything a loss may ask for by name, for the batch of all processes."""
         features, labels = self._image_features(batch)
-        with full_precision(features):
-            return loss_tensors(
-                features, labels, text_features, self.zero_shot_features, self.backbone.logit_scale
-            )
+        return loss_tensors(
+            features, labels, text_features, self.zero_shot_features, self.backbone.logit_scale
+        )
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the objective of one batch."""
-        tensors = self.tensors(batch, self.text_features())
-        with full_precision(tensors["logits"]):
-            return self._losses.add(self.objective(**tensors))
+        return self.step.loss(self.tensors(batch, self.text_features()))
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
-        self._losses.reset()
+        self.step.losses.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean of every loss term; stop with its name if one is not finite."""
-        means = self._losses.means(self.current_epoch)
+        means = self.step.losses.means(self.current_epoch)
         self.log_dict({f"train/{name}": value for name, value in means.items()})
         self.log("train/loss", means["total"], prog_bar=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:
         """Encode the classes once for all validation batches."""
-        self._losses.means(self.current_epoch)  # raises: validation comes before the end of the epoch
+        self.step.losses.means(self.current_epoch)  # raises: validation comes before the end of the epoch
         self._val_text_features = self.text_features()
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
-        tensors = self.tensors(batch, self._val_text_features)
-        self.val_metrics.update(logits=tensors["logits"], labels=tensors["labels"])
+        self.step.validate(self.tensors(batch, self._val_text_features))
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, ECE and the rest on the validation shots."""
-        values = {
-            name: value.float() for name, value in self.val_metrics.compute().items() if value.isfinite()
-        }
-        self.log_dict(values)
-        self.val_metrics.reset()
+        self.log_dict({name: value.float() for name, value in self.step.validation().items()})
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its per-epoch schedule."""
         optimizer = make_optimizer([self.learner.context], **self.optimizer_settings)
-        warmup_factor = self.warmup_lr / self.optimizer_settings["lr"]
-        epochs = self.trainer.max_epochs or 1
-
-        def factor(epoch: int) -> float:
-            return lr_after_constant_warmup(
-                epoch, max_epochs=epochs, warmup_epochs=self.warmup_epochs, warmup_factor=warmup_factor
-            )
-
+        factor = constant_warmup(
+            lr=self.optimizer_settings["lr"],
+            warmup_epochs=self.warmup_epochs,
+            warmup_lr=self.warmup_lr,
+            max_epochs=self.trainer.max_epochs or 1,
+        )
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out: a checkpoint is some tens of kilobytes."""
         checkpoint["state_dict"] = {"learner.context": self.learner.context.detach()}
-        checkpoint["losses"] = self._losses.state_dict()
+        checkpoint["losses"] = self.step.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a context that is missing or of another shape, and take up the epoch's losses."""
@@ -175,7 +136,7 @@ class PromptTuningModule(LightningModule):
         if found is None or tuple(found.shape) != wanted:
             shape = None if found is None else tuple(found.shape)
             raise ValueError(f"The checkpoint's context has shape {shape}, this run's has {wanted}.")
-        self._losses.load_state_dict(checkpoint["losses"])
+        self.step.take_up(checkpoint["losses"])
 
     def _image_features(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return image features (B, D) and labels (B,) of the batch of all processes."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.data.datamodule import Batch, BatchLoader, BatchOrder
+from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.losses import Objective
-from calib.metrics import metric_collection
 from calib.prompts.learner import PromptLearner
-from calib.prompts.module import loss_tensors
-from calib.training.loss_means import LossMeans
-from calib.training.optim import lr_after_constant_warmup, make_optimizer
-from calib.training.precision import full_precision
+from calib.prompts.step import PromptStep, loss_tensors
+from calib.training.optim import constant_warmup, make_optimizer
 
 
 @dataclass
@@ -85,9 +82,9 @@ class PromptStackModule(LightningModule):
         self.register_buffer("zero_shot_features", zero_shot_features, persistent=False)
         self.optimizer_name = optimizer
         n_classes = len(first.class_names)
-        self.val_metrics = torch.nn.ModuleList(metric_collection(n_classes, n_bins, "val/") for _ in prompts)
+        steps = (PromptStep(prompt.objective, n_classes, n_bins=n_bins) for prompt in prompts)
+        self.steps = cast("Sequence[PromptStep]", torch.nn.ModuleList(steps))
         self.strict_loading = False  # checkpoints hold the contexts only
-        self._losses = [LossMeans() for _ in prompts]
         self._val_values: list[dict[str, float]] = [{} for _ in prompts]
 
     def text_features(self, rows: Sequence[int] | None = None) -> Tensor:
@@ -101,17 +98,16 @@ class PromptStackModule(LightningModule):
         """Return the sum of all objectives; no term of it depends on two contexts."""
         present = [(row, part) for row, part in enumerate(batch) if part is not None]
         texts = self.text_features([row for row, _ in present])
-        with full_precision(texts):
-            totals = [
-                self._losses[row].add(self.prompts[row].objective(**self._tensors(part, text)))
-                for (row, part), text in zip(present, texts, strict=True)
-            ]
+        totals = [
+            self.steps[row].loss(self._tensors(part, text))
+            for (row, part), text in zip(present, texts, strict=True)
+        ]
         return torch.stack(totals).sum()
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
-        for losses in self._losses:
-            losses.reset()
+        for step in self.steps:
+            step.losses.reset()
         self._val_values = [{} for _ in self.prompts]
 
     def on_train_epoch_end(self) -> None:
@@ -136,26 +132,30 @@ class PromptStackModule(LightningModule):
 
     def validation_step(self, batch: Sequence[Batch | None], batch_idx: int) -> None:
         """Add one batch to every prompt's validation metrics."""
-        for row, metrics in self._sound_metrics():
+        for row, step in self._sound_steps():
             part = batch[row]
             if part is not None:
-                with full_precision(self._val_texts):
-                    tensors = self._tensors(part, self._val_texts[row])
-                metrics.update(logits=tensors["logits"], labels=tensors["labels"])
+                step.validate(self._tensors(part, self._val_texts[row]))
 
     def on_validation_epoch_end(self) -> None:
         """Keep accuracy, ECE and the rest on the validation shots."""
-        for row, metrics in self._sound_metrics():
-            values = metrics.compute()
-            self._val_values[row] = {name: float(value) for name, value in values.items() if value.isfinite()}
-            metrics.reset()
+        for row, step in self._sound_steps():
+            self._val_values[row] = {name: float(value) for name, value in step.validation().items()}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return one optimiser with a group per prompt, and their per-epoch schedules."""
         groups = [{"params": [prompt.learner.context], **prompt.optimizer} for prompt in self.prompts]
         lr = self.prompts[0].optimizer["lr"]  # every group has its own
         optimizer = make_optimizer(groups, name=self.optimizer_name, lr=lr)
-        factors = [self._factor(prompt) for prompt in self.prompts]
+        factors = [
+            constant_warmup(
+                lr=prompt.optimizer["lr"],
+                warmup_epochs=prompt.warmup_epochs,
+                warmup_lr=prompt.warmup_lr,
+                max_epochs=self.trainer.max_epochs or 1,
+            )
+            for prompt in self.prompts
+        ]
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ class PromptStackModule(LightningModule):
         }
         checkpoint["curves"] = [prompt.curves for prompt in self.prompts]
         checkpoint["failed"] = [prompt.failed for prompt in self.prompts]
-        checkpoint["losses"] = [losses.state_dict() for losses in self._losses]
+        checkpoint["losses"] = [step.state() for step in self.steps]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another number of prompts, and take up its curves."""
@@ -177,8 +177,8 @@ class PromptStackModule(LightningModule):
         kept = zip(self.prompts, checkpoint["curves"], checkpoint["failed"], strict=True)
         for prompt, curves, failed in kept:
             prompt.curves, prompt.failed = list(curves), failed
-        for losses, state in zip(self._losses, checkpoint["losses"], strict=True):
-            losses.load_state_dict(state)
+        for step, state in zip(self.steps, checkpoint["losses"], strict=True):
+            step.take_up(state)
 
     def _tensors(self, batch: Batch, texts: Tensor) -> dict[str, Tensor]:
         return loss_tensors(
@@ -191,32 +191,18 @@ class PromptStackModule(LightningModule):
 
     def _means(self) -> list[dict[str, Tensor]]:
         """Return the mean loss terms of every prompt; one that is not finite marks its prompt as failed."""
-        return [self._means_of(*each) for each in zip(self._losses, self.prompts, strict=True)]
+        return [self._means_of(*each) for each in zip(self.steps, self.prompts, strict=True)]
 
-    def _means_of(self, losses: LossMeans, prompt: StackedPrompt) -> dict[str, Tensor]:
+    def _means_of(self, step: PromptStep, prompt: StackedPrompt) -> dict[str, Tensor]:
         try:
-            return losses.means(self.current_epoch)
+            return step.losses.means(self.current_epoch)
         except FloatingPointError as error:
             prompt.failed = prompt.failed or str(error)
             return {}
 
-    def _sound_metrics(self) -> Iterator[tuple[int, Any]]:
-        rows = enumerate(zip(self.prompts, self.val_metrics, strict=True))
-        return ((row, metrics) for row, (prompt, metrics) in rows if prompt.failed is None)
-
-    def _factor(self, prompt: StackedPrompt) -> Any:
-        epochs = self.trainer.max_epochs or 1
-        warmup_factor = prompt.warmup_lr / prompt.optimizer["lr"]
-
-        def factor(epoch: int) -> float:
-            return lr_after_constant_warmup(
-                epoch,
-                max_epochs=epochs,
-                warmup_epochs=prompt.warmup_epochs,
-                warmup_factor=warmup_factor,
-            )
-
-        return factor
+    def _sound_steps(self) -> Iterator[tuple[int, PromptStep]]:
+        rows = enumerate(zip(self.prompts, self.steps, strict=True))
+        return ((row, step) for row, (prompt, step) in rows if prompt.failed is None)
 
 
 class StackedOrder:

@@ -6,34 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calib.core.text import printable
-
-# column title, metric name, decimals; all are fractions shown in percent but NLL and Brier
-COLUMNS: tuple[tuple[str, str, int], ...] = (
-    ("accuracy %", "accuracy", 1),
-    ("bal. acc. %", "balanced_accuracy", 1),
-    ("macro-F1 %", "macro_f1", 1),
-    ("ECE %", "ece", 1),
-    ("adaptive ECE %", "ace", 1),
-    ("NLL", "nll", 3),
-    ("Brier", "brier", 3),
-    ("conf. - acc. %", "confidence_gap", 1),
-)
-
-
-SIGNED = {"confidence_gap"}
+from calib.metrics import METRICS, Column, columns_of
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, with its spread and its interval where there are several runs.
+    """One number of a table, with its spread or its interval where it has one.
 
     Attributes:
-        value: The number, or the mean over runs.
+        value: The number, or the mean over runs. None or NaN: undefined.
         sd: Standard deviation over runs. None: one run.
+        interval: Lower and upper end. None: not known.
     """
 
-    value: float
+    value: float | None
     sd: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,36 +43,65 @@ class Difference:
     seeds: int
 
 
-def format_value(metric: str, cell: Cell | float, decimals: int, *, percent: bool) -> str:
+def format_cell(column: Column, cell: Cell | float | None, *, difference: bool = False) -> str:
     """Return a number as it stands in a table.
 
+    Args:
+        column: Its metric's.
+        cell: The number, a fraction where the column is in percent.
+        difference: Whether it is one of two numbers, which always has a sign.
+
     Example:
-        >>> format_value("ece", Cell(0.0614, 0.011), 1, percent=True)
-        '6.1 ± 1.1'
+        >>> format_cell(Column("ECE %"), Cell(0.0614, sd=0.011)), format_cell(Column("NLL", decimals=3), None)
+        ('6.1 ± 1.1', 'n/a')
+        >>> format_cell(Column("ECE %"), Cell(0.01, interval=(-0.02, 0.05)), difference=True)
+        '+1.0 [-2.0, +5.0]'
     """
-    cell = cell if isinstance(cell, Cell) else Cell(float(cell))
+    cell = cell if isinstance(cell, Cell) else Cell(cell)
     if cell.value is None or cell.value != cell.value:
         return "n/a"
-    scale = 100 if percent else 1
-    sign = "+" if metric in SIGNED else ""
-    text = f"{scale * cell.value:{sign}.{decimals}f}"
+    sign = "+" if difference or column.signed else ""
+
+    def shown(value: float, sign: str = sign) -> str:
+        return f"{column.scale * value:{sign}.{column.decimals}f}"
+
+    text = shown(cell.value)
     if cell.sd is not None and cell.sd == cell.sd:
-        text += f" ± {scale * cell.sd:.{decimals}f}"
+        text += f" ± {shown(cell.sd, '')}"
+    if cell.interval is not None:
+        text += f" [{', '.join(shown(end) for end in cell.interval)}]"
     return text
 
 
-def results_table(rows: Mapping[str, Mapping[str, Cell | float]]) -> str:
-    """Return a Markdown table, aligned for reading as it is, with one row per method.
+def metrics_table(
+    corner: str,
+    columns: Mapping[str, Column],
+    rows: Mapping[str, Mapping[str, Cell | float | None]],
+    *,
+    difference: bool = False,
+) -> str:
+    """Return a Markdown table, aligned for reading as it is: a row per name, a column per metric.
 
     Args:
-        rows: Method to metrics by name (fractions; see `COLUMNS`).
+        corner: What stands above the names of the rows.
+        columns: Metric to column, as from `calib.metrics.columns_of`.
+        rows: Name to metrics; one that a row lacks is n/a.
+        difference: Whether the numbers are differences.
     """
-    header = ["method", *(title for title, _, _ in COLUMNS)]
     body = [
-        [method, *(format_value(name, values[name], d, percent="%" in title) for title, name, d in COLUMNS)]
-        for method, values in rows.items()
+        [name, *(format_cell(column, row.get(key), difference=difference) for key, column in columns.items())]
+        for name, row in rows.items()
     ]
-    return aligned(header, body)
+    return aligned([corner, *(column.title for column in columns.values())], body)
+
+
+def results_table(rows: Mapping[str, Mapping[str, Cell | float | None]]) -> str:
+    """Return the Markdown table of methods with every metric of METRICS that has a column.
+
+    Args:
+        rows: Method to metrics by name (fractions).
+    """
+    return metrics_table("method", columns_of(METRICS), rows)
 
 
 def differences_table(rows: Mapping[str, Mapping[str, Difference]]) -> str:
@@ -93,17 +110,16 @@ def differences_table(rows: Mapping[str, Mapping[str, Difference]]) -> str:
     Args:
         rows: Method to differences by metric name (fractions).
     """
-    columns = [column for column in COLUMNS if all(column[1] in row for row in rows.values())]
-    body = [
-        [method, *(_interval_text(row[name], d, 100 if "%" in title else 1) for title, name, d in columns)]
+    columns = {
+        name: column
+        for name, column in columns_of(METRICS).items()
+        if all(name in row for row in rows.values())
+    }
+    cells = {
+        method: {name: Cell(d.estimate, interval=(d.low, d.high)) for name, d in row.items()}
         for method, row in rows.items()
-    ]
-    return aligned(["minus baseline", *(title for title, _, _ in columns)], body)
-
-
-def _interval_text(d: Difference, decimals: int, scale: int) -> str:
-    low, middle, high = (f"{scale * x:+.{decimals}f}" for x in (d.low, d.estimate, d.high))
-    return f"{middle} [{low}, {high}]"
+    }
+    return metrics_table("minus baseline", columns, cells, difference=True)
 
 
 def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

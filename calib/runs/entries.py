@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calib.config import DataConfig, EvaluateRun, part_from_dict
+from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given, part_from_dict
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
-from calib.runs.identity import FREE, flat, is_among
-
-# Settings that do not make another method, or are shown in words of their own.
-TOLD = (
-    "backbone",
-    "data.class_names",
-    "data.name",
-    "data.options",
-    "data.root",
-    "data.shots",
-    "data.template",
-    "loss",
-    "n_bins",
-    "parity.metrics",
-    "preset",
-    "prompt.n_ctx",
-    "seed",
-    "task",
-)
+from calib.runs.folder import FILES, RunFolder
+from calib.runs.identity import flat
 
 
 @dataclass
@@ -41,14 +24,14 @@ class Entry:
 
     Attributes:
         path: The export.
-        checkpoint: What is in it.
+        prompt: What is in it.
         data: The data set to apply it to.
         facts: What sets its training apart: method, changed loss settings, shots, n_ctx, backbone, data set.
         method: Its name in the tables, from the facts that differ between the entries.
     """
 
     path: Path
-    checkpoint: Prompt
+    prompt: Prompt
     data: DataConfig
     facts: dict[str, str]
     method: str = ""
@@ -56,7 +39,7 @@ class Entry:
     @property
     def seed(self) -> int:
         """Seed of the training; prompts of one seed are compared in pairs."""
-        return int(self.checkpoint.training.get("seed") or 0)
+        return int(self.prompt.training.get("seed") or 0)
 
 
 def find_entries(config: EvaluateRun) -> list[Entry]:
@@ -72,7 +55,7 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
     for run in _expanded(config.runs):
         paths.append(prompt_path(run))
         if Path(run).is_dir():
-            paths += sorted(Path(run).glob("baselines/*/prompt.safetensors"))
+            paths += sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
     _name_methods(entries)
     return _without_repeats(entries)
@@ -90,30 +73,29 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 
 
 def _entry(path: Path, override: DataConfig) -> Entry:
-    checkpoint = Prompt.load(path)
-    training = checkpoint.training
+    prompt = Prompt.load(path)
+    training = prompt.training
     data = (training.get("config") or {}).get("data")
     own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
-    blank = DataConfig(name="")
-    changes = {f.name: getattr(override, f.name) for f in fields(DataConfig)}
-    data = replace(own, **{key: value for key, value in changes.items() if value != getattr(blank, key)})
+    changes = {name: getattr(override, name) for name in given(override, EvaluateRun().data)}
+    data = replace(own, **{**changes, "name": override.name or own.name})
     if not data.name:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
         )
     method = training.get("method", path.parent.name)
-    learned = checkpoint.context is not None
+    learned = prompt.context is not None
     facts = {
         "method": method,
         "loss": _changed_settings(method, training.get("objective", {})),
-        "n_ctx": f"n_ctx={checkpoint.prompt.get('n_ctx')}" if learned else "",
+        "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
         "shots": f"{own.shots} shots" if learned else "",
-        "backbone": checkpoint.backbone["name"],
+        "backbone": prompt.backbone["name"],
         "trained on": own.name,
     }
     if learned:
         facts |= _other_settings(training.get("config", {}))
-    return Entry(path, checkpoint, data, facts)
+    return Entry(path, prompt, data, facts)
 
 
 def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -121,8 +103,14 @@ def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: f"{'.'.join(key.split('.')[-2:])}={value}"
         for key, value in flat(dict(config)).items()
-        if not is_among(key, (*FREE, *TOLD))
+        if _sets_apart(key)
     }
+
+
+def _sets_apart(key: str) -> bool:
+    """Return whether the tables show a setting of the training; one that this version does not know, yes."""
+    one = find_setting(PromptRun, key)
+    return one is None or not (one.affects == "nothing" or one.told)
 
 
 def _changed_settings(method: str, objective: Mapping[str, Mapping[str, Any]]) -> str:
@@ -153,9 +141,7 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
     kept: dict[tuple[str, int], Entry] = {}
     for entry in entries:
         twin = kept.setdefault((entry.method, entry.seed), entry)
-        if twin is not entry and not torch.equal(
-            twin.checkpoint.text_features, entry.checkpoint.text_features
-        ):
+        if twin is not entry and not torch.equal(twin.prompt.text_features, entry.prompt.text_features):
             raise ValueError(
                 f"{twin.path} and {entry.path} are different prompts, both '{entry.method}' with seed "
                 f"{entry.seed}. "

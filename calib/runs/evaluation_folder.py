@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import EvaluateRun, to_yaml
+from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
 from calib.runs.folder import OTHER, RunFolder, holds_nothing, save_figure
@@ -27,15 +28,13 @@ class EvaluationFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.settings = self.path / "evaluation.yaml"
-        self.metrics = self.path / "metrics.json"
-        self.predictions = self.path / "predictions"
+        self._folder = RunFolder(path)
         blocking = blocking_file(self.path)
         if blocking is not None:
             raise ValueError(f"The folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
-        if (self.path / "config.yaml").is_file():
+        if self._folder.config.is_file():
             raise ValueError(f"'{self.path}' is the folder of a run, whose results would be lost. {OTHER}")
-        if not self.settings.is_file() and not holds_nothing(self.path):
+        if not self._folder.evaluation.is_file() and not holds_nothing(self.path):
             raise ValueError(f"The folder '{self.path}' holds files but no evaluation. {OTHER}")
 
     def write(
@@ -59,18 +58,25 @@ class EvaluationFolder:
             ValueError: Another process is at work in it.
             WriteError: The folder cannot be written.
         """
-        with RunFolder(self.path).locked():
-            remove_unfinished(self.predictions)
-            if self.settings.is_file():
+        folder = self._folder
+        with folder.locked():
+            remove_unfinished(folder.evaluated)
+            if folder.evaluation.is_file():
                 log.info("Replacing the evaluation in %s.", self.path)
-            self.metrics.unlink(missing_ok=True)
-            write_text(self.settings, to_yaml(config))
-            kept = {self.predictions / f"{name}.safetensors": each for name, each in predictions.items()}
+            folder.metrics.unlink(missing_ok=True)
+            write_text(folder.evaluation, to_yaml(config))
+            kept = {folder.evaluated / f"{name}.safetensors": each for name, each in predictions.items()}
             for path, each in kept.items():
                 each.save(path)
-            for path in self.predictions.glob("*.safetensors"):
+            for path in folder.evaluated.glob("*.safetensors"):
                 if path not in kept:
                     path.unlink()
-            write_text(self.path / "table.md", table)
-            save_figure(figure, self.path / "reliability.png")
-            write_json(self.metrics, metrics)
+            write_text(folder.table, table)
+            save_figure(figure, folder.reliability)
+            write_json(folder.metrics, metrics)
+
+
+@ranks.by_first
+def open_evaluation(path: str | Path) -> EvaluationFolder:
+    """Return the folder of an evaluation, which the first process looks at for all; raises as the class."""
+    return EvaluationFolder(path)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, part_from_dict
+from calib.core.errors import unknown_name
+from calib.data.features import FeatureTable
+from calib.data.predictions import Predictions
+from calib.failure.export import FailureHead
+from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
-from calib.runs.prepare import make_backbone
+from calib.runs.folder import RunFolder
+
+LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
+    "prompt": Prompt.load,
+    "failure": FailureHead.load,
+    "predictions": Predictions.load,
+    "features": FeatureTable.load,
+}
 
 
 def failure_path(path: str | Path) -> Path:
@@ -19,7 +29,7 @@ def failure_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "failure.safetensors"
+        path = RunFolder(path).failure
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
@@ -35,7 +45,7 @@ def prompt_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "prompt.safetensors"
+        path = RunFolder(path).prompt
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
@@ -43,22 +53,22 @@ def prompt_path(path: str | Path) -> Path:
     return path
 
 
-def restore_backbone(
-    checkpoint: Prompt, *, weights: str | None = None, tokenizer: str | None = None
-) -> Backbone:
-    """Return the backbone a prompt was made for, with the same weights and preprocessing.
+def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
+    """Return what a file or run folder holds, by its kind, checked.
 
     Args:
-        checkpoint: The export.
-        weights: Where the weights are now. None: where they were at training.
-        tokenizer: Likewise for the tokenizer.
+        path: A file that calib wrote (prompt, failure head, predictions, features). Of a run folder its
+            failure head where there is one, else its prompt.
 
     Raises:
-        ValueError: The weights found are not those the prompt was trained with.
+        FileNotFoundError: There is nothing.
+        ValueError: The file is damaged, or of a kind that is not loaded this way.
     """
-    said = checkpoint.backbone.get("build", {"name": checkpoint.backbone["name"]})
-    build = part_from_dict(BackboneConfig, said, source="the prompt's description of its backbone")
-    moved = replace(build, weights=weights or build.weights, tokenizer=tokenizer or build.tokenizer)
-    backbone = make_backbone(moved, checkpoint.backbone.get("parity", {}))
-    checkpoint.check_backbone(backbone)
-    return backbone
+    path = Path(path)
+    if path.is_dir():
+        head = RunFolder(path).failure
+        return load(head if head.is_file() else prompt_path(path))
+    kind = kind_of(path)
+    if kind not in LOADERS:
+        raise ValueError(f"{path}: {unknown_name('kind of file', kind, LOADERS)}")
+    return LOADERS[kind](path)

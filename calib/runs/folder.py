@@ -6,11 +6,12 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
+from calib.core.errors import unknown_name
 from calib.io.files import (
     PART,
     atomic_path,
@@ -26,51 +27,106 @@ from calib.io.locks import BusyError, is_held, locked
 from calib.runs.identity import describe_differences
 
 log = logging.getLogger(__name__)
-LOCK = ".lock"
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
-# What a run writes, and `overwrite` removes, in this order: a run without metrics is not finished, and while
-# there is a config.yaml, a removal that was interrupted is noticed and gone on with.
-OWNED = (
-    "metrics.json",
-    "split.json",
-    "table.md",
-    "prompt.safetensors",
-    "failure.safetensors",
-    "predictions.safetensors",
-    "uncertainties.safetensors",
-    "failures.csv",
-    "reliability.png",
-    "risk_coverage.png",
-    "folds",
-    "checkpoints",
-    "logs",
-    "baselines",
-    "wandb",
-    "config.yaml",
-)
+RUN = ("prompt", "failure")
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file, or a folder of files, that lies in the folder of a run, an evaluation, a sweep or a search.
+
+    Attributes:
+        path: Where it lies in the folder.
+        by: Who writes it: the tasks of train.py, and evaluate, sweep, tune.
+        removed: Whether `overwrite` removes it, with all that lies in the same folder of the run's.
+        report: Whether it only shows what the other files hold: where it is missing, it is made of them.
+    """
+
+    path: str
+    by: tuple[str, ...] = RUN
+    removed: bool = True
+    report: bool = False
+
+
+# Every file there is, by its name as an attribute of `RunFolder`. Nobody else spells a path.
+FILES: dict[str, RunFile] = {
+    "config": RunFile("config.yaml"),
+    "split": RunFile("split.json"),
+    "checkpoint": RunFile("checkpoints/last.ckpt", by=(*RUN, "sweep", "tune")),
+    "curves": RunFile("logs/metrics.csv"),
+    "baselines": RunFile("baselines", by=("prompt",)),
+    "folds": RunFile("folds", by=("failure",)),
+    "wandb": RunFile("wandb"),
+    "wandb_id": RunFile("wandb/id.txt"),
+    "wandb_rows": RunFile("wandb/rows.jsonl"),
+    "prompt": RunFile("prompt.safetensors"),
+    "failure": RunFile("failure.safetensors", by=("failure",)),
+    "predictions": RunFile("predictions.safetensors"),
+    "uncertainties": RunFile("uncertainties.safetensors", by=("failure",)),
+    "failures": RunFile("failures.csv", by=("failure",)),
+    "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
+    "metrics": RunFile("metrics.json", by=(*RUN, "evaluate")),
+    "table": RunFile("table.md", by=(*RUN, "evaluate", "sweep", "tune"), report=True),
+    "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True),
+    "lock": RunFile(".lock", by=(*RUN, "evaluate", "sweep", "tune"), removed=False),
+    "evaluation": RunFile("evaluation.yaml", by=("evaluate",), removed=False),
+    "evaluated": RunFile("predictions", by=("evaluate",), removed=False),
+    "sweep": RunFile("sweep.json", by=("sweep",), removed=False),
+    "members": RunFile("members.json", by=("sweep", "tune"), removed=False),
+    "search": RunFile("search.json", by=("tune",), removed=False),
+    "study": RunFile("study.db", by=("tune",), removed=False),
+    "trial_locks": RunFile(".locks", by=("tune",), removed=False),
+    "tune": RunFile("tune.json", by=("tune",), removed=False),
+}
 
 
 class RunFolder:
-    """Paths and state of a run's folder.
+    """Paths and state of a run's folder. Every key of `FILES` is an attribute: the path of that file.
 
     Args:
         path: The folder; made by `claim`.
+
+    Example:
+        >>> RunFolder("runs/mine").checkpoint.as_posix()
+        'runs/mine/checkpoints/last.ckpt'
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.yaml"
-        self.split = self.path / "split.json"
-        self.metrics = self.path / "metrics.json"
-        self.prompt = self.path / "prompt.safetensors"
-        self.failure = self.path / "failure.safetensors"
-        self.predictions = self.path / "predictions.safetensors"
-        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
-        self.curves = self.path / "logs" / "metrics.csv"
-        self.baselines = self.path / "baselines"
-        self.folds = self.path / "folds"
+
+    def __getattr__(self, name: str) -> Path:
+        """Return the path of a file.
+
+        Raises:
+            AttributeError: It is none of `FILES`.
+        """
+        if name not in FILES:
+            raise AttributeError(unknown_name("file of a run folder", name, FILES))
+        return self.path / FILES[name].path
+
+    def baseline(self, name: str) -> RunFolder:
+        """Return the folder of a method that stands beside the run."""
+        return RunFolder(self.baselines / name)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it lies among the baselines of another run."""
+        return self.path.resolve().parent.name == FILES["baselines"].path
+
+    def fold(self, number: int) -> RunFolder:
+        """Return the folder of a prompt that is trained without some of the shots."""
+        return RunFolder(self.folds / str(number))
+
+    def has_export(self, task: str) -> bool:
+        """Return whether the export of a run is there, which is called by the run's task."""
+        return bool(getattr(self, task).is_file())
+
+    def lacks_report(self, task: str) -> bool:
+        """Return whether a file is missing that shows what a run of this task has found: table, figure."""
+        shown = [key for key, file in FILES.items() if file.report and task in file.by]
+        return not all(getattr(self, key).is_file() for key in shown)
 
     @property
     def finished(self) -> bool:
@@ -96,20 +152,24 @@ class RunFolder:
         return written
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, patience: float = 0, tidy: bool = True) -> Iterator[None]:
         """Keep other processes out of the folder while this one works in it; a killed process lets go.
 
-        Files that a killed process left unfinished are removed.
+        Args:
+            patience: Seconds to wait for another process at work in it.
+            tidy: Remove the files that a killed process left unfinished. Where others may write without this
+                lock, as in a search, they could be theirs.
 
         Raises:
             ValueError: Another process is at work in it.
             WriteError: It cannot be written.
         """
         try:
-            with locked(self.path / LOCK):
-                remove_unfinished(self.path)
-                for place in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
-                    remove_unfinished(place, deep=True)
+            with locked(self.lock, patience=patience):
+                if tidy:
+                    remove_unfinished(self.path)
+                    for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
+                        remove_unfinished(inner, deep=True)
                 yield
         except BusyError as error:
             raise self._busy(error) from error
@@ -120,8 +180,8 @@ class RunFolder:
         Raises:
             ValueError: One is.
         """
-        if is_held(self.path / LOCK):
-            raise self._busy(BusyError(self.path / LOCK))
+        if is_held(self.lock):
+            raise self._busy(BusyError(self.lock))
 
     def check(self, config: PromptRun | FailureRun) -> None:
         """Refuse the folder where using it would mix or lose results. Changes nothing.
@@ -207,7 +267,11 @@ class RunFolder:
         return describe_differences(load_config([str(self.config)], task=task), config)
 
     def _clear(self) -> None:
-        for name in OWNED:
+        first, last = FILES["metrics"].path, FILES["config"].path
+        owned = dict.fromkeys(Path(file.path).parts[0] for file in FILES.values() if file.removed)
+        # A run without metrics is not finished, and while there is a config.yaml, a removal that was
+        # interrupted is noticed and gone on with.
+        for name in sorted(owned, key=lambda name: (name == last) - (name == first)):
             target = self.path / name
             if target.is_dir():
                 shutil.rmtree(target)
@@ -223,7 +287,7 @@ def holds_nothing(folder: Path) -> bool:
     if not folder.exists():
         return True
     return all(
-        path.name.startswith(LOCK) or (path.name.startswith(".") and path.suffix == PART)
+        path.name.startswith(FILES["lock"].path) or (path.name.startswith(".") and path.suffix == PART)
         for path in folder.iterdir()
     )
 

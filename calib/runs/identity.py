@@ -5,29 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calib.config import FailureRun, PromptRun, to_dict
+from calib.config import Affects, FailureRun, PromptRun, Setting, find_setting, to_dict
 
-# Settings that do not change what is learned: a run may be continued with other values of these.
-FREE = (
-    "out",
-    "resume",
-    "overwrite",
-    "baselines",
-    "log",
-    "data.cache_dir",
-    "data.encode_batch_size",
-    "trainer.enable_progress_bar",
-    "trainer.devices",  # any number computes the same
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
-# Settings that a default folder name shows in words; for a failure run also what its prompt brings along.
-SHOWN = ("seed", "backbone.name", "data.name", "data.shots", "preset")
-OF_PROMPT = ("prompt", "backbone", "data.root", "data.options", "data.class_names", "data.template")
 OWN_IMAGES = ("folder", "table", "hf", "medmnist")  # readers whose name says nothing about the data
 
 
@@ -81,27 +64,47 @@ def run_name(config: PromptRun | FailureRun) -> str:
 def _digits(config: PromptRun | FailureRun) -> list[str]:
     """Return a digest of the settings that differ from their defaults and the name does not show."""
     plain = relevant_settings(type(config)())
-    shown: tuple[str, ...] = SHOWN
-    if isinstance(config, FailureRun) and config.prompt is not None:
-        shown += OF_PROMPT
     changed = {
         key: value
-        for key, value in relevant_settings(config).items()
-        if plain.get(key) != value and not is_among(key, shown)
+        for key, value, one in each_setting(config)
+        if one.affects != "nothing" and plain.get(key) != value and not _is_said(config, one)
     }
     if not changed:
         return []
     return [hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]]
 
 
+def _is_said(config: PromptRun | FailureRun, one: Setting) -> bool:
+    """Return whether the words of a name say a setting; those of a failure run name its prompt."""
+    of_prompt = isinstance(config, FailureRun) and config.prompt is not None
+    return one.shown or (of_prompt and one.of_prompt)
+
+
 def relevant_settings(config: PromptRun | FailureRun) -> dict[str, Any]:
     """Return the settings that matter for the result, by dotted key, lists and numbers as they are."""
-    return {key: value for key, value in flat(to_dict(config)).items() if not is_among(key, FREE)}
+    return {key: value for key, value, one in each_setting(config) if one.affects != "nothing"}
 
 
-def is_among(key: str, names: Sequence[str]) -> bool:
-    """Return whether a dotted key is one of some names or lies below one of them."""
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+def settings_that_affect(what: Affects, config: PromptRun | FailureRun) -> dict[str, Any]:
+    """Return the settings that affect one thing, by dotted key.
+
+    Args:
+        what: What they affect, see `calib.config.schema.Setting`.
+        config: The settings of a run.
+
+    Example:
+        >>> settings_that_affect("draw", PromptRun())
+        {'data.shots': 8, 'data.val_shots': 4}
+    """
+    return {key: value for key, value, one in each_setting(config) if one.affects == what}
+
+
+def each_setting(config: PromptRun | FailureRun) -> Iterator[tuple[str, Any, Setting]]:
+    """Yield every setting of a run: its dotted key, its value, and what is known about it."""
+    for key, value in flat(to_dict(config)).items():
+        one = find_setting(type(config), key)
+        assert one is not None, key
+        yield key, value, one
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -17,14 +17,13 @@ from calib.data import (
     FewShotSplit,
     ImageTable,
     TaskData,
-    cache_features,
     check_overlap,
-    few_shot_split,
     load_data,
 )
+from calib.data.encode import encode
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
-from calib.prompts.learner import zero_shot_features
+from calib.prompts.zero_shot import template_prompt, zero_shot_features
 
 
 @dataclass
@@ -124,16 +123,7 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     Raises:
         ValueError: A class has too few images.
     """
-    return few_shot_split(
-        task.train.labels,
-        task.train.ids,
-        config.data.shots,
-        val_shots=config.data.val_shots,
-        seed=config.seed,
-        groups=task.train.groups,
-        class_names=task.class_names,
-        names=task.train.names,
-    )
+    return task.draw(config.data.shots, val_shots=config.data.val_shots, seed=config.seed)
 
 
 def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
@@ -153,9 +143,14 @@ def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
         else shots,
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
         test=common.test,
-        zero_shot=template_prompt(backbone, task, common.text_features, config),
+        zero_shot=template_prompt(backbone, task, common.text_features, training=facts_of(config)),
         record={**split.to_dict(), **common.record},
     )
+
+
+def facts_of(config: PromptRun | FailureRun) -> dict[str, Any]:
+    """Return what an untrained prompt says of the run it belongs to."""
+    return {"seed": config.seed, "config": to_dict(config)}
 
 
 def terms_of(task: TaskData) -> dict[str, Any]:
@@ -207,36 +202,13 @@ def features_of(
     Raises:
         ValueError: Packaged features are of another backbone or preprocessing, or hold fewer views.
     """
-    if isinstance(table, FeatureTable):
-        table.check_backbone(backbone)
-        return table.with_views(views)
-    return cache_features(
+    return encode(
         backbone,
         table,
-        data.cache_dir,
         views=views,
+        cache=data.cache_dir,
         batch_size=data.encode_batch_size,
         on_batch=thread_share().settle,
-    )
-
-
-def zero_shot_prompt(backbone: Backbone, task: TaskData, config: PromptRun | FailureRun) -> Prompt:
-    """Return the prompt that the data set's template makes, in the form of an export."""
-    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
-    return template_prompt(backbone, task, texts, config)
-
-
-def template_prompt(
-    backbone: Backbone, task: TaskData, text_features: Tensor, config: PromptRun | FailureRun
-) -> Prompt:
-    """Return the zero-shot prompt of text features (C, D) that are already there."""
-    return Prompt(
-        text_features=text_features,
-        class_names=list(task.class_names),
-        logit_scale=float(backbone.logit_scale),
-        backbone={**backbone.describe(), "build": asdict(config.backbone)},
-        prompt={"template": task.template},
-        training={"method": "zero-shot", "seed": config.seed, "config": to_dict(config)},
     )
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 import calib
 from calib.config import PromptRun, to_dict
+from calib.core import ranks
 from calib.data import FewShotDataModule
 from calib.data.predictions import Predictions
 from calib.io.files import write_json
-from calib.losses import Objective, resolve_terms
+from calib.losses import Objective
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
@@ -74,12 +75,15 @@ def batches_of(config: PromptRun, prepared: RunInputs) -> FewShotDataModule:
     )
 
 
-def exported(config: PromptRun, prepared: RunInputs, text_features: Tensor, context: Tensor) -> Prompt:
+def exported(
+    config: PromptRun, prepared: RunInputs, objective: Objective, text_features: Tensor, context: Tensor
+) -> Prompt:
     """Return a trained prompt ready for export.
 
     Args:
         config: The settings it was trained with.
         prepared: Backbone, task and shots.
+        objective: What was minimised.
         text_features: (C, D) unit norm.
         context: (M, E) or (C, M, E).
     """
@@ -90,7 +94,7 @@ def exported(config: PromptRun, prepared: RunInputs, text_features: Tensor, cont
         prompt=asdict(config.prompt),
         training={
             "method": config.preset,
-            "objective": resolve_terms(config.preset, config.loss),
+            "objective": objective.terms,
             "seed": config.seed,
             "split": prepared.record["digest"],
             "config": to_dict(config),
@@ -99,17 +103,18 @@ def exported(config: PromptRun, prepared: RunInputs, text_features: Tensor, cont
     )
 
 
+@ranks.by_first
 def evaluate_prompt(
-    config: PromptRun, checkpoint: Prompt, prepared: RunInputs, folder: RunFolder
+    config: PromptRun, prompt: Prompt, prepared: RunInputs, folder: RunFolder
 ) -> dict[str, Any]:
     """Write a prompt's export, test predictions and metrics, and return the metrics."""
-    method = checkpoint.training["method"]
-    predictions = checkpoint.predict(prepared.test, data=config.data.name)
+    method = prompt.training["method"]
+    predictions = prompt.predict(prepared.test, data=config.data.name)
     results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
     results["test"] = _metrics(predictions, config)
     if prepared.val is not None:
-        results["val"] = _metrics(checkpoint.predict(prepared.val, data=config.data.name), config)
-    checkpoint.save(folder.prompt)
+        results["val"] = _metrics(prompt.predict(prepared.val, data=config.data.name), config)
+    prompt.save(folder.prompt)
     predictions.save(folder.predictions)
     write_json(folder.metrics, results)
     return results["test"]

@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 
 from calib.config import FailureRun, PromptRun
 from calib.data.predictions import Predictions
-from calib.failure.module import WATCHED
 from calib.losses import Objective, resolve_terms
-from calib.metrics import FAILURE_METRICS, METRICS
+from calib.metrics import FAILURE_METRICS, METRICS, columns_of
 from calib.report.plots import reliability_panels
-from calib.report.tables import COLUMNS
 from calib.runs.folder import RunFolder
 
 OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
@@ -58,7 +56,8 @@ def metric_names(config: PromptRun | FailureRun) -> set[str]:
     """
     names = {"epoch"}
     if isinstance(config, FailureRun):
-        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in WATCHED}
+        watched = [name for name, metric in FAILURE_METRICS.items() if metric.watched]
+        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in watched}
         return names | {f"test/{name}" for name in (*FAILURE_METRICS, "n", "n_failures")}
     terms = Objective(resolve_terms(config.preset, config.loss)).weights
     names |= {f"train/{term}" for term in (*terms, "total")}
@@ -85,20 +84,20 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
         return Results(
             ["score", *names],
             [[score, *(values.get(name) for name in names)] for score, values in written["scores"].items()],
-            {"risk_coverage": folder.path / "risk_coverage.png"},
+            {"risk_coverage": folder.risk_coverage},
             [path for path in (folder.failure, folder.prompt, folder.config) if path.is_file()],
             "failure-head",
             {"head": written["head"], "seed": written["seed"], "data": written["data"]},
         )
-    places = {"zero-shot": RunFolder(folder.baselines / "zero-shot")}
+    folders = {"zero-shot": folder.baseline("zero-shot")}
     if folder.baselines.is_dir():
-        places |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
-    places[written["method"]] = folder
-    places = {name: place for name, place in places.items() if place.finished}
-    predictions = {name: Predictions.load(place.predictions) for name, place in places.items()}
+        folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
+    folders[written["method"]] = folder
+    folders = {name: each for name, each in folders.items() if each.finished}
+    predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
-    names = [name for _, name, _ in COLUMNS]
-    tests = {name: place.results()["test"] for name, place in places.items()}
+    names = list(columns_of(METRICS))
+    tests = {name: each.results()["test"] for name, each in folders.items()}
     return Results(
         ["method", *names],
         [[method, *(test.get(name) for name in names)] for method, test in tests.items()],

@@ -65,6 +65,7 @@ def run_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> Iterator[l
         raise
 
 
+@ranks.by_first
 def close_loggers(
     loggers: Sequence[Logger], test: Mapping[str, Any], folder: RunFolder, *, n_bins: int = 10
 ) -> None:

@@ -72,7 +72,7 @@ class WandbLogger(Logger):
     def name(self) -> str:
         """The name of the run in W&B: its folder's, for a baseline with that of the run it stands beside."""
         path = self._folder.path.resolve()
-        return f"{path.parents[1].name}/{path.name}" if path.parent.name == "baselines" else path.name
+        return f"{path.parents[1].name}/{path.name}" if self._folder.is_baseline else path.name
 
     @property
     def version(self) -> str:
@@ -140,7 +140,7 @@ class WandbLogger(Logger):
 
     def _keep(self, row: Mapping[str, float], step: int) -> None:
         """Write a row beside W&B's files, for the offline run that may have to begin with it."""
-        path = self._folder.path / "wandb" / "rows.jsonl"
+        path = self._folder.wandb_rows
         try:
             if self._thread is None:
                 earlier = _rows_before(path, step)
@@ -175,7 +175,7 @@ class WandbLogger(Logger):
                 "W&B cannot be used online (%s). Training goes on; this process logs offline instead. "
                 "To send it later: wandb sync %s",
                 _said(error),
-                self._folder.path / "wandb",
+                self._folder.wandb,
             )
         return self._init("offline")
 
@@ -214,7 +214,7 @@ class WandbLogger(Logger):
             log.warning(
                 "W&B has failed (%s). Training goes on without it; the curves are in %s.",
                 reason,
-                self._folder.path / "logs",
+                self._folder.curves.parent,
             )
             self._closed = True
             self._calls.put(None)  # the thread ends
@@ -228,8 +228,7 @@ def wanted(config: PromptRun | FailureRun, folder: RunFolder) -> bool:
     """
     if config.log.wandb == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
         return False
-    baseline = folder.path.resolve().parent.name == "baselines"
-    return not (baseline and "WANDB_SWEEP_ID" in os.environ)
+    return not (folder.is_baseline and "WANDB_SWEEP_ID" in os.environ)
 
 
 def _offline_by_environment() -> bool:
@@ -249,9 +248,8 @@ def _has_key(wandb: Any) -> bool:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the W&B id of a run: what an agent says, else what its folder says, else a new one."""
-    path = folder.path / "wandb" / "id.txt"
-    baseline = folder.path.resolve().parent.name == "baselines"
-    given = None if baseline else os.environ.get("WANDB_RUN_ID")
+    path = folder.wandb_id
+    given = None if folder.is_baseline else os.environ.get("WANDB_RUN_ID")
     kept = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     # Not from Python's random numbers: those belong to the training.
     run_id = given or kept or os.urandom(6).hex()

@@ -1,16 +1,23 @@
-"""Uncertainty scores of single predictions, higher = more likely wrong, dispatched by name.
+"""Uncertainty scores of single predictions, higher = more likely wrong, in one table by name.
 
-`score("doctor", logits=logits)` returns the uncertainty (N,), float64. Positional parameters of a score are
-tensors, keyword-only ones settings. Some scores have settings that come from labelled validation data;
-`fit_score` finds them, and without them the score refuses to work:
+Some judge logits as they are, others are fitted on labelled predictions outside the training shots:
 
-    settings = fit_score("rel_u", logits=validation_logits, labels=validation_labels)
-    uncertainty = score("rel_u", settings, logits=logits)
+    score = fit("class_gaussians", prompt.predict(seen))
+    uncertainty = score(prompt.predict(test))  # (N,) float64
 """
 
 from calib.posthoc.scaling import fit_temperature
-from calib.scores.fitted import fit_logistic, fit_rel_u, logistic, rel_u, temperature_mcp
+from calib.scores.fitted import LogisticScore, RelativeUncertainty, TemperatureMCP
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
-from calib.scores.logits import doctor, energy, entropy, logit_margin, logits_from_probs, margin, mcp
-from calib.scores.registry import FITS, SCORES, fit_score, score
+from calib.scores.logits import (
+    doctor,
+    energy,
+    entropy,
+    log_odds,
+    logit_margin,
+    logits_from_probs,
+    margin,
+    mcp,
+)
+from calib.scores.registry import SCORES, ReadyScore, fit, needs_same_classes

@@ -10,6 +10,7 @@ wrong, from image features and logits; the prediction is the largest logit. `Ima
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from calib.core.checks import HALF_NORM, as_float64, check_labels, check_unit_norm
 from calib.scores.logits import mcp
+from calib.scores.state import require_fitted
 
 
 class ImagePrototypes:
@@ -35,31 +37,33 @@ class ImagePrototypes:
     Example:
         >>> shots, labels = torch.eye(3), torch.tensor([0, 1, 1])
         >>> score = ImagePrototypes().fit(shots, labels)
-        >>> score.uncertainty(torch.eye(3)[:2], torch.tensor([[0.0, -800.0], [0.0, -800.0]])).tolist()
+        >>> score(torch.eye(3)[:2], torch.tensor([[0.0, -800.0], [0.0, -800.0]])).tolist()
         [0.0, 1.0]
 
     Source: TrustVLM (arXiv 2505.23745); TrustVLM.py of github.com/EPFL-IMOS/TrustVLM 0a0caa6, without its v2,
         which changes the predictions. It is max p + weight cos there, with features of DINOv2.
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    same_classes: ClassVar[bool] = True  # a prototype for each
+
+    def __init__(self, *, weight: float = 1.0) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"weight must be a finite number of at least 0, got {weight!r}.")
         self.weight = weight
         self._prototypes: Tensor | None = None
 
-    def fit(self, image_features: Tensor, labels: Tensor, *, n_classes: int | None = None) -> ImagePrototypes:
+    def fit(self, image_features: Tensor, labels: Tensor, logits: Tensor | None = None) -> ImagePrototypes:
         """Return self, with one prototype per class.
 
         Args:
             image_features: (N, D) unit norm, the shots.
             labels: (N,) class indices; every class needs a shot.
-            n_classes: C; None for the largest label + 1.
+            logits: (N, C), which say how many classes there are. None: the largest label + 1.
 
         Raises:
             ValueError: An input is not as above, or the features of a class cancel out.
         """
-        features, members = _shots(image_features, labels, n_classes)
+        features, members = _shots(image_features, labels, logits)
         means = members.T @ features / members.sum(dim=0)[:, None]  # (C, D)
         norms = means.norm(dim=1, keepdim=True)
         if bool((norms < 1e-8).any()):
@@ -67,7 +71,7 @@ class ImagePrototypes:
         self._prototypes = means / norms
         return self
 
-    def uncertainty(self, image_features: Tensor, logits: Tensor) -> Tensor:
+    def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
         """Return the uncertainty of the predictions, (N,) float64.
 
         Args:
@@ -110,7 +114,7 @@ class ClassGaussians:
         >>> shots = torch.eye(4)[[0] * 8 + [1] * 8] + 0.2 * torch.randn(16, 4, generator=generator)
         >>> shots, labels = torch.nn.functional.normalize(shots, dim=1), torch.tensor([0] * 8 + [1] * 8)
         >>> score = ClassGaussians().fit(shots, labels)
-        >>> near, far = score.uncertainty(torch.eye(4)[:2], torch.tensor([[5.0, 0.0], [5.0, 0.0]]))
+        >>> near, far = score(torch.eye(4)[:2], torch.tensor([[5.0, 0.0], [5.0, 0.0]]))
         >>> bool(near < -5), bool(far > -0.7)  # both are predicted as class 0
         (True, True)
 
@@ -120,7 +124,9 @@ class ClassGaussians:
         its score is not in log space, so that values near 1 become ties.
     """
 
-    def __init__(self, components: int = 128, strength: float | None = None) -> None:
+    same_classes: ClassVar[bool] = True  # a Gaussian for each
+
+    def __init__(self, *, components: int = 128, strength: float | None = None) -> None:
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components!r}.")
         if strength is not None and not (strength > 0 and math.isfinite(strength)):
@@ -129,18 +135,18 @@ class ClassGaussians:
         self.strength = strength
         self._centre: Tensor | None = None
 
-    def fit(self, image_features: Tensor, labels: Tensor, *, n_classes: int | None = None) -> ClassGaussians:
+    def fit(self, image_features: Tensor, labels: Tensor, logits: Tensor | None = None) -> ClassGaussians:
         """Return self, with the principal components and one Gaussian per class.
 
         Args:
             image_features: (N, D) unit norm, the shots; not all the same.
             labels: (N,) class indices; every class needs a shot.
-            n_classes: C; None for the largest label + 1.
+            logits: (N, C), which say how many classes there are. None: the largest label + 1.
 
         Raises:
             ValueError: An input is not as above.
         """
-        features, members = _shots(image_features, labels, n_classes)
+        features, members = _shots(image_features, labels, logits)
         centre = features.mean(dim=0)
         _, spread, axes = torch.linalg.svd(features - centre, full_matrices=False)
         rank = int((spread > 1e-6 * math.sqrt(len(features))).sum())
@@ -172,7 +178,7 @@ class ClassGaussians:
             columns.append(-white.square().sum(dim=0) / 2 - factor.diagonal().log().sum())
         return torch.stack(columns, dim=1)
 
-    def uncertainty(self, image_features: Tensor, logits: Tensor) -> Tensor:
+    def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
         """Return the uncertainty of the predictions, (N,) float64, at most 0.
 
         Args:
@@ -205,10 +211,10 @@ class ClassGaussians:
         return (scatter + strength * pooled) / (counts[:, None, None] - 1 + strength)
 
 
-def _shots(image_features: Tensor, labels: Tensor, n_classes: int | None) -> tuple[Tensor, Tensor]:
+def _shots(image_features: Tensor, labels: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return checked features (N, D) and class membership (N, C), both float64."""
     features = unit_features(image_features, None)
-    size = n_classes if n_classes is not None else 1 + int(labels.max()) if labels.numel() else 0
+    size = logits.shape[1] if logits is not None else 1 + int(labels.max()) if labels.numel() else 0
     check_labels(labels, features.new_zeros(len(features), max(size, 1)))
     members = one_hot(labels.to(features.device, torch.int64), size).to(features)
     empty = [str(c) for c, count in enumerate(members.sum(dim=0).tolist()) if count == 0]
@@ -243,10 +249,3 @@ def unit_features(given: Tensor, dim: int | None, name: str = "image_features") 
         )
     check_unit_norm(given, name, tolerance=HALF_NORM)
     return as_float64(given)
-
-
-def require_fitted(score: object, state: Tensor | None) -> Tensor:
-    """Return what a score learned; refuse one that has not."""
-    if state is None:
-        raise ValueError(f"{type(score).__name__} is not fitted: call fit(image_features, labels) first.")
-    return state

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from calib.core.checks import as_float64, check_labels, check_logits
-from calib.scores.images import check_queries, require_fitted, unit_features
+from calib.scores.images import check_queries, unit_features
 from calib.scores.logits import mcp
+from calib.scores.state import require_fitted
 
 
 class LogitScaling:
@@ -43,7 +45,7 @@ class LogitScaling:
         >>> labels = (images[:, 0] > 0).long()
         >>> logits = torch.stack([torch.zeros(60), images[:, 0] + images[:, 1]], dim=1)
         >>> score = LogitScaling().fit(images, labels, logits=logits, text_features=torch.eye(4)[:2])
-        >>> uncertainty, wrong = score.uncertainty(images, logits), logits.argmax(1) != labels
+        >>> uncertainty, wrong = score(images, logits), logits.argmax(1) != labels
         >>> bool(uncertainty[wrong].mean() > uncertainty[~wrong].mean())
         True
 
@@ -52,6 +54,8 @@ class LogitScaling:
     Differs: written from a summary of the paper; its code was not at hand. How the terms are summed (beta),
         the network's inputs and width, and the optimiser are our reading, so numbers are not those of LMN.
     """
+
+    same_classes: ClassVar[bool] = True  # the network's inputs are their logits
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class LogitScaling:
 
     @torch.inference_mode(False)
     def fit(
-        self, image_features: Tensor, labels: Tensor, *, logits: Tensor, text_features: Tensor
+        self, image_features: Tensor, labels: Tensor, logits: Tensor, text_features: Tensor
     ) -> LogitScaling:
         """Return self, with a trained network. The global random state is not touched.
 
@@ -118,7 +122,7 @@ class LogitScaling:
         self._weights = [weight.detach() for weight in self._weights]
         return self
 
-    def uncertainty(self, image_features: Tensor, logits: Tensor) -> Tensor:
+    def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
         """Return the uncertainty of the predictions, (N,) float64.
 
         Args:

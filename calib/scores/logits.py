@@ -11,6 +11,8 @@ are logits for them: see `logits_from_probs`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,23 +20,68 @@ from calib.core.checks import as_float64, check_probs
 from calib.posthoc.scaling import check_class_logits, scaled_logits
 
 
-def mcp(logits: Tensor) -> Tensor:
-    """Return the log-odds of being wrong by the largest probability, log((1 - max p) / max p), (N,).
+def mcp(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
+    """Return the log-odds of being wrong by the predicted probability, log((1 - p) / p), (N,).
 
     Orders the samples as 1 - max p (maximum class probability, also called MSP or MCM) does, without its
     ties: sigmoid(mcp) is 1 - max p.
 
     Args:
         logits: (N, C), C at least 2, finite.
+        predictions: (N,) int64 in [0, C): the classes judged. None: those of the largest logits.
+
+    Raises:
+        ValueError: An input is not as above.
 
     Example:
         >>> mcp(torch.tensor([[0.0, 0.0], [100.0, 0.0], [110.0, 0.0]])).tolist()
         [0.0, -100.0, -110.0]
+        >>> mcp(torch.tensor([[100.0, 0.0]]), torch.tensor([1])).tolist()
+        [100.0]
 
     Source: Hendrycks and Gimpel 2017 (arXiv 1610.02136).
     Differs: log-odds instead of 1 - max p.
     """
-    return other_logits(logits).logsumexp(dim=1)
+    if predictions is None:
+        return other_logits(logits).logsumexp(dim=1)
+    check_class_logits(logits)
+    if predictions.shape != logits.shape[:1] or predictions.dtype != torch.int64:
+        raise ValueError(
+            f"predictions must be ({len(logits)},) int64, one per row of logits, not "
+            f"{tuple(predictions.shape)} {predictions.dtype}."
+        )
+    if not 0 <= int(predictions.min()) <= int(predictions.max()) < logits.shape[1]:
+        raise ValueError(f"predictions must lie in 0..{logits.shape[1] - 1}.")
+    values = as_float64(logits)
+    return -log_odds(values, predictions.to(values.device))
+
+
+def log_odds(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
+    """Return the log-odds of the predicted class, `log(p / (1 - p)) = z[b, k] - logsumexp_{c != k} z[b, c]`.
+
+    In the type of the logits and with their gradient, for what is trained; `mcp` is its negative in float64.
+
+    Args:
+        logits: (B, C), C at least 2.
+        predictions: (B,) int64 in [0, C). None: the argmax.
+
+    Returns:
+        (B,), higher = more likely right.
+
+    Raises:
+        ValueError: There is one class only, whose probability is always 1.
+
+    Example:
+        >>> round(log_odds(torch.tensor([[math.log(3.0), 0.0]])).item(), 4)  # p = 3/4, odds 3
+        1.0986
+    """
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"Log-odds of a prediction need logits (B, C) with C >= 2, not {tuple(logits.shape)}."
+        )
+    picked = (logits.argmax(1) if predictions is None else predictions)[:, None]  # (B, 1)
+    others = logits.scatter(1, picked, -math.inf)
+    return logits.gather(1, picked).squeeze(1) - others.logsumexp(1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -1,91 +1,115 @@
-"""The scores by name."""
+"""Every score by name, and one way to use them all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from calib.core.byname import REQUIRED, bind
-from calib.core.byname import settings as settings_of
+from calib.core.byname import Bound, bind
 from calib.core.errors import unknown_name
-from calib.posthoc.scaling import fit_temperature
-from calib.scores.fitted import fit_logistic, fit_rel_u, logistic, rel_u, temperature_mcp
+from calib.scores.fitted import LogisticScore, RelativeUncertainty, TemperatureMCP
+from calib.scores.images import ClassGaussians, ImagePrototypes
+from calib.scores.logit_scaling import LogitScaling
 from calib.scores.logits import doctor, energy, entropy, logit_margin, margin, mcp
 
-SCORES: dict[str, Callable[..., Tensor]] = {
+# A row is a function of tensors (N, ...) that returns (N,), or a class with `fit(tensors) -> self` and
+# `__call__(tensors) -> (N,)`. Positional parameters are tensors by name, keyword-only ones settings (of a
+# class: those of its constructor). The order is that of tables.
+SCORES: dict[str, Callable[..., Any]] = {
     "mcp": mcp,
     "entropy": entropy,
     "margin": margin,
     "logit_margin": logit_margin,
     "energy": energy,
     "doctor": doctor,
-    "temperature_mcp": temperature_mcp,
-    "rel_u": rel_u,
-    "logistic": logistic,
+    "temperature_mcp": TemperatureMCP,
+    "rel_u": RelativeUncertainty,
+    "logistic": LogisticScore,
+    "image_prototypes": ImagePrototypes,
+    "class_gaussians": ClassGaussians,
+    "logit_scaling": LogitScaling,
 }
 
 
-FITS: dict[str, Callable[..., dict[str, Any]]] = {
-    "temperature_mcp": fit_temperature,
-    "rel_u": fit_rel_u,
-    "logistic": fit_logistic,
-}
+@dataclass(frozen=True)
+class ReadyScore:
+    """A score that is ready to judge predictions. Made by `fit`.
+
+    Attributes:
+        call: The function or the fitted object, which picks the tensors it needs.
+    """
+
+    call: Bound
+
+    def __call__(self, cases: Any = None, /, **tensors: Tensor | None) -> Tensor:
+        """Return the uncertainty of predictions, (N,) float64, higher = more likely wrong.
+
+        Args:
+            cases: Predictions, as in `fit`. None: the tensors are given by name.
+            **tensors: By name; one that `cases` has as well is taken from here.
+
+        Raises:
+            ValueError: A tensor that the score needs is missing, or is not as the score wants it.
+        """
+        return self.call(**_named(self.call, cases, tensors))
 
 
-def score(name: str, settings: Mapping[str, Any] | None = None, /, **tensors: Tensor | None) -> Tensor:
-    """Return the uncertainty of that name, (N,) float64, higher = more likely wrong.
+def fit(
+    name: str, cases: Any = None, /, *, settings: Mapping[str, Any] | None = None, **tensors: Tensor | None
+) -> ReadyScore:
+    """Return the score of that name, fitted where there is something to fit.
 
     Args:
         name: A key of SCORES.
-        settings: Settings of the score; None for its defaults. For keys of FITS what `fit_score` returned.
-        **tensors: By name, at least those the score needs; the others are ignored.
+        cases: Labelled predictions the score learns from: anything with the attributes it asks for among
+            logits (N, C), labels (N,), image_features (N, D) and predictions (N,), such as `Predictions`. Of
+            `FailureCases` the plain images count. None: the tensors are given by name.
+        settings: Settings of the score, e.g. {"weight": 0.5}; None for its defaults.
+        **tensors: By name, e.g. text_features (C, D), which predictions do not hold; one that `cases` has as
+            well is taken from here. Those the score does not ask for are ignored.
 
     Raises:
-        ValueError: The score, a setting or a tensor is unknown or missing, or the score is not fitted.
+        ValueError: The score or a setting is unknown, a tensor is missing, or the data do not allow a fit.
 
     Example:
         >>> import torch
-        >>> score("energy", {"temperature": 2.0}, logits=torch.tensor([[0.0, 0.0]])).tolist()
+        >>> fit("energy", settings={"temperature": 2.0})(logits=torch.tensor([[0.0, 0.0]])).tolist()
         [-1.3862943611198906]
-        >>> score("rel_u", logits=torch.tensor([[0.0, 0.0]]))
-        Traceback (most recent call last):
-        ValueError: Score 'rel_u' is not fitted: it needs matrix. Pass fit_score('rel_u', ...) as settings.
+        >>> logits, labels = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+        >>> score = fit("temperature_mcp", logits=logits, labels=labels)
+        >>> round(score(logits=torch.tensor([[8.0, 0.0]])).item(), 4)
+        -2.1972
     """
     if name not in SCORES:
         raise unknown_name("score", name, SCORES)
-    given = settings or {}
-    required = [key for key, default in settings_of(SCORES[name]).items() if default is REQUIRED]
-    missing = [key for key in required if key not in given]
-    if missing:
-        raise ValueError(
-            f"Score {name!r} is not fitted: it needs {', '.join(missing)}. "
-            f"Pass fit_score({name!r}, ...) as settings."
-        )
-    return bind(SCORES[name], given, name=f"score {name!r}")(**tensors)
+    what, row = f"score '{name}'", SCORES[name]
+    ready = bind(row, settings or {}, name=what)
+    if isinstance(row, type):
+        score = ready()
+        learn = bind(score.fit, {}, name=f"fit of {what}")
+        learn(**_named(learn, cases, tensors))
+        ready = bind(score, {}, name=what)
+    return ReadyScore(ready)
 
 
-def fit_score(
-    name: str, settings: Mapping[str, Any] | None = None, /, **tensors: Tensor | None
-) -> dict[str, Any]:
-    """Return the settings of a score fitted on validation data, to be passed to `score`.
+def needs_same_classes(name: str) -> bool:
+    """Return whether a score compares an image with the classes it was fitted on.
+
+    It then means nothing where every image has candidates of its own, as captions are.
 
     Args:
-        name: A key of SCORES; one without anything to fit gives {}.
-        settings: Settings of the fit, e.g. {"weight": 0.5} of `fit_rel_u`; None for the defaults.
-        **tensors: By name: logits and labels of the validation data.
-
-    Raises:
-        ValueError: The score, a setting or a tensor is unknown or missing, or the data do not allow a fit.
+        name: A key of SCORES. Its class says so by an attribute `same_classes`.
 
     Example:
-        >>> import torch
-        >>> fit_score("mcp", logits=torch.zeros(2, 2), labels=torch.tensor([0, 1]))
-        {}
+        >>> needs_same_classes("rel_u"), needs_same_classes("entropy")
+        (True, False)
     """
-    if name not in SCORES:
-        raise unknown_name("score", name, SCORES)
-    if name not in FITS:
-        return {}
-    return bind(FITS[name], settings or {}, name=f"fit of score {name!r}")(**tensors)
+    return getattr(SCORES[name], "same_classes", False)
+
+
+def _named(bound: Bound, cases: Any, tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    source = getattr(cases, "plain", cases)  # of several views of an image the plain one
+    return {name: getattr(source, name, None) for name in bound.takes} | dict(tensors)

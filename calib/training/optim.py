@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +36,26 @@ def lr_after_constant_warmup(
     if epoch < warmup_epochs:
         return warmup_factor
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epochs))
+
+
+def constant_warmup(
+    *, lr: float, warmup_epochs: int, warmup_lr: float, max_epochs: int
+) -> Callable[[int], float]:
+    """Return `lr_after_constant_warmup` as a function of the epoch, for torch's `LambdaLR`.
+
+    Args:
+        lr: Learning rate after the warm-up.
+        warmup_epochs: Epochs at `warmup_lr`.
+        warmup_lr: Learning rate of the warm-up.
+        max_epochs: Length of the run.
+    """
+
+    def factor(epoch: int) -> float:  # not a partial, of which a checkpoint would hold more
+        return lr_after_constant_warmup(
+            epoch, max_epochs=max_epochs, warmup_epochs=warmup_epochs, warmup_factor=warmup_lr / lr
+        )
+
+    return factor
 
 
 def lr_after_linear_warmup(epoch: int, *, max_epochs: int, warmup_epochs: int, start: float) -> float:

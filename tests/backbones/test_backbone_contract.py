@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from calib.backbones import BACKBONES
 from calib.backbones.placing import replaced_output
 
 TEXTS = ["a normal lung.", "covid", "lung opacity, not normal."]
@@ -30,6 +31,10 @@ def filler_context(backbone, n_ctx=N_CTX):
 
 def random_context(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(9)) * 0.5
+
+
+def test_a_small_model_stands_for_every_backbone(kinds):
+    assert kinds.keys() == BACKBONES.keys()  # a new one needs a kind in tests/conftest.py
 
 
 def test_features_are_unit_norm_float32(backbone, images):

@@ -175,3 +175,18 @@ def test_runs_of_other_settings_are_other_methods_and_no_seeds(runs, settings, t
     named = set(read_json(out / "metrics.json")["methods"])
     assert {"calibprompt optim.lr=0.002", "calibprompt optim.lr=0.01", "zero-shot"} <= named
     assert "calibprompt" not in named
+
+
+def test_a_default_that_was_asked_for_is_no_runs_own(runs, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    prompt.training["config"]["data"] |= {"root": "images", "template": "A scan of {}."}
+    prompt.save(tmp_path / "elsewhere.safetensors")
+    found = []
+    for changes in ([], ["data.root=null"], ["data.root=null", "data.template=null", "data.name=''"]):
+        (entry,) = find_entries(evaluation(tmp_path, [tmp_path / "elsewhere.safetensors"], *changes))
+        found.append((entry.data.name, entry.data.root, entry.data.template))
+    assert found == [
+        ("cxr3", "images", "A scan of {}."),
+        ("cxr3", None, "A scan of {}."),
+        ("cxr3", None, None),
+    ]

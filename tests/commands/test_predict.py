@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from tests_shared import SHORT
 
-from calib.commands.predict import find_images, main, predict
+from calib.cli import main
+from calib.commands.predict import find_images, predict
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.predictions import Predictions
@@ -165,7 +166,7 @@ def no_backbone(monkeypatch) -> None:
     def built(*args, **options) -> None:
         raise AssertionError("a backbone was built")
 
-    monkeypatch.setattr("calib.runs.exports.restore_backbone", built)
+    monkeypatch.setattr(Prompt, "restore_backbone", built)
 
 
 @pytest.mark.parametrize(
@@ -220,5 +221,5 @@ def test_only_images_that_were_read_are_counted(
     bad = tmp_path / "bad.png"
     bad.write_text("not an image")
     arguments = [str(run), str(image_folder / "test"), str(bad), "--out", str(tmp_path / "x.csv")]
-    assert main([*arguments, "--skip-unreadable"]) == 0
+    assert main(["predict", *arguments, "--skip-unreadable"]) == 0
     assert capsys.readouterr().out == f"9 predictions in {tmp_path / 'x.csv'}\n"

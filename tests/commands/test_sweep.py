@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 from tests_shared import SHORT
 
 from calib.cli import main
-from calib.commands.search.grid import SweepSettings, sweep_settings
+from calib.commands.search.grid import sweep_of
+from calib.commands.search.stacks import sharing_key
 from calib.commands.search.sweep import sweep
 from calib.commands.train import train
-from calib.config import load_config
+from calib.config import DataConfig, PromptRun, load_config
+from calib.config.schema import setting
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
 
@@ -20,7 +23,7 @@ VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("sweep") / "s"
-    return folder, sweep([*SHORT, *VARIED], SweepSettings(out=str(folder), stack=5))
+    return folder, sweep(sweep_of([*SHORT, *VARIED, f"out={folder}", "stack=5"]))
 
 
 def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
@@ -76,17 +79,17 @@ def test_the_order_is_that_of_the_validation_metric(swept) -> None:
 
 def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     folder, results = swept
-    again = sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))
+    again = sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))
     assert (again["trained"], again["table"]) == (0, results["table"])
     export = folder / "preset-coop_optim.lr-0.01_seed-2" / "prompt.safetensors"
     before = Prompt.load(export)
     export.unlink()
-    assert sweep([*SHORT, *VARIED], SweepSettings(out=str(folder)))["trained"] == 1
+    assert sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))["trained"] == 1
     assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
 
 
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
-    arguments, settings = [*SHORT, *VARIED], SweepSettings(out=str(tmp_path / "s"))
+    wanted = sweep_of([*SHORT, *VARIED, f"out={tmp_path / 's'}"])
     from calib.prompts.stack import PromptStackModule
 
     original = PromptStackModule.on_train_epoch_start
@@ -98,10 +101,10 @@ def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog
 
     monkeypatch.setattr(PromptStackModule, "on_train_epoch_start", stopped)
     with pytest.raises(RuntimeError, match="power cut"):
-        sweep(arguments, settings)
+        sweep(wanted)
     monkeypatch.undo()
     with caplog.at_level("INFO", logger="calib"):
-        results = sweep(arguments, settings)
+        results = sweep(wanted)
     assert "Going on after epoch 2" in caplog.text
     name = "preset-calibprompt_optim.lr-0.01_seed-2"
     whole, resumed = (Prompt.load(f / name / "prompt.safetensors") for f in (swept[0], tmp_path / "s"))
@@ -125,7 +128,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) ->
 def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
     varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
     with caplog.at_level("INFO", logger="calib"):
-        results = sweep([*SHORT, *varied], SweepSettings(out=str(tmp_path / "s")))
+        results = sweep(sweep_of([*SHORT, *varied, f"out={tmp_path / 's'}"]))
     assert results["trained"] == 4
     assert "Training 4 prompts side by side on 6 or 24 images" in caplog.text
     for shots, batch_size in ((2, 5), (8, 16)):  # 2 batches of an epoch, of up to 5
@@ -148,11 +151,6 @@ def test_the_runs_of_a_sweep_can_be_evaluated(swept, tmp_path: Path, capsys) -> 
     assert "Minus coop, paired by seed" in capsys.readouterr().out
 
 
-def run_sweep(arguments: list[str]) -> None:
-    settings, rest = sweep_settings(arguments)
-    sweep(rest, settings)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,18 +165,18 @@ def run_sweep(arguments: list[str]) -> None:
 )
 def test_bad_settings_are_named_before_anything_is_written(arguments, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        run_sweep([*arguments, *SHORT, f"out={tmp_path / 's'}"])
+        sweep(sweep_of([*arguments, *SHORT, f"out={tmp_path / 's'}"]))
     assert not (tmp_path / "s").exists()
 
 
 def test_the_folder_of_a_run_is_not_taken(runs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is the folder of a run"):
-        sweep(["seed=1,2"], SweepSettings(out=str(runs[1])))
+        sweep(sweep_of(["seed=1,2", f"out={runs[1]}"]))
 
 
 def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
-    settings = SweepSettings(out=str(tmp_path / "s"))
-    results = sweep([*SHORT, "data.val_shots=0", "preset=coop,ls"], settings)
+    arguments = ["data.val_shots=0", "preset=coop,ls", f"out={tmp_path / 's'}"]
+    results = sweep(sweep_of([*SHORT, *arguments]))
     assert results["best"] is None
     assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
 
@@ -187,7 +185,7 @@ def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
 def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
     """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""
     with caplog.at_level("INFO", logger="calib"):
-        sweep([*SHORT, "data.shots=8,16", setting], SweepSettings(out=str(tmp_path / "s")))
+        sweep(sweep_of([*SHORT, "data.shots=8,16", setting, f"out={tmp_path / 's'}"]))
     assert caplog.text.count("Training 1 prompts side by side") == 2
     own = ["data.shots=16", setting, "baselines=[]", f"out={tmp_path / 'alone'}"]
     train(load_config([*SHORT, *own], task="prompt"))
@@ -196,3 +194,20 @@ def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_p
     assert torch.allclose(*contexts, atol=1e-5)
     curves = [(f / "logs" / "metrics.csv").read_text().splitlines() for f in folders]
     assert [row.split(",")[:2] for row in curves[0]] == [row.split(",")[:2] for row in curves[1]]
+
+
+@dataclass
+class CorruptedData(DataConfig):
+    corruption: str = setting("none", affects="encoding")
+    seen: bool = setting(False, affects="report")
+
+
+@dataclass
+class CorruptedRun(PromptRun):
+    data: CorruptedData = field(default_factory=CorruptedData)
+
+
+def test_a_new_setting_of_the_images_divides_what_a_sweep_shares() -> None:
+    plain, blurred = CorruptedRun(), CorruptedRun(data=CorruptedData(corruption="blur"))
+    assert sharing_key(blurred) != sharing_key(plain)
+    assert sharing_key(CorruptedRun(seed=2, data=CorruptedData(seen=True, shots=16))) == sharing_key(plain)

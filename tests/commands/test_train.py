@@ -22,7 +22,8 @@ from calib.io.files import read_json
 from calib.losses import Objective, resolve_terms
 from calib.metrics import summarize
 from calib.prompts.export import Prompt
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
+from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prompt_run import check_trainable
 

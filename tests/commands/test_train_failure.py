@@ -20,10 +20,11 @@ from tests_shared import SHORT
 
 from calib.cli import main
 from calib.commands.failure.cross_fit import make_folds
+from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.predict import predict
 from calib.commands.train import train
-from calib.config import FailureRun, load_config
+from calib.config import FailureRun, load_config, to_yaml
 from calib.data import load_data
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
@@ -124,7 +125,7 @@ def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot
     }
     written = load_file(zero_shot_run / "uncertainties.safetensors")
     for name, score in fitted.items():
-        expected = score.uncertainty(predictions.image_features, predictions.logits)
+        expected = score(predictions.image_features, predictions.logits)
         assert torch.allclose(written[f"uncertainty.{name}"], expected, atol=1e-4), name
 
 
@@ -219,6 +220,22 @@ def test_images_outside_suffice_where_there_are_enough(failure_settings, tmp_pat
     assert not (set(split["train"]) | set(split["val"])) & set(own["train"] + own["val"])
     assert len(split["train"]) == 200 - 5 * (4 + 4 + 4)
     assert load_config([str(tmp_path / "f" / "config.yaml")], task="failure").data.name == "lc25000"
+
+
+def test_a_default_that_was_asked_for_is_honoured_or_refused(runs, failure_settings, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    prompt.backbone["name"] = prompt.backbone["build"]["name"] = "plip"
+    prompt.training["config"]["data"] |= {"root": "images", "template": "A scan of {}."}
+    path = tmp_path / "prompt.safetensors"
+    prompt.save(path)
+    filled = resolve(failure_settings(f"prompt={path}", "data.root=null")).data
+    assert (filled.name, filled.root, filled.template) == ("cxr3", None, "A scan of {}.")
+    with pytest.raises(ValueError, match=r"was made for plip; leave out backbone.name \(it is embedded\)"):
+        train_failure(failure_settings(f"prompt={path}", "data.root=null", "backbone.name=embedded"))
+    whole = tmp_path / "failure.yaml"
+    whole.write_text(to_yaml(FailureRun()))  # a file that says every default asks for none
+    with pytest.raises(ValueError, match=r"plip.*backbone\.weights"):
+        train_failure(failure_settings(str(whole), f"prompt={path}", "data.root=null"))
 
 
 def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, tmp_path: Path) -> None:
@@ -643,6 +660,25 @@ def test_predict_adds_uncertainty_and_reasons(image_runs: Path, image_folder: Pa
         name = next(name for name in known if row["file"].endswith(name.removeprefix("test/")))
         assert float(row["uncertainty"]) == pytest.approx(float(known[name]["uncertainty"]), abs=1e-4)
         assert row["why"].startswith(f"Predicted {row['prediction']}, score for being wrong")
+
+
+def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
+    image_runs: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    prompt = Prompt.load(image_runs / "prompt.safetensors")
+    prompt.temperature = 5.0
+    prompt.save(tmp_path / "prompt.safetensors")
+    images = [str(image_folder / "test")]
+    cold, warm = (
+        list(csv.DictReader(predict(run, images, failure=image_runs).splitlines()))
+        for run in (image_runs, tmp_path)
+    )
+    for row in [*cold, *warm]:
+        quoted = re.search(r"the model's confidence of (\d+)%", row["why"])
+        assert quoted is None or int(quoted[1]) == round(100 * float(row["confidence"]))
+    assert any("the model's confidence" in row["why"] for row in warm)
+    assert [row["uncertainty"] for row in warm] == [row["uncertainty"] for row in cold]
+    assert all(float(w["confidence"]) < float(c["confidence"]) for w, c in zip(warm, cold, strict=True))
 
 
 def test_predict_refuses_a_head_for_another_prompt(

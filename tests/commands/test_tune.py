@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from tests_shared import SHORT
 
 from calib.cli import main
 from calib.commands.search import tune as job
-from calib.commands.search.space import TuneSettings, search_of
+from calib.commands.search.space import Search, search_of
 from calib.commands.search.study import Study
 from calib.commands.search.tune import tune
 from calib.config import load_config
@@ -28,8 +30,9 @@ from calib.prompts.stack import PromptStackModule
 SPACE = [*SHORT, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]
 
 
-def settings(folder: Path, **changes: Any) -> TuneSettings:
-    return TuneSettings(**{"out": str(folder), "trials": 4, **changes})
+def search_in(folder: Path, arguments: Sequence[str] = SPACE, **own: Any) -> Search:
+    words = {"out": folder, "trials": 4, **own}
+    return search_of([*arguments, *(f"{key}={value}" for key, value in words.items())])
 
 
 def outcome(folder: Path) -> list[tuple]:
@@ -41,7 +44,7 @@ def outcome(folder: Path) -> list[tuple]:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("tune") / "t"
-    return folder, tune(SPACE, settings(folder))
+    return folder, tune(search_in(folder))
 
 
 def test_it_leaves_runs_a_table_the_best_and_how_to_train_it(tuned) -> None:
@@ -90,7 +93,7 @@ def test_test_metrics_decide_nothing(tuned) -> None:
         written = read_json(path)
         written["test"] = {**written["test"], "nll": 0.01 * number, "accuracy": 1.0, "ece": 0.0}
         write_json(path, written)
-    again = tune(SPACE, settings(folder))
+    again = tune(search_in(folder))
     for path, data in kept.items():
         path.write_bytes(data)
     assert again["best"] == found["best"]
@@ -102,9 +105,9 @@ def test_the_same_command_goes_on_and_more_trials_may_follow(tuned, monkeypatch)
     folder, found = tuned
     before = outcome(folder)
     monkeypatch.setattr(job, "train_stack", lambda *args: pytest.fail("nothing is left to train"))
-    assert tune(SPACE, settings(folder)) == found
+    assert tune(search_in(folder)) == found
     monkeypatch.undo()
-    assert tune(SPACE, settings(folder, trials=5))["finished"] == 5
+    assert tune(search_in(folder, trials=5))["finished"] == 5
     assert outcome(folder)[:4] == before
 
 
@@ -122,10 +125,10 @@ def test_an_interrupted_search_continues_as_if_nothing_had_happened(
     folder = tmp_path / "t"
     monkeypatch.setattr(PromptStackModule, "on_train_epoch_start", stopped)
     with pytest.raises(RuntimeError, match="power cut"):
-        tune(SPACE, settings(folder))
+        tune(search_in(folder))
     monkeypatch.undo()
     with caplog.at_level("INFO", logger="calib"):
-        assert tune(SPACE, settings(folder))["finished"] == 4
+        assert tune(search_in(folder))["finished"] == 4
     assert "Trial 1 was interrupted and is taken up" in caplog.text
     assert "Going on after epoch 2" in caplog.text
     assert outcome(folder) == outcome(tuned[0])[:4]
@@ -136,10 +139,10 @@ def test_a_trial_that_was_trained_and_not_told_is_not_trained_again(tuned, tmp_p
     folder = tmp_path / "t"
     monkeypatch.setattr(Study, "tell", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("killed")))
     with pytest.raises(RuntimeError, match="killed"):
-        tune(SPACE, settings(folder, trials=1))
+        tune(search_in(folder, trials=1))
     monkeypatch.undo()
     monkeypatch.setattr(job, "train_stack", lambda *args: pytest.fail("trained already"))
-    assert tune(SPACE, settings(folder, trials=1))["finished"] == 1
+    assert tune(search_in(folder, trials=1))["finished"] == 1
     assert outcome(folder) == outcome(tuned[0])[:1]
 
 
@@ -150,7 +153,7 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     space = [*SHORT, "optim.lr=0.001,0.002,0.003,1e38", "optim.warmup_epochs=0", "trainer.max_epochs=4"]
     space.remove("trainer.max_epochs=3")
     with caplog.at_level("INFO", logger="calib"):
-        found = tune(space, settings(folder, trials=12, prune=False))
+        found = tune(search_in(folder, space, trials=12, prune=False))
     assert "Stopped: trial" in found["table"]
     assert "Training stopped in epoch" in found["table"]
     assert found["unfinished"] == 0
@@ -163,8 +166,7 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
 
 
 def test_the_median_stops_a_trial(tmp_path: Path) -> None:
-    search = search_of(["optim.lr=1e-4..1e-2:log"])
-    study = Study(tmp_path, search, settings(tmp_path, trials=9), epochs=8)
+    study = Study(tmp_path, search_in(tmp_path, ["optim.lr=1e-4..1e-2:log"], trials=9), epochs=8)
     for number in range(6):
         with study.next() as claimed:
             assert claimed is not None
@@ -186,9 +188,17 @@ def test_the_median_stops_a_trial(tmp_path: Path) -> None:
     assert study.trials()[0].intermediate_values == pytest.approx({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.5})
 
 
-def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(tmp_path: Path) -> None:
-    search = search_of(["optim.lr=1e-4..1e-2:log"])
-    first, second = (Study(tmp_path, search, settings(tmp_path, trials=2), epochs=3) for _ in range(2))
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(
+    locks: bool, tmp_path: Path, monkeypatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no file locks here")
+
+    if not locks:  # as on some cluster storage
+        monkeypatch.setattr("fcntl.flock", missing)
+    search = search_in(tmp_path, ["optim.lr=1e-4..1e-2:log"], trials=2)
+    first, second = (Study(tmp_path, search, epochs=3) for _ in range(2))
     with first.next() as one, second.next() as other, first.next() as none:
         assert one is not None
         assert other is not None
@@ -208,12 +218,12 @@ def test_each_worker_has_trials_of_its_own_and_takes_up_orphans(tmp_path: Path) 
 
 def test_other_folders_are_refused(tuned, runs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"belongs to another search: optim.lr is '1e-4..1e-2:log' there"):
-        tune([*SPACE[:3], "optim.lr=1e-4..1e-1:log", *SPACE[4:]], settings(tuned[0]))
+        tune(search_in(tuned[0], [*SPACE[:3], "optim.lr=1e-4..1e-1:log", *SPACE[4:]]))
     with pytest.raises(ValueError, match="holds files but no search"):
-        tune(SPACE, settings(runs[1]))
+        tune(search_in(runs[1]))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
-        tune(SPACE, settings(tmp_path / "file" / "t"))
+        tune(search_in(tmp_path / "file" / "t"))
 
 
 @pytest.mark.parametrize(
@@ -227,13 +237,13 @@ def test_other_folders_are_refused(tuned, runs, tmp_path: Path) -> None:
 def test_what_no_trial_could_do_is_said_before_anything_is_written(change, message, tmp_path: Path) -> None:
     space = ["data.shots=500", *SPACE] if "500" in change else [*SPACE, change]
     with pytest.raises(ValueError, match=message):
-        tune(space, settings(tmp_path / "t"))
+        tune(search_in(tmp_path / "t", space))
     assert not (tmp_path / "t").exists()
 
 
 def test_values_that_do_not_go_together_stop_their_trial_only(tmp_path: Path) -> None:
     space = [*SHORT, "data.shots=2,500", "optim.lr=0.001,0.002"]
-    found = tune(space, settings(tmp_path / "t", trials=5))
+    found = tune(search_in(tmp_path / "t", space, trials=5))
     assert found["stopped"] > 0
     assert found["finished"] + found["stopped"] == 5
     assert "has 85 different images" in found["table"]
@@ -246,8 +256,8 @@ def test_a_full_disk_is_no_bad_setting(tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "t"
     monkeypatch.setattr(job, "train_stack", full)
     with pytest.raises(ValueError, match="No space left"):
-        tune(SPACE, settings(folder, trials=1))
-    assert Study(folder, search_of(SPACE), settings(folder), epochs=3).ended() == []
+        tune(search_in(folder, trials=1))
+    assert Study(folder, search_in(folder), epochs=3).ended() == []
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from calib.cli import main
-from calib.commands.search.space import Choice, Span, TuneSettings, search_of, tune_settings
+from calib.commands.search.space import Choice, Span, search_of, tune_settings
 from calib.processes.workers import environments_of
 
 
@@ -106,15 +106,15 @@ def test_a_missing_optuna_is_said_with_what_to_install(monkeypatch) -> None:
 
 def test_other_metrics_seeds_and_bounds_are_another_search() -> None:
     arguments = ["optim.lr=1e-4..1e-2:log", "data.shots=4", "log.project=mine"]
-    same = search_of(arguments).identity(TuneSettings())
-    assert search_of([*arguments[:2], "log.project=x"]).identity(TuneSettings(trials=99, workers=3)) == same
+    same = search_of(arguments).identity()
+    assert search_of([*arguments[:2], "log.project=x", "trials=99", "workers=3"]).identity() == same
     others = [
-        search_of(arguments).identity(TuneSettings(by="ece")),
-        search_of([*arguments, "seed=1,2"]).identity(TuneSettings()),
-        search_of(["optim.lr=1e-4..1e-1:log", *arguments[1:]]).identity(TuneSettings()),
-        search_of([arguments[0], "data.shots=8"]).identity(TuneSettings()),
+        [*arguments, "by=ece"],
+        [*arguments, "seed=1,2"],
+        ["optim.lr=1e-4..1e-1:log", *arguments[1:]],
+        [arguments[0], "data.shots=8"],
     ]
-    assert all(other != same for other in others)
+    assert all(search_of(other).identity() != same for other in others)
 
 
 def test_one_device_per_worker() -> None:

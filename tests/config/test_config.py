@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from calib.config import (
     SCHEMAS,
     DataConfig,
     EvaluateRun,
+    FailureRun,
     PromptRun,
+    given,
     load_config,
+    to_dict,
     to_yaml,
 )
 from calib.config.schema import READER_OPTIONS
@@ -129,3 +133,15 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         load_config([str(broken)], task="prompt")
     with pytest.raises(ValueError, match=r"list.yaml must hold keys and values"):
         load_config([str(listed)], task="prompt")
+
+
+def test_a_default_that_was_asked_for_is_known_to_be(tmp_path: Path) -> None:
+    blank = FailureRun().data
+    whole = tmp_path / "config.yaml"
+    whole.write_text(to_yaml(FailureRun(data=replace(blank, views=3))))  # every default is written out
+    config = load_config([str(whole), "data.root=null", "data={shots: 4}"], task="failure")
+    assert given(config.data, blank) == {"views", "root", "shots"}
+    assert given(replace(config, seed=2).data, blank) == {"views", "root", "shots"}
+    assert given(load_config([str(whole)], task="failure").data, blank) == {"views"}
+    assert config == load_config([str(whole), "data.shots=4"], task="failure")
+    assert to_dict(config)["data"].keys() == to_dict(FailureRun())["data"].keys()

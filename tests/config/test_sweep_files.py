@@ -14,11 +14,13 @@ from wandb_files import offline_runs
 from calib.commands.failure.run import loss_settings
 from calib.config import load_config, task_of
 from calib.losses import Objective, resolve_terms
-from calib.metrics import METRICS
+from calib.metrics import FAILURE_METRICS, METRICS
 from calib.runs.identity import run_name
 from calib.runs.results import metric_names
 
-MAXIMIZED = {"val/auroc"} | {f"val/{name}" for name, info in METRICS.items() if info.higher_is_better}
+MAXIMIZED = {
+    f"val/{name}" for table in (METRICS, FAILURE_METRICS) for name in table if table[name].higher_is_better
+}
 
 
 def settings(path: Path, *changes: str):

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from calib.core.hashing import stable_hash
 from calib.data import FeatureTable, FewShotDataModule, ImageTable
-from calib.data.datamodule import BatchOrder
+from calib.data.batches import BatchOrder
 from calib.data.records import FileSource
 
 

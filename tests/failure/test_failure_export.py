@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.failure.export import FailureHead, prompt_digest, text_digest
+from calib.failure.digests import prompt_digest, text_digest
+from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, save_tensors
 from calib.prompts.export import Prompt

@@ -26,8 +26,8 @@ def cases(seed: int = 0, views: int = 0) -> FailureCases:
     generator = torch.Generator().manual_seed(seed)
     texts = normalize(torch.randn(C, D, generator=generator), dim=1)
     labels = torch.arange(N) % C
-    looks = normalize(texts[labels] + 0.6 * torch.randn(1 + views, N, D, generator=generator), dim=2)
-    return FailureCases.of(looks, labels, texts, logit_scale=SCALE)
+    images = normalize(texts[labels] + 0.6 * torch.randn(1 + views, N, D, generator=generator), dim=2)
+    return FailureCases.of(images, labels, texts, logit_scale=SCALE)
 
 
 def head(**options: Any) -> ViLU:
@@ -56,14 +56,14 @@ def trainer(folder: Path, epochs: int) -> Trainer:
     )
 
 
-def test_cases_judge_every_look_by_itself() -> None:
+def test_cases_judge_every_view_by_itself() -> None:
     data = cases(views=2)
     assert data.logits.shape == (3, N, C)
     expected = 20 * data.image_features[2] @ data.text_features[0].T
     assert torch.allclose(data.logits[2], expected, atol=1e-4)
     assert torch.equal(data.failure, data.logits[0].argmax(1) != data.labels)
     index = torch.tensor([5, 2])
-    batch = data[(4, index)]  # epoch 4 of three looks: look 1
+    batch = data[(4, index)]  # epoch 4 of three views: view 1
     assert torch.equal(batch["image_features"], data.image_features[1, index])
     assert torch.equal(batch["predictions"], data.logits[1, index].argmax(1))
     plain = next(iter(data.batches(50)))

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from calib.failure.vilu import ViLU
-from calib.failure.vilu_inputs import mcp_log_odds
+from calib.scores.logits import log_odds
 
 B, C, D = 5, 3, 8
 SCALE = math.log(20.0)
@@ -86,7 +86,7 @@ def test_the_order_of_the_classes_does_not_matter(options):
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_folded_first_layer_changes_nothing(options, residual):
+def test_the_folded_first_layer_changes_nothing(options, residual, monkeypatch):
     rows = 260
     heads = [build(**options, residual=residual, keep_frozen=False, n_iter_freeze_proj=0) for _ in range(2)]
     v, t = unit(1, rows, torch.float64), unit(2, C, torch.float64)
@@ -94,8 +94,9 @@ def test_the_folded_first_layer_changes_nothing(options, residual):
         head.double().iteration_count += 1
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(3))
-    heads[1]._run_folded = lambda inputs: heads[1]._run_mlp(inputs.parts())
-    whole, joined = (head(v, t) for head in heads)
+    whole = heads[0](v, t)
+    monkeypatch.setattr("calib.failure.vilu_mlp.FOLD_FROM", rows + 1)
+    joined = heads[1](v, t)
     assert torch.allclose(whole, joined, atol=1e-12)
     assert torch.allclose(whole[:B], heads[0](v[:B], t), atol=1e-12)  # few rows take the other way
     for value in (whole, joined):
@@ -170,8 +171,8 @@ def test_the_release_lets_frozen_projections_decay():
 
 def test_log_odds_by_hand():
     logits = torch.tensor([[math.log(6), math.log(3), math.log(1)], [0.0, 0.0, 0.0]])
-    assert mcp_log_odds(logits).tolist() == pytest.approx([math.log(6 / 4), math.log(1 / 2)], abs=1e-6)
-    assert mcp_log_odds(logits, torch.tensor([2, 1])).tolist() == pytest.approx(
+    assert log_odds(logits).tolist() == pytest.approx([math.log(6 / 4), math.log(1 / 2)], abs=1e-6)
+    assert log_odds(logits, torch.tensor([2, 1])).tolist() == pytest.approx(
         [math.log(1 / 9), math.log(1 / 2)], abs=1e-6
     )
 
@@ -179,12 +180,12 @@ def test_log_odds_by_hand():
 def test_log_odds_do_not_saturate_where_probabilities_do():
     logits = torch.tensor([[200.0, 0.0, 0.0], [100.0, 0.0, 0.0], [60.0, 0.0, 0.0]])
     assert (logits.softmax(1).max(1).values == 1).all()
-    assert mcp_log_odds(logits).tolist() == pytest.approx([x - math.log(2) for x in (200, 100, 60)])
+    assert log_odds(logits).tolist() == pytest.approx([x - math.log(2) for x in (200, 100, 60)])
 
 
 def test_log_odds_of_one_class_are_refused():
     with pytest.raises(ValueError, match=r"C >= 2, not \(5, 1\)"):
-        mcp_log_odds(torch.zeros(5, 1))
+        log_odds(torch.zeros(5, 1))
     with pytest.raises(ValueError, match="C >= 2"):
         build(residual=True)(unit(1, B), unit(2, 1))
 
@@ -194,7 +195,7 @@ def test_an_untrained_residual_head_is_mcp(options):
     head = build(**options, residual=True)
     v, t = unit(1, 300), unit(2, C)
     out = head(v, t)
-    assert torch.equal(out, -mcp_log_odds(20 * v @ t.T))
+    assert torch.equal(out, -log_odds(20 * v @ t.T))
     mcp = (20 * v @ t.T).double().softmax(1).max(1).values
     assert len(set(mcp.tolist())) == 300
     assert torch.equal(out.argsort(descending=True), mcp.argsort())

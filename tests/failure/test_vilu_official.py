@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from calib.failure.official import read_official
+from calib.failure.official import load_official, read_official, save_official
 from calib.failure.vilu import ViLU
 
 D = 8
@@ -64,7 +64,7 @@ def test_a_published_file_gives_its_scores(tmp_path, options):
     assert not torch.equal(ours(v, t), theirs(v, t))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the projections are the identity: nothing to warn about
-        assert ours.load_official(path, keep_frozen=True) is ours
+        assert load_official(ours, path, keep_frozen=True) is ours
     assert torch.equal(ours(v, t), theirs(v, t))
 
 
@@ -85,7 +85,7 @@ def test_what_is_written_has_the_official_layout(tmp_path):
     path = tmp_path / "ours.ckpt"
     head = build(keep_frozen=False)
     head.iteration_count += 3
-    head.save_official(path, epoch=7)
+    save_official(head, path, epoch=7)
     content = torch.load(path, weights_only=True)
     assert content.keys() == {"epoch", "train_meter", "state_dict", "optimizer", "scheduler"}
     assert content["epoch"] == 7
@@ -93,7 +93,7 @@ def test_what_is_written_has_the_official_layout(tmp_path):
     assert int(content["state_dict"]["iteration_count"]) == 3
     assert os.listdir(tmp_path) == ["ours.ckpt"]
     torch.manual_seed(1)
-    again = ViLU(D, logit_scale=math.log(20.0), hidden=(7, 4)).load_official(path, keep_frozen=False)
+    again = load_official(ViLU(D, logit_scale=math.log(20.0), hidden=(7, 4)), path, keep_frozen=False)
     for name, value in head.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
 
@@ -112,7 +112,7 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path):
     path, trace = tmp_path / "vilu_evil.ckpt", tmp_path / "it_ran"
     torch.save(as_published(build(), args=Payload(trace)), path)
     with pytest.raises(ValueError, match=r"vilu_evil\.ckpt is refused.*could run code"):
-        build().load_official(path, keep_frozen=True)
+        load_official(build(), path, keep_frozen=True)
     assert not trace.exists()
     torch.load(path, weights_only=False)  # the payload is live: this is what was prevented
     assert trace.exists()
@@ -142,7 +142,7 @@ def test_another_width_is_refused_with_names_and_shapes(tmp_path):
     with pytest.raises(
         ValueError, match=r"in_proj_t\.weight is \(12, 12\) in the file and \(8, 8\)"
     ) as error:
-        head.load_official(path, keep_frozen=True)
+        load_official(head, path, keep_frozen=True)
     assert "mlp.0.weight is (7, 36) in the file and (7, 24) here" in str(error.value)
     assert "mlp.2" not in str(error.value)  # only what differs
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
@@ -152,10 +152,10 @@ def test_another_kind_of_head_is_refused_with_names(tmp_path):
     path = tmp_path / "lvu.ckpt"
     torch.save(as_published(build(use_attention=False, use_predicted_caption=False)), path)
     with pytest.raises(ValueError, match=r"in_proj_v\.weight is missing"):
-        build().load_official(path, keep_frozen=True)
+        load_official(build(), path, keep_frozen=True)
     torch.save(as_published(build()), path)
     with pytest.raises(ValueError, match=r"in_proj_v\.weight \(8, 8\) is unexpected"):
-        build(use_attention=False, use_predicted_caption=False).load_official(path, keep_frozen=True)
+        load_official(build(use_attention=False, use_predicted_caption=False), path, keep_frozen=True)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_decayed_identities_are_warned_about_where_they_would_be_used(tmp_path):
     head.iteration_count += 1001
     torch.save(as_published(head), path)
     with pytest.warns(UserWarning, match=r"in_proj_v\.weight = 0\.16 I.*keep_frozen=True"):
-        build().load_official(path, keep_frozen=False)
+        load_official(build(), path, keep_frozen=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        frozen = build().load_official(path, keep_frozen=True)
+        frozen = load_official(build(), path, keep_frozen=True)
     v, t = features(5, 1), features(3, 2)
     assert torch.equal(frozen(v, t), build()(v, t))  # harmless: the identity takes their place
 
@@ -208,14 +208,14 @@ def test_trained_projections_that_would_not_be_used_are_warned_about(tmp_path):
         head.in_proj_t.weight[0, 3] = 0.2
     torch.save(as_published(head), path)
     with pytest.warns(UserWarning, match=r"in_proj_t\.weight were trained"):
-        build().load_official(path, keep_frozen=True)
+        load_official(build(), path, keep_frozen=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build().load_official(path, keep_frozen=False)
+        load_official(build(), path, keep_frozen=False)
 
 
 def test_a_residual_head_has_no_official_layout(tmp_path):
     with pytest.raises(ValueError, match="residual"):
-        build(residual=True).save_official(tmp_path / "x.ckpt")
+        save_official(build(residual=True), tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="residual"):
-        build(residual=True).load_official(tmp_path / "x.ckpt", keep_frozen=True)
+        load_official(build(residual=True), tmp_path / "x.ckpt", keep_frozen=True)

@@ -41,7 +41,8 @@ from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import Splits
-from calib.failure.export import FailureHead, text_digest
+from calib.failure.digests import text_digest
+from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json

@@ -27,6 +27,7 @@ from calib.metrics.failure import (
     summarize_failure,
     undefined_reason,
 )
+from calib.metrics.failure import statistic as failure_statistics
 from calib.stats import bootstrap_interval, paired_bootstrap
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "failure_metrics.json").read_text())
@@ -321,7 +322,7 @@ def test_counts_are_repeated_rows(name, levels, monkeypatch):
     expected = [statistic(scores[index], failure[index]) for index in rows]
     np.testing.assert_allclose(statistic.of_counts(scores, failure)(counts), expected, atol=1e-12)
     assert math.isnan(expected[1]) == (undefined_reason(name, np.array([False])) is not None)
-    monkeypatch.setattr("calib.metrics.failure.statistic._BLOCK", 50)  # two resamples at a time
+    monkeypatch.setattr(failure_statistics, "_BLOCK", 50)  # two resamples at a time
     np.testing.assert_allclose(statistic.of_counts(scores, failure)(counts), expected, atol=1e-12)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from calib.metrics import (
     metric_collection,
     summarize,
 )
+from calib.metrics.modules import OfKind
 
 
 def random_logits(n=83, classes=4, seed=0):
@@ -23,17 +27,22 @@ def random_logits(n=83, classes=4, seed=0):
     return logits, torch.multinomial((logits / 2).softmax(dim=1), 1, generator=generator).squeeze(1)
 
 
-def single_metrics(classes=4, n_bins=7):
-    return {
-        "ece": CalibrationError(n_bins),
-        "mce": CalibrationError(n_bins, "max"),
-        "rmsce": CalibrationError(n_bins, "l2"),
-        "classwise_ece": ClasswiseCalibrationError(classes, n_bins),
-        "brier": SampleMean("brier"),
-        "macro_f1": ClassScore(classes, "macro_f1"),
-        "ace": SetCalibrationError("ace", n_bins),
-        "kde_ece": SetCalibrationError("kde_ece"),
-    }
+def single(name, classes=4, n_bins=7):
+    return OfKind(METRICS[name].kind, classes, n_bins)
+
+
+# The classes with names of their own, and which metric they are.
+NAMED = [
+    (lambda: CalibrationError(7), "ece"),
+    (lambda: CalibrationError(7, "max"), "mce"),
+    (lambda: CalibrationError(7, "over"), "overconfidence"),
+    (lambda: CalibrationError(7, "under"), "underconfidence"),
+    (lambda: ClasswiseCalibrationError(4, 7), "classwise_ece"),
+    (lambda: SampleMean("brier"), "brier"),
+    (lambda: ClassScore(4, "macro_f1"), "macro_f1"),
+    (lambda: SetCalibrationError("ace", 7), "ace"),
+    (lambda: SetCalibrationError("kde_ece"), "kde_ece"),
+]
 
 
 @pytest.mark.parametrize("how", ["logits", "probs"])
@@ -52,6 +61,33 @@ def test_batches_give_the_summary_of_the_whole(how, batch):
         assert float(values[f"test/{name}"]) == pytest.approx(summary[name], abs=1e-12), name
 
 
+@pytest.mark.parametrize(("make", "name"), NAMED, ids=lambda each: each if isinstance(each, str) else "")
+def test_the_named_classes_are_the_metrics_of_the_table(make, name):
+    logits, labels = random_logits()
+    metric = make()
+    for part, answers in zip(logits.split(11), labels.split(11), strict=True):
+        metric.update(logits=part, labels=answers)
+    assert float(metric.compute()) == pytest.approx(summarize(logits, labels, n_bins=7)[name], abs=1e-12)
+    assert metric.higher_is_better == METRICS[name].higher_is_better
+    for twin in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        assert torch.equal(twin.compute(), metric.compute())
+
+
+def test_rmsce_has_a_class_but_no_row():
+    metric = CalibrationError(4, "l2")
+    metric.update(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
+    assert float(metric.compute()) == pytest.approx(((0.1**2 + 0.6**2) / 2) ** 0.5, abs=1e-7)
+
+
+def test_metrics_that_keep_the_same_share_it():
+    groups = {tuple(names) for names in metric_collection(3).compute_groups.values()}
+    assert {tuple(sorted(names)) for names in groups if len(names) > 1} == {
+        ("ece", "mce", "overconfidence", "underconfidence"),
+        ("balanced_accuracy", "macro_f1"),
+        ("ace", "kde_ece"),
+    }
+
+
 def test_metrics_with_equal_first_batches_are_not_confused():
     """After one wrong sample accuracy and balanced accuracy have equal states; they must not share them."""
     metrics = metric_collection(num_classes=3)
@@ -62,11 +98,11 @@ def test_metrics_with_equal_first_batches_are_not_confused():
     assert float(values["balanced_accuracy"]) == 0.5
 
 
-@pytest.mark.parametrize("name", single_metrics())
+@pytest.mark.parametrize("name", METRICS)
 def test_two_halves_pool_to_the_whole(name):
     """What a distributed run does: each rank its half, then the declared reduction of every state."""
     logits, labels = random_logits()
-    whole, left, right = (single_metrics()[name] for _ in range(3))
+    whole, left, right = (single(name) for _ in range(3))
     whole.update(logits=logits, labels=labels)
     left.update(logits=logits[:30], labels=labels[:30])
     right.update(logits=logits[30:], labels=labels[30:])
@@ -74,10 +110,10 @@ def test_two_halves_pool_to_the_whole(name):
     assert float(left.compute()) == pytest.approx(float(whole.compute()), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", single_metrics())
+@pytest.mark.parametrize("name", METRICS)
 def test_reset_forgets_and_forward_returns_the_batch(name):
     logits, labels = random_logits()
-    metric, fresh = single_metrics()[name], single_metrics()[name]
+    metric, fresh = single(name), single(name)
     metric.update(logits=logits[:50], labels=labels[:50])
     of_batch = metric(logits=logits[50:], labels=labels[50:])
     fresh.update(logits=logits[50:], labels=labels[50:])
@@ -88,10 +124,10 @@ def test_reset_forgets_and_forward_returns_the_batch(name):
     assert float(metric.compute()) == pytest.approx(float(of_batch), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", single_metrics())
+@pytest.mark.parametrize("name", METRICS)
 def test_states_stay_float64_whatever_the_module_is_cast_to(name):
     logits, labels = random_logits()
-    metric, untouched = single_metrics()[name], single_metrics()[name]
+    metric, untouched = single(name), single(name)
     for each in (metric, untouched):
         each.update(logits=logits[:40], labels=labels[:40])
     metric.half().to(torch.bfloat16).float().to("cpu", torch.float32)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from calib.io.files import read_json
 from calib.processes import join as processes
 from calib.processes.join import asked_devices, in_processes, place_here
 from calib.processes.launch import launch
+from calib.runs.trainer import check_trainer
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
@@ -278,4 +280,17 @@ def test_a_job_that_was_asked_to_stop_goes_on_to_the_same_numbers(tmp_path: Path
 
 def test_more_processes_than_cores_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer\.devices=999 would start as many processes on \d+ cores"):
-        in_processes("train", [], {"devices": 999, "accelerator": "cpu"}, lambda argv: 0)
+        in_processes("train", [], {"devices": 999, "accelerator": "cpu"}, lambda: 0, check=lambda: None)
+
+
+@pytest.mark.parametrize("settings", [{"num_nodes": 0}, {"num_nodes": None}, {"devices": 2, "logger": True}])
+def test_trainer_settings_are_checked_before_other_processes_are_started(settings: dict[str, Any]) -> None:
+    trainer = {"accelerator": "cpu", **settings}
+    check = partial(check_trainer, trainer)
+    with pytest.raises(ValueError, match=r"trainer\.(num_nodes must be|logger cannot be)"):
+        in_processes("train", [], trainer, lambda: pytest.fail("it ran"), check=check)
+
+
+def test_a_command_in_one_process_checks_its_settings_itself() -> None:
+    trainer = {"accelerator": "cpu"}
+    assert in_processes("train", [], trainer, lambda: 7, check=lambda: pytest.fail("checked twice")) == 7

@@ -16,14 +16,15 @@ from calib.backbones import base
 from calib.backbones.openclip import create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.core import ranks
-from calib.data.datamodule import BatchOrder
+from calib.data.batches import BatchOrder
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import LOSSES, Objective
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 
 NAMES = ["covid", "normal", "lung opacity", "pneumothorax", "a nodule"]  # 3 and 2 of them
 DEFAULT = {"ce": {}, "smac": {"alpha": 0.05}, "as": {"weight": 0.01}}

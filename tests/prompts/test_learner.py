@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from calib.core.names import check_class_names
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
+from calib.prompts.zero_shot import zero_shot_features
 
 NAMES = ["lung opacity", "normal", "covid"]
 

@@ -10,8 +10,9 @@ from torch.nn.functional import normalize
 
 from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 from calib.training.optim import lr_after_constant_warmup
 
 NAMES = ["covid", "normal", "lung opacity"]

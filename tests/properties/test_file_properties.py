@@ -129,10 +129,9 @@ SETTINGS = st.dictionaries(
     shots=st.none() | st.integers(1, 10**6),
 )
 def test_settings_come_back_from_yaml_and_from_exports(task, seed, out, root, names, inner, shots) -> None:
-    data = DataConfig(root=root, class_names=names, shots=shots, template=out)
+    options = {"columns": inner}
+    data = DataConfig(root=root, class_names=names, shots=shots, template=out, options=options)
     before = replace(task(), seed=seed, out=out, data=data)
-    if isinstance(before, PromptRun):
-        before = replace(before, loss={"smac": inner})
     after = in_folder(
         lambda path: path.write_text(to_yaml(before), encoding="utf-8"),
         lambda path: load_config([str(path)], task=before.task),

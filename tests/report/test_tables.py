@@ -2,26 +2,59 @@ from __future__ import annotations
 
 import math
 
-from calib.report.tables import COLUMNS, Cell, Difference, differences_table, format_value, results_table
+import pytest
+
+from calib.metrics import METRICS, Column, columns_of
+from calib.report.tables import Cell, Difference, differences_table, format_cell, metrics_table, results_table
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_fractions_are_shown_in_percent_and_gaps_with_their_sign() -> None:
-    values = {name: 0.1234 for _, name, _ in COLUMNS}
+    values = dict.fromkeys(columns_of(METRICS), 0.1234)
     table = results_table({"CE": values, "longer name": values | {"confidence_gap": -0.05, "nll": 1.5}})
     header, rule, first, second = table.splitlines()
     assert [len(line) for line in (rule, first, second)] == [len(header)] * 3
-    assert [cell.strip() for cell in second.strip("|").split("|")] == [
-        "longer name", "12.3", "12.3", "12.3", "12.3", "12.3", "1.500", "0.123", "-5.0",
-    ]  # fmt: skip
-    assert first.split("|")[-2].strip() == "+12.3"
+    assert cells(header) == ["method", *(column.title for column in columns_of(METRICS).values())]
+    shown = dict(zip(cells(header), cells(second), strict=True))
+    assert (shown["method"], shown["accuracy %"], shown["Brier"]) == ("longer name", "12.3", "0.123")
+    assert (shown["NLL"], shown["conf. - acc. %"]) == ("1.500", "-5.0")
+    assert cells(first)[-1] == "+12.3"
+
+
+def test_columns_stand_in_their_order_and_others_behind_them() -> None:
+    places = [column.order for column in columns_of(METRICS).values()]
+    assert places == sorted(places)
+    assert len(set(places)) == len(places)
 
 
 def test_undefined_values_and_single_runs() -> None:
-    assert format_value("ece", math.nan, 1, percent=True) == "n/a"
-    assert format_value("ece", Cell(0.5, None), 1, percent=True) == "50.0"
+    ece = Column("ECE %")
+    for nothing in (math.nan, None, Cell(None), Cell(math.nan, sd=0.1)):
+        assert format_cell(ece, nothing) == "n/a"
+    assert format_cell(ece, Cell(0.5, None)) == "50.0"
+    assert format_cell(ece, Cell(0.5, math.nan)) == "50.0"
+    assert cells(metrics_table("", {"ece": ece}, {"old run": {}}).splitlines()[-1]) == ["old run", "n/a"]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "difference", "text"),
+    [
+        (Column("ECE %"), Cell(0.0614, sd=0.011), False, "6.1 ± 1.1"),
+        (Column("gap %", signed=True), Cell(0.0614, sd=0.011), False, "+6.1 ± 1.1"),
+        (Column("AURC %", decimals=2), Cell(0.25, interval=(0.125, 0.5)), False, "25.00 [12.50, 50.00]"),
+        (Column("NLL", decimals=3), Cell(-0.25, interval=(-0.5, 0.125)), True, "-0.250 [-0.500, +0.125]"),
+    ],
+)
+def test_spread_interval_and_difference(column: Column, cell: Cell, difference: bool, text: str) -> None:
+    assert format_cell(column, cell, difference=difference) == text
 
 
 def test_differences_show_their_interval() -> None:
-    row = {name: Difference(-0.01, -0.02, 0.005, 0.95, 10) for _, name, _ in COLUMNS}
+    row = dict.fromkeys(columns_of(METRICS), Difference(-0.01, -0.02, 0.005, 0.95, 10))
     assert "-1.0 [-2.0, +0.5]" in differences_table({"calibprompt": row})
     assert "-0.010 [-0.020, +0.005]" in differences_table({"calibprompt": row})
+    del row["nll"]
+    assert "NLL" not in differences_table({"calibprompt": row})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from calib.config import FailureRun, PromptRun, load_config
-from calib.runs.identity import run_name
+from calib.config import FailureRun, PromptRun, leaves, load_config
+from calib.runs.identity import describe_differences, relevant_settings, run_name, settings_that_affect
 
 
 def name(*changes: str) -> str:
@@ -50,3 +50,26 @@ def test_a_failure_run_is_named_after_the_prompt_it_judges() -> None:
         config
     )
     assert run_name(FailureRun(data=config.data)).startswith("failure-embedded-")
+
+
+def test_the_digits_of_a_name_do_not_change_from_version_to_version() -> None:
+    assert name("loss.smac.alpha=0.1") == "embedded-cxr3-calibprompt-8shot-s1-1d9814"
+    assert name("data.views=0") == "embedded-cxr3-calibprompt-8shot-s1-138710"
+
+
+def test_what_affects_nothing_may_change_from_start_to_start() -> None:
+    plain = PromptRun()
+    moved = ["trainer.devices=2", "trainer.strategy=ddp", "log.tags=[a]", "data.cache_dir=x", "resume=false"]
+    assert describe_differences(plain, load_config(moved, task="prompt")) == []
+    other = load_config(["trainer.accelerator=cpu"], task="prompt")
+    assert describe_differences(plain, other) == ["trainer.accelerator is not set there and 'cpu' here"]
+
+
+def test_every_setting_that_matters_affects_one_thing() -> None:
+    config = load_config(["loss.smac.alpha=0.1", "trainer.devices=2"], task="prompt")
+    kinds = {one.affects for _, one in leaves(PromptRun)} - {"nothing"}
+    parts = [settings_that_affect(kind, config) for kind in sorted(kinds)]
+    together = {key: value for part in parts for key, value in part.items()}
+    assert together == relevant_settings(config)
+    assert sum(map(len, parts)) == len(together)
+    assert settings_that_affect("own", config)["loss.smac.alpha"] == 0.1

@@ -23,7 +23,7 @@ from calib.prompts.export import Prompt
     [
         ({"class_names": []}, "class_names must be different names"),
         ({"class_names": ["a", "a", "b"]}, "class_names must be different names"),
-        ({"logit_scale": 1e308}, "logit_scale must be a number from -20 to 20, not 1e"),
+        ({"logit_scale": 1e308}, "logit_scale must be a number from -20 to 12, not 1e"),
         ({"logit_scale": 10**400}, "is not valid JSON|logit_scale must be a number"),
         ({"logit_scale": True}, "logit_scale must be a number"),
         ({"temperature": 1e-300}, "temperature must be a positive number from 1e-06"),

@@ -75,9 +75,9 @@ def test_references_that_double_each_time_are_refused(tmp_path: Path) -> None:
 
 
 def test_references_to_other_settings_and_aliases_in_reason_still_work(tmp_path: Path) -> None:
-    text = "seed: 3\nout: runs/${data.name}-${seed}:x\ndata: {class_names: &n [a, b]}\nbaselines: *n\n"
+    text = "seed: 3\nout: runs/${data.name}-${seed}:x\ndata: {class_names: &n [a, b]}\nlog: {tags: *n}\n"
     config = load_config([written(tmp_path, text)], task="prompt")
-    assert (config.out, config.baselines) == ("runs/cxr3-3:x", ["a", "b"])
+    assert (config.out, config.log.tags) == ("runs/cxr3-3:x", ["a", "b"])
 
 
 def test_a_secret_of_the_environment_is_refused_and_never_echoed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from calib.failure.cases import FailureCases
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.losses import Objective
-from calib.prompts.learner import PromptLearner, zero_shot_features
+from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import zero_shot_features
 
 NAMES = ["covid", "normal", "lung opacity"]
 
@@ -86,11 +87,11 @@ def test_bf16_trains_a_prompt_with_losses_in_float32(small: Any, kind: str) -> N
     found = {}
     for precision in ("32-true", "bf16-mixed"):
         module = prompt_module(backbone, losses)
-        module.objective = Watched(losses)
+        module.step.objective = Watched(losses)
         data = FewShotDataModule(table(backbone.embed_dim), table(backbone.embed_dim), batch_size=5, seed=5)
         trainer = fit(module, [data], max_epochs=2, precision=precision)
-        assert module.objective.types == {torch.float32}
-        assert not module.objective.autocast
+        assert module.step.objective.types == {torch.float32}
+        assert not module.step.objective.autocast
         assert module.learner.context.isfinite().all()
         found[precision] = float(trainer.callback_metrics["train/total"])
     assert found["bf16-mixed"] != found["32-true"]  # the text tower does run in bf16

@@ -15,11 +15,11 @@ from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
-from calib.failure.data import FailureData, FrozenClassifier, owners
+from calib.failure.data import CrossFit, owners
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
-from calib.prompts.learner import zero_shot_features
+from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.prepare import RunInputs, features_of
 from calib.runs.trainer import make_loggers
@@ -27,7 +27,7 @@ from calib.runs.trainer import make_loggers
 log = logging.getLogger(__name__)
 
 
-def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureCases:
+def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureCases:
     """Return the cross-fitted predictions on those of the prompt's shots that the head learns from.
 
     For every fold, a prompt is trained on the other folds with the settings of the prompt that is judged, and
@@ -36,32 +36,27 @@ def cross_fit(config: FailureRun, data: FailureData, folder: RunFolder) -> Failu
 
     Args:
         config: Number of folds, and where training runs.
-        data: What `from_images` returned.
+        plan: The shots, and what the prompts of the folds are made of.
         folder: The run's folder, claimed.
 
     Raises:
         ValueError: A class has its images in one fold only, so that a prompt would not see it.
     """
-    prompt, backbone, task, shots = data.judged.prompt, data.judged.backbone, data.task, data.shots
-    assert prompt is not None
-    assert backbone is not None
-    assert task is not None
-    assert shots is not None
+    backbone, task, shots = plan.backbone, plan.task, plan.shots
     table = task.train.subset(shots.train)
     features = features_of(table, backbone, config.data, views=config.data.views)
-    own = _settings(config, prompt)
+    own = _settings(config, plan.prompt)
     images = features_of(table, backbone, own.data, views=own.data.views) if own.data.cache else table
     folds = make_folds(table.labels, owners(table), config.folds, task.class_names)
     parts = []
     for number, fold in enumerate(folds):
-        judged_here = sorted(set(fold) & set(data.kept))
+        judged_here = sorted(set(fold) & set(plan.kept))
         if judged_here:
             rest = sorted(set(range(len(table))) - set(fold))
             log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
-            place = RunFolder(folder.folds / str(number + 1))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
-            one = _fold_prompt(own, data, images.subset(rest), record, place)
-            parts.append(FrozenClassifier.of(one, backbone).cases(features.subset(judged_here)))
+            one = _fold_prompt(own, plan, images.subset(rest), record, folder.fold(number + 1))
+            parts.append(FailureCases.of_prompt(one, features.subset(judged_here)))
     return FailureCases.join(parts)
 
 
@@ -114,13 +109,13 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
         if key in config.trainer
     }
     elsewhere = {"accelerator", "devices", "num_nodes"}  # where the prompt was trained
-    places = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
+    files = {key: getattr(config.data, key) for key in ("root", "cache_dir", "encode_batch_size")}
     return replace(
         own,
         baselines=[],
         out=None,
         trainer={**{key: value for key, value in own.trainer.items() if key not in elsewhere}, **here},
-        data=replace(own.data, **places),
+        data=replace(own.data, **files),
         log=replace(own.log, wandb="disabled"),
         resume=True,
         overwrite=False,
@@ -128,15 +123,12 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
 
 
 def _fold_prompt(
-    own: PromptRun, data: FailureData, images: Table, record: dict[str, Any], place: RunFolder
+    own: PromptRun, plan: CrossFit, images: Table, record: dict[str, Any], folder: RunFolder
 ) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
-    if ranks.decided(place.prompt.is_file):
-        return Prompt.load(place.prompt)
-    prompt, backbone, task = data.judged.prompt, data.judged.backbone, data.task
-    assert prompt is not None
-    assert backbone is not None
-    assert task is not None
+    if ranks.decided(folder.prompt.is_file):
+        return Prompt.load(folder.prompt)
+    backbone, task = plan.backbone, plan.task
     texts = zero_shot_features(backbone, task.class_names, task.template).cpu()  # some losses ask for them
     prepared = RunInputs(
         backbone=backbone,
@@ -144,16 +136,17 @@ def _fold_prompt(
         train=images,
         val=None,
         test=features_of(task.test, backbone, own.data),  # not looked at
-        zero_shot=replace(prompt, context=None, text_features=texts),
+        zero_shot=replace(plan.prompt, context=None, text_features=texts),
         record=record,
     )
     objective = Objective(resolve_terms(own.preset, own.loss))
-    config = replace(own, out=str(place.path))
-    checkpoint = fit_prompt(config, prepared, objective, place, make_loggers(config, place))
+    config = replace(own, out=str(folder.path))
+    fitted = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
+    _write_fold(fitted, record, folder)
+    return fitted
 
-    def write() -> None:
-        write_json(place.split, prepared.record)
-        checkpoint.save(place.prompt)
 
-    ranks.decided(write)
-    return checkpoint
+@ranks.by_first
+def _write_fold(prompt: Prompt, record: dict[str, Any], folder: RunFolder) -> None:
+    write_json(folder.split, record)
+    prompt.save(folder.prompt)

@@ -14,8 +14,9 @@ from calib.data.embeddings import Embeddings, load_embeddings
 from calib.data.images import file_id
 from calib.data.predictions import Predictions
 from calib.failure.captions import CaptionPairs
-from calib.failure.data import FailureData, FrozenClassifier, draw_rows
-from calib.failure.export import text_digest
+from calib.failure.cases import FailureCases
+from calib.failure.data import Captions, FailureData, FrozenClassifier, draw_rows
+from calib.failure.digests import text_digest
 from calib.runs.prepare import fingerprint
 
 
@@ -32,7 +33,9 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
             class has too few images.
     """
     train, test = _train_and_test(config, path)
-    judged = FrozenClassifier(train.text_features, train.class_names, train.logit_scale)
+    judged = FrozenClassifier(
+        text_features=train.text_features, class_names=train.class_names, logit_scale=train.logit_scale
+    )
     rows, free, test_rows = _rows(train, test)
     val_rows = train.rows("val")
     try:
@@ -53,9 +56,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
         split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
     shown = test.table.subset(test_rows)
     names = [Path(source.path).name for source in (train, test)]
-    assert train.predictions is not None
-    assert test.predictions is not None
-    test_cases = judged.cases(shown, test.predictions[test_rows])
+    test_cases = _cases(test, test_rows)
     predictions = Predictions(
         logits=test_cases.logits[0],
         labels=shown.labels,
@@ -69,18 +70,20 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
     record = {
         **split.to_dict(),
         "fit_on": "all",
-        "prompt": judged.digest(),
+        "prompt": text_digest(train.text_features),
         "test": fingerprint(shown),
         "test_copies_left_out": len(rows) - len(free),
         "data": {"name": names[0], "test": names[1], "settings": asdict(config.embeddings)},
         "files": [file_id(Path(source.path)) for source in (train, test)],
     }
-    table = train.table.subset(split.train)
-    cases = judged.cases(table, train.predictions[split.train])
-    val = None
-    if len(split.val):
-        val = judged.cases(train.table.subset(split.val), train.predictions[split.val])
-    return FailureData(judged, cases, val, predictions, test_cases, record)
+    return FailureData(
+        judged=judged,
+        cases=_cases(train, split.train),
+        val=_cases(train, split.val) if len(split.val) else None,
+        test=predictions,
+        test_cases=test_cases,
+        record=record,
+    )
 
 
 def from_captions(config: FailureRun, path: str) -> FailureData:
@@ -112,7 +115,7 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
         image_features=shown.image_features,
         ids=shown.ids,
         names=shown.names,
-        class_names=[f"candidate {place}" for place in range(cases.logits.shape[2])],
+        class_names=[f"candidate {number}" for number in range(cases.logits.shape[2])],
         groups=shown.groups,
         about={"method": "captions", "seed": config.seed, "data": Path(test.path).name},
     )
@@ -132,14 +135,22 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
         "files": [file_id(Path(source.path)) for source in (train, test)],
     }
     return FailureData(
-        judged=FrozenClassifier(None, [], train.logit_scale),
+        judged=FrozenClassifier(text_features=None, class_names=[], logit_scale=train.logit_scale),
         cases=parts["train"].blocks(size).cases,
         val=parts["val"].blocks(size).cases if len(parts["val"]) > 1 else None,
         test=predictions,
         test_cases=cases,
         record=record,
-        pairs=parts["train"],
-        test_rows=blocks.rows,
+        captions=Captions(pairs=parts["train"], test_rows=blocks.rows),
+    )
+
+
+def _cases(source: Embeddings, rows: Tensor) -> FailureCases:
+    return FailureCases.of_table(
+        source.table.subset(rows),
+        source.text_features,
+        logit_scale=source.logit_scale,
+        predictions=None if source.predictions is None else source.predictions[rows],
     )
 
 

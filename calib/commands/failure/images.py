@@ -9,17 +9,22 @@ from typing import Any
 
 import torch
 
-from calib.config import BackboneConfig, DataConfig, FailureRun, part_from_dict
+from calib.backbones.base import Backbone
+from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves, part_from_dict
 from calib.core.hashing import stable_hash
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
-from calib.failure.data import FailureData, FrozenClassifier, cases_of, draw_rows, owners
+from calib.failure.cases import FailureCases
+from calib.failure.data import CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
+from calib.failure.digests import prompt_digest
 from calib.io.files import read_json
 from calib.processes.join import pick_device
 from calib.prompts.export import Prompt
-from calib.runs.exports import prompt_path, restore_backbone
-from calib.runs.prepare import features_of, fingerprint, load_task, make_backbone, terms_of, zero_shot_prompt
+from calib.prompts.zero_shot import zero_shot
+from calib.runs.exports import prompt_path
+from calib.runs.folder import RunFolder
+from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
 log = logging.getLogger(__name__)
@@ -44,16 +49,10 @@ def resolve(config: FailureRun) -> FailureRun:
             f"The prompt '{config.prompt}' does not say which data set it was trained on; give one: "
             "data.name=... data.root=..."
         )
-    given = config.data
-    filled = replace(
-        given,
-        name=own.name,
-        root=given.root or own.root,
-        template=given.template or own.template,
-        class_names=given.class_names or own.class_names,
-        options=given.options or own.options,
-    )
-    return replace(config, data=filled)
+    asked = given(config.data, FailureRun().data)
+    left_out = [key for key, one in leaves(DataConfig) if one.of_prompt and key not in asked]
+    filled = {key: getattr(own, key) for key in ("name", *left_out)}
+    return replace(config, data=replace(config.data, **filled))
 
 
 def from_images(config: FailureRun) -> FailureData:
@@ -64,35 +63,46 @@ def from_images(config: FailureRun) -> FailureData:
         ValueError: They do not fit together, or there are too few images.
     """
     task = load_task(config.data)
-    judged = _judged(config, task)
-    assert judged.prompt is not None
-    assert judged.backbone is not None
-    shots = _prompt_shots(judged.prompt, config, task.train)
+    prompt, backbone = _prompt_and_backbone(config, task)
+    shots = _prompt_shots(prompt, config, task.train)
     copies = set(task.test.ids)
     draw = _draw(config, task, shots, copies)
-    table, views = task.train, config.data.views
+    table = task.train
     record = {
         **draw.split.to_dict(),
         "fit_on": "all" if shots is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
-        "prompt": judged.digest(),
+        "prompt": prompt_digest(prompt),
         "test": fingerprint(task.test),
         "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
         "overlap": check_overlap(task).to_dict(),
         "data": terms_of(task),
     }
+
+    def seen(part: Table, views: int = 0) -> FailureCases:
+        return FailureCases.of_prompt(prompt, features_of(part, backbone, config.data, views=views))
+
     cases = val = None
     if draw.outside and config.data.shots is None:  # nearly all images: encode all, which every seed can use
-        outside = features_of(table, judged.backbone, config.data, views=views).subset(draw.outside)
-        cases = judged.cases(outside)
+        features = features_of(table, backbone, config.data, views=config.data.views)
+        cases = FailureCases.of_prompt(prompt, features.subset(draw.outside))
     elif draw.outside:
-        outside = features_of(table.subset(draw.outside), judged.backbone, config.data, views=views)
-        cases = judged.cases(outside)
+        cases = seen(table.subset(draw.outside), config.data.views)
     if len(draw.split.val):
-        val = judged.cases(features_of(table.subset(draw.split.val), judged.backbone, config.data))
-    test = judged.prompt.predict(features_of(task.test, judged.backbone, config.data), data=config.data.name)
-    test_cases = cases_of(test, judged.prompt.text_features)
-    return FailureData(judged, cases, val, test, test_cases, record, task, draw.own, draw.kept)
+        val = seen(table.subset(draw.split.val))
+    test = prompt.predict(features_of(task.test, backbone, config.data), data=config.data.name)
+    crossed = None
+    if draw.own is not None and draw.kept:
+        crossed = CrossFit(prompt=prompt, backbone=backbone, task=task, shots=draw.own, kept=draw.kept)
+    return FailureData(
+        judged=FrozenClassifier.of(prompt),
+        cases=cases,
+        val=val,
+        test=test,
+        test_cases=cases_of(test, prompt.text_features),
+        record=record,
+        cross_fit=crossed,
+    )
 
 
 def _own_data(prompt: Prompt) -> DataConfig | None:
@@ -100,13 +110,15 @@ def _own_data(prompt: Prompt) -> DataConfig | None:
     return part_from_dict(DataConfig, data, source="the prompt's own settings") if data else None
 
 
-def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
+def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Backbone]:
+    """Return the prompt that is judged, and its backbone on the device of the run."""
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
-        return FrozenClassifier.of(zero_shot_prompt(backbone, task, config), backbone)
+        return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
-    if config.backbone.name not in (BackboneConfig().name, prompt.backbone["name"]):
+    asked = "name" in given(config.backbone, BackboneConfig())
+    if asked and config.backbone.name != prompt.backbone["name"]:
         raise ValueError(
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
             f"(it is {config.backbone.name})."
@@ -116,8 +128,8 @@ def _judged(config: FailureRun, task: TaskData) -> FrozenClassifier:
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."
         )
-    backbone = restore_backbone(prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
-    return FrozenClassifier.of(prompt, backbone.to(device))
+    backbone = prompt.restore_backbone(weights=config.backbone.weights, tokenizer=config.backbone.tokenizer)
+    return prompt, backbone.to(device)
 
 
 def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSplit | None:
@@ -139,7 +151,7 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
             drawn = None
         if drawn is not None and drawn.digest() == digest:
             return drawn
-    written = prompt_path(str(config.prompt)).parent / "split.json"
+    written = RunFolder(prompt_path(str(config.prompt)).parent).split
     if digest is not None and written.is_file() and read_json(written).get("digest") == digest:
         return _known_rows(read_json(written), table)
     raise ValueError(
@@ -211,10 +223,8 @@ def _draw(config: FailureRun, task: TaskData, shots: FewShotSplit | None, copies
 
 def _free_rows(table: Table, shots: FewShotSplit | None, copies: set[str]) -> list[int]:
     """Return the rows that share no image or group with the prompt's shots, and no image with the test."""
-    taken = set() if shots is None else {*shots.train.tolist(), *shots.val.tolist()}
-    ids, owner = table.ids, owners(table)
-    taken_ids, taken_groups = {ids[row] for row in taken} | copies, {owner[row] for row in taken}
-    return [row for row in range(len(table)) if ids[row] not in taken_ids and owner[row] not in taken_groups]
+    rows = range(len(table)) if shots is None else shots.outside(table.ids, table.groups)
+    return [row for row in rows if table.ids[row] not in copies]
 
 
 def _with_own_shots(

@@ -27,7 +27,7 @@ def write_results(
     config: FailureRun,
     data: FailureData,
     cases: FailureCases,
-    checkpoint: FailureHead,
+    export: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
@@ -37,13 +37,13 @@ def write_results(
         config: The settings.
         data: The model and its predictions on the test images.
         cases: What the head learned from, and the other scores are fitted on.
-        checkpoint: The head.
+        export: The head.
         names: The other scores, from `score_names`.
         folder: The run's folder.
     """
-    test, head = data.test, head_name(checkpoint.head)
+    test, head = data.test, head_name(export.head)
     scores = fit_scores(names, cases, data.judged.text_features)
-    judged = judge(scores, data.test_cases, checkpoint, groups=test.groups)
+    judged = judge(scores, data.test_cases, export, groups=test.groups)
     metrics = metrics_of(judged)
     add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
     results = {
@@ -60,20 +60,20 @@ def write_results(
         "level": config.level,
         "n_resamples": config.n_resamples,
         "scores": metrics,
-        "val": None if data.val is None else metrics_of(judge(scores, data.val, checkpoint)),
+        "val": None if data.val is None else metrics_of(judge(scores, data.val, export)),
     }
     test.save(folder.predictions)
     _save_uncertainties(judged, data, folder)
-    write_text(folder.path / "failures.csv", failures_csv(data, checkpoint))
-    write_text(folder.path / "table.md", f"{heading(results)}\n\n{tables(metrics)}\n")
-    save_figure(risk_coverage_figure(judged, head), folder.path / "risk_coverage.png")
+    write_text(folder.failures, failures_csv(data, export))
+    write_text(folder.table, f"{heading(results)}\n\n{tables(metrics)}\n")
+    save_figure(risk_coverage_figure(judged, head), folder.risk_coverage)
     write_json(folder.metrics, results)
 
 
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
     tensors = {f"uncertainty.{name}": value for name, value in judged.values.items()}
     tensors |= {"failure": judged.failure, "predictions": data.test_cases.predictions[0]}
-    if data.test_rows is not None:  # the block of each image, and whose captions the blocks hold
-        tensors |= {"block": data.test_cases.source, "candidates": data.test_rows}
+    if data.captions is not None:  # the block of each image, and whose captions the blocks hold
+        tensors |= {"block": data.test_cases.source, "candidates": data.captions.test_rows}
     record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
-    save_tensors(folder.path / "uncertainties.safetensors", tensors, record)
+    save_tensors(folder.uncertainties, tensors, record)

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
 
-import calib
 from calib.commands.failure.cross_fit import cross_fit
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import from_images, resolve
 from calib.commands.failure.results import write_results
-from calib.config import FailureLossConfig, FailureRun, load_config, to_dict
+from calib.config import FailureLossConfig, FailureRun, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData, check_both_kinds
-from calib.failure.evaluation import part_means, score_names
-from calib.failure.export import FailureHead, prompt_digest
-from calib.failure.module import FailurePredictionModule
+from calib.failure.evaluation import score_names
+from calib.failure.export import FailureHead
+from calib.failure.fit import fit_head, new_head
 from calib.failure.report import heading, tables
 from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.processes.join import check_started
 from calib.runs.folder import REUSED, RunFolder, check_same_data
 from calib.runs.identity import run_name
+from calib.runs.opening import opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
@@ -69,57 +67,38 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     check_started(config.trainer)
     names = score_names(config.scores)
     loss = loss_settings(config.loss)
-    if ranks.decided(lambda: _is_finished(config, folder)):
-        FailureHead.load(folder.failure)  # one that was damaged since is not announced
-        check_same_data(folder, lambda: _data(config).record)
-        return ranks.decided(lambda: _results(folder, reused=True))
-    ranks.decided(folder.refuse_if_busy)  # before minutes of encoding
-    data = _data(config)
-    seed_everything(config.seed, workers=True, verbose=False)
-    head = _head(config, data)  # an option that does not fit is refused before any file is written
-    if data.cases is not None and not data.kept:
-        check_both_kinds(data.cases)
-    with ranks.held(folder.locked):
-        ranks.decided(lambda: _begin(config, data, folder))
-        cases = data.cases
-        if data.kept:
-            crossed = cross_fit(config, data, folder)
-            cases = crossed if cases is None else FailureCases.join([cases, crossed])
-            check_both_kinds(cases)
-            seed_everything(config.seed, workers=True, verbose=False)
-            head = _head(config, data)
-        assert cases is not None
+    with opened(config, folder) as job:
+        if job.finished:
+            FailureHead.load(folder.failure)  # one that was damaged since is not announced
+            check_same_data(folder, lambda: _data(config).record)
+            return _results(folder, reused=True)
+        data = _data(config)
+        head = _head(config, data)  # an option that does not fit is refused before any file is written
+        if data.cases is not None and data.cross_fit is None:
+            check_both_kinds(data.cases)
+        job.claim(data.record)
+        cases = _cases(config, data, folder)
         with run_loggers(config, folder) as loggers:
-            checkpoint = _fit(config, data, cases, head, loss, folder, loggers)
-            ranks.decided(lambda: _write(config, data, cases, checkpoint, names, folder))
-            results = ranks.decided(lambda: _results(folder, reused=False))
-            test = results["scores"][results["head"]]
-            ranks.decided(lambda: close_loggers(loggers, test, folder))
+            export = _fit(config, data, cases, head, loss, folder, loggers)
+            _write(config, data, cases, export, names, folder)
+            results = _results(folder, reused=False)
+            close_loggers(loggers, results["scores"][results["head"]], folder)
     return results
 
 
-def _is_finished(config: FailureRun, folder: RunFolder) -> bool:
-    folder.check(config)
-    return folder.finished and folder.failure.is_file() and not config.overwrite
-
-
-def _begin(config: FailureRun, data: FailureData, folder: RunFolder) -> None:
-    folder.check(config)  # another process may have begun a run here meanwhile
-    folder.claim(config, data.record)
-
-
+@ranks.by_first
 def _write(
     config: FailureRun,
     data: FailureData,
     cases: FailureCases,
-    checkpoint: FailureHead,
+    export: FailureHead,
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
     if data.judged.prompt is not None:
         data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-    checkpoint.save(folder.failure)
-    write_results(config, data, cases, checkpoint, names, folder)
+    export.save(folder.failure)
+    write_results(config, data, cases, export, names, folder)
 
 
 def _data(config: FailureRun) -> FailureData:
@@ -149,7 +128,13 @@ def loss_settings(config: FailureLossConfig) -> dict[str, Any]:
 
 def _head(config: FailureRun, data: FailureData) -> ViLU:
     dim = data.test.image_features.shape[1]
-    return ViLU(dim, logit_scale=data.judged.logit_scale, **asdict(config.head))
+    return new_head(dim, logit_scale=data.judged.logit_scale, seed=config.seed, **asdict(config.head))
+
+
+def _cases(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureCases:
+    """Return what the head learns from: the predictions at hand, and those that are cross-fitted."""
+    crossed = [] if data.cross_fit is None else [cross_fit(config, data.cross_fit, folder)]
+    return FailureCases.join([*([] if data.cases is None else [data.cases]), *crossed])
 
 
 def _fit(
@@ -162,61 +147,40 @@ def _fit(
     logger: list[Logger],
 ) -> FailureHead:
     """Train the head, from its last checkpoint if there is one, and return it ready for export."""
-    val, batch = data.val, config.data
-    texts: Tensor | None = cases.text_features
-    if data.pairs is not None:  # the texts of training are in its batches
-        training = data.pairs.batches(batch.batch_size, seed=config.seed)
-        texts = None if val is None else val.text_features
-    else:
-        training = cases.batches(batch.batch_size, seed=config.seed, drop_last=batch.drop_last)
-        if val is not None and len(cases.text_features) > 1:  # cross-fitted; the exported prompt judges these
-            val = replace(val, source=val.source + len(cases.text_features))
-            texts = torch.cat([cases.text_features, val.text_features])
-    settings = config.optim
-    module = FailurePredictionModule(
-        head,
-        texts,
-        loss=config.loss.name,
-        loss_settings=loss,
-        optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
-        warmup_epochs=settings.warmup_epochs,
-        warmup_lr=settings.warmup_lr,
-    )
     epochs = int(config.trainer.get("max_epochs") or CHECKPOINTS)
     trainer = make_trainer(
         config,
         folder,
         logger,
-        validate=val is not None,
+        validate=data.val is not None,
         every_n_epochs=max(1, epochs // CHECKPOINTS),
         may_rest=not config.head.keep_frozen,
     )
     log.info(
         "Training a failure head on %d images, %d predictions wrong.", len(cases), int(cases.failure.sum())
     )
-    fit(trainer, module, training, None if val is None else val.batches(512), folder=folder)
-    head = module.head.cpu().eval()
-    prompt = data.judged.prompt
-    return FailureHead(
-        head=head,
-        text_features=data.judged.text_features,
-        class_names=data.judged.class_names,
-        means=part_means(head, cases),
-        backbone=None if prompt is None else prompt.backbone,
-        prompt=None if prompt is None else prompt_digest(prompt),
-        training={
-            "loss": {config.loss.name: loss},
-            "seed": config.seed,
-            "split": data.record["digest"],
-            "fit_on": data.record["fit_on"],
-            "images": len(cases),
-            "failures": int(cases.failure.sum()),
-            "config": to_dict(config),
-            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
-        },
+    settings = config.optim
+    return fit_head(
+        head,
+        cases,
+        data.judged,
+        train=functools.partial(fit, trainer, folder=folder),
+        val=data.val,
+        pairs=None if data.captions is None else data.captions.pairs,
+        loss=config.loss.name,
+        loss_settings=loss,
+        optimizer={name: getattr(settings, name) for name in ("name", "lr", "momentum", "weight_decay")},
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=settings.warmup_lr,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        drop_last=config.data.drop_last,
+        draw={"split": data.record["digest"], "fit_on": data.record["fit_on"]},
+        config=to_dict(config),
     )
 
 
+@ranks.by_first
 def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     written = folder.results()
     return {
@@ -227,9 +191,8 @@ def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: FailureRun) -> int:
     """Run `train.py task=failure` and print the tables. Returns the exit status."""
-    config = load_config(argv, task="failure")
     started = time.monotonic()
     results = train_failure(config)
     say = sys.stdout.write

@@ -41,6 +41,21 @@ class SweepSettings:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was asked for, every setting checked.
+
+    Attributes:
+        settings: The sweep's own settings.
+        arguments: Those of the runs, as they were given.
+        points: What is varied, with all settings of each run.
+    """
+
+    settings: SweepSettings
+    arguments: list[str]
+    points: list[tuple[Point, PromptRun]]
+
+
+@dataclass(frozen=True)
 class Point:
     """One setting of all keys that a sweep varies.
 
@@ -109,6 +124,25 @@ def expand(
         for one in seeds or [""]
     ]
     return [(point, _settings(fixed, point)) for point in points]
+
+
+def sweep_of(argv: Sequence[str]) -> Sweep:
+    """Return the sweep that arguments describe.
+
+    Args:
+        argv: The settings of `SweepSettings`, and those of the runs as for `expand`.
+
+    Raises:
+        FileNotFoundError: A YAML file does not exist.
+        ValueError: A setting is wrong.
+
+    Example:
+        >>> len(sweep_of(["preset=coop,ls", "seed=1..5", "samples=1"]).points)
+        5
+    """
+    settings, arguments = sweep_settings(argv)
+    points = expand(arguments, samples=settings.samples, seed=settings.sample_seed)
+    return Sweep(settings, arguments, points)
 
 
 def sweep_settings(argv: Sequence[str]) -> tuple[SweepSettings, list[str]]:

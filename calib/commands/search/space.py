@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from calib.commands.search.grid import check_by, own_settings, values_of
@@ -90,12 +90,16 @@ class Search:
     """What a search varies, and what it holds fixed.
 
     Attributes:
+        settings: The search's own settings.
+        arguments: Those of the runs, as they were given.
         space: Dotted key to values or bounds.
         fixed: YAML files and `key=value` arguments of every run.
         seeds: Every trial is trained with each of them.
         written: Dotted key to what was given for it.
     """
 
+    settings: TuneSettings
+    arguments: list[str]
     space: dict[str, Choice | Span] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
@@ -122,11 +126,11 @@ class Search:
         words = [f"{key}={value}" for key, value in changes.items()]
         return shlex.join(["calib", "train", *self.fixed, *words, f"seed={self.seeds[0]}"])
 
-    def identity(self, settings: TuneSettings) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return what makes a search the one it is: with anything else its folder is not continued."""
         fixed = relevant_settings(self.config(self.first, self.seeds[0]))
         shared = {key: value for key, value in fixed.items() if key not in self.space and key != "seed"}
-        own = {key: value for key, value in asdict(settings).items() if key in ("by", "prune", "sample_seed")}
+        own = {key: getattr(self.settings, key) for key in ("by", "prune", "sample_seed")}
         return {**shared, **self.written, "seed": self.seeds, **own}
 
 
@@ -158,10 +162,13 @@ def search_of(argv: Sequence[str]) -> Search:
     `low..high` is a range, of whole numbers where both are written so, `:log` after it makes every factor of
     ten as likely; `a,b,c` is a list to choose from; `seed=1..3` are the seeds of every trial.
 
+    Args:
+        argv: The settings of `TuneSettings`, and those of the runs.
+
     Raises:
         FileNotFoundError: A YAML file does not exist.
-        ValueError: A key is unknown or given twice, a bound is not possible, nothing is searched, or there
-            would be no validation images.
+        ValueError: A key is unknown or given twice, a bound is not possible, nothing is searched, there would
+            be no validation images, or optuna is not installed.
 
     Example:
         >>> search = search_of(["optim.lr=1e-4..1e-2:log", "data.views=2..8", "seed=1..2"])
@@ -170,9 +177,10 @@ def search_of(argv: Sequence[str]) -> Search:
         >>> search.seeds
         [1, 2]
     """
-    search = Search(seeds=[1])
+    settings, arguments = tune_settings(argv)
+    search = Search(settings, arguments, seeds=[1])
     given: set[str] = set()
-    for argument in argv:
+    for argument in arguments:
         key, is_change, value = argument.partition("=")
         if not is_change:
             search.fixed.append(argument)

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback, seed_everything
 from torch import Tensor
@@ -15,61 +14,20 @@ from torch import Tensor
 from calib.commands.search.grid import Point
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
-from calib.data.datamodule import BatchLoader
+from calib.data.batches import BatchLoader
 from calib.io.files import write_json
 from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.runs.folder import RunFolder
-from calib.runs.identity import is_among, relevant_settings
+from calib.runs.identity import each_setting, relevant_settings, settings_that_affect
 from calib.runs.last_state import write_curves
 from calib.runs.prepare import RunInputs, SharedInputs, draw, load_shared
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
-# Settings that the prompts of one stack may have each for itself.
-OWN = (
-    "seed",
-    "preset",
-    "loss",
-    "optim.lr",
-    "optim.momentum",
-    "optim.weight_decay",
-)
-
-
-OWN_LENGTH = ("data.shots", "data.batch_size")  # how many batches an epoch has
-
-
-# With one of these a run ends, or validates, by batches: those of a stack then all have as many.
-BY_BATCHES = (
-    "limit_train_batches",
-    "limit_val_batches",
-    "max_steps",
-    "max_time",
-    "overfit_batches",
-    "val_check_interval",
-)
-
-
-OWN_SCHEDULE = ("optim.warmup_epochs", "optim.warmup_lr")
-
-
-# Settings that decide which images are encoded, with which model.
-COMMON = (
-    "backbone",
-    "data.name",
-    "data.root",
-    "data.template",
-    "data.class_names",
-    "data.options",
-    "parity",
-    "trainer.accelerator",
-)
-
-
 log = logging.getLogger(__name__)
-STACK, MEMBERS = ".stack-", "members.json"
+STACK = ".stack-"
 
 
 @dataclass
@@ -104,10 +62,10 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
         raise ValueError("Prompts side by side are trained on cached features: leave out data.cache=false.")
     check_trainer(config.trainer)
     check_started(config.trainer)
-    place = RunFolder(path)
-    run = replace(config, out=str(place.path))
-    place.check(run)
-    return Run(point, run, place, Objective(resolve_terms(run.preset, run.loss)))
+    folder = RunFolder(path)
+    run = replace(config, out=str(folder.path))
+    folder.check(run)
+    return Run(point, run, folder, Objective(resolve_terms(run.preset, run.loss)))
 
 
 def stacks(
@@ -122,7 +80,7 @@ def stacks(
     """
     groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
-        place = json_digest(_some(run.config, COMMON))
+        place = sharing_key(run.config)
         if place not in commons:
             commons[place] = load_shared(run.config)
         prepared = draw(run.config, commons[place])
@@ -136,13 +94,13 @@ def stacks(
 
 
 def train_stack(
-    stack: Sequence[tuple[Run, RunInputs]], place: RunFolder, callbacks: Sequence[Callback] = ()
+    stack: Sequence[tuple[Run, RunInputs]], folder: RunFolder, callbacks: Sequence[Callback] = ()
 ) -> dict[str, str]:
     """Train runs side by side, write the folders of those that are not finished, and return why any failed.
 
     Args:
         stack: Runs that `stacks` put together.
-        place: Folder of the common checkpoints; removed at the end.
+        folder: Folder of the common checkpoints; removed at the end.
         callbacks: Further Lightning callbacks; what they raise ends the training.
 
     Returns:
@@ -172,18 +130,18 @@ def train_stack(
     vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
     sizes = sorted({len(data.train) for _, data in stack})
     log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
-    with place.locked():
-        write_json(place.path / MEMBERS, [run.point.name for run, _ in stack])
+    with folder.locked():
+        write_json(folder.members, [run.point.name for run, _ in stack])
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,
-            place,
+            folder,
             [],
             validate=bool(vals),
             every_n_epochs=max(1, epochs // 5),
             callbacks=callbacks,
         )
-        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=place)
+        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=folder)
         texts = module.text_features().detach().cpu()  # (S, C, D)
         failed = {}
         for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
@@ -191,7 +149,7 @@ def train_stack(
                 failed[run.point.name] = prompt.failed
             elif run.config.overwrite or not run.folder.finished:
                 _write_run(run, data, prompt, text)
-    shutil.rmtree(place.path)
+    shutil.rmtree(folder.path)
     return failed
 
 
@@ -206,8 +164,8 @@ def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: 
                 values = {name: value for name, value in row.items() if name != "step"}
                 for logger in loggers:
                     logger.log_metrics(values, step=int(row["step"]))
-            checkpoint = exported(run.config, data, text_features, prompt.learner.context)
-            test = evaluate_prompt(run.config, checkpoint, data, run.folder)
+            export = exported(run.config, data, run.objective, text_features, prompt.learner.context)
+            test = evaluate_prompt(run.config, export, data, run.folder)
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 
@@ -215,11 +173,26 @@ def _batches(run: tuple[Run, RunInputs]) -> int:
     return -(-len(run[1].train) // run[0].config.data.batch_size)
 
 
+def sharing_key(config: PromptRun) -> str:
+    """Return what two runs must agree in to share a backbone, a data set and its test features.
+
+    Example:
+        >>> plain, other = PromptRun(), PromptRun(trainer={"accelerator": "cpu"})
+        >>> sharing_key(PromptRun(seed=2)) == sharing_key(plain), sharing_key(other) == sharing_key(plain)
+        (True, False)
+    """
+    return json_digest(settings_that_affect("encoding", config))
+
+
 def _stack_key(config: PromptRun) -> str:
-    """Return what two runs must share to be trained side by side."""
-    by_batches = any(key in config.trainer for key in BY_BATCHES)
-    own = (*OWN, *OWN_SCHEDULE, *(() if by_batches else OWN_LENGTH))
-    shared = {key: value for key, value in relevant_settings(config).items() if not is_among(key, own)}
+    """Return what two runs must agree in to be trained side by side."""
+    known = [*each_setting(config)]
+    by_batches = any(one.by_batches for _, _, one in known)
+    shared = {
+        key: value
+        for key, value, one in known
+        if one.affects not in ("nothing", "own") and (by_batches or not one.sets_length)
+    }
     return json_digest(shared)
 
 
@@ -227,7 +200,3 @@ def stack_folder(folder: Path, stack: Sequence[tuple[Run, RunInputs]]) -> RunFol
     """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
     content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
     return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")
-
-
-def _some(config: PromptRun, names: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in relevant_settings(config).items() if is_among(key, names)}

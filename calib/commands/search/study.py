@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from calib.commands.search.grid import CHOOSE_BY
-from calib.commands.search.space import Choice, Search, TuneSettings
-from calib.runs.folder import LOCK
+from calib.commands.search.space import Choice, Search
+from calib.io.locks import BusyError, is_held, locked
+from calib.runs.folder import RunFolder
 
-FILE, NAME = "study.db", "calib"
+NAME = "calib"
 PATIENCE = 100  # seconds to wait while others write
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WARM_UP = 4  # no trial is stopped in the first quarter of its epochs: they are the warm-up and say little
@@ -54,20 +54,20 @@ class Study:
     Args:
         folder: The search's folder, which is there.
         search: What is varied.
-        settings: The search's own settings.
         epochs: Of a run; for the epochs in which nothing is stopped.
     """
 
-    def __init__(self, folder: Path, search: Search, settings: TuneSettings, *, epochs: int) -> None:
+    def __init__(self, folder: Path, search: Search, *, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self._search, self._settings = folder, search, settings
-        with self._locked():
-            if not (folder / FILE).is_file():
-                self._create(folder / FILE)
-        self._study = optuna.load_study(study_name=NAME, storage=_storage(folder / FILE))
+        self.folder, self._search, self._settings = folder, search, search.settings
+        file = RunFolder(folder).study
+        with self._alone():
+            if not file.is_file():
+                self._create(file)
+        self._study = optuna.load_study(study_name=NAME, storage=_storage(file))
         warm_up = max(1, epochs // WARM_UP)
         median = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warm_up)
-        self._study.pruner = median if settings.prune else optuna.pruners.NopPruner()
+        self._study.pruner = median if self._settings.prune else optuna.pruners.NopPruner()
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as they are now."""
@@ -79,22 +79,15 @@ class Study:
 
     def owned(self) -> int:
         """Return how many trials another process works on now."""
-        with self._locked():
-            locks = [self._try_lock(trial.number) for trial in self.trials() if trial.state not in ENDED]
-            for lock in locks:
-                if lock is not None:
-                    lock.release()
-        return sum(lock is None for lock in locks)
+        with self._alone():
+            running = [trial.number for trial in self.trials() if trial.state not in ENDED]
+            return sum(is_held(self._lock_of(number)) for number in running)
 
     @contextmanager
     def next(self) -> Iterator[Claimed | None]:
         """Give the caller a trial of its own, an interrupted one first; None: there is nothing left to do."""
-        found, lock = self._claim()
-        try:
-            yield found
-        finally:
-            if lock is not None:
-                lock.release()
+        with ExitStack() as owned:
+            yield self._claim(owned)
 
     def tell(self, claimed: Claimed, value: float | None = None, *, why: str | None = None) -> None:
         """End a trial: with its value, or stopped before its end (`why`), which counts as a bad one.
@@ -111,21 +104,22 @@ class Study:
         same = (t for t in self.ended() if t.user_attrs.get("changes") == claimed.changes)
         return next(same, None)
 
-    def _claim(self) -> tuple[Claimed | None, FileLock | None]:
-        with self._locked():
+    def _claim(self, owned: ExitStack) -> Claimed | None:
+        """Return a trial whose lock is held until `owned` is closed."""
+        with self._alone():
             trials = self.trials()
             for frozen in trials:
-                if frozen.state not in ENDED and (lock := self._try_lock(frozen.number)) is not None:
+                if frozen.state not in ENDED and self._own(frozen.number, owned):
                     log.info("Trial %d was interrupted and is taken up.", frozen.number)
                     self._seed(frozen.number)
                     trial = optuna.Trial(self._study, frozen._trial_id)
-                    return Claimed(trial, self._drawn(trial), set(frozen.intermediate_values)), lock
+                    return Claimed(trial, self._drawn(trial), set(frozen.intermediate_values))
             if len(trials) >= self._settings.trials:
-                return None, None
+                return None
             self._seed(len(trials))
             trial = self._study.ask()
-            lock = self._try_lock(trial.number)
-            return Claimed(trial, self._drawn(trial)), lock
+            self._own(trial.number, owned)
+            return Claimed(trial, self._drawn(trial))
 
     def _seed(self, number: int) -> None:
         """Make what is drawn depend on the trial's number and the earlier trials, not on who draws when."""
@@ -144,20 +138,19 @@ class Study:
         trial.set_user_attr("changes", changes)
         return changes
 
-    def _try_lock(self, number: int) -> FileLock | None:
-        path = self.folder / ".locks" / f"{number}.lock"
-        path.parent.mkdir(exist_ok=True)
-        lock = FileLock(path, timeout=0)
+    def _own(self, number: int, owned: ExitStack) -> bool:
+        """Take a trial's lock, unless another process works on it, and return whether it could be taken."""
         try:
-            lock.acquire()
-        except Timeout:
-            return None
-        return lock
+            owned.enter_context(locked(self._lock_of(number)))
+        except BusyError:
+            return False
+        return True
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with FileLock(self.folder / LOCK, timeout=PATIENCE):
-            yield
+    def _lock_of(self, number: int) -> Path:
+        return RunFolder(self.folder).trial_locks / f"{number}.lock"
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return RunFolder(self.folder).locked(patience=PATIENCE, tidy=False)
 
     def _create(self, path: Path) -> None:
         """Make the study whole or not at all."""

@@ -11,26 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from calib.commands.search.grid import SweepSettings, expand, sweep_settings
-from calib.commands.search.stacks import MEMBERS, STACK, Run, new_run, stack_folder, stacks, train_stack
+from calib.commands.search.grid import Sweep
+from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
-from calib.runs.folder import OTHER, RunFolder
+from calib.runs.folder import FILES, OTHER, RunFolder
 from calib.runs.prepare import RunInputs, SharedInputs
 
 log = logging.getLogger(__name__)
 
 
-def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
+def sweep(wanted: Sweep) -> dict[str, Any]:
     """Train and evaluate every point of a sweep, and return the table and where things lie.
 
     Every run gets a folder as if it had been trained alone; finished ones are read back, an interrupted stack
     goes on. A run whose loss becomes NaN is named in the table and does not stop the others.
 
     Args:
-        argv: Settings of the runs, as for `calib.commands.search.grid.expand`.
-        settings: Folder, sampling, ranking and the size of a stack.
+        wanted: From `calib.commands.search.grid.sweep_of`.
 
     Returns:
         {"table": Markdown, "best": settings with the best validation metric, "folder": path, "trained":
@@ -40,8 +39,8 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
         FileNotFoundError: Images or weights are not there.
         ValueError: A setting is wrong, or the folder holds something else; nothing is trained then.
     """
-    runs = plan(argv, settings)
-    folder = _folder_of(argv, settings)
+    runs, settings = plan(wanted), wanted.settings
+    folder = _folder_of(wanted)
     RunFolder(folder).refuse_if_busy()  # before minutes of encoding
     groups = _stacks_to_train(runs, folder, settings.stack)
     failed: dict[str, str] = {}
@@ -59,11 +58,11 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
             [(run.point, run.config.seed, values) for run, values in results], by=settings.by
         )
         lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
-        write_text(folder / "table.md", "\n\n".join(lines) + "\n")
+        write_text(RunFolder(folder).table, "\n\n".join(lines) + "\n")
         write_json(
-            folder / "sweep.json",
+            RunFolder(folder).sweep,
             {
-                "arguments": list(argv),
+                "arguments": wanted.arguments,
                 "settings": asdict(settings),
                 "best": best,
                 "failed": failed,
@@ -81,20 +80,20 @@ def sweep(argv: Sequence[str], settings: SweepSettings) -> dict[str, Any]:
     }
 
 
-def plan(argv: Sequence[str], settings: SweepSettings) -> list[Run]:
+def plan(wanted: Sweep) -> list[Run]:
     """Return all runs of a sweep, each checked; writes nothing.
 
     Raises:
         ValueError: As `sweep`.
     """
-    folder = _folder_of(argv, settings)
+    folder = _folder_of(wanted)
     blocking = blocking_file(folder)
     if blocking is not None:
         raise ValueError(f"The sweep's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
-    if (folder / "config.yaml").is_file():
+    if RunFolder(folder).config.is_file():
         raise ValueError(f"'{folder}' is the folder of a run. {OTHER}")
     runs = []
-    for point, config in expand(argv, samples=settings.samples, seed=settings.sample_seed):
+    for point, config in wanted.points:
         if config.out is not None:
             raise ValueError("The folder of a sweep is given once, out=FOLDER, not swept over.")
         runs.append(new_run(point, config, folder / point.name))
@@ -121,7 +120,8 @@ def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[
 
 def _members(folder: Path) -> list[tuple[Path, list[str]]]:
     """Return the folders of stacks with the names of their runs."""
-    found = [(path.parent, read_json(path)) for path in sorted(folder.glob(f"{STACK}*/{MEMBERS}"))]
+    pattern = f"{STACK}*/{FILES['members'].path}"
+    found = [(path.parent, read_json(path)) for path in sorted(folder.glob(pattern))]
     return [(path, names) for path, names in found if is_strings(names)]
 
 
@@ -133,15 +133,14 @@ def _remove_finished_stacks(runs: Sequence[Run], folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _folder_of(argv: Sequence[str], settings: SweepSettings) -> Path:
-    return Path(settings.out or Path("runs") / f"sweep-{json_digest(sorted(argv))[:6]}")
+def _folder_of(wanted: Sweep) -> Path:
+    return Path(wanted.settings.out or Path("runs") / f"sweep-{json_digest(sorted(wanted.arguments))[:6]}")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(wanted: Sweep) -> int:
     """Run `calib sweep` and print the table. Returns the exit status: 1 if a run failed."""
-    settings, rest = sweep_settings(argv)
     started = time.monotonic()
-    results = sweep(rest, settings)
+    results = sweep(wanted)
     say = sys.stdout.write
     say(f"\n{results['table']}\n\n")
     if results["trained"]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from calib.commands.search.grid import CHOOSE_BY, Point
-from calib.report.tables import COLUMNS, Cell, aligned, format_value
-from calib.stats import mean_sd
+from calib.metrics import METRICS, columns_of
+from calib.report.compare import over_seeds
+from calib.report.tables import aligned, format_cell
 
 
 def sweep_table(
@@ -39,28 +40,23 @@ def sweep_table(
         order = sorted(rows, key=lambda name: _sort_key(scores[name], CHOOSE_BY[by]))
     else:
         order = list(rows)
-    title, decimals, percent = next((t, d, "%" in t) for t, name, d in COLUMNS if name == by)
-    columns = [column for column in COLUMNS if column[1] != "ace"]
-    header = ["settings", "seeds", f"val. {title}", "mean rank", *(f"test {t}" for t, _, _ in columns)]
+    columns = {name: column for name, column in columns_of(METRICS).items() if METRICS[name].compared}
+    tested = (f"test {column.title}" for column in columns.values())
+    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *tested]
     body = []
     for name in order:
         runs = list(rows[name].values())
         chosen = ["n/a", "n/a"]
         if validated:
-            cell = _cell(list(scores[name].values()))
-            chosen = [format_value(by, cell, decimals, percent=percent), f"{ranks[name]:.1f}"]
+            cell = over_seeds(list(scores[name].values()))
+            chosen = [format_cell(columns[by], cell), f"{ranks[name]:.1f}"]
         tests = [
-            format_value(key, _cell([run["test"][key] for run in runs]), d, percent="%" in t)
-            for t, key, d in columns
+            format_cell(column, over_seeds([run["test"].get(key) for run in runs]))
+            for key, column in columns.items()
         ]
         body.append([name, str(len(runs)), *chosen, *tests])
     best = order[0] if validated else None
     return aligned(header, body), best
-
-
-def _cell(values: Sequence[float]) -> Cell:
-    mean, sd = mean_sd(values)
-    return Cell(mean, sd if len(values) > 1 else None)
 
 
 def _sort_key(scores: Mapping[int, float], less_is_better: bool) -> float:

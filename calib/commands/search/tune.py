@@ -6,18 +6,17 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock
 from lightning import Callback, Trainer
 from optuna.trial import FrozenTrial, TrialState
 
 from calib.commands.search.grid import Point
-from calib.commands.search.space import Search, TuneSettings, search_of, tune_settings
+from calib.commands.search.space import Search
 from calib.commands.search.stacks import Run, new_run, stacks, train_stack
 from calib.commands.search.study import PATIENCE, Claimed, Study
 from calib.commands.search.table import sweep_table
@@ -25,10 +24,9 @@ from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
-from calib.runs.folder import LOCK, OTHER, RunFolder
+from calib.runs.folder import OTHER, RunFolder
 from calib.runs.prepare import SharedInputs
 
-IDENTITY = "search.json"
 log = logging.getLogger(__name__)
 
 
@@ -66,12 +64,11 @@ class Watch(Callback):
             )
 
 
-def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
+def tune(search: Search) -> dict[str, Any]:
     """Search until the study has all its trials, and return the table and the best settings.
 
     Args:
-        argv: Settings of the runs, with ranges and lists as for `search_of`.
-        settings: Folder, number of trials, metric and workers.
+        search: From `calib.commands.search.space.search_of`.
 
     Returns:
         {"table": Markdown, "best": {"trial", "value", "changes", "command"} or None, "folder": path,
@@ -81,30 +78,30 @@ def tune(argv: Sequence[str], settings: TuneSettings) -> dict[str, Any]:
         FileNotFoundError: Images or weights are not there.
         ValueError: A setting is wrong, or the folder holds something else; nothing is trained then.
     """
-    search = search_of(argv)
-    folder = Path(settings.out or Path("runs") / f"tune-{json_digest(sorted(argv))[:6]}")
+    settings = search.settings
+    folder = Path(settings.out or Path("runs") / f"tune-{json_digest(sorted(search.arguments))[:6]}")
     if settings.workers == 1:
         commons: dict[str, SharedInputs] = {}
         first = _runs(0, search.first, search, folder / ".first")
         next(
             stacks(first, commons, len(first))
         )  # what is wrong with the data is said before anything is written
-        claim(folder, search, settings)
-        work(search, settings, folder, commons)
-        return report(search, settings, folder)
+        claim(folder, search)
+        work(search, folder, commons)
+        return report(search, folder)
     own = {**asdict(settings), "workers": 1, "out": str(folder)}
     words = [f"{key}={value}" for key, value in own.items()]
     devices = usable_devices(search.config(search.first, search.seeds[0]).trainer)
     environments = environments_of(settings.workers, devices, cores=usable_cores())
-    for number, status in enumerate(run_workers([*argv, *words], environments)):
+    for number, status in enumerate(run_workers([*search.arguments, *words], environments)):
         if status:
             log.warning("Worker %d ended with status %d.", number + 1, status)
-    if not (folder / IDENTITY).is_file():
+    if not RunFolder(folder).search.is_file():
         raise ValueError("No worker could begin; each has said why.")
-    return report(search, settings, folder)
+    return report(search, folder)
 
 
-def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
+def claim(folder: Path, search: Search) -> None:
     """Make the folder and write what it searches, or refuse one that holds something else.
 
     Raises:
@@ -113,13 +110,12 @@ def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
     blocking = blocking_file(folder)
     if blocking is not None:
         raise ValueError(f"The search's folder '{folder}' cannot be made: '{blocking}' is a file. {OTHER}")
-    path, now = folder / IDENTITY, search.identity(settings)
+    path, now = RunFolder(folder).search, search.identity()
     foreign = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
     if foreign and not path.is_file():
-        raise ValueError(f"The folder '{folder}' holds files but no search (no {IDENTITY}). {OTHER}")
+        raise ValueError(f"The folder '{folder}' holds files but no search (no {path.name}). {OTHER}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=PATIENCE):
+        with RunFolder(folder).locked(patience=PATIENCE, tidy=False):
             if not path.is_file():
                 write_json(path, now)
     except OSError as error:
@@ -133,38 +129,35 @@ def claim(folder: Path, search: Search, settings: TuneSettings) -> None:
         raise ValueError(f"The folder '{folder}' belongs to another search: {said}. {OTHER}")
 
 
-def work(search: Search, settings: TuneSettings, folder: Path, commons: dict[str, SharedInputs]) -> None:
+def work(search: Search, folder: Path, commons: dict[str, SharedInputs]) -> None:
     """Train trials until none is left.
 
     Args:
         search: What is searched.
-        settings: The search's own settings.
         folder: Its folder, claimed.
         commons: Backbones and data that are there; each is loaded once per process.
     """
     config = search.config(search.first, search.seeds[0])
-    study = Study(folder, search, settings, epochs=int(config.trainer.get("max_epochs") or 1))
+    study = Study(folder, search, epochs=int(config.trainer.get("max_epochs") or 1))
     while True:
         with study.next() as claimed:
             if claimed is None:
                 return
             try:
-                value = _value(claimed, study, search, settings, commons)
+                value = _value(claimed, study, search, commons)
             except StoppedError as stop:
                 study.tell(claimed, why=str(stop))
-                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)
+                shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
                 log.info("Trial %d is stopped: %s", claimed.number, stop)
             else:
                 study.tell(claimed, value)
-                shutil.rmtree(_place(folder, claimed.number), ignore_errors=True)  # left by a killed process
-                log.info(
-                    "Trial %d: val. %s %.4f with %s", claimed.number, settings.by, value, _words(claimed)
-                )
+                # What a process had left that was killed just then.
+                shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
+                by = search.settings.by
+                log.info("Trial %d: val. %s %.4f with %s", claimed.number, by, value, _words(claimed))
 
 
-def _value(
-    claimed: Claimed, study: Study, search: Search, settings: TuneSettings, commons: dict[str, SharedInputs]
-) -> float:
+def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, SharedInputs]) -> float:
     """Train a trial's seeds side by side and return their mean validation metric."""
     twin = study.twin(claimed)
     if twin is not None:
@@ -179,11 +172,11 @@ def _value(
         raise StoppedError(str(error)) from error
     for stack in todo:
         log.info("Trial %d: %s", claimed.number, _words(claimed))
-        watch = [Watch(claimed, settings.by)] if len(stack) == len(runs) else []
-        failed = train_stack(stack, RunFolder(_place(study.folder, claimed.number)), watch)
+        watch = [Watch(claimed, search.settings.by)] if len(stack) == len(runs) else []
+        failed = train_stack(stack, RunFolder(_stack_folder(study.folder, claimed.number)), watch)
         if failed:
             raise StoppedError(next(iter(failed.values())))
-    return fmean(run.folder.results()["val"][settings.by] for run in runs)
+    return fmean(run.folder.results()["val"][search.settings.by] for run in runs)
 
 
 def _runs(number: int, changes: Mapping[str, str], search: Search, folder: Path) -> list[Run]:
@@ -201,7 +194,7 @@ def _run_folder(folder: Path, number: int, seed: int) -> RunFolder:
     return RunFolder(folder / f"trial-{number:03d}_seed-{seed}")
 
 
-def _place(folder: Path, number: int) -> Path:
+def _stack_folder(folder: Path, number: int) -> Path:
     """Return the folder of the checkpoints that the seeds of a trial have in common."""
     return folder / f".trial-{number:03d}"
 
@@ -210,21 +203,21 @@ def _words(claimed: Claimed) -> str:
     return " ".join(f"{key}={value}" for key, value in claimed.changes.items())
 
 
-def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, Any]:
+def report(search: Search, folder: Path) -> dict[str, Any]:
     """Write and return the table of all finished trials; test metrics stand in it and decide nothing."""
-    study = Study(folder, search, settings, epochs=1)
+    study = Study(folder, search, epochs=1)
     trials, elsewhere = study.trials(), study.owned()
     results, names = [], {}
     for trial in trials:
         if trial.state == TrialState.COMPLETE and "same_as" not in trial.user_attrs:
             point = Point({"trial": str(trial.number), **trial.user_attrs["changes"]})
-            places = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
-            if all(place.finished for place in places.values()):
-                results += [(point, seed, place.results()) for seed, place in places.items()]
+            folders = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
+            if all(each.finished for each in folders.values()):
+                results += [(point, seed, each.results()) for seed, each in folders.items()]
                 names[point.without_seed()] = trial
             else:
                 log.warning("Trial %d is left out: its runs are no longer there.", trial.number)
-    table, first = sweep_table(results, by=settings.by)
+    table, first = sweep_table(results, by=search.settings.by)
     best = None if first is None else _best(names[first], search)
     stopped = [trial for trial in trials if trial.state in (TrialState.PRUNED, TrialState.FAIL)]
     finished = sum(trial.state == TrialState.COMPLETE for trial in trials)
@@ -232,15 +225,15 @@ def report(search: Search, settings: TuneSettings, folder: Path) -> dict[str, An
         "finished": finished,
         "stopped": len(stopped),
         "elsewhere": elsewhere,
-        "unfinished": max(settings.trials, len(trials)) - finished - len(stopped) - elsewhere,
+        "unfinished": max(search.settings.trials, len(trials)) - finished - len(stopped) - elsewhere,
     }
     said = [f"Stopped: trial {trial.number}: {trial.user_attrs.get('why', '')}" for trial in stopped]
     text = "\n\n".join([table, *said])
-    write_text(folder / "table.md", text + "\n")
+    write_text(RunFolder(folder).table, text + "\n")
     listed = [
         {"trial": t.number, "state": t.state.name.lower(), "value": t.value, **t.user_attrs} for t in trials
     ]
-    write_json(folder / "tune.json", {"best": best, **counts, "trials": listed})
+    write_json(RunFolder(folder).tune, {"best": best, **counts, "trials": listed})
     return {"table": text, "best": best, "folder": str(folder), **counts}
 
 
@@ -254,17 +247,16 @@ def _best(trial: FrozenTrial, search: Search) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(search: Search) -> int:
     """Run `calib tune` and print the table. Returns the exit status: 1 if trials are left unfinished."""
-    settings, rest = tune_settings(argv)
     started = time.monotonic()
-    found = tune(rest, settings)
+    found = tune(search)
     say, best = sys.stdout.write, found["best"]
     say(f"\n{found['table']}\n\n{found['finished']} trials finished, {found['stopped']} stopped ")
     say(f"before their end; {time.monotonic() - started:.0f} s.\n")
     if best is not None:
         words = " ".join(f"{key}={value}" for key, value in best["changes"].items())
-        value = f"{settings.by} {best['value']:.4f}"
+        value = f"{search.settings.by} {best['value']:.4f}"
         say(f"Best on the validation shots: trial {best['trial']}, {words} ({value})\n")
         say(f"Train it alone: {best['command']}\n")
     say(f"Runs, table and study: {found['folder']}\n")

@@ -29,8 +29,8 @@ from calib.metrics.failure.functions import (
     risk_at_coverage,
     risk_coverage_curve,
 )
+from calib.metrics.failure.registry import FAILURE_METRICS, FailureMetric
 from calib.metrics.failure.statistic import (
-    FAILURE_METRICS,
     FailureStatistic,
     failure_statistic,
     summarize_failure,

@@ -14,62 +14,10 @@ from torch import Tensor
 from calib.core.byname import bind
 from calib.core.checks import as_float64
 from calib.core.errors import unknown_name
-from calib.metrics.failure.steps import (
-    Ranking,
-    augrc_of_steps,
-    aupr_error_of_steps,
-    aurc_of_steps,
-    auroc_of_steps,
-    coverage_of_steps,
-    eaurc_of_steps,
-    fpr_of_steps,
-    risk_of_steps,
-)
+from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS, FailureMetric
+from calib.metrics.failure.steps import Ranking
 
 _BLOCK = 1_000_000  # counts of resamples worked on at once: 8 MB per array
-
-
-_NO_SAMPLES = "there are no samples"
-
-
-_NO_FAILURE = "no prediction is wrong"
-
-
-_NO_SUCCESS = "every prediction is wrong"
-
-
-@dataclass(frozen=True)
-class _Metric:
-    of_steps: Callable[..., np.ndarray]
-    needs_failure: bool = False
-    needs_success: bool = False
-
-
-_METRICS = {
-    "auroc": _Metric(auroc_of_steps, needs_failure=True, needs_success=True),
-    "aupr_error": _Metric(aupr_error_of_steps, needs_failure=True),
-    "fpr_at_tpr": _Metric(fpr_of_steps, needs_failure=True, needs_success=True),
-    "aurc": _Metric(aurc_of_steps),
-    "eaurc": _Metric(eaurc_of_steps),
-    "augrc": _Metric(augrc_of_steps),
-    "risk_at_coverage": _Metric(risk_of_steps),
-    "coverage_at_risk": _Metric(coverage_of_steps),
-}
-
-
-# Metrics under their names in a summary, each a row of _METRICS with settings.
-_SUMMARY: dict[str, tuple[str, dict[str, Any]]] = {
-    "auroc": ("auroc", {}),
-    "aupr_error": ("aupr_error", {}),
-    "fpr95": ("fpr_at_tpr", {}),
-    "fpr95_nearest": ("fpr_at_tpr", {"method": "nearest"}),
-    "aurc": ("aurc", {}),
-    "eaurc": ("eaurc", {}),
-    "augrc": ("augrc", {}),
-}
-
-
-FAILURE_METRICS = tuple(_SUMMARY)
 
 
 def undefined_reason(name: str, failure: Tensor | np.ndarray) -> str | None:
@@ -85,27 +33,27 @@ def undefined_reason(name: str, failure: Tensor | np.ndarray) -> str | None:
         >>> undefined_reason("aurc", torch.tensor([False, False])) is None
         True
     """
-    metric, _ = _look_up(name)
+    metric = _look_up(name)
     count, wrong = len(failure), int(failure.sum())
     if count == 0:
-        return _NO_SAMPLES
+        return "there are no samples"
     if metric.needs_failure and wrong == 0:
-        return _NO_FAILURE
+        return "no prediction is wrong"
     if metric.needs_success and wrong == count:
-        return _NO_SUCCESS
+        return "every prediction is wrong"
     return None
 
 
 def summarize_failure(uncertainty: Tensor, failure: Tensor) -> dict[str, Any]:
-    """Return every metric of FAILURE_METRICS with n, n_failures and the reasons of what is undefined.
+    """Return every metric of FAILURE_METRICS, with n, n_failures and the reasons of what is undefined.
 
     Args:
         uncertainty: (N,) real numbers; higher = more likely wrong.
         failure: (N,) bool, the prediction is wrong.
 
     Returns:
-        auroc, aupr_error, fpr95 (interpolated), fpr95_nearest, aurc, eaurc, augrc as floats, NaN where
-        undefined; n and n_failures as ints; undefined: {metric: reason}, empty if all are defined.
+        Floats under the names of FAILURE_METRICS, NaN where undefined; n and n_failures as ints; undefined:
+        {metric: reason}, empty if all are defined.
 
     Raises:
         ValueError: A shape or a type is not as above, or an uncertainty is NaN.
@@ -163,8 +111,8 @@ class FailureStatistic:
             array([0.75, 1.  ])
         """
         ranking = Ranking.of(*_check_arrays(np.asarray(uncertainty), np.asarray(failure)))
-        metric, fixed = _look_up(self.name)
-        settings = {**fixed, **self.settings}
+        metric = _look_up(self.name)
+        settings = {**metric.settings, **self.settings}
 
         def of_counts(counts: np.ndarray) -> np.ndarray:
             rows = max(1, _BLOCK // counts.shape[1])
@@ -197,21 +145,20 @@ def failure_statistic(name: str, **settings: Any) -> FailureStatistic:
         >>> [round(value, 2) for value in (interval.low, interval.estimate, interval.high)]
         [0.82, 0.87, 0.91]
     """
-    metric, fixed = _look_up(name)
-    if settings and name not in _METRICS:
-        raise ValueError(f"failure metric {name!r} takes no settings, got {settings}; 'fpr_at_tpr' does.")
-    bind(metric.of_steps, {**fixed, **settings}, name=f"failure metric {name!r}")
+    metric = _look_up(name)
+    if settings and metric.settings:
+        free = ", ".join(WITH_SETTINGS)
+        raise ValueError(f"failure metric {name!r} takes no settings, got {settings}; these do: {free}.")
+    bind(metric.of_steps, {**metric.settings, **settings}, name=f"failure metric {name!r}")
     _check_settings(settings)
     return FailureStatistic(name, settings)
 
 
-def _look_up(name: str) -> tuple[_Metric, dict[str, Any]]:
-    if name in _SUMMARY:
-        metric, fixed = _SUMMARY[name]
-        return _METRICS[metric], fixed
-    if name in _METRICS:
-        return _METRICS[name], {}
-    raise unknown_name("failure metric", name, {*_SUMMARY, *_METRICS})
+def _look_up(name: str) -> FailureMetric:
+    known = FAILURE_METRICS | WITH_SETTINGS
+    if name not in known:
+        raise unknown_name("failure metric", name, known)
+    return known[name]
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

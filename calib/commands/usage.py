@@ -1,0 +1,66 @@
+"""What `calib COMMAND --help` says first: how a command is called, what it does, examples."""
+
+TRAIN = """calib train [CONFIG.yaml ...] [key=value ...]
+python train.py [CONFIG.yaml ...] [key=value ...]
+
+Learns a prompt from a few images per class and shows it beside zero-shot and a CE-only prompt. YAML files
+are merged from left to right over the defaults below, then the key=value changes in order. An interrupted
+run goes on with the same command.
+
+  calib train
+  calib train data.name=folder data.root=IMAGES data.shots=16 seed=2
+  calib train preset=calibprompt-ls loss.smac.alpha=0.1 "baselines=[coop,ls]" out=runs/mine
+  calib train configs/failure.yaml prompt=runs/mine
+  calib train task=failure --help      (explains the settings of failure prediction)
+"""
+
+FAILURE = """calib train task=failure [CONFIG.yaml ...] [key=value ...]
+python train.py configs/failure.yaml [key=value ...]
+
+Learns which predictions of a prompt, of zero-shot, or of any model whose embeddings are in a file, are wrong,
+and compares the head with simpler scores on the test images.
+
+  calib train configs/failure.yaml prompt=runs/mine
+  calib train configs/failure.yaml data.name=lc25000
+  calib train configs/failure.yaml embeddings.train=train.npz embeddings.test=test.npz
+"""
+
+SWEEP = """calib sweep [CONFIG.yaml ...] key=v1,v2 seed=1..5 [key=value ...]
+
+Trains every combination of the listed values on the same backbone and data, many prompts side by side in
+one process, each as if it were trained alone with its own folder. One table: mean and standard deviation
+over seeds, in the order of a validation metric; test metrics stand beside it. An interrupted sweep goes on
+with the same command. Its own settings: out=FOLDER, by=nll|brier|ece|accuracy (validation metric),
+samples=N (combinations drawn at random, sample_seed=0), stack=16 (prompts side by side at most).
+
+  calib sweep preset=coop,calibprompt,calibprompt-ls seed=1..5 out=runs/presets
+  calib sweep loss.smac.alpha=0.01,0.05,0.2 loss.as.weight=0,0.01,0.1 optim.lr=0.001,0.002 samples=8 seed=1..3
+"""
+
+TUNE = """calib tune [CONFIG.yaml ...] key=low..high key=low..high:log key=a,b seed=1..3 trials=40
+
+Searches settings with Optuna (pip install 'calib[tune]'). low..high is a range: of whole numbers if both ends
+are written so (4..16), else of any (0.0..0.1); :log makes every factor of ten as likely; a,b,c is a list to
+choose from; seed=1..3 are trained side by side in every trial. What is improved is the mean over seeds of a
+metric of the validation shots; test metrics stand in the table and decide nothing. A trial worse than the
+median of the earlier ones at the same epoch is stopped. Every finished trial leaves ordinary run folders. The
+same command goes on after any interruption, trials that were running included, and several of them may work
+on one folder at once.
+
+Its own settings: trials=20 (altogether), by=nll|brier|ece|accuracy, out=FOLDER, workers=1 (processes: one per
+GPU, or sharing the cores), prune=true, sample_seed=0.
+
+  calib tune optim.lr=1e-4..1e-2:log loss.smac.alpha=0.01..0.3:log seed=1..3 trials=40 out=runs/tuned
+  calib tune preset=coop,calibprompt prompt.n_ctx=4..16 data.val_shots=16 by=brier workers=2
+"""
+
+EVALUATE = """calib evaluate RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
+python evaluate.py RUN_OR_PROMPT ... [CONFIG.yaml ...] [key=value ...]
+
+Applies exported prompts (run folders, prompt.safetensors files, patterns of either) to their own test images
+or to any data set with the same classes; over several seeds with mean, standard deviation and, against a
+baseline, paired intervals.
+
+  calib evaluate runs/demo-s1 runs/demo-s2 runs/demo-s3 baseline=coop out=runs/demo
+  calib evaluate "runs/demo-s*" data.name=folder data.root=OTHER_IMAGES
+"""

@@ -1,0 +1,72 @@
+"""Names in settings that there are not: answered before torch, which takes seconds, is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from calib.config.schema import FailureRun, PromptRun
+from calib.core.byname import check_settings
+from calib.core.errors import unknown_name
+from calib.core.tables import names_in, settings_in
+
+# What a name stands for, and the tables (module, name in it) that list all there are.
+TABLES = {
+    "backbone": [("calib.backbones", "BACKBONES"), ("calib.backbones", "FORMS")],
+    "data set": [("calib.data.specs", "DATASETS")],
+    "failure loss": [("calib.losses.failure", "FAILURE_LOSSES")],
+    "loss": [("calib.losses.registry", "LOSSES")],
+    "loss preset": [("calib.losses.presets", "PRESETS")],
+    "score": [("calib.scores.registry", "SCORES")],
+}
+
+
+def check_names(config: Any) -> None:
+    """Refuse presets, losses, backbones, data sets and scores that are in no table; imports none of them.
+
+    What uses a name checks it as well, with the same words.
+
+    Args:
+        config: The settings of a run.
+
+    Raises:
+        ValueError: A name, or a setting of a loss, is unknown; the message says which was probably meant.
+    """
+    if config.data.name:
+        _check("data set", config.data.name)
+    if isinstance(config, PromptRun | FailureRun):
+        _check_backbone(config.backbone.name)
+    if isinstance(config, PromptRun):
+        for preset in (config.preset, *config.baselines):
+            _check("loss preset", preset)
+        _check_losses(config.loss)
+    if isinstance(config, FailureRun):
+        _check("failure loss", config.loss.name)
+        for score in config.scores:
+            _check("score", score)
+
+
+def known_names(kind: str) -> list[str]:
+    """Return all names of a kind, a key of `TABLES`."""
+    return [name for place in TABLES[kind] for name in names_in(*place)]
+
+
+def _check(kind: str, name: str) -> None:
+    known = known_names(kind)
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
+def _check_backbone(name: str) -> None:
+    prefix, _, rest = name.partition(":")
+    if not (rest and any(form.startswith(f"{prefix}:") for form in known_names("backbone"))):
+        _check("backbone", name)
+
+
+def _check_losses(losses: Mapping[str, Any]) -> None:
+    for name, options in losses.items():
+        _check("loss", name)
+        if isinstance(options, Mapping):
+            given = {key: value for key, value in options.items() if key != "weight"}
+            known = settings_in(*TABLES["loss"][0], name)
+            check_settings(given, known, name=f"loss {name!r}", also=("weight",))

@@ -1,0 +1,14 @@
+"""What can be set, with defaults: one dataclass per task of the commands and per group of settings.
+
+What a setting affects, and which values it may have, stand beside its default (see `setting`) and nowhere
+else.
+"""
+
+from calib.config.schema.evaluate import EvaluateRun, MovedConfig
+from calib.config.schema.failure import EmbeddingsConfig, FailureLossConfig, FailureRun, HeadConfig
+from calib.config.schema.parts import READER_OPTIONS, BackboneConfig, DataConfig, LogConfig, OptimConfig
+from calib.config.schema.prompt import ParityConfig, PromptConfig, PromptRun
+from calib.config.schema.setting import Affects, Setting, setting, setting_of
+
+SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
+TRAINED = ("prompt", "failure")  # tasks of train.py

@@ -1,0 +1,73 @@
+"""Prompts made of a fixed sentence per class: what a model says without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.backbones.base import Backbone
+from calib.core.names import check_class_names
+from calib.data.task import TaskData
+from calib.prompts.export import Prompt
+
+METHOD = "zero-shot"
+
+
+@torch.no_grad()
+def zero_shot_features(backbone: Backbone, class_names: Sequence[str], template: str) -> Tensor:
+    """Return the text features of one fixed sentence per class.
+
+    Args:
+        backbone: The frozen model.
+        class_names: C names in label order.
+        template: A sentence with one `{}` for the class name.
+
+    Returns:
+        Unit-norm features (C, D).
+
+    Raises:
+        ValueError: The template has no `{}`, or a sentence is longer than the text tower takes.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(f"data.template needs exactly one {{}} for the class name, got {template!r}.")
+    sentences = [template.replace("{}", name) for name in check_class_names(class_names)]
+    return backbone.encode_sentences(backbone.tokenize(sentences))
+
+
+def zero_shot(backbone: Backbone, task: TaskData, *, training: Mapping[str, Any] | None = None) -> Prompt:
+    """Return the prompt that a data set's template makes.
+
+    Args:
+        backbone: The frozen model.
+        task: Class names and template.
+        training: Facts that go with it, such as the seed of the prompts it stands beside.
+
+    Raises:
+        ValueError: A class name does not fit, see `zero_shot_features`.
+    """
+    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
+    return template_prompt(backbone, task, texts, training=training or {})
+
+
+def template_prompt(
+    backbone: Backbone, task: TaskData, text_features: Tensor, *, training: Mapping[str, Any]
+) -> Prompt:
+    """Return the zero-shot prompt of text features (C, D) that are already there.
+
+    Args:
+        backbone: The frozen model they are from.
+        task: Class names and template.
+        text_features: (C, D) unit norm, on the CPU.
+        training: Facts that go with it, such as the seed.
+    """
+    return Prompt(
+        text_features=text_features,
+        class_names=list(task.class_names),
+        logit_scale=float(backbone.logit_scale),
+        backbone=backbone.export_description(),
+        prompt={"template": task.template},
+        training={"method": METHOD, **training},
+    )

@@ -1,0 +1,213 @@
+"""A failure head from a notebook: no settings, no run folder, no word, and the head of the command."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch.nn.functional import normalize
+
+from calib.commands.failure.run import loss_settings
+from calib.config import FailureRun
+from calib.data.features import FeatureTable
+from calib.failure.cases import FailureCases
+from calib.failure.export import FailureHead
+from calib.failure.fit import fit_failure_head, fit_head, new_head
+from calib.failure.module import FailurePredictionModule
+from calib.failure.vilu import ViLU
+from calib.metrics.failure import auroc
+from calib.prompts.export import Prompt
+
+N, C, D = 90, 3, 8
+SMALL: dict[str, Any] = {"epochs": 3, "hidden": (6,)}
+
+
+def prompt(**changes: Any) -> Prompt:
+    given = {"logit_scale": math.log(20.0), "backbone": {"name": "toy", "weights": {"digest": "a" * 64}}}
+    return Prompt(**{"text_features": torch.eye(C, D), "class_names": ["a", "b", "c"], **given, **changes})
+
+
+def table(seed: int = 0, views: int = 0) -> FeatureTable:
+    """Return images of which those whose last feature is large are taken for the next class."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(N) % C
+    misled = torch.rand(N, generator=draw) < 0.4
+    seen = torch.eye(C, D)[torch.where(misled, (labels + 1) % C, labels)]
+    seen[:, -1] = misled.float()
+    images = normalize(seen + 0.15 * torch.randn(1 + views, N, D, generator=draw), dim=2)
+    names = [str(row) for row in range(N)]
+    augmented = images[1:].transpose(0, 1).contiguous() if views else None
+    return FeatureTable(images[0], labels, ids=names, names=names, augmented_features=augmented)
+
+
+def same(one: FailureHead, other: FailureHead) -> bool:
+    return all(torch.equal(v, other.head.state_dict()[k]) for k, v in one.head.state_dict().items())
+
+
+def test_a_head_learns_what_the_prompt_does_not_know() -> None:
+    judged, test = prompt(), table(1)
+    head = fit_failure_head(judged, table(0), epochs=40, batch_size=8, residual=False, hidden=(32,))
+    said = judged.predict(test)
+    picked = said.logits.argmax(1)
+    wrong = picked != test.labels
+    doubt = head.uncertainty(test.image_features, picked)
+    assert float(auroc(doubt, wrong)) > 0.95
+    assert float(auroc(doubt, wrong)) > float(auroc(1 - said.probs.max(1).values, wrong)) + 0.05
+    head.check_prompt(judged)
+    assert (
+        head.explain(test.image_features, picked)
+        .sentences(test_names := judged.class_names)[0]
+        .startswith(f"Predicted {test_names[int(picked[0])]}, score for being wrong")
+    )
+    assert head.training["images"] == N
+    assert head.training["seed"] == 1
+
+
+def test_the_seed_alone_decides_and_random_states_stay() -> None:
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = fit_failure_head(prompt(), table(), **SMALL)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]  # noqa: NPY002
+    torch.manual_seed(99)
+    assert same(fit_failure_head(prompt(), table(), **SMALL), first)
+    assert not same(fit_failure_head(prompt(), table(), seed=2, **SMALL), first)
+    assert not first.head.training
+
+
+def test_nothing_is_printed_or_written(tmp_path: Path) -> None:
+    code = f"""
+import logging, sys
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]}
+from test_fit import SMALL, fit_failure_head, prompt, table
+logging.basicConfig(level="INFO")
+names = ("lightning.pytorch", "lightning.fabric")
+levels = [logging.getLogger(name).level for name in names]
+fit_failure_head(prompt(), table(), **SMALL)
+assert [logging.getLogger(name).level for name in names] == levels
+"""
+    given = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, "-c", code], **given)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_views_are_trained_on_in_turn() -> None:
+    plain, views = (fit_failure_head(prompt(), table(views=v), **SMALL) for v in (0, 2))
+    assert not same(plain, views)
+    one = table(views=2)
+    again = fit_failure_head(
+        prompt(), replace(one, augmented_features=one.augmented_features[:, :1]), **SMALL
+    )
+    assert not same(again, views)
+    means = plain.head.part_means(one.image_features, torch.eye(C, D))
+    assert torch.allclose(plain.means["image"], means["image"], atol=1e-6)  # of the plain images
+
+
+def test_a_trainer_of_ones_own_decides(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            seen.append(trainer.current_epoch)
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "accelerator": "cpu",
+    }
+    trainer = Trainer(max_epochs=2, callbacks=[Watch()], enable_model_summary=False, **quiet)
+    head = fit_failure_head(prompt(), table(), trainer=trainer, hidden=(6,))
+    assert seen == [0, 1]
+    assert same(head, fit_failure_head(prompt(), table(), epochs=2, hidden=(6,)))
+
+
+def test_defaults_are_those_of_the_command() -> None:
+    config = FailureRun()
+    short = {k: p.default for k, p in inspect.signature(fit_failure_head).parameters.items()}
+    assert short["epochs"] == config.trainer["max_epochs"]
+    assert (short["seed"], short["batch_size"]) == (config.seed, config.data.batch_size)
+    vilu = {k: p.default for k, p in inspect.signature(ViLU).parameters.items()} | {
+        "residual": short["residual"]
+    }
+    assert {key: vilu[key] for key in asdict(config.head)} == {
+        **asdict(config.head),
+        "hidden": tuple(config.head.hidden),
+    }
+    given = {k: p.default for k, p in inspect.signature(fit_head).parameters.items()}
+    assert given["loss"] == config.loss.name
+    assert dict(given["loss_settings"]) == loss_settings(config.loss)
+    optim = asdict(config.optim)
+    assert {**given["optimizer"], **{key: given[key] for key in ("warmup_epochs", "warmup_lr")}} == optim
+    for key in ("seed", "batch_size"):
+        assert given[key] == short[key]
+    assert given["drop_last"] == config.data.drop_last
+
+
+@pytest.mark.parametrize(("shift", "kind"), [(0, "right"), (1, "wrong")])
+def test_predictions_of_one_kind_are_refused(shift: int, kind: str) -> None:
+    given = table()
+    picked = prompt().logits(given.image_features).argmax(1)
+    with pytest.raises(ValueError, match=f"All 90 training predictions are {kind}"):
+        fit_failure_head(prompt(), replace(given, labels=(picked + shift) % C), **SMALL)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    narrow = replace(table(), image_features=normalize(table().image_features[:, :5], dim=1))
+    for given, options, message in [
+        (narrow, {}, r"must be \(N, 8\) for this prompt, and they are 5 wide"),
+        (replace(table(), labels=table().labels + 1), {}, r"labels must lie in 0\.\.2, .* got 3"),
+        (table(), {"activation": "rely"}, "Did you mean 'relu'"),
+        (table(), {"hiden": (6,)}, "Unknown head option 'hiden'. Did you mean 'hidden'"),
+        (table(), {"epochs": 0}, "epochs must be at least 1, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit_failure_head(prompt(), given, **{**SMALL, **options})
+
+
+def test_interrupting_is_a_keyboard_interrupt_and_the_next_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(FailurePredictionModule, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_failure_head(prompt(), table(), **SMALL)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_new_head_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(3)
+    plain = ViLU(D, logit_scale=1.0, hidden=(6,))
+    state = torch.get_rng_state()
+    ours = new_head(D, logit_scale=1.0, seed=3, hidden=(6,))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in ours.state_dict().items())
+
+
+def test_cases_of_a_prompt_are_its_own_predictions() -> None:
+    judged, given = prompt(temperature=2.0), table(views=2)
+    cases = FailureCases.of_prompt(judged, given)
+    assert cases.logits.shape == (3, N, C)
+    assert torch.allclose(cases.logits[0], judged.logits(given.image_features), atol=1e-5)
+    assert torch.equal(cases.image_features[2], given.augmented_features[:, 1])
+
+
+def test_only_training_loads_lightning() -> None:
+    names = ["cases", "captions", "data", "evaluation", "explain", "export", "official", "report", "vilu"]
+    modules = ", ".join(f"calib.failure.{name}" for name in names)
+    code = f"import sys, {modules}; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
