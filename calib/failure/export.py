@@ -14,7 +14,7 @@ from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
 from calib.core.checks import HALF_NORM, check_unit_norm
 from calib.core.text import few
-from calib.failure.digests import text_digest
+from calib.failure.digests import same_text, text_digest
 from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
@@ -146,13 +146,13 @@ class FailureHead:
             )
 
     def check_text(self, text_features: Tensor) -> None:
-        """Refuse text features other than those the head was trained with.
+        """Refuse text features other than those the head was trained with, rounding aside.
 
         Args:
             text_features: (C, D).
 
         Raises:
-            ValueError: The shape or any value differs, or the head has none of its own.
+            ValueError: The shape differs, or a value by more than rounding, or the head has none of its own.
         """
         if self.text_features is None:
             raise ValueError("This failure head was trained on captions: it has no text features of its own.")
@@ -161,8 +161,8 @@ class FailureHead:
             raise ValueError(
                 f"This failure head was trained with text features {ours}, those at hand are {theirs}."
             )
-        mine, other = text_digest(self.text_features), text_digest(text_features)
-        if mine != other:
+        if not same_text(self.text_features, text_features):
+            mine, other = text_digest(self.text_features), text_digest(text_features)
             raise ValueError(
                 f"This failure head was trained with other text features ({mine[:12]}) than those at hand "
                 f"({other[:12]}): another prompt, template or text tower. Train one for these."

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from calib.failure.report import heading
 from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
 from calib.prompts.export import Prompt
+from calib.prompts.zero_shot import zero_shot
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
@@ -283,6 +285,51 @@ def test_an_unfinished_run_goes_on_to_the_same_head(failure_settings, tmp_path: 
     assert rest["scores"] == whole["scores"]
     first, second = (load_file(tmp_path / name / "failure.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rounded_otherwise(monkeypatch, by: float) -> None:
+    """Let zero-shot text features come out as on another processor."""
+    from calib.commands.failure import images
+
+    def elsewhere(*given: Any, **more: Any) -> Prompt:
+        prompt = zero_shot(*given, **more)
+        return replace(prompt, text_features=prompt.text_features + by)
+
+    monkeypatch.setattr(images, "zero_shot", elsewhere)
+
+
+def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
+    failure_settings, tmp_path: Path, monkeypatch
+) -> None:
+    given = failure_settings(f"out={tmp_path / 'run'}", "scores=[mcp]")
+    step = FailurePredictionModule.on_train_epoch_start
+
+    def stop(self: FailurePredictionModule) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FailurePredictionModule, "on_train_epoch_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_failure(given)
+    monkeypatch.setattr(FailurePredictionModule, "on_train_epoch_start", step)
+    begun = (
+        (tmp_path / "run" / "split.json").read_bytes(),
+        (tmp_path / "run" / "prompt.safetensors").read_bytes(),
+    )
+    rounded_otherwise(monkeypatch, 1e-2)
+    with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
+        train_failure(given)
+    rounded_otherwise(monkeypatch, 2e-7)
+    assert not train_failure(given)["reused"]
+    assert train_failure(given)["reused"]
+    folder = tmp_path / "run"
+    assert ((folder / "split.json").read_bytes(), (folder / "prompt.safetensors").read_bytes()) == begun
+    FailureHead.load(folder / "failure.safetensors").check_prompt(Prompt.load(folder / "prompt.safetensors"))
+    rounded_otherwise(monkeypatch, 1e-2)
+    with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
+        train_failure(given)
+    train_failure(replace(given, overwrite=True))
+    assert (folder / "prompt.safetensors").read_bytes() != begun[1]
 
 
 def test_a_prompt_of_all_images_is_cross_fitted(image_folder: Path, failure_settings, tmp_path: Path) -> None:
