@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -164,10 +165,12 @@ def cache_features(
                 if rows is not None:
                     cached = looks.table_of(rows)
                     cached.save(path)
+                    _remove_parts(path)  # not before: until then they are all there is of the work
             ranks.meet()
     elif ranks.rank() == 0:
         with contextlib.suppress(OSError):  # a cache may be shared and read-only
             os.utime(path)  # `calib cache` says when features were last used
+            _remove_parts(path)  # of an encoding that was killed just after it was saved
     if cached is None:
         cached = FeatureTable.load(path)
     place = {id_: row for row, id_ in enumerate(wanted)}
@@ -178,6 +181,11 @@ def cache_features(
         groups=None if table.groups is None else list(table.groups),
         meta={**cached.meta, **(meta or {})},
     )
+
+
+def _remove_parts(path: Path) -> None:
+    if path.with_suffix(PARTS).is_dir():
+        shutil.rmtree(path.with_suffix(PARTS), ignore_errors=True)  # what is left of it does no harm
 
 
 def _locked(path: Path) -> contextlib.AbstractContextManager[None]:

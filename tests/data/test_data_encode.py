@@ -14,6 +14,7 @@ from PIL import Image
 
 from calib.core.hashing import stable_hash
 from calib.data import ImageTable, cache_features, encode_table
+from calib.data.features import FeatureTable
 from calib.data.records import ArraySource, FileSource
 
 
@@ -227,6 +228,31 @@ def test_an_interrupted_encoding_goes_on(
     assert [
         path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".") and path.is_file()
     ] == [".safetensors"]
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("moment", ["while it is written", "just after it was written"])
+def test_finished_parts_stay_until_the_joined_file_is_on_the_disk(
+    backbone: Any, table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr("calib.data.encoding_parts.BATCHES_PER_PART", 1)
+    save = FeatureTable.save
+
+    def stopped(self: FeatureTable, path: Path) -> None:
+        if moment == "just after it was written":
+            save(self, path)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FeatureTable, "save", stopped)
+    with pytest.raises(OSError, match="No space"):
+        cache_features(backbone, table, tmp_path, batch_size=2)
+    assert len(list(tmp_path.glob("*.parts/*"))) == 4
+    monkeypatch.setattr(FeatureTable, "save", save)
+    backbone.batches.clear()
+    again = cache_features(backbone, table, tmp_path, batch_size=2)
+    assert backbone.batches == []  # nothing is encoded twice
+    whole = encode_table(backbone, table, batch_size=2)
+    torch.testing.assert_close(again.image_features, whole.image_features, rtol=0, atol=1e-6)
     assert not list(tmp_path.glob("*.parts"))
 
 
