@@ -231,7 +231,8 @@ class _Looks:
     def __getitem__(self, key: tuple[int, range]) -> Tensor:
         """Return (n, 3, H, W) for (row, which looks): 0 is the plain image, v its view v - 1."""
         row, which = key
-        image, id_, preprocess = self.table.open(row), self.table[row].id, self.backbone.preprocess
+        id_ = self.table[row].id  # known from here on, so that the image opened next is the one that has it
+        image, preprocess = self.table.open(row), self.backbone.preprocess
         return torch.stack(
             [
                 preprocess.augment(image, stable_hash(self.view_seed, id_, look - 1))

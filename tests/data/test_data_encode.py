@@ -78,10 +78,10 @@ def test_images_are_encoded_one_batch_at_a_time(backbone: Any) -> None:
     opened: list[int] = []
 
     class Watched(ArraySource):
-        def open(self, *, grey16_max: int | None = None) -> Image.Image:
+        def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
             opened.append(self.index)
             assert len(opened) - 4 * len(backbone.batches) <= 4
-            return super().open(grey16_max=grey16_max)
+            return super().open(grey16_max=grey16_max, id=id)
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 5, 7), dtype=np.uint8)
     table = ImageTable(
@@ -192,6 +192,52 @@ def test_a_damaged_cache_file_is_reported_and_made_anew(
     assert path.name in caplog.text
     assert again.image_features.equal(first.image_features)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("change", ["other image", "one byte behind the pixels", "gone"])
+def test_an_image_that_changes_between_hashing_and_decoding_is_refused(
+    backbone: Any,
+    table: ImageTable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_image: Callable[..., Path],
+    change: str,
+    workers: int,
+) -> None:
+    """Its features would be kept under the id of the image that was hashed, for good."""
+    victim, kept = tmp_path / "set" / "5.png", (tmp_path / "set" / "5.png").read_bytes()
+    ids = ImageTable.ids.fget  # type: ignore[attr-defined]
+
+    def hashed(self: ImageTable) -> list[str]:
+        found = ids(self)
+        if change == "other image":
+            write_image(victim, seed=99)
+        elif change == "gone":
+            victim.unlink(missing_ok=True)
+        else:
+            victim.write_bytes(kept + b"!")
+        return found  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(ImageTable, "ids", property(hashed))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"5\.png"):
+        cache_features(backbone, table, tmp_path / "cache", num_workers=workers)
+    monkeypatch.undo()
+    victim.write_bytes(kept)
+    again = cache_features(backbone, table, tmp_path / "cache")
+    torch.testing.assert_close(
+        again.image_features, encode_table(backbone, table).image_features, rtol=0, atol=1e-6
+    )
+
+
+def test_an_image_that_changes_while_training_without_a_cache_is_refused(
+    table: ImageTable, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    table.open(5)  # its id is not known yet: any image will do
+    assert table.ids
+    write_image(tmp_path / "set" / "5.png", seed=99)
+    with pytest.raises(ValueError, match=r"5\.png has changed since this job first read it.*Start again"):
+        table.open(5)
 
 
 def test_an_interrupted_run_leaves_no_cache_file(backbone: Any, table: ImageTable, tmp_path: Path) -> None:
