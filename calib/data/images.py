@@ -34,6 +34,7 @@ MAX_BYTES = 2**31 - 1  # of a file: the largest image in 16-bit RGBA, uncompress
 MAX_GREY16 = 65535
 TWELVE_BIT = 4096
 PHOTOMETRIC = 262  # TIFF tag: 0 means that white is stored as 0
+READING = 2  # raised when the same bytes become other pixels: cached features of the old ones are not used
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from calib.commands.cache import _file_entry
 from calib.core.hashing import stable_hash
 from calib.data import ImageTable, cache_features, encode_table
 from calib.data.features import FeatureTable
@@ -175,23 +176,50 @@ def test_whatever_changes_features_changes_the_file(
     assert len(list(cache.glob("*.safetensors"))) == len(runs) + 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other images"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "other images", "tower", "preprocessing", "seed", "white", "rules"]
+)
 def test_a_damaged_cache_file_is_reported_and_made_anew(
-    backbone: Any, table: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    backbone: Any,
+    make_backbone: Any,
+    table: ImageTable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
 ) -> None:
-    first = cache_features(backbone, table, tmp_path / "cache")
+    first = cache_features(backbone, table, tmp_path / "cache", views=1)
     (path,) = (tmp_path / "cache").glob("*.safetensors")
     whole = path.read_bytes()
-    if damage == "other images":
-        encode_table(backbone, table.subset([0, 1])).save(path)
+    if damage not in ("cut", "empty"):  # a sound file of another key, as after a careless restore
+        other, images, seed = make_backbone(seed=int(damage == "tower")), table.subset(range(7)), 0
+        if damage == "preprocessing":
+            other.preprocess.to_dict = lambda: {"image_size": 5}
+        elif damage == "seed":
+            seed = 1
+        elif damage == "white":
+            images.grey16_max = 4095
+        elif damage == "other images":
+            images = table.subset([0, 1])
+        elif damage == "rules":
+            monkeypatch.setattr("calib.data.encode.READING", 1)
+        cache_features(other, images, tmp_path / "other", views=1, view_seed=seed)
+        monkeypatch.undo()
+        (moved,) = (tmp_path / "other").glob("*.safetensors")
+        assert moved.name != path.name
+        moved.replace(path)
+        entry = _file_entry(path)
+        assert entry.damaged
+        assert "belong under another name" in entry.holds
     else:
         path.write_bytes(whole[:-40] if damage == "cut" else b"")
     with caplog.at_level(logging.WARNING):
-        again = cache_features(backbone, table, tmp_path / "cache")
+        again = cache_features(backbone, table, tmp_path / "cache", views=1)
     assert "made anew" in caplog.text
     assert path.name in caplog.text
     assert again.image_features.equal(first.image_features)
     assert path.read_bytes() == whole
+    assert not _file_entry(path).damaged
 
 
 @pytest.mark.parametrize("workers", [0, 2])
