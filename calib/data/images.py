@@ -17,10 +17,10 @@ What is decided here, once for every data source:
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import warnings
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -30,9 +30,11 @@ from calib.core.hashing import CHUNK
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; Pillow's own hard limit
+MAX_BYTES = 2**31 - 1  # of a file: the largest image in 16-bit RGBA, uncompressed, has 1.4 billion
 MAX_GREY16 = 65535
 TWELVE_BIT = 4096
 PHOTOMETRIC = 262  # TIFF tag: 0 means that white is stored as 0
+READING = 2  # raised when the same bytes become other pixels: cached features of the old ones are not used
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 
@@ -70,36 +72,59 @@ def file_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_image(path: str | Path, *, grey16_max: int | None = None) -> Image.Image:
+def open_image(path: str | Path, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
     """Return the image in a file as RGB.
 
     Args:
         path: A file with one of `IMAGE_SUFFIXES`.
         grey16_max: The white of 16-bit grey images, e.g. 4095 for 12-bit data. None: 65535, and an image that
             stays below 4096 is refused.
+        id: The `file_id` that the content must have. None: it may be any.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not an image, is damaged, too large, has several frames or an unsupported
-            pixel type.
+            pixel type, or its content is another one than `id` says.
     """
     path = Path(path)
     check_image_suffix(path)
-    with path.open("rb") as stream:
-        return decode_image(stream, str(path), grey16_max=grey16_max)
+    return decode_image(read_image_file(path), str(path), grey16_max=grey16_max, id=id)
 
 
-def decode_image(stream: BinaryIO, name: str, *, grey16_max: int | None = None) -> Image.Image:
-    """Return the image in an open binary stream as RGB; see `open_image`.
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is larger than any image that is decoded here.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(_too_large(str(path), f"more than {MAX_BYTES:,} bytes"))
+    return content
+
+
+def decode_image(
+    content: bytes, name: str, *, grey16_max: int | None = None, id: str | None = None
+) -> Image.Image:
+    """Return an encoded image as RGB; see `open_image`.
 
     Args:
-        stream: The encoded image.
+        content: The encoded image.
         name: What error messages call it.
         grey16_max: See `open_image`.
+        id: See `open_image`. What is hashed are the very bytes that are decoded.
 
     Raises:
         ValueError: As in `open_image`.
     """
+    if id is not None and hashlib.sha256(content).hexdigest() != id:
+        raise ValueError(
+            f"{name} has changed since this job first read it; nothing was kept of it. Start again when the "
+            "images are no longer being written to."
+        )
+    stream = io.BytesIO(content)
     image = _identify(stream, name)
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -160,7 +185,7 @@ def to_rgb(image: Image.Image, name: str, *, grey16_max: int | None = None) -> I
     raise ValueError(f"{name} has {kind} pixels, which have no agreed range. Save it as 8-bit grey or RGB.")
 
 
-def _identify(stream: BinaryIO, name: str) -> Image.Image:
+def _identify(stream: io.BytesIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows

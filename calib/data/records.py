@@ -28,8 +28,8 @@ class ImageSource(Protocol):
     def content_id(self) -> str:
         """Return the SHA-256 hex digest of the image's content."""
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB; see `calib.data.images.open_image`."""
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB, refusing content of another id; see `calib.data.images.open_image`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class FileSource:
         """Return the digest of the file's bytes."""
         return file_id(self.path)
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
-        return open_image(self.path, grey16_max=grey16_max)
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB; the file must still be the one with this id."""
+        return open_image(self.path, grey16_max=grey16_max, id=id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,8 @@ class ArraySource:
         pixels = np.ascontiguousarray(self.images[self.index])
         return hashlib.sha256(f"{pixels.shape}:{pixels.dtype}:".encode() + pixels.tobytes()).hexdigest()
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB. It is in memory: nobody else changes it."""
         return to_rgb(Image.fromarray(self.images[self.index]), self.name, grey16_max=grey16_max)
 
 
@@ -168,9 +168,10 @@ class ImageTable:
         """Return one image as RGB.
 
         Raises:
-            ValueError: It cannot be read; the message names it.
+            ValueError: It cannot be read, or is no longer the image of its id where this is known already;
+                the message names it.
         """
-        return self._sources[index].open(grey16_max=self.grey16_max)
+        return self._sources[index].open(grey16_max=self.grey16_max, id=self._ids[index])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
         """Return a table of some of the images, in the order of the indices."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from PIL import Image
 
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import few
-from calib.data.images import decode_image
+from calib.data.images import decode_image, read_image_file
 from calib.data.notices import warn_of_unused_groups
 from calib.data.readers.table import by_key
 from calib.data.readers.table_rows import COLUMNS
@@ -49,9 +48,9 @@ class RowSource:
         """Return the digest of the encoded image's bytes."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
-        return decode_image(io.BytesIO(self._bytes()), self.name, grey16_max=grey16_max)
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB; it must still be the one with this id."""
+        return decode_image(self._bytes(), self.name, grey16_max=grey16_max, id=id)
 
     def _bytes(self) -> bytes:
         cell = self.rows[self.index][self.column]
@@ -65,7 +64,7 @@ class RowSource:
                 f"{self.name} holds no image but the path {cell['path']!r}, which lies outside the data set "
                 "and is not read. Save the data set with its images in it."
             )
-        return path.read_bytes()
+        return read_image_file(path)
 
 
 def load_hf(
