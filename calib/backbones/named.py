@@ -85,7 +85,9 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
     folder = Path(folder).expanduser()
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.")
+        raise FileNotFoundError(
+            f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.{_what_it_is(folder)}"
+        )
     content = read_json(path)
     if "model_cfg" not in content:
         raise ValueError(f"{path} has no model_cfg; its keys are {', '.join(content)}.")
@@ -127,6 +129,21 @@ def embedded(options: BackboneOptions) -> OpenClipBackbone:
     if options.weights is None:
         backbone.weights = "embedded"
     return backbone
+
+
+def _what_it_is(folder: Path) -> str:
+    """Return what a folder that is no open_clip model holds instead, where its files say so."""
+    path = folder / "config.json"
+    kind = read_json(path).get("model_type") if path.is_file() else None
+    if kind == "clip":
+        return (
+            " It holds a CLIP in Hugging Face form: give it as backbone.weights of the backbone with its "
+            "architecture, e.g. backbone.name=clip, plip or open_clip:ViT-B-16-quickgelu."
+        )
+    if kind is None:
+        return ""
+    instead = "; open_clip's form of SigLIP is" if str(kind).startswith("siglip") else ""
+    return f" It holds a '{kind}' model in Hugging Face form, which is not supported{instead}."
 
 
 def _text_tower_beside(folder: Path, text: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from calib.backbones.tokenization import (
     warn_if_vocabulary_differs,
     wrap_open_clip,
 )
-from calib.backbones.weights.convert import load_strictly
+from calib.backbones.weights.convert import is_openai_file, load_strictly
 from calib.backbones.weights.reading import WeightFile, read_weights
 from calib.io.files import read_json
 
@@ -149,9 +149,10 @@ def create_open_clip(
     with isolated_rng(options.seed):
         model = build_model(config, text_tower)
     if found:
+        state = read_weights(found.path)
         if options.quick_gelu is None:
-            _warn_if_activation_differs(found.folder, config["quick_gelu"], name)
-        load_strictly(model, read_weights(found.path), name=name, source=found.source)
+            _warn_if_activation_differs(found, state, config["quick_gelu"], name)
+        load_strictly(model, state, name=name, source=found.source)
     backbone = OpenClipBackbone(
         model,
         name=name,
@@ -176,17 +177,26 @@ def _activation(config: Mapping[str, Any], options: BackboneOptions, name: str) 
     return options.quick_gelu
 
 
-def _warn_if_activation_differs(folder: Path, used: bool, name: str) -> None:
-    for path in (folder / CONFIG_NAME, folder / "config.json"):
-        said = _quick_gelu_said(read_json(path)) if path.is_file() else None
-        if said is not None and said != used:
+def _warn_if_activation_differs(
+    found: WeightFile, state: Mapping[str, Tensor], used: bool, name: str
+) -> None:
+    """Warn where the weights, or else a configuration beside them, were made for the other activation."""
+    said: dict[Path, bool | None] = {found.path: True} if is_openai_file(state) else {}
+    said = said or {path: _quick_gelu_said(read_json(path)) for path in _configurations(found.folder)}
+    for path, wanted in said.items():
+        if wanted is not None and wanted != used:
+            why = " (a file of OpenAI)" if path == found.path else ""
             warnings.warn(
-                f"{path} says {'QuickGELU' if said else 'GELU'}, but {name} is used with "
+                f"{path}{why} says {'QuickGELU' if wanted else 'GELU'}, but {name} is used with "
                 f"{'QuickGELU' if used else 'GELU'}; features differ. Follow the file with "
-                f"backbone.quick_gelu={str(said).lower()}, or confirm with "
+                f"backbone.quick_gelu={str(wanted).lower()}, or confirm with "
                 f"backbone.quick_gelu={str(used).lower()}.",
                 stacklevel=4,
             )
+
+
+def _configurations(folder: Path) -> list[Path]:
+    return [path for name in (CONFIG_NAME, "config.json") if (path := folder / name).is_file()]
 
 
 def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:
@@ -194,7 +204,8 @@ def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:
     if "model_cfg" in config:
         return bool(config["model_cfg"].get("quick_gelu", False))
     towers = [config.get(key) or {} for key in ("text_config", "vision_config")]
-    said = {tower["hidden_act"] for tower in towers if "hidden_act" in tower}
+    usual = "quick_gelu" if config.get("model_type") == "clip" else None  # what it leaves out when saved
+    said = {tower.get("hidden_act", usual) for tower in towers} - {None}
     return said == {"quick_gelu"} if len(said) == 1 else None
 
 
