@@ -19,7 +19,7 @@ from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
 from calib.config import EvaluateRun, load_config, split_arguments, task_of
 from calib.config.help import settings_help
-from calib.core.errors import WriteError
+from calib.core.errors import WriteError, unknown_name
 from calib.core.text import printable, redacted
 from calib.processes.signals import Preempted, preemptible, requeue
 from calib.processes.threads import prepare_threads
@@ -176,13 +176,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="commands:\n" + "\n".join(f"  {name:9} {row.summary}" for name, row in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"calib {calib.__version__}")
-    parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of those below")
+    parser.add_argument("command", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see calib COMMAND --help")
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments:
         parser.print_help()
         return 2
     given = parser.parse_args(arguments)
+    if given.command not in COMMANDS:
+        parser.error(str(unknown_name("command", given.command, COMMANDS)))
     return run(given.command, given.arguments)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from PIL import Image
 from tests_shared import SHORT
 
 import calib
-from calib.config import PromptRun, load_config
+from calib.backbones import BACKBONES
+from calib.config import BackboneConfig, PromptRun, load_config
+from calib.data.specs import DATASETS
 
 # Removing one of these needs an entry in the changelog.
 NAMES = {
@@ -139,7 +142,7 @@ def test_losses_of_ones_own_and_what_is_wrong_with_them(backbone: Any, task: Any
     ):
         with pytest.raises(ValueError, match=message):
             calib.fit_prompt(backbone, task, objective=objective)
-    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, not 0"):
         calib.fit_prompt(backbone, task, shots=1, epochs=0)
     with pytest.raises(ValueError, match=r"Class 0 .* has .* different images"):
         calib.fit_prompt(backbone, task, shots=10**6)
@@ -202,3 +205,98 @@ def test_metrics_as_in_torchmetrics() -> None:
     confidence, predictions = probs.max(dim=1)
     value = calib.metrics.expected_calibration_error(confidence, predictions == labels, n_bins=10)
     assert float(metric.compute()) == pytest.approx(float(value))
+
+
+def test_what_is_shown_names_no_image_and_no_patient(prompt: Any, backbone: Any, task: Any) -> None:
+    table = calib.encode(backbone, task.test)
+    said = [repr(each) for each in (task, table, prompt, prompt.predict(table))]
+    assert said[1] == f"FeatureTable({len(table)} images, 256 wide, {table.views} views)"
+    assert all(len(line) < 500 and "\n" not in line for line in said)
+    assert not any(str(name) in line for line in said for name in (*table.names[:5], *table.groups[:5]))
+
+
+def test_exports_can_be_compared(prompt: Any, backbone: Any, task: Any) -> None:
+    test = prompt.predict(calib.encode(backbone, task.test))
+    assert prompt == prompt
+    assert prompt != replace(prompt, temperature=2.0)
+    assert test != prompt.predict(calib.encode(backbone, task.test))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda b, t, p: calib.fit_prompt("embedded", t),
+            "backbone must be a Backbone, not the str 'embedded'",
+        ),
+        (
+            lambda b, t, p: calib.fit_prompt(b, "cxr3"),
+            "task must be a TaskData, not the str 'cxr3'. calib.load_",
+        ),
+        (lambda b, t, p: calib.fit_prompt(b, t.train), "task must be a TaskData, not a FeatureTable"),
+        (
+            lambda b, t, p: calib.fit_prompt(b, t, objective=["ce"]),
+            "objective must be a str or Mapping, not a l",
+        ),
+        (
+            lambda b, t, p: calib.fit_prompt(b, t, epochs=1.5),
+            "epochs must be a whole number of at least 1, not 1",
+        ),
+        (
+            lambda b, t, p: calib.fit_prompt(b, t, shots="8"),
+            "shots must be a whole number of at least 1, not '8'",
+        ),
+        (
+            lambda b, t, p: calib.fit_prompt(b, t, seed=None),
+            "seed must be a whole number of at least 0, not Non",
+        ),
+        (
+            lambda b, t, p: calib.fit_prompt(b, t, objective={"smac": {"alpha": -1.0}}),
+            "loss 'smac': alpha (label",
+        ),
+        (lambda b, t, p: calib.encode(b, t), "table must be a FeatureTable or ImageTable, not a TaskData"),
+        (lambda b, t, p: calib.zero_shot(b, "cxr3"), "task must be a TaskData, not the str 'cxr3'"),
+        (lambda b, t, p: p.predict(t.test.image_features), "table must be a FeatureTable, not a Tensor"),
+        (
+            lambda b, t, p: p.logits(t.test.image_features.numpy()),
+            "image_features must be a torch tensor, not a nd",
+        ),
+        (
+            lambda b, t, p: calib.scores.mcp(p.predict(t.test)),
+            "logits must be a torch tensor, not a Predictions. It",
+        ),
+        (lambda b, t, p: calib.fit_failure_head(t.test, p), "prompt must be a Prompt, not a FeatureTable"),
+        (
+            lambda b, t, p: calib.fit_failure_head(p, p.predict(t.test)),
+            "features must be a FeatureTable, not a Pr",
+        ),
+        (
+            lambda b, t, p: calib.metrics.expected_calibration_error([0.5], [True]),
+            "confidence must be a torch te",
+        ),
+        (
+            lambda b, t, p: calib.metrics.summarize(p.logits(t.test.image_features), [1]),
+            "labels must be a torch",
+        ),
+        (
+            lambda b, t, p: calib.metrics.auroc([0.5], [True]),
+            "uncertainty must be a torch tensor, not a list",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(prompt: Any, backbone: Any, task: Any, call: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        call(backbone, task, prompt)
+
+
+@pytest.mark.parametrize("room", ["losses", "metrics", "posthoc", "scores", "stats"])
+def test_a_room_shows_its_own_names_only(room: str) -> None:
+    shown = {name: getattr(getattr(calib, room), name) for name in dir(getattr(calib, room))}
+    assert shown
+    for name, value in shown.items():
+        assert isinstance(value, dict) or value.__module__.startswith(f"calib.{room}."), name
+
+
+def test_the_help_names_every_backbone_and_data_set() -> None:  # kathercolon is kather by its other name
+    assert set(BACKBONES) <= set(re.findall(r"[a-z_-]+", BackboneConfig.__doc__ or ""))
+    assert set(DATASETS) - {"kathercolon"} <= set(re.findall(r"[a-z0-9_-]+", calib.load_data.__doc__ or ""))

@@ -143,6 +143,13 @@ TYPOS: list[tuple[list[str], Callable[[], object]]] = [
 ]
 
 
+def test_a_command_that_does_not_exist_is_answered_with_the_one_meant(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["predct", "x.png"])
+    assert end.value.code == 2
+    assert "Unknown command 'predct'. Did you mean 'predict'? Known: " in capsys.readouterr().err
+
+
 def test_an_unknown_name_is_answered_alike_before_and_after_torch_is_imported() -> None:
     code = (
         "import sys; from calib.cli import main\n"

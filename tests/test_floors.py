@@ -17,6 +17,7 @@ FLOORS = (
 # Who may import whom on one floor, besides its own room.
 SAME_FLOOR = {
     ("io", "core"),
+    ("stats", "core"),
     ("scores", "posthoc"),
     ("failure", "prompts"),
     ("runs", "config"),

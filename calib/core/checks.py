@@ -30,6 +30,69 @@ def as_float64(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Return nothing; refuse anything but a tensor.
+
+    Args:
+        value: What is to be checked.
+        name: What it is, for the message.
+
+    Raises:
+        ValueError: It is something else; the message says how to get a tensor from it.
+
+    Example:
+        >>> check_tensor([0.5, 0.5], "confidence")
+        Traceback (most recent call last):
+        ValueError: confidence must be a torch tensor, not a list. torch.as_tensor makes one of numbers.
+    """
+    if not isinstance(value, Tensor):
+        advice = f"It has one: .{name}." if hasattr(value, name) else "torch.as_tensor makes one of numbers."
+        raise ValueError(f"{name} must be a torch tensor, not a {type(value).__name__}. {advice}")
+
+
+def check_kind(value: object, kind: type | tuple[type, ...], name: str, advice: str) -> None:
+    """Return nothing; refuse an argument of another class.
+
+    Args:
+        value: What is to be checked.
+        kind: The class it should have, or several.
+        name: Name of the argument, for the message.
+        advice: A sentence on where to get the right thing.
+
+    Raises:
+        ValueError: It is something else.
+
+    Example:
+        >>> check_kind("cxr3", dict, "task", "calib.load_data returns one.")
+        Traceback (most recent call last):
+        ValueError: task must be a dict, not the str 'cxr3'. calib.load_data returns one.
+    """
+    if not isinstance(value, kind):
+        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        shown = f"the str {value!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+        raise ValueError(f"{name} must be a {kinds}, not {shown}. {advice}")
+
+
+def check_whole(at_least: int, **numbers: object) -> None:
+    """Return nothing; refuse what is no whole number of a least size.
+
+    Args:
+        at_least: The least value.
+        **numbers: What is to be checked, by name.
+
+    Raises:
+        ValueError: One of them is not; it is named.
+
+    Example:
+        >>> check_whole(1, epochs=50, shots=1.5)
+        Traceback (most recent call last):
+        ValueError: shots must be a whole number of at least 1, not 1.5.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            raise ValueError(f"{name} must be a whole number of at least {at_least}, not {value!r}.")
+
+
 def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: str = "") -> None:
     """Return nothing; refuse features that are not finite or not of unit norm.
 
@@ -47,6 +110,7 @@ def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: st
         Traceback (most recent call last):
         ValueError: image_features must have unit norm; row 1 has norm 5 (1 such rows of 2).
     """
+    check_tensor(features, name)
     norms = as_float64(features.detach()).norm(dim=-1).flatten()
     broken = (~norms.isfinite()).nonzero().flatten().tolist()
     if broken:
@@ -165,6 +229,7 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
     Raises:
         ValueError: What was expected and what came.
     """
+    check_tensor(confidence, "confidence")
     if confidence.ndim != 1 or not confidence.is_floating_point():
         raise ValueError(f"confidence must be (N,) floats, got {tuple(confidence.shape)} {confidence.dtype}.")
     if len(confidence) == 0:
@@ -174,6 +239,7 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
         raise ValueError(f"confidence must lie in [0, 1] without NaN, got values from {low:g} to {high:g}.")
     if correct is None:
         return
+    check_tensor(correct, "correct")
     if correct.dtype != torch.bool:
         raise ValueError(f"correct must be bool (predictions == labels), got {correct.dtype}.")
     if correct.shape != confidence.shape:
@@ -184,6 +250,7 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
 
 
 def _check_matrix(name: str, scores: Tensor) -> None:
+    check_tensor(scores, name)
     if scores.ndim != 2 or not scores.is_floating_point():
         raise ValueError(f"{name} must be (N, C) floats, got {tuple(scores.shape)} {scores.dtype}.")
     if scores.numel() == 0:
@@ -191,6 +258,7 @@ def _check_matrix(name: str, scores: Tensor) -> None:
 
 
 def _check_indices(name: str, indices: Tensor) -> None:
+    check_tensor(indices, name)
     whole = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
     if indices.ndim != 1 or not whole:
         raise ValueError(f"{name} must be (N,) class indices, got {tuple(indices.shape)} {indices.dtype}.")

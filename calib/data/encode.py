@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import calib
 from calib.core import ranks
+from calib.core.checks import check_kind
 from calib.core.hashing import stable_hash
 from calib.data.cached import features_key, read_cached
 from calib.data.encoding_parts import encode_in_parts
@@ -62,6 +63,7 @@ def encode(
     Raises:
         ValueError: Features are of another backbone or hold fewer views, or an image cannot be read.
     """
+    check_kind(table, (FeatureTable, ImageTable), "table", "A task's train, val and test are tables.")
     if isinstance(table, FeatureTable):
         table.check_backbone(backbone)
         return table.with_views(views)

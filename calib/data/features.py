@@ -75,6 +75,11 @@ class FeatureTable:
                 raise ValueError(f"augmented_features must be ({n}, V, {dim}), not {tuple(views.shape)}.")
             _check_features(views, "augmented_features")
 
+    def __repr__(self) -> str:
+        """Return the sizes in a line: names of images and patients stay out of logs."""
+        n, dim = self.image_features.shape
+        return f"FeatureTable({n} images, {dim} wide, {self.views} views)"
+
     def __len__(self) -> int:
         return len(self.image_features)
 

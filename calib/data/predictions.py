@@ -24,7 +24,7 @@ VERSION = 1
 _LISTS = ("ids", "names", "class_names", "groups")
 
 
-@dataclass
+@dataclass(eq=False)
 class Predictions:
     """Logits, labels and image features of N images under one prompt.
 
@@ -66,6 +66,10 @@ class Predictions:
             raise ValueError(f"Labels must be int64 class indices from 0 to {c - 1}.")
         if n == 0:
             raise ValueError("There are no predictions: the data set is empty.")
+
+    def __repr__(self) -> str:
+        """Return what they are of in a line: names of images and patients stay out of logs."""
+        return f"Predictions({len(self.logits)} images, class_names={self.class_names}, about={self.about})"
 
     @property
     def predictions(self) -> Tensor:

@@ -78,6 +78,11 @@ class TaskData:
                     f"{len(self.class_names)} class names (labels start at 0)."
                 )
 
+    def __repr__(self) -> str:
+        """Return the data set in a line: names of images and patients stay out of logs."""
+        sizes = ", ".join(f"{split}: {len(table)}" for split, table in self.splits().items())
+        return f"TaskData({self.name!r}, {sizes}, class_names={self.class_names})"
+
     def draw(self, shots: int | None, *, val_shots: int = 0, seed: int) -> FewShotSplit:
         """Return training and validation shots of every class, drawn from the training split.
 

@@ -43,13 +43,13 @@ class FailureHead:
         training: Objective, seed, data set, how the failures were obtained, software versions.
     """
 
-    head: ViLU
-    text_features: Tensor | None
+    head: ViLU = field(repr=False)
+    text_features: Tensor | None = field(repr=False)
     class_names: list[str]
-    means: dict[str, Tensor] = field(default_factory=dict)
-    backbone: dict[str, Any] | None = None
-    prompt: str | None = None
-    training: dict[str, Any] = field(default_factory=dict)
+    means: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    backbone: dict[str, Any] | None = field(default=None, repr=False)
+    prompt: str | None = field(default=None, repr=False)
+    training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)

@@ -14,6 +14,7 @@ from lightning import Trainer
 from torch import Tensor
 
 import calib
+from calib.core.checks import check_kind, check_whole
 from calib.core.errors import unknown_name
 from calib.data.features import FeatureTable
 from calib.failure.captions import CaptionPairs
@@ -79,6 +80,10 @@ def fit_failure_head(
         >>> bool(doubt[wrong].mean() > doubt[~wrong].mean())
         True
     """
+    check_kind(prompt, Prompt, "prompt", "calib.fit_prompt and calib.load return one.")
+    check_kind(features, FeatureTable, "features", "calib.encode returns one.")
+    check_whole(1, epochs=epochs, batch_size=batch_size)
+    check_whole(0, seed=seed)
     cases = FailureCases.of_prompt(prompt, features)
     judged = FrozenClassifier.of(prompt)
     dim = prompt.text_features.shape[1]

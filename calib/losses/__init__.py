@@ -4,6 +4,7 @@ A new loss is a function (positional parameters: the tensors it needs; keyword-o
 one line, `LOSSES["mine"] = mine`.
 """
 
+from calib.core.rooms import offered
 from calib.losses.confidence import dca, mdca, mmce, smac
 from calib.losses.logits import logitnorm, margin_mean_var, mbls
 from calib.losses.objective import Objective, check_finite
@@ -12,3 +13,10 @@ from calib.losses.registry import LOSSES
 from calib.losses.task import cross_entropy, focal, label_smoothing
 from calib.losses.text import angular_separation, text_moment_matching
 from calib.losses.zero_shot import penalty, zs_norm
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+__all__ = offered(globals())

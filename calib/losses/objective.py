@@ -91,6 +91,38 @@ class Objective:
         values["total"] = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return values
 
+    def try_on(self, n_classes: int) -> None:
+        """Return nothing; refuse settings that a loss cannot be computed with, before any training.
+
+        Every term is computed once on made-up tensors: two images per class, features of the width C.
+
+        Args:
+            n_classes: C.
+
+        Raises:
+            ValueError: A setting is out of its loss's range; the loss is named.
+
+        Example:
+            >>> Objective({"ce": {}, "smac": {"alpha": -1.0}}).try_on(3)
+            Traceback (most recent call last):
+            ValueError: loss 'smac': alpha (label smoothing) must be in [0, 1), got -1.0.
+        """
+        texts, labels = torch.eye(n_classes), torch.arange(2 * n_classes) % n_classes
+        made: dict[str, Tensor] = {
+            "logits": texts[labels],
+            "labels": labels,
+            "text_features": texts,
+            "zero_shot_logits": texts[labels],
+            "zero_shot_text_features": texts,
+        }
+        for name, term in self._terms.items():
+            if not made.keys() >= {*term.needs}:
+                continue  # a loss of tensors that only its caller knows
+            try:
+                term(**{tensor: made[tensor] for tensor in term.takes if tensor in made})
+            except ValueError as error:
+                raise ValueError(f"loss {name!r}: {error}") from error
+
     def __repr__(self) -> str:
         options = {name: {"weight": w, **self._terms[name].settings} for name, w in self.weights.items()}
         return f"Objective({options})"

@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from calib.core.rooms import offered
 from calib.metrics.calibration import (
     adaptive_calibration_error,
     classwise_calibration_error,
@@ -82,4 +83,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OF_TORCHMETRICS})
+    return __all__
+
+
+__all__ = offered(globals(), also=_OF_TORCHMETRICS)

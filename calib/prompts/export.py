@@ -13,7 +13,14 @@ from torch import Tensor
 from calib.backbones import rebuild_backbone
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
-from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_unit_norm
+from calib.core.checks import (
+    FLOAT32_NORM,
+    HALF_NORM,
+    LARGEST_LOGIT_SCALE,
+    check_kind,
+    check_tensor,
+    check_unit_norm,
+)
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
@@ -32,7 +39,7 @@ RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "p
 LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
 
 
-@dataclass
+@dataclass(eq=False)
 class Prompt:
     """A learned (or zero-shot) prompt, finished for use.
 
@@ -68,6 +75,7 @@ class Prompt:
         Raises:
             ValueError: The features have another width than the prompt, or not unit norm.
         """
+        check_tensor(image_features, "image_features")
         width = self.text_features.shape[1]
         if image_features.dim() != 2 or image_features.shape[1] != width:
             raise ValueError(
@@ -93,6 +101,7 @@ class Prompt:
         Raises:
             ValueError: The features have another width than the prompt.
         """
+        check_kind(table, FeatureTable, "table", "calib.encode returns one; logits takes image features.")
         about = {key: self.training.get(key) for key in ("method", "seed", "split")}
         return Predictions(
             logits=self.logits(table.image_features),

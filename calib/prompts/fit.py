@@ -13,6 +13,7 @@ from lightning import Trainer
 
 import calib
 from calib.backbones.base import Backbone
+from calib.core.checks import check_kind, check_whole
 from calib.data.datamodule import FewShotDataModule
 from calib.data.encode import encode
 from calib.data.task import TaskData
@@ -89,8 +90,14 @@ def fit_prompt(
         >>> prompt.class_names
         ['no finding', 'pneumonia', 'COVID-19']
     """
+    check_kind(backbone, Backbone, "backbone", "calib.create_backbone returns one.")
+    check_kind(task, TaskData, "task", "calib.load_data returns one.")
+    check_kind(objective, (str, Mapping), "objective", "Losses are given as {'ce': {}, 'smac': {}}.")
+    check_whole(1, shots=1 if shots is None else shots, epochs=epochs, batch_size=batch_size, n_ctx=n_ctx)
+    check_whole(0, seed=seed, val_shots=val_shots, views=views, warmup_epochs=warmup_epochs)
     terms = resolve_terms(objective) if isinstance(objective, str) else resolve_terms("none", objective)
     losses = Objective(terms)
+    losses.try_on(len(task.class_names))
     split = task.draw(shots, val_shots=val_shots, seed=seed)
     fixed = zero_shot(backbone, task)
     made = {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
+from calib.core.checks import check_kind
 from calib.core.names import check_class_names
 from calib.data.task import TaskData
 from calib.prompts.export import Prompt
@@ -48,6 +49,8 @@ def zero_shot(backbone: Backbone, task: TaskData, *, training: Mapping[str, Any]
     Raises:
         ValueError: A class name does not fit, see `zero_shot_features`.
     """
+    check_kind(backbone, Backbone, "backbone", "calib.create_backbone returns one.")
+    check_kind(task, TaskData, "task", "calib.load_data returns one.")
     texts = zero_shot_features(backbone, task.class_names, task.template).cpu()
     return template_prompt(backbone, task, texts, training=training or {})
 

@@ -35,11 +35,13 @@ def title(method: str, objective: Objective) -> str:
 
 
 def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:
-    """Refuse an objective without a gradient.
+    """Refuse an objective that cannot be computed or has no gradient.
 
     Raises:
-        ValueError: ZS-Norm alone with two classes, where normalised logits are the same for every prompt.
+        ValueError: A setting is out of its loss's range, or it is ZS-Norm alone with two classes, where
+            normalised logits are the same for every prompt.
     """
+    objective.try_on(len(class_names))
     if set(objective.weights) == {"zs_norm"} and len(class_names) == 2:
         raise ValueError(
             "zs-norm has no gradient with two classes and would train nothing. Choose another preset, or "

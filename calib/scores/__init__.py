@@ -6,6 +6,7 @@ Some judge logits as they are, others are fitted on labelled predictions outside
     uncertainty = score(prompt.predict(test))  # (N,) float64
 """
 
+from calib.core.rooms import offered
 from calib.posthoc.scaling import fit_temperature
 from calib.scores.fitted import LogisticScore, RelativeUncertainty, TemperatureMCP
 from calib.scores.images import ClassGaussians, ImagePrototypes
@@ -21,3 +22,10 @@ from calib.scores.logits import (
     mcp,
 )
 from calib.scores.registry import SCORES, ReadyScore, fit, needs_same_classes
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+__all__ = offered(globals())

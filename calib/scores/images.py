@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from calib.core.checks import HALF_NORM, as_float64, check_labels, check_unit_norm
+from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
 from calib.scores.logits import mcp
 from calib.scores.state import require_fitted
 
@@ -238,6 +238,7 @@ def check_queries(image_features: Tensor, logits: Tensor, dim: int, size: int) -
 
 def unit_features(given: Tensor, dim: int | None, name: str = "image_features") -> Tensor:
     """Return the features in float64, once they are (N, D) of unit norm."""
+    check_tensor(given, name)
     if given.ndim != 2 or not given.is_floating_point():
         raise ValueError(f"{name} must be (rows, D) floats, got {tuple(given.shape)} {given.dtype}.")
     if len(given) == 0:

@@ -1,5 +1,6 @@
 """Statistics of results: intervals by the bootstrap."""
 
+from calib.core.rooms import offered
 from calib.stats.bootstrap import (
     CountedStatistic,
     Interval,
@@ -9,3 +10,10 @@ from calib.stats.bootstrap import (
     mean_sd,
     paired_bootstrap,
 )
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+__all__ = offered(globals())
