@@ -16,6 +16,7 @@ from calib.config.loading import (
     to_dict,
     to_yaml,
 )
+from calib.config.ranges import check_trainer_bounds
 from calib.config.schema import (
     SCHEMAS,
     Affects,

@@ -228,4 +228,6 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
         reason = first_line(error)
         if "is not a ListConfig" in reason:
             reason = f"it is a list; write {key}=[A,B]."
+        elif "could not be converted to Integer" in reason:
+            reason = f"it is a whole number, not {reason.split(' of type ')[0].removeprefix('Value ')}."
         raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{reason}") from error
