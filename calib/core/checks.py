@@ -30,6 +30,30 @@ def as_float64(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Return nothing; refuse what is no tensor, and say how it becomes one.
+
+    Args:
+        value: What is to be checked.
+        name: What it is called, for the message.
+
+    Raises:
+        ValueError: It is something else.
+
+    Example:
+        >>> check_tensor([0, 1], "labels")
+        Traceback (most recent call last):
+        ValueError: labels must be a torch tensor, not a list: give torch.as_tensor(labels).
+    """
+    if isinstance(value, Tensor):
+        return
+    if value is None:
+        raise ValueError(f"{name} must be a torch tensor; it is missing (None).")
+    kind = type(value).__name__
+    kind = "a numpy array" if kind == "ndarray" else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+    raise ValueError(f"{name} must be a torch tensor, not {kind}: give torch.as_tensor({name}).")
+
+
 def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: str = "") -> None:
     """Return nothing; refuse features that are not finite or not of unit norm.
 
@@ -47,6 +71,7 @@ def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: st
         Traceback (most recent call last):
         ValueError: image_features must have unit norm; row 1 has norm 5 (1 such rows of 2).
     """
+    check_tensor(features, name)
     norms = as_float64(features.detach()).norm(dim=-1).flatten()
     broken = (~norms.isfinite()).nonzero().flatten().tolist()
     if broken:
@@ -79,13 +104,13 @@ def check_logit_scale(value: float, name: str = "logit_scale") -> float:
 
 
 def check_logits(logits: Tensor) -> None:
-    """Return nothing; refuse logits that are not finite (N, C) numbers.
+    """Return nothing; refuse logits that are not finite (N, C) numbers of at least 2 classes.
 
     Args:
         logits: What is to be checked.
 
     Raises:
-        ValueError: What was expected and what came.
+        ValueError: What was expected and what came; a single class says nothing.
     """
     _check_matrix("logits", logits)
     if not bool(logits.isfinite().all()):
@@ -165,6 +190,7 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
     Raises:
         ValueError: What was expected and what came.
     """
+    check_tensor(confidence, "confidence")
     if confidence.ndim != 1 or not confidence.is_floating_point():
         raise ValueError(f"confidence must be (N,) floats, got {tuple(confidence.shape)} {confidence.dtype}.")
     if len(confidence) == 0:
@@ -174,6 +200,7 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
         raise ValueError(f"confidence must lie in [0, 1] without NaN, got values from {low:g} to {high:g}.")
     if correct is None:
         return
+    check_tensor(correct, "correct")
     if correct.dtype != torch.bool:
         raise ValueError(f"correct must be bool (predictions == labels), got {correct.dtype}.")
     if correct.shape != confidence.shape:
@@ -184,13 +211,20 @@ def check_confidence(confidence: Tensor, correct: Tensor | None = None) -> None:
 
 
 def _check_matrix(name: str, scores: Tensor) -> None:
+    check_tensor(scores, name)
     if scores.ndim != 2 or not scores.is_floating_point():
         raise ValueError(f"{name} must be (N, C) floats, got {tuple(scores.shape)} {scores.dtype}.")
     if scores.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(scores.shape)}: no sample, no metric.")
+    if scores.shape[1] < 2:  # of one class every prediction is right, with confidence 1
+        raise ValueError(
+            f"{name} must have one column for each of at least 2 classes, got shape {tuple(scores.shape)}. "
+            "Of two classes with one logit z, the columns are 0 and z; with one probability p, 1 - p and p."
+        )
 
 
 def _check_indices(name: str, indices: Tensor) -> None:
+    check_tensor(indices, name)
     whole = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
     if indices.ndim != 1 or not whole:
         raise ValueError(f"{name} must be (N,) class indices, got {tuple(indices.shape)} {indices.dtype}.")

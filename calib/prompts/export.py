@@ -13,7 +13,7 @@ from torch import Tensor
 from calib.backbones import rebuild_backbone
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
-from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_unit_norm
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, LARGEST_LOGIT_SCALE, check_tensor, check_unit_norm
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
@@ -68,6 +68,7 @@ class Prompt:
         Raises:
             ValueError: The features have another width than the prompt, or not unit norm.
         """
+        check_tensor(image_features, "image_features")
         width = self.text_features.shape[1]
         if image_features.dim() != 2 or image_features.shape[1] != width:
             raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from calib.core.checks import HALF_NORM, as_float64, check_labels, check_unit_norm
+from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
 from calib.scores.logits import mcp
 from calib.scores.state import require_fitted
 
@@ -214,6 +214,9 @@ class ClassGaussians:
 def _shots(image_features: Tensor, labels: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return checked features (N, D) and class membership (N, C), both float64."""
     features = unit_features(image_features, None)
+    check_tensor(labels, "labels")
+    if logits is not None:
+        check_tensor(logits, "logits")
     size = logits.shape[1] if logits is not None else 1 + int(labels.max()) if labels.numel() else 0
     check_labels(labels, features.new_zeros(len(features), max(size, 1)))
     members = one_hot(labels.to(features.device, torch.int64), size).to(features)
@@ -228,6 +231,7 @@ def _shots(image_features: Tensor, labels: Tensor, logits: Tensor | None) -> tup
 def check_queries(image_features: Tensor, logits: Tensor, dim: int, size: int) -> Tensor:
     """Return the features (N, D) in float64, once they and the logits (N, C) fit what was fitted."""
     features = unit_features(image_features, dim)
+    check_tensor(logits, "logits")
     if tuple(logits.shape) != (len(features), size):
         raise ValueError(
             f"logits must be ({len(features)}, {size}), one row per image and one column per fitted class; "
@@ -238,6 +242,7 @@ def check_queries(image_features: Tensor, logits: Tensor, dim: int, size: int) -
 
 def unit_features(given: Tensor, dim: int | None, name: str = "image_features") -> Tensor:
     """Return the features in float64, once they are (N, D) of unit norm."""
+    check_tensor(given, name)
     if given.ndim != 2 or not given.is_floating_point():
         raise ValueError(f"{name} must be (rows, D) floats, got {tuple(given.shape)} {given.dtype}.")
     if len(given) == 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from calib.core.byname import bind
-from calib.core.checks import as_float64
+from calib.core.checks import as_float64, check_tensor
 from calib.core.errors import unknown_name
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS, FailureMetric
 from calib.metrics.failure.steps import Ranking
@@ -180,6 +180,8 @@ def result_device(values: Tensor) -> torch.device:
 
 def as_arrays(uncertainty: Tensor, failure: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return checked (N,) float64 uncertainties and (N,) bool failures as numpy arrays."""
+    check_tensor(uncertainty, "uncertainty")
+    check_tensor(failure, "failure")
     if failure.dtype != torch.bool:
         raise ValueError(f"failure must be bool (predictions != labels), got {failure.dtype}.")
     if uncertainty.dtype == torch.bool or uncertainty.is_complex():
