@@ -259,11 +259,11 @@ def test_exports_can_be_compared(prompt: Any, backbone: Any, task: Any) -> None:
         (lambda b, t, p: p.predict(t.test.image_features), "table must be a FeatureTable, not a Tensor"),
         (
             lambda b, t, p: p.logits(t.test.image_features.numpy()),
-            "image_features must be a torch tensor, not a nd",
+            "image_features must be a torch tensor, not a nu",
         ),
         (
             lambda b, t, p: calib.scores.mcp(p.predict(t.test)),
-            "logits must be a torch tensor, not a Predictions. It",
+            "logits must be a torch tensor, not a Predictions: give its .logits",
         ),
         (lambda b, t, p: calib.fit_failure_head(t.test, p), "prompt must be a Prompt, not a FeatureTable"),
         (

@@ -110,6 +110,25 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     return config
 
 
+def check_config(config: object, schema: type) -> None:
+    """Refuse what are no settings of a task, such as a dictionary.
+
+    Args:
+        config: What was given as the settings.
+        schema: The class they must have.
+
+    Raises:
+        ValueError: They have another; the message says how settings are made.
+    """
+    if not isinstance(config, schema):
+        task = next(name for name, known in SCHEMAS.items() if known is schema)
+        raise ValueError(
+            f"The settings must be a {schema.__name__}, not a {type(config).__name__}: give "
+            f'load_config(["data.shots=8"], task="{task}") of calib.config, or call calib.fit_prompt or '
+            "calib.fit_failure_head, which take plain arguments."
+        )
+
+
 def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
     """Return the settings that `to_dict` wrote, e.g. those in an exported prompt.
 
@@ -228,4 +247,6 @@ def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task
         reason = first_line(error)
         if "is not a ListConfig" in reason:
             reason = f"it is a list; write {key}=[A,B]."
+        elif "could not be converted to Integer" in reason:
+            reason = f"it is a whole number, not {reason.split(' of type ')[0].removeprefix('Value ')}."
         raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{reason}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
-from calib.core.checks import HALF_NORM, check_unit_norm
+from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm
 from calib.core.text import few
 from calib.failure.digests import same_text, text_digest
 from calib.failure.explain import Explanation
@@ -236,6 +236,7 @@ class FailureHead:
         return given
 
     def _check_features(self, features: Tensor, name: str) -> None:
+        check_tensor(features, name)
         if features.dim() != 2 or features.shape[1] != self.head.dim:
             raise ValueError(
                 f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."

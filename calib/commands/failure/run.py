@@ -18,7 +18,7 @@ from calib.commands.failure.cross_fit import cross_fit
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import from_images, resolve
 from calib.commands.failure.results import write_results
-from calib.config import FailureLossConfig, FailureRun, to_dict
+from calib.config import FailureLossConfig, FailureRun, check_config, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
@@ -63,6 +63,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
             are wrong.
         FloatingPointError: The loss became NaN or infinite.
     """
+    check_config(config, FailureRun)
     config = resolve(config)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
     check_trainer(config.trainer)

@@ -24,17 +24,19 @@ READER_OPTIONS = (
 )
 
 # Keys of the dictionary `trainer`, which is handed to Lightning: those that do not affect the training, those
-# by which a run ends or validates by batches, and the one that everybody sets.
+# by which a run ends or validates by batches, and those with bounds that Lightning does not know.
 TRAINER_KEYS = {
     "accelerator": Setting(affects="encoding"),
+    "accumulate_grad_batches": Setting(affects="training", at_least=1),
+    "check_val_every_n_epoch": Setting(affects="training", at_least=1),
     "devices": Setting(affects="nothing"),  # any number computes the same
     "enable_progress_bar": Setting(affects="nothing"),
     "limit_train_batches": Setting(affects="training", by_batches=True),
     "limit_val_batches": Setting(affects="training", by_batches=True),
-    "max_epochs": Setting(affects="training"),
+    "max_epochs": Setting(affects="training", at_least=1),
     "max_steps": Setting(affects="training", by_batches=True),
     "max_time": Setting(affects="training", by_batches=True),
-    "num_nodes": Setting(affects="nothing"),
+    "num_nodes": Setting(affects="nothing", at_least=1),
     "overfit_batches": Setting(affects="training", by_batches=True),
     "strategy": Setting(affects="nothing"),
     "val_check_interval": Setting(affects="training", by_batches=True),
