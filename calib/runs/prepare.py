@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,10 +181,18 @@ def parity_of(config: PromptRun) -> dict[str, bool]:
     return {"official_double_embedding": True} if config.parity.double_embedding else {}
 
 
-def load_task(data: DataConfig) -> TaskData:
-    """Return the data set that the settings name."""
+def load_task(
+    data: DataConfig, *, needs: Sequence[str] = ("train", "test"), among: Sequence[str] | None = None
+) -> TaskData:
+    """Return the data set that the settings name; `needs` and `among` as for `calib.load_data`."""
     return load_data(
-        data.name, data.root, template=data.template, class_names=data.class_names, **data.options
+        data.name,
+        data.root,
+        template=data.template,
+        class_names=data.class_names,
+        needs=needs,
+        among=among,
+        **data.options,
     )
 
 
