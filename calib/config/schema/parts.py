@@ -50,7 +50,8 @@ class BackboneConfig:
             hf-hub:<id>.
         weights: File, folder or hub id of the weights; "random" for a random model (for trying things out).
             None: the packaged weights of `embedded`.
-        tokenizer: Folder or vocab.txt of a BERT text tower. None: beside the weights.
+        tokenizer: Folder, vocab.txt or tokenizer.json of a text tower with a vocabulary of its own (BERT,
+            SigLIP, ...). None: beside the weights.
         revision: Commit or tag when `weights` is a hub id.
         preprocessing: "own" (what the model was trained with) or "calibprompt" (what the paper fed it).
         quick_gelu: Overrides the activation of a CLIP model. None: as published.
