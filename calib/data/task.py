@@ -101,12 +101,15 @@ class TaskData:
                     f"{len(self.class_names)} class names (labels start at 0)."
                 )
 
-    def draw(self, shots: int | None, *, val_shots: int = 0, seed: int) -> FewShotSplit:
+    def draw(
+        self, shots: int | None, *, val_shots: int = 0, at_most: bool = False, seed: int
+    ) -> FewShotSplit:
         """Return training and validation shots of every class, drawn from the training split.
 
         Args:
             shots: Training images per class. None: all that validation leaves.
             val_shots: Validation images per class.
+            at_most: Whether both are upper limits: a class with fewer images gives what it has.
             seed: Of the draw; see `calib.data.few_shot.few_shot_split`.
 
         Raises:
@@ -119,6 +122,7 @@ class TaskData:
             self.train.ids,
             shots,
             val_shots=val_shots,
+            at_most=at_most,
             seed=seed,
             groups=self.train.groups,
             class_names=self.class_names,

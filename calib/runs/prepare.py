@@ -123,7 +123,8 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     Raises:
         ValueError: A class has too few images.
     """
-    return task.draw(config.data.shots, val_shots=config.data.val_shots, seed=config.seed)
+    data = config.data
+    return task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
 
 
 def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
