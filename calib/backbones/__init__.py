@@ -63,8 +63,9 @@ def create_backbone(
         name: One of `BACKBONES`, or "open_clip:<model name>", "local-dir:<folder>", "hf-hub:<org/name>".
         weights: A file, a folder, a hub id ("hf://org/name"), or "random". None takes packaged weights
             ("embedded", "local-dir:", "hf-hub:"); the other backbones have none and say where to get them.
-        tokenizer: Vocabulary of a BERT text tower: vocab.txt, tokenizer.json, their folder, or a hub id
-            ("hf://org/name"). None looks beside the weights.
+        tokenizer: Vocabulary of a text tower other than CLIP's: vocab.txt, tokenizer.json, their folder (with
+            tokenizer_config.json for SigLIP, RoBERTa and the like), or a hub id ("hf://org/name"). None looks
+            beside the weights.
         revision: Commit, tag or branch of a hub id. None takes the newest.
         preprocessing: "own" is what the model was trained with; "calibprompt" is CLIP's for every model;
             "clip" and "medclip" are those models' own; or a `Preprocessing`.

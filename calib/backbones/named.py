@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
+from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.backbones.weights.reading import download, hub_source
@@ -66,7 +65,6 @@ def open_clip_model(model: str, options: BackboneOptions) -> OpenClipBackbone:
         name=f"open_clip:{model}",
         published=published,
         preprocess_config=preprocess,
-        registered=model,
     )
 
 
@@ -99,8 +97,7 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
         name=name or f"local-dir:{folder}",
         published=str(folder),
         preprocess_config=content.get("preprocess_cfg", {}),
-        text_tower=_text_tower_beside(folder, content["model_cfg"]["text_cfg"]),
-        registered=f"local-dir:{folder}",
+        folder=folder,
     )
 
 
@@ -144,14 +141,6 @@ def _what_it_is(folder: Path) -> str:
         return ""
     instead = "; open_clip's form of SigLIP is" if str(kind).startswith("siglip") else ""
     return f" It holds a '{kind}' model in Hugging Face form, which is not supported{instead}."
-
-
-def _text_tower_beside(folder: Path, text: Mapping[str, Any]) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if text.get("hf_model_name", "") in TEXT_TOWERS or "hf_model_name" not in text or not path.is_file():
-        return None
-    numbers = read_json(path)
-    return numbers if "model_type" in numbers else None
 
 
 def _published_preprocessing(model: str) -> dict[str, Any]:

@@ -156,7 +156,11 @@ class _WordPiece:
 
 
 def bert_tokenizer(
-    source: str | Path, context_length: int, *, clean: Callable[[str], str] | None = None
+    source: str | Path,
+    context_length: int,
+    *,
+    clean: Callable[[str], str] | None = None,
+    with_end: bool = True,
 ) -> PromptTokenizer:
     """Return the WordPiece tokenizer of a `vocab.txt` or `tokenizer.json`, read without any network call.
 
@@ -165,6 +169,7 @@ def bert_tokenizer(
             read lower-casing, unless a `tokenizer_config.json` beside it says `"do_lower_case": false`.
         context_length: Tokens per text.
         clean: Applied to each text first. None applies nothing.
+        with_end: Whether [SEP] ends a text; some models leave it out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -178,7 +183,7 @@ def bert_tokenizer(
         kind="wordpiece",
         encode=_WordPiece(backend, clean),
         start=(vocab["[CLS]"],),
-        end=(vocab["[SEP]"],),
+        end=(vocab["[SEP]"],) if with_end else (),
         pad_id=vocab["[PAD]"],
         context_length=context_length,
         vocab_size=max(vocab.values()) + 1,

@@ -136,7 +136,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
             backbones[described] = entry.prompt.restore_backbone(
                 weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
-        key = described + str(entry.data)
+        key = described + str(entry.data) + str(sorted(entry.prompt.class_names))
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
         table, names = tables[key]
@@ -150,13 +150,13 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
 
 def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
     """Return the image features of a data set's split, and its class names."""
-    task = load_task(entry.data)
-    table = {"test": task.test, "val": task.val}.get(split)
-    if table is None:
+    if split not in ("test", "val"):
         raise ValueError(
             f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
             f"there is one."
         )
+    task = load_task(entry.data, needs=(split,), among=entry.prompt.class_names)
+    table = task.splits()[split]
     return features_of(table, backbone, entry.data), task.class_names
 
 

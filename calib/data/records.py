@@ -185,6 +185,12 @@ class ImageTable:
             grey16_max=self.grey16_max,
         )
 
+    def with_labels(self, labels: Tensor) -> ImageTable:
+        """Return the same images with other labels (N,)."""
+        return ImageTable(
+            self._sources, labels, self.names, groups=self.groups, ids=self._ids, grey16_max=self.grey16_max
+        )
+
     def with_groups(self, groups: Sequence[str] | None) -> ImageTable:
         """Return the same images with other groups, one name per image; None: not known."""
         return ImageTable(

@@ -13,6 +13,7 @@ from typing import Any
 
 from calib.core import byname
 from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
@@ -65,6 +66,8 @@ def load_data(
     template: str | None = None,
     class_names: ClassNames | None = None,
     grey16_max: int | None = None,
+    needs: Sequence[str] = ("train", "test"),
+    among: Sequence[str] | None = None,
     **options: Any,
 ) -> TaskData:
     """Return a data set as a task: its splits, class names, template and terms.
@@ -80,6 +83,8 @@ def load_data(
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
             own. A list of just its own names sets their order.
         grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
+        needs: The splits that must be there. ("test",) to apply a prompt: nothing is trained.
+        among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
     Raises:
@@ -102,23 +107,45 @@ def load_data(
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
     splits = spec.load(root, class_names=class_names, **options)
+    for split in needs:
+        if split not in splits.tables:
+            say = splits.absent or (lambda split: f"{root} has no split '{split}'.")
+            raise ValueError(say(split))
+    if among is not None:
+        splits = splits.among(among)
     for note in splits.notes:
         logger.warning("%s: %s", name, note)
     if grey16_max is not None:
         for table in splits.tables.values():
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
+    _say_absent_classes(splits)
+    nothing = ImageTable([], [], [])
     return TaskData(
         name=spec.name,
         class_names=splits.class_names,
         template=spec.template if template is None else template,
-        train=splits.tables["train"],
-        test=splits.tables["test"],
+        train=splits.tables.get("train", nothing),
+        test=splits.tables.get("test", nothing),
         val=splits.tables.get("val"),
         source=spec.source,
         licence=spec.licence,
         notes=spec.notes + splits.notes,
     )
+
+
+def _say_absent_classes(splits: Splits) -> None:
+    """Warn of classes without an image to judge them by; those without a shot are refused in the draw."""
+    for split in ("val", "test"):
+        labels = splits.tables[split].labels.tolist() if split in splits.tables else []
+        absent = [name for label, name in enumerate(splits.class_names) if label not in set(labels)]
+        if labels and absent:
+            logger.warning(
+                "The %s split has no image of %s: recall is undefined there, and means over classes leave it "
+                "out.",
+                split,
+                few([f"'{name}'" for name in absent]),
+            )
 
 
 def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:
@@ -161,7 +188,7 @@ def _load_rsna18(
     The files are named by patient. A patient who is in test is taken out of the other splits.
     """
     found = load_image_folder(_within(root, "rsna18"), class_names=class_names)
-    in_test = {Path(name).stem for name in found.tables["test"].names}
+    in_test = {Path(name).stem for name in found.tables["test"].names} if "test" in found.tables else set()
     tables: dict[str, Table] = {}
     notes = []
     for split, table in found.tables.items():
@@ -176,7 +203,7 @@ def _load_rsna18(
             )
         grouped = table.with_groups(patients)
         tables[split] = grouped if keep_leaks else grouped.subset(kept)
-    return Splits(found.class_names, tables, tuple(notes))
+    return Splits(found.class_names, tables, tuple(notes), found.absent)
 
 
 def _load_pneumoniamnist(root: str | Path, *, class_names: ClassNames | None = None) -> Splits:

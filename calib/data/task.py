@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+
+import torch
 
 from calib.core.errors import unknown_name
 from calib.core.names import check_class_names, plain_name
@@ -15,6 +17,7 @@ from calib.data.records import ImageTable
 
 SPLITS = ("train", "val", "test")
 MEANT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
+UNSPLIT = "test"  # what images are for that nobody has split: a prompt can be applied to them
 DEFAULT_TEMPLATE = "An image of {}."
 
 Table: TypeAlias = ImageTable | FeatureTable
@@ -27,13 +30,33 @@ class Splits:
 
     Attributes:
         class_names: C names in label order.
-        tables: One table per split; `train` and `test` always, `val` if there is one.
+        tables: One table per split that there is, of train, val and test.
         notes: What a user should know about this data, e.g. images that were left out.
+        absent: The message where a split is needed and not there, from the split's name. None: the usual one.
     """
 
     class_names: list[str]
     tables: dict[str, Table]
     notes: tuple[str, ...] = ()
+    absent: Callable[[str], str] | None = None
+
+    def among(self, classes: Sequence[str]) -> Splits:
+        """Return the splits numbered as a model numbers its classes, where these are only some of them.
+
+        Args:
+            classes: The names of the model's classes, in its order.
+        """
+        index = {plain_name(name): label for label, name in enumerate(classes)}
+        known = [index.get(plain_name(name), -1) for name in self.class_names]
+        if -1 in known or len(known) == len(index):
+            return self
+        numbers = torch.tensor(known)
+        tables = {split: _labelled(table, numbers[table.labels]) for split, table in self.tables.items()}
+        return replace(self, class_names=list(classes), tables=tables)
+
+
+def _labelled(table: Table, labels: torch.Tensor) -> Table:
+    return replace(table, labels=labels) if isinstance(table, FeatureTable) else table.with_labels(labels)
 
 
 @dataclass
@@ -44,8 +67,8 @@ class TaskData:
         name: The data set's name.
         class_names: C different names in label order.
         template: Zero-shot text with one {} for the class name.
-        train: Images the shots are drawn from.
-        test: Images results are reported on.
+        train: Images the shots are drawn from; empty where the data are for testing only.
+        test: Images results are reported on; empty where it was not asked for.
         val: The data set's own validation images, if it has any.
         source: Where the data can be got.
         licence: Their terms.
@@ -68,9 +91,9 @@ class TaskData:
     def __post_init__(self) -> None:
         check_template(self.template)
         check_class_names(self.class_names)
+        if not self.splits():
+            raise ValueError(f"Data set '{self.name}' has no images.")
         for split, table in self.splits().items():
-            if len(table) == 0:
-                raise ValueError(f"The {split} split of data set '{self.name}' is empty.")
             highest = int(table.labels.max())
             if highest >= len(self.class_names):
                 raise ValueError(
@@ -83,22 +106,28 @@ class TaskData:
         sizes = ", ".join(f"{split}: {len(table)}" for split, table in self.splits().items())
         return f"TaskData({self.name!r}, {sizes}, class_names={self.class_names})"
 
-    def draw(self, shots: int | None, *, val_shots: int = 0, seed: int) -> FewShotSplit:
+    def draw(
+        self, shots: int | None, *, val_shots: int = 0, at_most: bool = False, seed: int
+    ) -> FewShotSplit:
         """Return training and validation shots of every class, drawn from the training split.
 
         Args:
             shots: Training images per class. None: all that validation leaves.
             val_shots: Validation images per class.
+            at_most: Whether both are upper limits: a class with fewer images gives what it has.
             seed: Of the draw; see `calib.data.few_shot.few_shot_split`.
 
         Raises:
-            ValueError: A class has too few images.
+            ValueError: A class has too few images, or there are none.
         """
+        if not len(self.train):
+            raise ValueError(f"Data set '{self.name}' has no training images to draw shots from.")
         return few_shot_split(
             self.train.labels,
             self.train.ids,
             shots,
             val_shots=val_shots,
+            at_most=at_most,
             seed=seed,
             groups=self.train.groups,
             class_names=self.class_names,
@@ -106,9 +135,9 @@ class TaskData:
         )
 
     def splits(self) -> dict[str, Table]:
-        """Return the splits that exist, by name."""
+        """Return the splits that have images, by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
-        return {split: table for split, table in named.items() if table is not None}
+        return {split: table for split, table in named.items() if table is not None and len(table)}
 
 
 def check_template(template: str) -> None:

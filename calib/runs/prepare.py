@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,8 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     Raises:
         ValueError: A class has too few images.
     """
-    return task.draw(config.data.shots, val_shots=config.data.val_shots, seed=config.seed)
+    data = config.data
+    return task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
 
 
 def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
@@ -181,10 +182,18 @@ def parity_of(config: PromptRun) -> dict[str, bool]:
     return {"official_double_embedding": True} if config.parity.double_embedding else {}
 
 
-def load_task(data: DataConfig) -> TaskData:
-    """Return the data set that the settings name."""
+def load_task(
+    data: DataConfig, *, needs: Sequence[str] = ("train", "test"), among: Sequence[str] | None = None
+) -> TaskData:
+    """Return the data set that the settings name; `needs` and `among` as for `calib.load_data`."""
     return load_data(
-        data.name, data.root, template=data.template, class_names=data.class_names, **data.options
+        data.name,
+        data.root,
+        template=data.template,
+        class_names=data.class_names,
+        needs=needs,
+        among=among,
+        **data.options,
     )
 
 

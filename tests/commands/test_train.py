@@ -295,3 +295,22 @@ def test_a_loss_that_is_not_a_number_leaves_no_result(settings, tmp_path: Path) 
         train(settings(f"out={tmp_path / 'run'}", "baselines=[]", "optim.lr=1e38", "optim.warmup_lr=1e38"))
     assert not (tmp_path / "run" / "prompt.safetensors").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_exactly_as_many_images_as_shots_are_enough_on_request(
+    settings, image_folder, tmp_path: Path
+) -> None:
+    data = [
+        "data.name=folder",
+        f"data.root={image_folder}",
+        "data.shots=6",
+        f"data.cache_dir={tmp_path / 'c'}",
+    ]
+    with pytest.raises(
+        ValueError, match=r"has 6 different images .*data\.at_most=true takes what a class has"
+    ):
+        train(settings(*data, f"out={tmp_path / 'refused'}"))
+    train(settings(*data, "data.at_most=true", f"out={tmp_path / 'run'}"))
+    split = read_json(tmp_path / "run" / "split.json")
+    assert (len(split["train"]), split["val"]) == (18, [])
+    assert "test" in read_json(tmp_path / "run" / "metrics.json")

@@ -144,6 +144,7 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
                 table.ids,
                 own.shots,
                 val_shots=own.val_shots,
+                at_most=own.at_most,
                 seed=int(prompt.training["seed"]),
                 groups=table.groups,
             )
@@ -207,6 +208,7 @@ def _draw(config: FailureRun, task: TaskData, shots: FewShotSplit | None, copies
             task.class_names,
             shots=config.data.shots,
             val_shots=config.data.val_shots,
+            at_most=config.data.at_most,
             seed=config.seed,
         )
     except ValueError as error:

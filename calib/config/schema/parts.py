@@ -52,7 +52,8 @@ class BackboneConfig:
             hf-hub:<id>.
         weights: File, folder or hub id of the weights; "random" for a random model (for trying things out).
             None: the packaged weights of `embedded`.
-        tokenizer: Folder or vocab.txt of a BERT text tower. None: beside the weights.
+        tokenizer: Folder, vocab.txt or tokenizer.json of a text tower with a vocabulary of its own (BERT,
+            SigLIP, ...). None: beside the weights.
         revision: Commit or tag when `weights` is a hub id.
         preprocessing: "own" (what the model was trained with) or "calibprompt" (what the paper fed it).
         quick_gelu: Overrides the activation of a CLIP model. None: as published.
@@ -77,6 +78,8 @@ class DataConfig:
         root: Folder or file of the images. None: the packaged features of the two embedded tasks.
         shots: Training images per class. None: all.
         val_shots: Validation images per class, taken from the rest of the training split.
+        at_most: shots and val_shots are upper limits: a class with fewer images gives what it has, training
+            first, and a line says so. false: such a class is refused.
         batch_size: Images per training step.
         views: Augmented views encoded per training image; 0 trains on the plain image.
         cache: Encode each image once and keep the features; false encodes afresh at every step, as the
@@ -95,6 +98,7 @@ class DataConfig:
     root: str | None = setting(None, affects="encoding", told=True, of_prompt=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
     val_shots: int = setting(4, affects="draw", at_least=0)
+    at_most: bool = setting(False, affects="draw")
     batch_size: int = setting(16, affects="training", at_least=1, sets_length=True)
     views: int = setting(8, affects="training", at_least=0)
     cache: bool = setting(True, affects="training")
