@@ -21,6 +21,10 @@ from calib.io.strictjson import parse_json
 CHECKSUM = "calib_crc32"
 
 
+# The key of a record or JSON file that says which run it belongs to, see `calib.runs.identity.run_mark`.
+MARK = "run"
+
+
 LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
 
 

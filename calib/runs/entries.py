@@ -55,7 +55,10 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
     for run in _expanded(config.runs):
         paths.append(prompt_path(run))
         if Path(run).is_dir():
-            paths += sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
+            beside = sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
+            for folder in (run, *(path.parent for path in beside)):
+                RunFolder(folder).check_marks()
+            paths += beside
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
     _name_methods(entries)
     return _without_repeats(entries)

@@ -16,11 +16,12 @@ from calib.core import ranks
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
 from calib.failure.data import CrossFit, owners
-from calib.io.files import write_json
+from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
+from calib.runs.marks import check_file, checked_mark
 from calib.runs.prepare import RunInputs, features_of
 from calib.runs.trainer import make_loggers
 
@@ -126,6 +127,7 @@ def _fold_prompt(
     own: PromptRun, plan: CrossFit, images: Table, record: dict[str, Any], folder: RunFolder
 ) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
+    _begin_fold(own, record, folder)
     if ranks.decided(folder.prompt.is_file):
         return Prompt.load(folder.prompt)
     backbone, task = plan.backbone, plan.task
@@ -142,11 +144,16 @@ def _fold_prompt(
     objective = Objective(resolve_terms(own.preset, own.loss))
     config = replace(own, out=str(folder.path))
     fitted = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
-    _write_fold(fitted, record, folder)
+    _write_fold(fitted, folder)
     return fitted
 
 
 @ranks.by_first
-def _write_fold(prompt: Prompt, record: dict[str, Any], folder: RunFolder) -> None:
-    write_json(folder.split, record)
-    prompt.save(folder.prompt)
+def _begin_fold(own: PromptRun, record: dict[str, Any], folder: RunFolder) -> None:
+    write_json(folder.split, {**record, MARK: checked_mark(folder.split, own, record)})
+    check_file(folder.prompt, folder.mark)
+
+
+@ranks.by_first
+def _write_fold(prompt: Prompt, folder: RunFolder) -> None:
+    prompt.save(folder.prompt, run=folder.mark)

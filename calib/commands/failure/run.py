@@ -96,8 +96,8 @@ def _write(
     folder: RunFolder,
 ) -> None:
     if data.judged.prompt is not None:
-        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-    export.save(folder.failure)
+        data.judged.prompt.save(folder.prompt, run=folder.mark)  # what `calib predict` needs beside the head
+    export.save(folder.failure, run=folder.mark)
     write_results(config, data, cases, export, names, folder)
 
 

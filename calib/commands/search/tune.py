@@ -25,6 +25,7 @@ from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
 from calib.runs.folder import OTHER, RunFolder
+from calib.runs.marks import ForeignFileError
 from calib.runs.prepare import SharedInputs
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,8 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
         todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
+    except ForeignFileError:
+        raise
     except ValueError as error:  # settings that are possible one by one, and not together
         raise StoppedError(str(error)) from error
     for stack in todo:
