@@ -10,7 +10,7 @@ from calib.config import FailureRun, PromptRun
 from calib.core.hashing import json_digest
 from calib.io.files import MARK, finite, read_json
 from calib.io.tensors import mark_of
-from calib.runs.identity import relevant_settings
+from calib.runs.identity import each_setting, relevant_settings
 
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
 SCHEME = 8  # letters of a mark that say which settings and defaults there were when it was made
@@ -27,9 +27,9 @@ class ForeignFileError(ValueError):
 def run_mark(config: PromptRun | FailureRun, record: Mapping[str, Any]) -> str:
     """Return what tells the files of a run from those of any other run, whatever folder they lie in.
 
-    It is a digest of the settings that matter for the result and of the images. Before it stands one of the
-    settings there are, with their defaults: a version that knows others does not take a mark of its own for
-    that of another run.
+    It is a digest of the settings that matter for the result, but for where files lie, and of the images.
+    Before it stands one of the settings there are, with their defaults: a version that knows others does not
+    take a mark of its own for that of another run.
 
     Args:
         config: The run's settings.
@@ -42,7 +42,10 @@ def run_mark(config: PromptRun | FailureRun, record: Mapping[str, Any]) -> str:
     """
     images = {key: value for key, value in record.items() if key not in NAMES | {MARK}}
     scheme = json_digest(finite(relevant_settings(type(config)())))[:SCHEME]
-    return f"{scheme}-{json_digest(finite([relevant_settings(config), images]))[:24]}"
+    own = {
+        key: value for key, value, one in each_setting(config) if one.affects != "nothing" and not one.place
+    }
+    return f"{scheme}-{json_digest(finite([own, images]))[:24]}"
 
 
 def _comparable(mark: str, other: str) -> bool:

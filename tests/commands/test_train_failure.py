@@ -535,7 +535,7 @@ def test_a_malicious_checkpoint_in_the_run_folder_is_refused_and_not_run(
     stranger(tmp_path)
     settings = failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}", "scores=[mcp]")
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -42,6 +42,8 @@ def test_a_mark_is_that_of_settings_and_images_and_of_nothing_else() -> None:
         PromptRun(), out="x", overwrite=True, baselines=[], trainer={"max_epochs": 50, "devices": 2}
     )
     assert run_mark(free, {**RECORD, "train_names": ["x.png"], "run": "y"}) == mark
+    moved = replace(PromptRun(), data=replace(PromptRun().data, root="/elsewhere"))
+    assert run_mark(moved, RECORD) == mark  # which images there are, the record says
     others = [
         run_mark(replace(PromptRun(), seed=2), RECORD),
         run_mark(replace(PromptRun(), preset="coop"), RECORD),
