@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -38,6 +39,8 @@ FORMS: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
     "local-dir:<folder>": _lazy("named", "local_dir"),
     "hf-hub:<org/name>": _lazy("named", "hf_hub"),
 }
+
+HUB_NAME = "hf-hub:"
 
 # What `Backbone.build` holds, and of which type.
 BUILD: dict[str, type] = {
@@ -120,7 +123,8 @@ def rebuild_backbone(
         parity: As in `create_backbone`.
 
     Raises:
-        ValueError: An entry is unknown or of the wrong type, or as `create_backbone`.
+        ValueError: An entry is unknown or of the wrong type, one names something on the hub that the caller
+            does not, or as `create_backbone`.
         FileNotFoundError: Weights or vocabulary are not there.
     """
     source = "the prompt's description of its backbone"
@@ -132,8 +136,37 @@ def rebuild_backbone(
     if not build.get("name"):
         raise ValueError(f"{source} lacks its name.")
     given = {"preprocessing": "own", **{key: value for key, value in build.items() if value is not None}}
+    _check_hub(given, weights, tokenizer)
     moved = {"weights": weights or given.get("weights"), "tokenizer": tokenizer or given.get("tokenizer")}
+    if given["name"].startswith(HUB_NAME):
+        moved["weights"] = given.get("weights")  # the user's word named the model
     return create_backbone(**{**given, **moved}, parity=parity)
+
+
+def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: str | Path | None) -> None:
+    """Refuse to ask the hub for what only the description names, and not the user."""
+    from calib.backbones.weights.reading import HUB, on_hub  # takes torch, which the names alone do not need
+
+    name = str(build["name"])
+    wanted = {"weights": build.get("weights"), "tokenizer": build.get("tokenizer")}
+    found = {"weights": weights, "tokenizer": tokenizer}
+    if name.startswith(HUB_NAME):
+        model = name.removeprefix(HUB_NAME)
+        wanted["weights"] = f"{HUB}{model}"
+        if str(weights or "").removeprefix(HUB) == model:
+            del wanted["weights"]
+        else:
+            found["weights"] = None
+    for key, said in wanted.items():
+        asks = said is not None and (on_hub(said) if key == "weights" else said.startswith(HUB))
+        if asks and found[key] is None:
+            word, setting = shlex.quote(said), ".".join(("backbone", key))
+            raise ValueError(
+                f"The {key} of the prompt's backbone would come from the Hugging Face hub ({said}), and what "
+                f"a file says is not fetched unasked. If it is what you want, name it: --{key} {word} "
+                f"(calib predict), {setting}={word} (evaluate.py, train.py), or "
+                f"restore_backbone({key}={said!r})."
+            )
 
 
 def _builder(name: str) -> Callable[[BackboneOptions], Backbone]:

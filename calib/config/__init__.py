@@ -33,4 +33,5 @@ from calib.config.schema import (
     PromptConfig,
     PromptRun,
     Setting,
+    setting_of,
 )

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import FailureRun, Setting
+from calib.config.schema import DataConfig, FailureRun, Setting
 from calib.core.errors import unknown_name
 
 
@@ -16,13 +16,33 @@ def check_ranges(config: Any) -> None:
     Raises:
         ValueError: Such a setting; the message names it.
     """
-    for name in ("name", "root", "template", "class_names"):
-        if name in config.data.options:
-            raise ValueError(f"data.options.{name} is written data.{name}={config.data.options[name]}.")
+    _check_options(config.data)
     for key, one in leaves(type(config)):
         _check(key, one, attrgetter(key)(config))
     if isinstance(config, FailureRun):
         _check_source(config)
+
+
+def check_part(part: Any, prefix: str) -> None:
+    """Refuse a group of a run's settings in which one is out of range.
+
+    Args:
+        part: The group.
+        prefix: What stands before its keys, e.g. "data.".
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    if isinstance(part, DataConfig):
+        _check_options(part)
+    for key, one in leaves(type(part)):
+        _check(f"{prefix}{key}", one, attrgetter(key)(part))
+
+
+def _check_options(data: DataConfig) -> None:
+    for name in ("name", "root", "template", "class_names"):
+        if name in data.options:
+            raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
 
 
 def _check(key: str, one: Setting, value: Any) -> None:

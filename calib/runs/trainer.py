@@ -30,7 +30,8 @@ from calib.runs.results import results_of
 from calib.runs.wandb import WandbLogger, wanted
 
 log = logging.getLogger(__name__)
-OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+# The run folder decides these.
+OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins", "model_registry")
 STRATEGIES = ("auto", "ddp")
 
 

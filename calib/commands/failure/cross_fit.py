@@ -23,7 +23,7 @@ from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.marks import check_file, checked_mark
 from calib.runs.prepare import RunInputs, features_of
-from calib.runs.trainer import make_loggers
+from calib.runs.trainer import check_trainer, make_loggers
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,12 @@ def make_folds(
 
 def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
     """Return the settings the prompt was trained with, but for where images are and training runs."""
-    own = from_dict(prompt.training["config"], task="prompt", source="The prompt's record")
+    source = f"The record of the prompt '{config.prompt}'"
+    try:
+        own = from_dict(prompt.training.get("config") or {}, task="prompt", source=source)
+        check_trainer(own.trainer)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}" if source not in str(error) else str(error)) from error
     here = {
         key: config.trainer[key]
         for key in ("accelerator", "devices", "num_nodes", "enable_progress_bar")
