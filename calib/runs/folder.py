@@ -18,6 +18,7 @@ from calib.io.files import (
     atomic_path,
     blocking_file,
     check_sealed_text,
+    kept,
     read_json,
     remove_unfinished,
     sealed_text,
@@ -187,7 +188,7 @@ class RunFolder:
             WriteError: It cannot be written.
         """
         try:
-            with locked(self.lock, patience=patience):
+            with locked(self.lock, patience=patience), kept(self.path):
                 if tidy:
                     remove_unfinished(self.path)
                     for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
