@@ -127,6 +127,8 @@ def rebuild_backbone(
             does not, or as `create_backbone`.
         FileNotFoundError: Weights or vocabulary are not there.
     """
+    from calib.backbones.weights.reading import on_hub  # takes torch, which the names alone do not need
+
     source = "the prompt's description of its backbone"
     for key, value in build.items():
         if key not in BUILD:
@@ -140,33 +142,36 @@ def rebuild_backbone(
     moved = {"weights": weights or given.get("weights"), "tokenizer": tokenizer or given.get("tokenizer")}
     if given["name"].startswith(HUB_NAME):
         moved["weights"] = given.get("weights")  # the user's word named the model
+    elif weights is not None and not on_hub(weights):
+        given.pop("revision", None)  # of what was on the hub, and lies in a file now
     return create_backbone(**{**given, **moved}, parity=parity)
 
 
 def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: str | Path | None) -> None:
     """Refuse to ask the hub for what only the description names, and not the user."""
-    from calib.backbones.weights.reading import HUB, on_hub  # takes torch, which the names alone do not need
+    from calib.backbones.weights.reading import HUB, on_hub
 
-    name = str(build["name"])
-    wanted = {"weights": build.get("weights"), "tokenizer": build.get("tokenizer")}
-    found = {"weights": weights, "tokenizer": tokenizer}
-    if name.startswith(HUB_NAME):
-        model = name.removeprefix(HUB_NAME)
-        wanted["weights"] = f"{HUB}{model}"
-        if str(weights or "").removeprefix(HUB) == model:
-            del wanted["weights"]
-        else:
-            found["weights"] = None
-    for key, said in wanted.items():
-        asks = said is not None and (on_hub(said) if key == "weights" else said.startswith(HUB))
-        if asks and found[key] is None:
-            word, setting = shlex.quote(said), ".".join(("backbone", key))
-            raise ValueError(
-                f"The {key} of the prompt's backbone would come from the Hugging Face hub ({said}), and what "
-                f"a file says is not fetched unasked. If it is what you want, name it: --{key} {word} "
-                f"(calib predict), {setting}={word} (evaluate.py, train.py), or "
-                f"restore_backbone({key}={said!r})."
-            )
+    name, said_weights, said_tokenizer = str(build["name"]), build.get("weights"), build.get("tokenizer")
+    asks: list[tuple[str, str]] = []
+    if name.startswith(
+        HUB_NAME
+    ):  # what the user names has to be this very model, and nothing else is fetched
+        named = str(weights or "").removeprefix(HUB)
+        models = [name.removeprefix(HUB_NAME)]
+        if said_weights is not None and on_hub(said_weights):
+            models.append(str(said_weights).removeprefix(HUB))
+        asks += [("weights", f"{HUB}{model}") for model in models if model != named]
+    elif said_weights is not None and on_hub(said_weights) and weights is None:
+        asks.append(("weights", str(said_weights)))
+    if str(said_tokenizer or "").startswith(HUB) and tokenizer is None:
+        asks.append(("tokenizer", str(said_tokenizer)))
+    for key, said in asks:
+        word, setting = shlex.quote(said), ".".join(("backbone", key))
+        raise ValueError(
+            f"The {key} of the prompt's backbone would come from the Hugging Face hub ({said}), and what a "
+            f"file says is not fetched unasked. If it is what you want, name it: --{key} {word} (calib "
+            f"predict), {setting}={word} (evaluate.py, train.py), or restore_backbone({key}={said!r})."
+        )
 
 
 def _builder(name: str) -> Callable[[BackboneOptions], Backbone]:

@@ -57,7 +57,7 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
         paths.append(prompt_path(run))
         if Path(run).is_dir():
             beside = sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
-            for folder in (run, *(path.parent for path in beside)):
+            for folder in (Path(run), *(path.parent for path in beside)):
                 RunFolder(folder).check_marks()
             paths += beside
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]

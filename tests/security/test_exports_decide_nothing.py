@@ -198,6 +198,7 @@ def test_the_white_of_an_export_is_a_number_there_is(
         ({"name": "plip", "weights": "evil-org/x"}, "backbone.weights=evil-org/x"),
         ({"weights": "hf://evil/x", "revision": "main"}, "restore_backbone(weights='hf://evil/x')"),
         ({"name": "medclip", "weights": "random", "tokenizer": "hf://evil/t"}, "--tokenizer hf://evil/t"),
+        ({"name": "hf-hub:evil/x", "weights": "hf://other/y"}, "--weights hf://evil/x"),
         ({"name": "local-dir:/tmp", "weights": "hf://evil/x; id"}, "--weights 'hf://evil/x; id'"),
     ],
 )
@@ -241,6 +242,13 @@ def test_a_hub_id_that_the_user_names_is_asked_for(network: list[str]) -> None:
     network.clear()
     with pytest.raises(FileNotFoundError, match="No weights at"):
         rebuild_backbone({"name": "plip", "weights": "hf://org/x"}, weights=os.path.join(os.sep, "nowhere"))
+    moved = {"name": "plip", "weights": "hf://org/x", "revision": "main"}  # a file has no revision
+    with pytest.raises(FileNotFoundError, match="No weights at"):
+        rebuild_backbone(moved, weights=os.path.join(os.sep, "nowhere"))
+    with pytest.raises(
+        ValueError, match=r"hf://evil/y.*not fetched unasked"
+    ):  # beside the one that was named
+        rebuild_backbone({"name": "hf-hub:org/x", "weights": "hf://evil/y"}, weights="hf://org/x")
     with pytest.raises(ValueError, match="not fetched unasked"):
         rebuild_backbone({"name": "hf-hub:org/x"}, weights=os.path.join(os.sep, "nowhere"))
     assert network == []
