@@ -42,6 +42,7 @@ class After:
     write_error: str = ""
 
 
+LESS_MEMORY = "Close other programs, or take less at once (data.encode_batch_size, stack, --batch-size)."
 GOES_ON = After(
     interruption=" The same command goes on from the last finished epoch.",
     stop=" The same command goes on from what is saved.",
@@ -213,9 +214,27 @@ def run(command: str, argv: Sequence[str]) -> int:
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"calib {command}: there is not enough memory. {LESS_MEMORY}{row.after.interruption}\n"
+        )
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{row.after.interruption}\n")
         return 130
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, that of a GPU as well; torch is not imported."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in said
+        or "Cannot allocate memory" in said
+    )
 
 
 def _help(row: Command) -> str:

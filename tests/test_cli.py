@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests_shared import SHORT
 
+import calib.cli
 from calib.backbones import create_backbone
 from calib.cli import COMMANDS, After, Command, main, run
 from calib.commands.failure.run import loss_settings
@@ -240,3 +241,33 @@ def test_every_command_can_be_imported_and_is_called_with_what_is_read(name: str
 def test_help_needs_no_torch() -> None:
     code = "import sys; sys.argv = ['calib']; import calib.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: BaseException, monkeypatch, capsys) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(calib.cli, "_run", fail)
+    assert run("evaluate", []) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "memory" in said
+
+
+def test_other_errors_of_a_library_stay_what_they_are(monkeypatch) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("The size of tensor a must match the size of tensor b.")
+
+    monkeypatch.setattr(calib.cli, "_run", fail)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        run("evaluate", [])

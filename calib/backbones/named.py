@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -54,8 +55,9 @@ def open_clip_model(model: str, options: BackboneOptions) -> OpenClipBackbone:
     """
     import open_clip
 
-    config = open_clip.get_model_config(model)
-    if config is None or "/" in model:
+    # open_clip would look up a name with a scheme, such as hf-hub:org/name, and reach for the network.
+    config = None if ":" in model or "/" in model else open_clip.get_model_config(model)
+    if config is None:
         raise unknown_name("open_clip model", model, open_clip.list_models())
     published = f"the tags {', '.join(open_clip.list_pretrained_tags_by_model(model))} of open_clip"
     preprocess = _published_preprocessing(model) if options.preprocessing == "own" else {}
@@ -82,7 +84,7 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
     """
     folder = Path(folder).expanduser()
     path = folder / CONFIG_NAME
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.{_what_it_is(folder)}"
         )

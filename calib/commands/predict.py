@@ -83,13 +83,13 @@ def predict(
     backbone = learned.restore_backbone(weights=weights, tokenizer=tokenizer).to(where)
     if head is not None:
         head.check_backbone(backbone)
-    white = _white_of(learned) if grey16_max is None else grey16_max
+    white = _white_of(learned, exports[0]) if grey16_max is None else grey16_max
     names = [safe_text(name) for name in learned.class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     more = [] if head is None else ["uncertainty", "why"]
     last = ["error"] if skip_unreadable else []
-    header = ["file", "prediction", "confidence", *(f"p({name})" for name in learned.class_names)]
+    header = ["file", "prediction", "confidence", *(safe_text(f"p({name})") for name in learned.class_names)]
     writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
     unreadable = 0
@@ -138,12 +138,17 @@ def _rows(
     ]
 
 
-def _white_of(prompt: Prompt) -> int | None:
+def _white_of(prompt: Prompt, path: Path) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
     found: object = prompt.training
     for key in ("config", "data", "options", "grey16_max"):
         found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, int) else None
+    if found is not None and (type(found) is not int or not 1 <= found < 2**16):
+        raise ValueError(
+            f"{path}: data.options.grey16_max must lie between 1 and {2**16 - 1}, not {found!r}. Say what it "
+            "was with --grey16-max."
+        )
+    return found
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:

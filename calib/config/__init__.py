@@ -35,4 +35,5 @@ from calib.config.schema import (
     PromptConfig,
     PromptRun,
     Setting,
+    setting_of,
 )

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
-from calib.config.ranges import check_ranges
+from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import SettingsError, check_values, check_yaml
 from calib.core.errors import first_line, unknown_name
@@ -147,16 +147,17 @@ def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
     return config
 
 
-def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
+def part_from_dict(schema: type[Part], values: Any, *, source: str, prefix: str = "") -> Part:
     """Return a part of the settings, such as those of the data, that an exported prompt holds.
 
     Args:
         schema: The part's class, e.g. `DataConfig`.
         values: Its settings by name; those left out keep their defaults.
         source: Where they come from, for messages.
+        prefix: What stands before its keys in a run's settings, e.g. "data.".
 
     Raises:
-        ValueError: They are no settings, or one of them is unknown or of the wrong type.
+        ValueError: They are no settings, or one of them is unknown, of the wrong type or out of range.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: expected settings by name, not {values!r}.")
@@ -164,9 +165,14 @@ def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
     check_keys(values, schema, known=keys_of(schema), source=source)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(_literal(values)))
-        return typing.cast(Part, OmegaConf.to_object(merged))
+        part = typing.cast(Part, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ValueError(f"{source}: {first_line(error)}") from error
+    try:
+        check_part(part, prefix)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return part
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -234,7 +240,7 @@ def _with_nulls(value: Any) -> Any:
 def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
     said = new.get("task") if "task" in new else task
     if said != task:
-        if said in SCHEMAS:
+        if isinstance(said, str) and said in SCHEMAS:
             raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
         raise ValueError(f"{source}: {unknown_name('task', said, SCHEMAS)}")
     values = OmegaConf.to_container(new, resolve=False)

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import TRAINER_KEYS, FailureRun, Setting
+from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, Setting
 from calib.core.errors import unknown_name
 
 
@@ -17,14 +17,8 @@ def check_ranges(config: Any) -> None:
     Raises:
         ValueError: Such a setting; the message names it.
     """
-    for name in ("name", "root", "template", "class_names"):
-        if name in config.data.options:
-            raise ValueError(f"data.options.{name} is written data.{name}={config.data.options[name]}.")
-    for key, one in leaves(type(config)):
-        value = attrgetter(key)(config)
-        _check(key, one, value)
-        if isinstance(value, Mapping):
-            _check_inside(key, one.keys, value)
+    _check_options(config.data)
+    _check_leaves(config, "")
     if isinstance(config, FailureRun):
         _check_source(config)
 
@@ -41,6 +35,35 @@ def check_trainer_bounds(settings: Mapping[str, Any]) -> None:
 def _check_inside(prefix: str, known: Mapping[str, Setting], values: Mapping[str, Any]) -> None:
     for name, one in known.items():
         _check(f"{prefix}.{name}", one, values.get(name))
+
+
+def check_part(part: Any, prefix: str) -> None:
+    """Refuse a group of a run's settings in which one is out of range.
+
+    Args:
+        part: The group.
+        prefix: What stands before its keys, e.g. "data.".
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    if isinstance(part, DataConfig):
+        _check_options(part)
+    _check_leaves(part, prefix)
+
+
+def _check_leaves(part: Any, prefix: str) -> None:
+    for key, one in leaves(type(part)):
+        value = attrgetter(key)(part)
+        _check(f"{prefix}{key}", one, value)
+        if isinstance(value, Mapping):
+            _check_inside(f"{prefix}{key}", one.keys, value)
+
+
+def _check_options(data: DataConfig) -> None:
+    for name in ("name", "root", "template", "class_names"):
+        if name in data.options:
+            raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
 
 
 def _check(key: str, one: Setting, value: Any) -> None:

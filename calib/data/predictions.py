@@ -99,11 +99,17 @@ class Predictions:
         """Softmax of the logits (N, C), in double precision."""
         return self.logits.double().softmax(dim=1)
 
-    def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write everything to one safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         tensors = {"logits": self.logits, "labels": self.labels, "image_features": self.image_features}
         lists = {name: getattr(self, name) for name in _LISTS}
-        save_tensors(path, tensors, {"kind": KIND, "version": VERSION, **lists, "about": self.about})
+        record = {"kind": KIND, "version": VERSION, **lists, "about": self.about}
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:

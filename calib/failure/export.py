@@ -184,8 +184,13 @@ class FailureHead:
         if self.backbone is not None:
             check_same_backbone(self.backbone, backbone.describe(), what=MADE_FOR)
 
-    def save(self, path: str | Path) -> None:
-        """Write the head and all that belongs to it to a safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write the head and all that belongs to it to a safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         texts = self.text_features
         tensors = {} if texts is None else {"text_features": texts.float()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
@@ -201,7 +206,7 @@ class FailureHead:
             "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
         }
-        save_tensors(path, tensors, record)
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> FailureHead:

@@ -164,8 +164,13 @@ class Prompt:
         self.check_backbone(backbone)
         return backbone
 
-    def save(self, path: str | Path) -> None:
-        """Write the prompt to a safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write the prompt to a safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         tensors = {"text_features": self.text_features.float()}
         if self.context is not None:
             tensors["context"] = self.context.float()
@@ -179,7 +184,7 @@ class Prompt:
             "prompt": self.prompt,
             "training": self.training,
         }
-        save_tensors(path, tensors, record)
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:

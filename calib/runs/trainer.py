@@ -28,7 +28,8 @@ from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
 from calib.processes.threads import thread_share
 from calib.runs.folder import RunFolder
-from calib.runs.last_state import AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.last_state import MARK_KEY, AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.marks import refuse_foreign
 from calib.runs.results import results_of
 from calib.runs.wandb import WandbLogger, wanted
 
@@ -157,7 +158,7 @@ def make_trainer(
         logger=logger,
         callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
         default_root_dir=folder.path,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(ranks.decided(lambda: folder.mark))],
     )
 
 
@@ -221,6 +222,8 @@ def _last_checkpoint(folder: RunFolder) -> str | None:
             f"The checkpoint {folder.checkpoint} was written by another version of calib. Delete it to train "
             "from the beginning, or give another folder (out=FOLDER)."
         )
+    advice = "Put the folder's own back, or delete it to train from the beginning."
+    refuse_foreign(folder.checkpoint, checkpoint.get(MARK_KEY), folder.mark, advice=advice)
     log.info("Going on %s, from %s.", done, folder.checkpoint)
     return str(folder.checkpoint)
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from calib.commands.evaluate import evaluate
+from calib.commands.evaluate import evaluate, file_names
 from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.data.predictions import Predictions
@@ -240,3 +241,20 @@ def make_pictures(tmp_path: Path):
         return tmp_path / "images"
 
     return make
+
+
+def test_names_of_files_are_short_and_each_its_own() -> None:
+    methods = ["coop", "coop x=1", "m" * 5000, "m" * 5000 + "n", "a/b", "a_b", "A_B", "é" * 150, "../../x"]
+    names = file_names([SimpleNamespace(method=method, seed=1) for method in methods])
+    assert names[:2] == ["coop-s1", "coop_x=1-s1"]
+    assert len({name.casefold() for name in names}) == len(methods)
+    assert all(len(f"{name}.safetensors".encode()) <= 255 and "/" not in name for name in names)
+
+
+def test_a_long_method_of_an_export_is_evaluated(runs, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    prompt.training["method"] = "m" * 5000
+    prompt.save(tmp_path / "prompt.safetensors")
+    evaluate(evaluation(tmp_path / "evaluation", [tmp_path / "prompt.safetensors"]))
+    (file,) = (tmp_path / "evaluation" / "predictions").iterdir()
+    assert file.name.startswith("mmm")

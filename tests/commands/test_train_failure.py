@@ -35,6 +35,8 @@ from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
+from calib.runs.exports import failure_path
+from calib.runs.marks import ForeignFileError
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
@@ -385,6 +387,15 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
     assert 0 < results["images"]["failures"] < 24
     checkpoint = FailureHead.load(tmp_path / "run" / "failure.safetensors")
     checkpoint.check_prompt(Prompt.load(runs[1] / "prompt.safetensors"))
+    folds = [tmp_path / "run" / "folds" / str(number) for number in (1, 2)]
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.copy(folds[0] / "prompt.safetensors", folds[1] / "prompt.safetensors")
+    with pytest.raises(ForeignFileError, match=r"folds/2/prompt\.safetensors belongs to another run"):
+        train_failure(failure_settings(*changes))
+    (folds[1] / "prompt.safetensors").unlink()
+    shutil.copy(folds[0] / "checkpoints" / "last.ckpt", folds[1] / "checkpoints" / "last.ckpt")
+    with pytest.raises(ForeignFileError, match=r"folds/2/checkpoints/last\.ckpt belongs to another run"):
+        train_failure(failure_settings(*changes))
 
 
 def test_folds_keep_groups_together_and_spread_classes() -> None:
@@ -571,7 +582,7 @@ def test_a_malicious_checkpoint_in_the_run_folder_is_refused_and_not_run(
     stranger(tmp_path)
     settings = failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}", "scores=[mcp]")
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -740,3 +751,25 @@ def test_predict_refuses_a_head_for_another_prompt(
         predict(tmp_path, [str(image_folder)], failure=image_runs)
     with pytest.raises(FileNotFoundError, match="no failure head at"):
         predict(image_runs, [str(image_folder)], failure=tmp_path)
+
+
+def test_a_file_of_another_failure_run_is_refused(
+    zero_shot_run: Path, prompt_run: Path, failure_settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(zero_shot_run, folder)
+    for name in (
+        "failure.safetensors",
+        "uncertainties.safetensors",
+        "predictions.safetensors",
+        "metrics.json",
+    ):
+        own = (folder / name).read_bytes()
+        shutil.copy(prompt_run / name, folder / name)
+        with pytest.raises(ForeignFileError, match=rf"{name} belongs to another run"):
+            train_failure(load_config([str(folder / "config.yaml"), f"out={folder}"], task="failure"))
+        (folder / name).write_bytes(own)
+    shutil.copy(prompt_run / "failure.safetensors", folder / "failure.safetensors")
+    with pytest.raises(ForeignFileError, match=r"failure\.safetensors belongs to another run"):
+        failure_path(folder)
+    assert failure_path(folder / "failure.safetensors").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 import zipfile
@@ -70,7 +71,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     """
     text = str(weights)
     path = Path(weights).expanduser()
-    if text.startswith(HUB) or _could_be_hub_id(text, path):
+    if on_hub(text):
         hub_id = text.removeprefix(HUB)
         folder = download(hub_id, revision)
         return WeightFile(_in_folder(folder), hub_source(hub_id, folder, revision))
@@ -79,9 +80,9 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
             f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
             f"backbone.weights is {text!r}."
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # which no name is too long for
         return WeightFile(_in_folder(path), text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
             "backbone.weights (calib predict: --weights)."
@@ -105,10 +106,16 @@ def hub_source(hub_id: str, folder: Path, revision: str | None) -> str:
     return f"{HUB}{hub_id}" + (f"@{commit}" if commit else "")
 
 
-def _could_be_hub_id(text: str, path: Path) -> bool:
-    """Return whether "org/name" can only mean the hub: no file suffix, and no folder "org" here."""
+def on_hub(weights: str | Path) -> bool:
+    """Return whether weights are looked for on the hub: "hf://org/name", and what can only mean that.
+
+    "org/name" can only mean the hub where it has no file suffix and there is no folder "org" here.
+    """
+    text, path = str(weights), Path(weights).expanduser()
+    if text.startswith(HUB):
+        return True
     shape = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)
-    return bool(shape) and path.suffix not in WEIGHT_SUFFIXES and not path.parent.exists()
+    return bool(shape) and path.suffix not in WEIGHT_SUFFIXES and not os.path.exists(path.parent)
 
 
 def _in_folder(folder: Path) -> Path:

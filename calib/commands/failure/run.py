@@ -99,7 +99,7 @@ def _write(
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
-    export.save(folder.failure)
+    export.save(folder.failure, run=folder.mark)
     write_results(config, data, cases, export, names, folder)
 
 
@@ -123,7 +123,7 @@ def _digest_as_begun(prompt: Prompt | None, folder: RunFolder) -> str | None:
 def _keep_prompt(data: FailureData, folder: RunFolder) -> None:
     """Write the prompt that is judged, from the beginning: split.json only names it."""
     if data.judged.prompt is not None and not folder.prompt.is_file():
-        data.judged.prompt.save(folder.prompt)
+        data.judged.prompt.save(folder.prompt, run=folder.mark)
 
 
 def _data(config: FailureRun) -> FailureData:

@@ -95,7 +95,7 @@ class DataConfig:
     """
 
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
-    root: str | None = setting(None, affects="encoding", told=True, of_prompt=True)
+    root: str | None = setting(None, affects="encoding", told=True, of_prompt=True, place=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
     val_shots: int = setting(4, affects="draw", at_least=0)
     at_most: bool = setting(False, affects="draw")
@@ -103,7 +103,7 @@ class DataConfig:
     views: int = setting(8, affects="training", at_least=0)
     cache: bool = setting(True, affects="training")
     cache_dir: str = setting(".calib_cache", affects="nothing")
-    encode_batch_size: int = setting(16, affects="nothing", at_least=1)
+    encode_batch_size: int = setting(16, affects="nothing", at_least=1, below=2**16)
     drop_last: bool = setting(False, affects="training")
     template: str | None = setting(None, affects="encoding", told=True, of_prompt=True)
     class_names: list[str] | None = setting(None, affects="encoding", told=True, of_prompt=True)
