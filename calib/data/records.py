@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from calib.core.text import few
-from calib.data.images import file_id, open_image, to_rgb
+from calib.data.images import file_id, open_image
 from calib.data.notices import ProgressLog
+from calib.data.pixels import to_rgb
 
 logger = logging.getLogger(__name__)
 
