@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 import warnings
 from pathlib import Path
 
@@ -37,6 +38,13 @@ from calib.data.unreadable import FORMATS, why_undecodable, why_unreadable
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; Pillow's own hard limit
 MAX_BYTES = 2**31 - 1  # of a file: the largest image in 16-bit RGBA, uncompressed, has 1.4 billion
+FILE_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 READING = 2  # raised when the same bytes become other pixels: cached features of the old ones are not used
 
 
@@ -58,6 +66,21 @@ def check_image_suffix(path: Path) -> None:
     """
     if not has_image_suffix(path):
         raise ValueError(f"{path} does not end like an image. Allowed: {', '.join(IMAGE_SUFFIXES)}.")
+
+
+def why_no_file(path: Path) -> str | None:
+    """Return what a path is that names no ordinary file, as the end of "it is ...". None: it is one.
+
+    Example:
+        >>> why_no_file(Path("/dev/null")), why_no_file(Path("no such file"))
+        ('a device, not an image file', 'missing')
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a broken link" if path.is_symlink() else "missing"
+    kind = next((kind for is_kind, kind in FILE_KINDS if is_kind(mode)), "no ordinary file")
+    return None if stat.S_ISREG(mode) else f"{kind}, not an image file"
 
 
 def file_id(path: Path) -> str:
@@ -141,8 +164,8 @@ def decode_image(
     return to_rgb(image, name, grey16_max=grey16_max, signed=signed)
 
 
-def check_image(content: bytes, name: str) -> None:
-    """Refuse what cannot be an image by its header, or by the checksums that PNG files have.
+def check_image(content: bytes, name: str) -> str:
+    """Return the content id of an encoded image that may be one by its header (and a PNG's checksums).
 
     Args:
         content: The encoded image.
@@ -152,6 +175,7 @@ def check_image(content: bytes, name: str) -> None:
         ValueError: As in `open_image`.
     """
     _opened(content, name)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _opened(content: bytes, name: str) -> tuple[bytes, Image.Image]:

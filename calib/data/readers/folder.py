@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
+from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import MEANT, SPLITS, ClassNames, Splits, Table, number_classes, put_in_order
 
@@ -113,7 +113,7 @@ def _split_base(root: Path) -> Path:
     ]
     if len(bases) > 1:
         raise ValueError(f"{root} has splits both directly and under 'images'. Keep one of the two.")
-    subfolders = sorted(entry.name for entry in os.scandir(bases[0] if bases else root) if entry.is_dir())
+    subfolders = sorted(entry.name for entry in os.scandir(bases[0] if bases else root) if _is_folder(entry))
     if not bases:
         raise ValueError(
             f"{root} has no 'train' and 'test' folders; it has: {few(subfolders) or 'no folders'}. Expected "
@@ -135,7 +135,7 @@ def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             classes[entry.name] = _scan_class(path, root, skipped)
         elif _is_image(path):
             raise ValueError(
@@ -154,7 +154,7 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             raise ValueError(
                 f"{path} is a folder inside a class folder; images must lie directly in {folder}."
             )
@@ -167,9 +167,15 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
     return images
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link to itself raises nothing."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
 def _is_image(path: Path) -> bool:
-    if not path.is_file():
-        raise ValueError(f"{path} is a broken link.")
+    odd = why_no_file(path)
+    if odd is not None:
+        raise ValueError(f"{path} is {odd}. Remove it from the data set's folder.")
     if has_image_suffix(path):
         return True
     if path.suffix.lower() in SIDECARS or not path.suffix:
