@@ -153,7 +153,7 @@ def decode_image(
     if is_deep(image):
         try:
             return deep_to_rgb(lambda: _identify(content, name), name, grey16_max=grey16_max)
-        except (OSError, SyntaxError, MemoryError) as error:
+        except OSError as error:
             raise ValueError(f"{name} {why_undecodable(content, error)}") from error
     # Pillow's decoders raise errors of many types on damaged files, so all of them are caught here.
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -71,10 +72,12 @@ def deep_to_rgb(
 
     Raises:
         ValueError: As `to_rgb`.
+        OSError: It cannot be decoded.
     """
     image = opened()
     layout, order = _raw_mode(image)[:-1], _raw_mode(image)[-1]
     mode, raw = DEEP[layout]
+    alpha: np.ndarray | None
     if layout == "LA;16":
         bands = _decoded(image, mode, raw).split()
         deep = [_joined(bands[0], bands[1]), _joined(bands[2], bands[3])]
@@ -84,7 +87,7 @@ def deep_to_rgb(
         first, second = _decoded(image, mode, raw + "B").split(), _decoded(opened(), mode, raw + "L").split()
         high, low = (first, second) if _is_big(order) else (second, first)
         deep = [_joined(*halves) for halves in zip(high, low, strict=True)]
-        values, alpha = deep[:3], deep[3] if len(deep) == 4 else None
+        values, alpha = deep[:3], None if len(deep) == 3 else deep[3]
     key = image.info.get("transparency")
     if isinstance(key, tuple):
         seen = np.any([value != part for value, part in zip(values, key, strict=True)], axis=0)
@@ -112,14 +115,17 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _decoded(image: Image.Image, mode: str, raw: str) -> Image.Image:
     """Return an opened image decoded to another mode, from bytes that are understood in another way."""
-    image._mode = mode  # type: ignore[attr-defined]
+    image._mode = mode
     image.tile = [  # type: ignore[attr-defined]
         type(tile)(*each) if hasattr(tile, "_fields") else each
         for tile in image.tile  # type: ignore[attr-defined]
         for each in [(*tile[:3], raw if isinstance(tile[3], str) else (raw, *tile[3][1:]))]
     ]
-    image.load()
-    return ImageOps.exif_transpose(image)
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
+        raise OSError(str(error)) from error
 
 
 def _is_big(order: str) -> bool:
@@ -181,6 +187,7 @@ def _scale(name: str, high: int, grey16_max: int | None, *, deeper: bool = False
     return _table(white)
 
 
+@lru_cache(maxsize=4)
 def _table(white: int) -> np.ndarray:
     values = np.arange(MAX_GREY16 + 1)
     return ((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)  # rounded to the nearest

@@ -28,7 +28,8 @@ def without_metadata(content: bytes) -> bytes:
         Traceback (most recent call last):
         ValueError: it ends before its IEND chunk
     """
-    kinds, kept, dropped = set(), [SIGNATURE], False
+    kinds: set[bytes] = set()
+    kept, dropped = [SIGNATURE], False
     for kind, start, stop in _chunks(content):
         if not kinds and (kind != b"IHDR" or stop - start != 25):  # 13 bytes and what is around every chunk
             raise ValueError("it does not begin with an IHDR chunk")

@@ -214,3 +214,12 @@ def test_an_image_of_which_nothing_is_visible_is_said(tmp_path: Path, name: str)
         ValueError, match=rf"Every pixel of .*{name} is transparent.*without its transparency"
     ):
         open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_16_bit_colour_that_was_cut_off_is_named(tmp_path: Path, suffix: str) -> None:
+    content = WRITERS[suffix](FULL)
+    pixels = content[:-30] if suffix != ".png" else png(FULL[:3]).replace(b"\0\0\0\x03", b"\0\0\0\x06", 1)
+    for cut in (content[: len(content) // 2], pixels):
+        with pytest.raises(ValueError, match=r"i\..* is (a damaged image|not an image)"):
+            read(tmp_path, cut, suffix)
