@@ -19,7 +19,7 @@ from calib.backbones.base import Backbone
 from calib.commands.predict_arguments import check_numbers
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
-from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
+from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image, why_no_file
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
@@ -198,6 +198,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: An argument names nothing, or a folder holds no image.
+        ValueError: An argument is a pipe or a device.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -208,6 +209,8 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
                 raise FileNotFoundError(f"The folder '{argument}' holds no image (known endings: {endings}).")
             if glob.has_magic(argument):
                 raise FileNotFoundError(f"The pattern '{argument}' fits no image (known endings: {endings}).")
+            if Path(argument).exists():
+                raise ValueError(f"'{argument}' is {why_no_file(Path(argument))}.")
             raise FileNotFoundError(f"There is no file or folder '{argument}'.")
         found += new
     return list(dict.fromkeys(found))

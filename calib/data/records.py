@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from calib.core.text import few
-from calib.data.images import file_id, open_image, to_rgb
+from calib.data.images import check_image, file_id, open_image, read_image_file
 from calib.data.notices import ProgressLog
+from calib.data.pixels import to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,13 @@ class ImageSource(Protocol):
 
     def content_id(self) -> str:
         """Return the SHA-256 hex digest of the image's content."""
+
+    def look(self) -> str:
+        """Return the content id of an image that can be opened, by its header.
+
+        Raises:
+            ValueError: It is none, or of a kind that is not read; see `calib.data.images.check_image`.
+        """
 
     def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
         """Return the image as RGB, refusing content of another id; see `calib.data.images.open_image`."""
@@ -45,6 +53,10 @@ class FileSource:
     def content_id(self) -> str:
         """Return the digest of the file's bytes."""
         return file_id(self.path)
+
+    def look(self) -> str:
+        """Return the digest of the file's bytes if its header is an image's."""
+        return check_image(read_image_file(self.path), str(self.path))
 
     def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
         """Return the image as RGB; the file must still be the one with this id."""
@@ -69,6 +81,10 @@ class ArraySource:
         """Return the digest of the image's shape and pixels."""
         pixels = np.ascontiguousarray(self.images[self.index])
         return hashlib.sha256(f"{pixels.shape}:{pixels.dtype}:".encode() + pixels.tobytes()).hexdigest()
+
+    def look(self) -> str:
+        """Return the digest; an array was checked when it was read."""
+        return self.content_id()
 
     def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
         """Return the image as RGB. It is in memory: nobody else changes it."""
@@ -163,6 +179,23 @@ class ImageTable:
             ids.append(self._id(index))
             progress.update(index)
         return ids
+
+    def unreadable(self, *, wholly: bool = False) -> dict[int, str]:
+        """Return by row why images cannot be read; ids of the others are known afterwards.
+
+        Args:
+            wholly: Decode the pixels too, instead of a look at the header.
+        """
+        progress, bad = ProgressLog(logger, "looking at images", len(self)), {}
+        for index in range(len(self)):
+            try:
+                self._ids[index] = self._sources[index].look()
+                if wholly:
+                    self.open(index)
+            except (ValueError, OSError) as error:
+                bad[index] = str(error)
+            progress.update(index)
+        return bad
 
     def open(self, index: int) -> Image.Image:
         """Return one image as RGB.

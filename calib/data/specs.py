@@ -14,6 +14,7 @@ from typing import Any
 from calib.core import byname
 from calib.core.errors import unknown_name
 from calib.core.text import few
+from calib.data.first_look import looked_at
 from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
@@ -23,6 +24,8 @@ from calib.data.records import ImageTable
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
 logger = logging.getLogger(__name__)
+
+OF_ALL_IMAGES: dict[str, Any] = {"grey16_max": int | None, "skip_unreadable": bool}  # whatever the reader
 
 KINDS: dict[Any, str] = {  # how the values of a reader's options are written
     bool: "true or false",
@@ -68,6 +71,7 @@ def load_data(
     grey16_max: int | None = None,
     needs: Sequence[str] = ("train", "test"),
     among: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
     **options: Any,
 ) -> TaskData:
     """Return a data set as a task: its splits, class names, template and terms.
@@ -82,9 +86,10 @@ def load_data(
         template: Zero-shot text with one {} for the class name. None: the data set's own.
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
             own. A list of just its own names sets their order.
-        grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
         needs: The splits that must be there. ("test",) to apply a prompt: nothing is trained.
         among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
+        grey16_max: The white of 16-bit images; see `calib.data.images.open_image`.
+        skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
     Raises:
@@ -94,7 +99,7 @@ def load_data(
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     spec = DATASETS[name]
-    _check_options(spec, {**options, "grey16_max": grey16_max})
+    _check_options(spec, {**options, "grey16_max": grey16_max, "skip_unreadable": skip_unreadable})
     if root is None and spec.needs_root:
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
@@ -113,12 +118,13 @@ def load_data(
             raise ValueError(say(split))
     if among is not None:
         splits = splits.among(among)
-    for note in splits.notes:
-        logger.warning("%s: %s", name, note)
     if grey16_max is not None:
         for table in splits.tables.values():
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
+    splits = looked_at(splits, skip_unreadable=skip_unreadable)
+    for note in splits.notes:
+        logger.warning("%s: %s", name, note)
     _say_absent_classes(splits)
     nothing = ImageTable([], [], [])
     return TaskData(
@@ -150,8 +156,8 @@ def _say_absent_classes(splits: Splits) -> None:
 
 def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:
     """Refuse options that the data set's reader does not have, or whose values are of another kind."""
-    hints = typing.get_type_hints(spec.load) | {"grey16_max": int | None}
-    allowed = ["grey16_max", *(each for each in byname.settings(spec.load) if each != "class_names")]
+    hints = typing.get_type_hints(spec.load) | OF_ALL_IMAGES
+    allowed = [*OF_ALL_IMAGES, *(each for each in byname.settings(spec.load) if each != "class_names")]
     for option, value in options.items():
         if option not in allowed:
             kind = f"option of data set '{spec.name}'"

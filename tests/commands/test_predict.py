@@ -223,3 +223,10 @@ def test_only_images_that_were_read_are_counted(
     arguments = [str(run), str(image_folder / "test"), str(bad), "--out", str(tmp_path / "x.csv")]
     assert main(["predict", *arguments, "--skip-unreadable"]) == 0
     assert capsys.readouterr().out == f"9 predictions in {tmp_path / 'x.csv'}\n"
+
+
+def test_a_pipe_or_a_device_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in ((str(tmp_path / "pipe.png"), "a named pipe"), ("/dev/null", "a device")):
+        with pytest.raises(ValueError, match=rf"'{name}' is {kind}, not an image file\."):
+            find_images([name])

@@ -20,6 +20,7 @@ from calib.config import (
 from calib.config.schema import READER_OPTIONS
 from calib.core import byname
 from calib.data import DATASETS
+from calib.data.specs import OF_ALL_IMAGES
 
 
 def test_defaults_files_and_arguments_are_merged_in_order(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_the_backbones_files_are_named_alike_in_every_task() -> None:
 
 def test_the_options_of_all_readers_are_known_and_explained() -> None:
     found = {option for spec in DATASETS.values() for option in byname.settings(spec.load)}
-    assert sorted((found - {"class_names"}) | {"grey16_max"}) == list(READER_OPTIONS)
+    assert sorted((found - {"class_names"}) | set(OF_ALL_IMAGES)) == list(READER_OPTIONS)
     said = " ".join((DataConfig.__doc__ or "").split()).partition("options: ")[2]
     assert all(re.search(rf"\b{option}\b", said) for option in READER_OPTIONS)
 

@@ -19,6 +19,7 @@ READER_OPTIONS = (
     "keep_leaks",
     "revision",
     "skip_splits",
+    "skip_unreadable",
     "splits",
     "table",
 )
@@ -91,7 +92,8 @@ class DataConfig:
         class_names: Names in label order. None: the data set's own.
         options: Further settings of the data set's reader, e.g. data.options.columns.label=diagnosis. For
             table: table, columns, delimiter, skip_splits, allow_outside. For hf: dataset, config, revision,
-            columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max.
+            columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max,
+            skip_unreadable (train without images that cannot be read).
     """
 
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calib.core.errors import unknown_name
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
+from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
 from calib.data.labels import number_labels
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import MEANT, SPLITS, UNSPLIT, ClassNames, Splits, Table, put_in_order
@@ -82,7 +82,7 @@ def _no_split(base: Path, split: str, unsplit: bool) -> str:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
 
 
 def _listed_names(path: Path, folders: list[str]) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             classes[entry.name] = _scan_class(path, root, skipped)
         elif _is_image(path):
             raise ValueError(
@@ -174,7 +174,7 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             raise ValueError(
                 f"{path} is a folder inside a class folder; images must lie directly in {folder}."
             )
@@ -185,9 +185,15 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
     return images
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link to itself raises nothing."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
 def _is_image(path: Path) -> bool:
-    if not path.is_file():
-        raise ValueError(f"{path} is a broken link.")
+    odd = why_no_file(path)
+    if odd is not None:
+        raise ValueError(f"{path} is {odd}. Remove it from the data set's folder.")
     if has_image_suffix(path):
         return True
     if path.suffix.lower() in SIDECARS or not path.suffix:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import few
-from calib.data.images import decode_image, read_image_file
+from calib.data.images import check_image, decode_image, read_image_file
 from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.notices import warn_of_unused_groups
 from calib.data.readers.hf_loading import folders_of, load_dataset
@@ -47,6 +47,10 @@ class RowSource:
     def content_id(self) -> str:
         """Return the digest of the encoded image's bytes."""
         return hashlib.sha256(self._bytes()).hexdigest()
+
+    def look(self) -> str:
+        """Return the digest of the encoded image if its header is an image's."""
+        return check_image(self._bytes(), self.name)
 
     def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
         """Return the image as RGB; it must still be the one with this id."""
