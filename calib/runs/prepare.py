@@ -23,7 +23,7 @@ from calib.data import (
 from calib.data.encode import encode
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
-from calib.prompts.zero_shot import template_prompt, zero_shot_features
+from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
 
 
 @dataclass
@@ -87,6 +87,7 @@ def load_shared(config: PromptRun) -> SharedInputs:
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
     split_of(config, task)  # too few images and shared ones are said before any is encoded
+    class_tokens(backbone, task.class_names, task.template)  # and names that no prompt could tell apart
     record = describe_data(task)
     return SharedInputs(
         backbone=backbone,

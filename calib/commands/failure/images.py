@@ -12,6 +12,7 @@ import torch
 from calib.backbones.base import Backbone
 from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves, part_from_dict
 from calib.core.hashing import stable_hash
+from calib.core.names import same_names
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
@@ -123,7 +124,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
             f"(it is {config.backbone.name})."
         )
-    if list(task.class_names) != list(prompt.class_names):
+    if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from calib.core.names import one_form, one_spelling
 from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
 from calib.data.records import FileSource, ImageTable
@@ -46,6 +47,7 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
     found = {split: _scan_split(base / split, root, skipped) for split in SPLITS if (base / split).is_dir()}
     if skipped:
         logger.warning("Skipped %d files that are not images: %s", len(skipped), few(skipped))
+    found = _by_one_spelling(found)
     folders = sorted(set().union(*found.values()))
     for split, classes in found.items():
         missing = [folder for folder in folders if folder not in classes]
@@ -70,9 +72,21 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
     return Splits(names, tables)
 
 
+def _by_one_spelling(found: dict[str, dict[str, list[Path]]]) -> dict[str, dict[str, list[Path]]]:
+    """Return the images of each split by class folder, those whose names look the same under one name."""
+    spelling = one_spelling(folder for classes in found.values() for folder in classes)
+    shared: dict[str, dict[str, list[Path]]] = {}
+    for split, classes in found.items():
+        shared[split] = {}
+        for folder, paths in classes.items():
+            shared[split].setdefault(spelling[folder], []).extend(paths)
+    return shared
+
+
 def _listed_names(path: Path, folders: list[str]) -> dict[str, str]:
     """Return the class names in a file by folder, sorted by folder."""
-    named = read_class_names(path)
+    by_form = {one_form(folder): folder for folder in folders}
+    named = {by_form.get(one_form(each), each): name for each, name in read_class_names(path).items()}
     absent = [folder for folder in named if folder not in folders]
     if absent:
         raise ValueError(f"{path} names the folder '{absent[0]}', which no split has.")

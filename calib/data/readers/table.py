@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calib.core.errors import unknown_name
+from calib.core.names import composed
 from calib.core.text import few
 from calib.data.notices import warn_of_unused_groups
 from calib.data.readers.table_paths import check_files, check_links, native, within
@@ -133,7 +134,7 @@ def _only_table(root: Path) -> str:
 
 
 def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:
-    found = sorted({row.label for row in rows})
+    found = sorted({row.label for row in rows}, key=composed)
     numbers = all(WHOLE_NUMBER.fullmatch(label) for label in found)
     if (
         not numbers
