@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+
+# Names that are no words: numbers and codes (n01855672, C50.9, class_3).
+CODE = re.compile(
+    r"-?\d+([._ -]\d+)*|[A-Za-z]{1,2}[-_ ]?\d{2,}[\d.]*|(?i:class|label|category|type|group|id)[-_ ]?\d+"
+)
+JOINED = re.compile(r"[A-Za-z]|[A-Z]{2,4}|\w*[a-z]{3}[A-Z][a-z].*")  # N, MEL, LungOpacity
+SEPARATORS = re.compile(r"[|;,/+&]")
+BRACKETS = " []{}()'\""
 
 
 def composed(text: str) -> str:
@@ -72,7 +82,7 @@ def one_spelling(names: Iterable[str]) -> dict[str, str]:
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(one_form(name), []).append(name)
-    shared = {}
+    shared: dict[str, str] = {}
     for form, group in alike.items():
         spellings = {composed(name) for name in group}
         shared |= dict.fromkeys(group, spellings.pop() if len(spellings) == 1 else form)
@@ -147,3 +157,44 @@ their words, or not tell case or accents: no prompt could tell them apart. Give 
                 "their words, or not tell case or accents: no prompt could tell them apart. Give them other "
                 "names (data.class_names)."
             )
+
+
+def codes_among(names: Iterable[str]) -> list[str]:
+    """Return the names that are numbers or codes, which say nothing to a text model.
+
+    Example:
+        >>> codes_among(["n01855672", "10", "stroma", "COVID-19", "grade 2"])
+        ['n01855672', '10']
+    """
+    return [name for name in names if CODE.fullmatch(name)]
+
+
+def hard_to_read(names: Iterable[str]) -> list[str]:
+    """Return the names that read badly in a sentence: letters, short abbreviations and joined words.
+
+    Example:
+        >>> hard_to_read(["MEL", "LungOpacity", "stroma", "IgA"])
+        ['MEL', 'LungOpacity']
+    """
+    return [name for name in names if JOINED.fullmatch(name)]
+
+
+def several_in_one(names: Sequence[str]) -> str | None:
+    """Return a name that lists several of the others, as "Atelectasis|Effusion" does. None: there is none.
+
+    A name counts where each of its parts is a name by itself, or a part of another list. Without letters in
+    every part it does not: "3+4" is one grade.
+
+    Example:
+        >>> several_in_one(["Atelectasis", "Effusion", "Atelectasis|Effusion"])
+        'Atelectasis|Effusion'
+        >>> several_in_one(["malignant", "normal, benign"])
+    """
+    parts = {}
+    for name in names:
+        found = [part.strip(BRACKETS) for part in SEPARATORS.split(name)]
+        if len(found) > 1 and all(any(map(str.isalpha, part)) for part in found):
+            parts[name] = found
+    known = Counter({name.strip(BRACKETS): 2 for name in names if name not in parts})
+    known.update(part for found in parts.values() for part in set(found))
+    return next((name for name, found in parts.items() if all(known[part] > 1 for part in found)), None)

@@ -10,11 +10,13 @@ from typing import TypeAlias
 from calib.core.errors import unknown_name
 from calib.core.names import (
     check_class_names,
+    codes_among,
     composed,
     name_key,
     one_form,
     one_spelling,
     plain_name,
+    several_in_one,
     spelt_apart,
 )
 from calib.core.text import few
@@ -198,6 +200,7 @@ def number_classes(
 def _number(found: list[str], class_names: ClassNames | None, what: str) -> tuple[dict[str, int], list[str]]:
     """Return label by key, and names, of keys that all look different."""
     if class_names is None:
+        _check_found(found, what)
         return {key: label for label, key in enumerate(found)}, [plain_name(key) for key in found]
     if isinstance(class_names, Mapping):
         known = {one_form(str(key)): label for label, key in enumerate(class_names)}
@@ -225,3 +228,21 @@ def _number(found: list[str], class_names: ClassNames | None, what: str) -> tupl
             "Correct data.class_names."
         )
     return {key: label for label, key in enumerate(found)}, names
+
+
+def _check_found(found: Sequence[str], what: str) -> None:
+    """Refuse keys that list several classes, and point out numbers and codes."""
+    both = several_in_one(found) if what == "label" else None
+    if both is not None:
+        raise ValueError(
+            f"The label '{both}' lists several classes; one class per image is supported. Leave such images "
+            "out, or, where it is a class by itself, name all classes: "
+            f'"data.class_names=[NAME,NAME,...]" for {few(found, 20)}.'
+        )
+    if codes := codes_among(found):
+        logger.warning(
+            "As class names these codes say nothing to a text model: %s. Give names in this order, "
+            '"data.class_names=[NAME,NAME,...]": %s.',
+            few(codes, 10),
+            few(found, 20),
+        )

@@ -7,11 +7,14 @@ import pytest
 from calib.core.names import (
     check_class_names,
     check_tokens,
+    codes_among,
     composed,
+    hard_to_read,
     name_key,
     one_form,
     one_spelling,
     same_names,
+    several_in_one,
     spelt_apart,
 )
 
@@ -88,3 +91,30 @@ def test_ten_thousand_names_are_not_compared_with_each_other(monkeypatch: pytest
     assert check_class_names(names) == names
     assert Counted.compared < 100_000
     check_tokens(names, ([n] for n in range(10_000)), model="m")
+
+
+CODES = ["0", "10", "-1", "1.0", "2020-01", "n01855672", "C50.9", "J18", "class_3", "Label 2", "id7"]
+BADLY = ["N", "MEL", "NV", "LungOpacity", "normalTissue"]
+WELL = ["COVID-19", "T1 stage", "grade 2", "IgA", "mRNA", "pneumonia", "病", "no finding"]
+
+
+def test_numbers_and_codes_are_no_words_and_abbreviations_read_badly() -> None:
+    assert codes_among([*CODES, *BADLY, *WELL]) == CODES
+    assert hard_to_read([*CODES, *BADLY, *WELL]) == BADLY
+
+
+@pytest.mark.parametrize("mark", ["|", ";", ",", "/", "+", " & ", "', '"])
+def test_a_name_that_lists_others_is_found(mark: str) -> None:
+    both = f"Atelectasis{mark}Effusion"
+    if "'" in mark:
+        both = f"['{both}']"
+        mark = ","
+    assert several_in_one(["Atelectasis", "Effusion", both]) == both
+    assert several_in_one(["Atelectasis", "Edema", both]) is None
+    assert several_in_one([f"a{mark}b", f"b{mark}c", f"c{mark}a"]) == f"a{mark}b"
+
+
+def test_names_with_signs_in_them_are_no_lists() -> None:
+    assert several_in_one(["no lung opacity, not normal", "lung opacity", "normal"]) is None
+    assert several_in_one(["3+4", "4+3", "3", "4"]) is None
+    assert several_in_one(["CIN1/CIN2", "CIN3", "normal"]) is None

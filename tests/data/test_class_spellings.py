@@ -106,3 +106,42 @@ def test_an_export_with_names_in_the_other_form_fits_the_data() -> None:
     turned = prompt.in_order(["malin", NFC])
     assert turned.class_names == ["malin", NFC]
     assert torch.equal(turned.text_features, features.flip(0))
+
+
+@pytest.mark.parametrize("names", [["0", "1", "10", "2"], ["n01855672", "n02091244"]])
+def test_codes_as_folders_are_pointed_out_unless_names_are_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str]
+) -> None:
+    root = folders(tmp_path, names, names)
+    given = [f"kind {letter}" for letter in "abcd"[: len(names)]]
+    assert load_data("folder", root, class_names=given).class_names == given
+    assert not caplog.text
+    assert load_data("folder", root).class_names == names
+    assert f"say nothing to a text model: {', '.join(names)}" in caplog.text
+    assert f'"data.class_names=[NAME,NAME,...]": {", ".join(names)}' in caplog.text
+
+
+def test_several_labels_in_one_cell_are_refused_unless_the_classes_are_named(tmp_path: Path) -> None:
+    both, singles = "Atelectasis|Effusion", ["Atelectasis", "Effusion"]
+    rows = [(label, split) for label in (*singles, both) for split in ("train", "test")]
+    path = table(tmp_path, rows)
+    with pytest.raises(ValueError, match=r"The label 'Atelectasis\|Effusion' lists several classes"):
+        load_data("table", path)
+    assert len(load_data("table", path, class_names=["collapse", "both", "fluid"]).class_names) == 3
+
+
+@pytest.mark.parametrize(("on", "off"), [("1", "0"), ("1.0", "0.0")])
+def test_one_hot_columns_get_advice(tmp_path: Path, on: str, off: str) -> None:
+    lines = [
+        "path,age,MEL,NV,BCC,split",
+        f"a.png,41,{on},{off},{off},train",
+        f"b.png,1,{off},{on},{off},test",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(
+        ValueError, match=r"a column of 0 and 1 per class: MEL, NV, BCC.*table\['label'\] = table"
+    ):
+        load_data("table", tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("\n".join(lines).replace(f"{on},{off},{off}", f"{on},{on},{off}"))
+    with pytest.raises(ValueError, match=r"Say which it is: data.options.columns.label=NAME"):
+        load_data("table", tmp_path / "t.csv")

@@ -25,7 +25,15 @@ from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
+from calib.runs.prepare import (
+    facts_of,
+    features_of,
+    fingerprint,
+    load_task,
+    make_backbone,
+    say_sentence,
+    terms_of,
+)
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
 log = logging.getLogger(__name__)
@@ -116,6 +124,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
+        say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
     asked = "name" in given(config.backbone, BackboneConfig())
