@@ -34,6 +34,7 @@ class PromptTokenizer:
         context_length: Length L of every row.
         vocab_size: Number of ids; every id is smaller.
         digest: sha256 of the vocabulary, None where it comes with the library.
+        unknown_id: Id of every word that the vocabulary has not. None: it can spell any word.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class PromptTokenizer:
     context_length: int
     vocab_size: int
     digest: str | None = None
+    unknown_id: int | None = None
 
     @property
     def max_pieces(self) -> int:
@@ -188,6 +190,7 @@ def bert_tokenizer(
         context_length=context_length,
         vocab_size=max(vocab.values()) + 1,
         digest=_digest(vocab),
+        unknown_id=vocab["[UNK]"],
     )
 
 
@@ -307,4 +310,5 @@ def wrap_open_clip(tokenizer: Any, context_length: int) -> PromptTokenizer:
             tokenizer.tokenizer.vocab_size, max(*row, pad_id) + 1
         ),  # marks may lie behind the words
         digest=_digest(tokenizer.tokenizer.get_vocab()),
+        unknown_id=tokenizer.tokenizer.unk_token_id,
     )

@@ -19,8 +19,8 @@ class SettingsError(ValueError):
     """Settings that are not to be read, with a message that says why."""
 
 
-def check_yaml(text: str, file: str) -> None:
-    """Refuse YAML that is empty, far too large, or that becomes so when its aliases are written out.
+def check_yaml(text: str, file: str) -> yaml.Node:
+    """Return the nodes of YAML; refuse it if it is empty or far too large, its aliases written out or not.
 
     Args:
         text: The YAML.
@@ -40,6 +40,7 @@ def check_yaml(text: str, file: str) -> None:
             f"{file} holds more than {MAX_VALUES:,} values when its aliases (*name) are written out. Write "
             "the few that are needed."
         )
+    return node
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:

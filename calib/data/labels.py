@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calib.core.names import composed
 from calib.core.text import few
 from calib.data.task import ClassNames, number_classes
 
@@ -55,7 +56,7 @@ def number_labels(
         >>> number_labels({"0": "row 1", "2": "row 5"}, ["A", "B", "C"])
         ({'0': 0, '2': 2}, ['A', 'B', 'C'])
     """
-    found = sorted(labels)
+    found = sorted(labels, key=composed)
     indices = _indices(found)
     if isinstance(class_names, Mapping) or not indices or (class_names and set(found) <= set(class_names)):
         return number_classes(found, class_names, what=what)

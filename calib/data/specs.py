@@ -13,8 +13,8 @@ from typing import Any
 
 from calib.core import byname
 from calib.core.errors import unknown_name
-from calib.core.text import few
 from calib.data.first_look import looked_at
+from calib.data.notices import warn_of_absent_classes
 from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
@@ -125,7 +125,7 @@ def load_data(
     splits = looked_at(splits, skip_unreadable=skip_unreadable)
     for note in splits.notes:
         logger.warning("%s: %s", name, note)
-    _say_absent_classes(splits)
+    warn_of_absent_classes(splits.class_names, {name: table.labels for name, table in splits.tables.items()})
     nothing = ImageTable([], [], [])
     return TaskData(
         name=spec.name,
@@ -138,20 +138,6 @@ def load_data(
         licence=spec.licence,
         notes=spec.notes + splits.notes,
     )
-
-
-def _say_absent_classes(splits: Splits) -> None:
-    """Warn of classes without an image to judge them by; those without a shot are refused in the draw."""
-    for split in ("val", "test"):
-        labels = splits.tables[split].labels.tolist() if split in splits.tables else []
-        absent = [name for label, name in enumerate(splits.class_names) if label not in set(labels)]
-        if labels and absent:
-            logger.warning(
-                "The %s split has no image of %s: recall is undefined there, and means over classes leave it "
-                "out.",
-                split,
-                few([f"'{name}'" for name in absent]),
-            )
 
 
 def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:

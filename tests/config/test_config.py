@@ -54,7 +54,7 @@ def test_settings_survive_yaml(tmp_path: Path, config: PromptRun | EvaluateRun) 
     [
         ("backbone.nmae=plip", r"Unknown key 'backbone.nmae'. Did you mean 'backbone.name'\?"),
         ("sed=1", r"Unknown key 'sed'. Did you mean 'seed'\?"),
-        ("data.shots=many", r"data.shots.*whole number, not 'many'"),
+        ("data.shots=many", r"'data.shots' must be a whole number, not 'many'"),
         ("data=cxr3", r"write data.<key>=..., not 'cxr3'"),
         ("--seed=1", r"'seed=value' instead of '--seed=1'"),
         ("data.shots=0", r"data.shots must be at least 1, got 0"),

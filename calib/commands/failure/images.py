@@ -12,6 +12,7 @@ import torch
 from calib.backbones.base import Backbone
 from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves
 from calib.core.hashing import stable_hash
+from calib.core.names import same_names
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
@@ -25,7 +26,15 @@ from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
-from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
+from calib.runs.prepare import (
+    facts_of,
+    features_of,
+    fingerprint,
+    load_task,
+    make_backbone,
+    say_sentence,
+    terms_of,
+)
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
 log = logging.getLogger(__name__)
@@ -112,6 +121,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
+        say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
     asked = "name" in given(config.backbone, BackboneConfig())
@@ -120,7 +130,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
             f"(it is {config.backbone.name})."
         )
-    if list(task.class_names) != list(prompt.class_names):
+    if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."

@@ -7,22 +7,22 @@ from typing import Any
 
 from calib.config.schema.setting import Setting, setting
 
-# The settings inside the dictionary data.options, of all readers together.
-READER_OPTIONS = (
-    "allow_outside",
-    "columns",
-    "config",
-    "dataset",
-    "delimiter",
-    "flag",
-    "grey16_max",
-    "keep_leaks",
-    "revision",
-    "skip_splits",
-    "skip_unreadable",
-    "splits",
-    "table",
-)
+# The settings inside the dictionary data.options, of all readers together, with the types that they take.
+READER_OPTIONS: dict[str, Any] = {
+    "allow_outside": bool,
+    "columns": dict[str, str | None],
+    "config": str | None,
+    "dataset": str | None,
+    "delimiter": str | None,
+    "flag": str | None,
+    "grey16_max": int | None,
+    "keep_leaks": bool,
+    "revision": str | None,
+    "skip_splits": list[str],
+    "skip_unreadable": bool,
+    "splits": dict[str, str] | None,
+    "table": str | dict[str, str] | None,
+}
 
 # Keys of the dictionary `trainer`, which is handed to Lightning: those that do not affect the training, those
 # by which a run ends or validates by batches, and those with bounds that Lightning does not know.
@@ -114,7 +114,10 @@ class DataConfig:
         affects="encoding",
         told=True,
         of_prompt=True,
-        keys=dict.fromkeys(READER_OPTIONS, Setting(affects="encoding", told=True, of_prompt=True)),
+        keys={
+            name: Setting(affects="encoding", told=True, of_prompt=True, kind=kind)
+            for name, kind in READER_OPTIONS.items()
+        },
     )
 
 

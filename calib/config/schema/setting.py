@@ -35,6 +35,7 @@ class Setting:
         sets_length: How many batches an epoch has depends on it. Each prompt of a stack may have its own
             value, unless the trainer counts batches (`by_batches`).
         by_batches: With it a run ends, or validates, by batches.
+        kind: Type of the value of a key inside a dictionary; other settings have that of their field.
         keys: For a dictionary: what is known about some of its keys. The others are as the dictionary.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     place: bool = False
     sets_length: bool = False
     by_batches: bool = False
+    kind: Any = Any
     keys: Mapping[str, Setting] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calib.core.errors import unknown_name
+from calib.core.names import one_form, one_spelling
 from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
 from calib.data.labels import number_labels
@@ -50,6 +51,7 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
     unsplit = layout == {UNSPLIT: base}
     if skipped:
         logger.warning("Skipped %d files that are not images: %s", len(skipped), few(skipped))
+    found = _by_one_spelling(found)
     folders = sorted(set().union(*found.values()))
     if not isinstance(class_names, Mapping) and (root / CLASS_NAMES_FILE).is_file():
         named = _listed_names(root / CLASS_NAMES_FILE, folders)
@@ -85,9 +87,21 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
 
 
+def _by_one_spelling(found: dict[str, dict[str, list[Path]]]) -> dict[str, dict[str, list[Path]]]:
+    """Return the images of each split by class folder, those whose names look the same under one name."""
+    spelling = one_spelling(folder for classes in found.values() for folder in classes)
+    shared: dict[str, dict[str, list[Path]]] = {}
+    for split, classes in found.items():
+        shared[split] = {}
+        for folder, paths in classes.items():
+            shared[split].setdefault(spelling[folder], []).extend(paths)
+    return shared
+
+
 def _listed_names(path: Path, folders: list[str]) -> dict[str, str]:
     """Return the class names in a file by folder, sorted by folder."""
-    named = read_class_names(path)
+    by_form = {one_form(folder): folder for folder in folders}
+    named = {by_form.get(one_form(each), each): name for each, name in read_class_names(path).items()}
     strangers = [folder for folder in folders if folder not in named]
     if strangers:
         raise ValueError(f"{path}: {unknown_name('class folder', strangers[0], named)}")

@@ -70,7 +70,7 @@ def read_rows(
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
-    names = _column_names(header, columns, path)
+    names = _column_names(header, columns, path, records)
     unsplit = None
     if split is None and names["split"] is None:
         if "split" not in columns:
@@ -187,7 +187,10 @@ def check_parquet_names(metadata: Any) -> None:
 
 
 def _column_names(
-    header: Sequence[str], columns: Mapping[str, str | None], path: Path
+    header: Sequence[str],
+    columns: Mapping[str, str | None],
+    path: Path,
+    records: Sequence[tuple[str, dict[str, Any]]],
 ) -> dict[str, str | None]:
     for key, name in columns.items():
         if name is not None and name not in header:
@@ -210,6 +213,13 @@ def _column_names(
     for key in ("file", "label"):
         if names[key] is None:
             usual = COLUMNS[key]
+            hot = _one_hot(header, records) if key == "label" else []
+            if hot:
+                raise ValueError(
+                    f"{path} has no column for the label but a column of 0 and 1 per class: {few(hot, 10)}. "
+                    "Make one column of them, which names the class of each image, e.g. with pandas: "
+                    f"table['label'] = table[{hot[:10]}{' + [...]' * (len(hot) > 10)}].idxmax(1)."
+                )
             likely = next((name for name in header if name.lower() in usual), "NAME")
             raise ValueError(
                 f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
@@ -226,6 +236,15 @@ def _label(record: Mapping[str, Any], column: str | None, where: str) -> str:
         except ValueError as error:
             raise ValueError(f"{where}: column '{column}' {error}.") from error
     return _cell({**record, column or "": value}, column, where)
+
+
+def _one_hot(header: Sequence[str], records: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Return the columns that together hold a single 1 in each row, and else 0. Empty: there are none."""
+    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    cells = {name: [values.get(str(record[name]).strip()) for _, record in records] for name in header}
+    hot = [name for name, column in cells.items() if records and None not in column]
+    once = all(sum(row) == 1 for row in zip(*(cells[name] for name in hot), strict=True))
+    return hot if len(hot) > 1 and once else []
 
 
 def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:
