@@ -174,7 +174,7 @@ def part_from_dict(schema: type[Part], values: Any, *, source: str, prefix: str 
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(typed))
         part = typing.cast(Part, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"{source}: {first_line(error)}") from error
     try:
         check_part(part, prefix)
