@@ -20,6 +20,7 @@ from calib.commands.predict_arguments import check_numbers
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image, why_no_file
+from calib.data.notices import ProgressLog
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
@@ -93,6 +94,7 @@ def predict(
     writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
     unreadable = 0
+    progress = ProgressLog(log, "classifying images", len(files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
@@ -102,6 +104,7 @@ def predict(
             row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
             writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
         unreadable += len(batch) - len(pixels)
+        progress.update(start + len(batch))
     if unreadable:
         log.warning("%d of %d images could not be read; their rows say why.", unreadable, len(files))
     if out is not None:

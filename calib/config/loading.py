@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
 from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
-from calib.config.untrusted import SettingsError, check_values, check_yaml
+from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
 from calib.config.written import Written, from_argument, from_yaml, read
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import redacted
@@ -66,7 +67,10 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     settings = [
         a
         for a in argv
-        if a.endswith((".yaml", ".yml")) or a.startswith("-") or ("=" in a and not Path(a).exists())
+        if a.endswith((".yaml", ".yml"))
+        or a.startswith("-")
+        or ("=" in a and not Path(a).exists())
+        or Path(a).is_fifo()
     ]
     return settings, [a for a in argv if a not in settings]
 
@@ -206,8 +210,14 @@ def _literal(value: Any) -> Any:
 
 def _is_change(argument: str) -> bool:
     if argument.startswith("-"):
-        name = argument.lstrip("-").split("=")[0] or "key"
-        raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+        name = argument.lstrip("-").split("=")[0]
+        known = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
+        if name in known or "=" in argument:
+            raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+        raise ValueError(
+            f"There is no option '{argument}': this command takes settings (key=value), and --help lists "
+            "them. The numbers of a run or an evaluation are in the metrics.json of its folder."
+        )
     return "=" in argument
 
 
@@ -221,10 +231,15 @@ def _typed(value: Any, hint: Any, key: str, *, source: str) -> Any:
 
 def _read_yaml(file: str) -> dict[str, Any]:
     path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
+    piped = path.is_fifo()  # such as <(...) of a shell
+    if not path.is_file() and not piped:
+        task = f" What configs/{path.name} holds is also said by task={path.stem}." * (path.stem in TRAINED)
+        raise FileNotFoundError(
+            f"There is no settings file '{file}' (settings are changed as key=value).{task}"
+        )
     try:
-        loaded = from_yaml(check_yaml(path.read_text(encoding="utf-8"), file))
+        text = _read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
+        loaded = from_yaml(check_yaml(text, file))
     except SettingsError:
         raise
     except Exception as error:  # yaml's errors, and those of decoding and of depth
@@ -234,6 +249,13 @@ def _read_yaml(file: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
     return loaded
+
+
+@functools.lru_cache(maxsize=8)
+def _read_pipe(file: str, number: int) -> str:
+    """Return what a pipe of that inode number holds, which can be read once and is asked for twice."""
+    with open(file, encoding="utf-8") as pipe:
+        return pipe.read(MAX_YAML + 1)
 
 
 def _read_change(change: str) -> dict[str, Any]:

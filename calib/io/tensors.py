@@ -42,7 +42,8 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     """Return the tensors and the JSON record of a file written by `save_tensors`.
 
     Args:
-        path: The file.
+        path: The file, or a folder with one that is called by its kind, as a run's folder has
+            prompt.safetensors.
         kind: What the record's `kind` must say, e.g. "prompt"; the wrong kind is refused.
 
     Raises:
@@ -51,6 +52,8 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
             another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / f"{kind}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:

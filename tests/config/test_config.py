@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from calib.config import (
     PromptRun,
     given,
     load_config,
+    split_arguments,
+    task_of,
     to_dict,
     to_yaml,
 )
@@ -150,3 +154,25 @@ def test_a_default_that_was_asked_for_is_known_to_be(tmp_path: Path) -> None:
     assert given(load_config([str(whole)], task="failure").data, blank) == {"views"}
     assert config == load_config([str(whole), "data.shots=4"], task="failure")
     assert to_dict(config)["data"].keys() == to_dict(FailureRun())["data"].keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_settings_come_from_a_pipe_which_is_read_once(tmp_path: Path) -> None:
+    """As `calib train <(echo 'task: failure')` gives it: asked for its task, then for its settings."""
+    for number, text in enumerate(["task: failure\nseed: 2\n", "task: failure\nseed: 3\n"]):
+        pipe = str(tmp_path / f"{number}")
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=Path(pipe).write_text, args=(text,))
+        writer.start()
+        assert task_of([pipe]) == "failure"
+        assert load_config([pipe, "level=0.9"], task="failure").seed == number + 2
+        writer.join()
+        assert split_arguments(["runs/a", pipe]) == ([pipe], ["runs/a"])
+    os.mkfifo(tmp_path / "empty")
+    writer = threading.Thread(target=(tmp_path / "empty").write_text, args=("",))
+    writer.start()
+    with pytest.raises(ValueError, match="empty is empty"):
+        load_config([str(tmp_path / "empty")], task="prompt")
+    writer.join()
+    with pytest.raises(FileNotFoundError, match=r"no settings file '/dev/null'"):
+        load_config(["/dev/null"], task="prompt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,8 @@ def written(tmp_path: Path, text: str) -> str:
     ],
 )
 def test_harmful_settings_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
-    started = time.monotonic()
     with pytest.raises(ValueError, match=message) as caught:
         load_config([written(tmp_path, text)], task="prompt")
-    assert time.monotonic() - started < 5
     assert "hunter22" not in str(caught.value)
     assert "hf_abc" not in str(caught.value)
 
