@@ -212,7 +212,7 @@ def _one_hot(header: Sequence[str], records: Sequence[tuple[str, dict[str, Any]]
     values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
     cells = {name: [values.get(str(record[name]).strip()) for _, record in records] for name in header}
     hot = [name for name, column in cells.items() if records and None not in column]
-    once = all(sum(row) == 1 for row in zip(*(cells[name] for name in hot), strict=True))  # type: ignore[arg-type]
+    once = all(sum(row) == 1 for row in zip(*(cells[name] for name in hot), strict=True))
     return hot if len(hot) > 1 and once else []
 
 
