@@ -283,10 +283,13 @@ def _to_int(text: str) -> int:
 
 
 def _number(value: Any) -> Found:
-    if not isinstance(value, Written):
-        return (float(value),) if type(value) in (int, float) else None
-    if (whole := _whole(value)) is not None:
-        return (float(whole[0]),)
+    try:
+        if not isinstance(value, Written):
+            return (float(value),) if type(value) in (int, float) else None
+        if (whole := _whole(value)) is not None:
+            return (float(whole[0]),)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     text = value.text.strip()
     plain = text.lower().replace(".inf", "inf").replace(".nan", "nan")
     numeric = NUMBER.fullmatch(text) or plain.lstrip("+-") in ("inf", "nan")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import stat
 import warnings
@@ -123,10 +124,9 @@ def read_image_file(path: Path) -> bytes:
         ValueError: It is larger than any image that is decoded here.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(_too_large(str(path), f"more than {MAX_BYTES:,} bytes"))
-    return content
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise ValueError(_too_large(str(path), f"more than {MAX_BYTES:,} bytes"))
+        return file.read()
 
 
 def decode_image(

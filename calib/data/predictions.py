@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.core.text import few
 from calib.io.tensors import (
     load_tensors,
     require_keys,
@@ -69,7 +70,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         """Return what they are of in a line: names of images and patients stay out of logs."""
-        return f"Predictions({len(self.logits)} images, class_names={self.class_names}, about={self.about})"
+        return f"<Predictions: {len(self.logits)} images of {few(self.class_names)}; {self.about}>"
 
     @property
     def predictions(self) -> Tensor:

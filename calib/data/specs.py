@@ -123,6 +123,9 @@ def load_data(
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
     splits = looked_at(splits, skip_unreadable=skip_unreadable)
+    for split in needs:
+        if not len(splits.tables[split]):
+            raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
     for note in splits.notes:
         logger.warning("%s: %s", name, note)
     warn_of_absent_classes(splits.class_names, {name: table.labels for name, table in splits.tables.items()})

@@ -117,7 +117,7 @@ class TaskData:
     def __repr__(self) -> str:
         """Return the data set in a line: names of images and patients stay out of logs."""
         sizes = ", ".join(f"{split}: {len(table)}" for split, table in self.splits().items())
-        return f"TaskData({self.name!r}, {sizes}, class_names={self.class_names})"
+        return f"<TaskData {self.name!r}: {sizes}; {few(self.class_names)}>"
 
     def draw(
         self, shots: int | None, *, val_shots: int = 0, at_most: bool = False, seed: int
