@@ -120,7 +120,7 @@ def hf_hub(hub_id: str, options: BackboneOptions) -> OpenClipBackbone:
 def embedded(options: BackboneOptions) -> OpenClipBackbone:
     """Return the small model that comes with this package, for trying things out without any download."""
     folder = Path(str(files("calib"))) / "assets" / "embedded"
-    if not (folder / CONFIG_NAME).is_file():
+    if not os.path.isfile(folder / CONFIG_NAME):
         raise FileNotFoundError(
             f"This installation lacks the embedded model: there is no {folder / CONFIG_NAME}."
         )
@@ -133,7 +133,7 @@ def embedded(options: BackboneOptions) -> OpenClipBackbone:
 def _what_it_is(folder: Path) -> str:
     """Return what a folder that is no open_clip model holds instead, where its files say so."""
     path = folder / "config.json"
-    kind = read_json(path).get("model_type") if path.is_file() else None
+    kind = read_json(path).get("model_type") if os.path.isfile(path) else None
     if kind == "clip":
         return (
             " It holds a CLIP in Hugging Face form: give it as backbone.weights of the backbone with its "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -144,7 +145,11 @@ def create_open_clip(
     text = config["text_cfg"]
     source = tokenizer_source(text, options, found, name, folder)
     if text_tower is None:
-        places = [folder, found and found.folder, source and (source if source.is_dir() else source.parent)]
+        places = [
+            folder,
+            found and found.folder,
+            source and (source if os.path.isdir(source) else source.parent),
+        ]
         text_tower = tower_numbers(text, [place for place in places if place], name)
     tokenizer = tower_tokenizer(text, source, options, name)
     with isolated_rng(options.seed):
@@ -197,7 +202,7 @@ def _warn_if_activation_differs(
 
 
 def _configurations(folder: Path) -> list[Path]:
-    return [path for name in (CONFIG_NAME, "config.json") if (path := folder / name).is_file()]
+    return [path for name in (CONFIG_NAME, "config.json") if os.path.isfile(path := folder / name)]
 
 
 def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,9 @@ def bert_tokenizer(
 
 def find_tokenizer_file(folder: Path) -> Path | None:
     """Return the `tokenizer.json` or `vocab.txt` in a folder, or None."""
-    return next((path for name in ("tokenizer.json", "vocab.txt") if (path := folder / name).is_file()), None)
+    return next(
+        (path for name in ("tokenizer.json", "vocab.txt") if os.path.isfile(path := folder / name)), None
+    )
 
 
 def _digest(vocab: Mapping[str, int]) -> str:
@@ -204,7 +207,7 @@ def _digest(vocab: Mapping[str, int]) -> str:
 
 
 def _tokenizer_file(source: Path) -> Path:
-    if source.is_file():
+    if os.path.isfile(source):
         return source
     found = find_tokenizer_file(source)
     if found is None:
@@ -237,7 +240,7 @@ def _read_vocab(path: Path) -> Any:
         raise ValueError(f"{path} is not a BERT vocabulary: it is not UTF-8 text ({error}).") from error
     _require_marks(vocab, path)
     config = path.parent / "tokenizer_config.json"
-    settings = read_json(config) if config.is_file() else {}
+    settings = read_json(config) if os.path.isfile(config) else {}
     lowercase = bool(settings.get("do_lower_case", True))
     return BertWordPieceTokenizer(vocab, lowercase=lowercase)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ def tower_tokenizer(
     clean = open_clip.tokenizer.get_clean_fn(settings.get("clean", "whitespace"))
     if tower in TEXT_TOWERS:
         return bert_tokenizer(source, length, clean=clean)
-    folder = source if source.is_dir() else source.parent
-    described = (folder / TOKENIZER_CONFIG).is_file()
+    folder = source if os.path.isdir(source) else source.parent
+    described = os.path.isfile(folder / TOKENIZER_CONFIG)
     if (tower and options.tokenizer is not None) or not described:
         try:
             return bert_tokenizer(source, length, clean=clean, with_end=not settings.get("strip_sep_token"))
@@ -108,7 +109,7 @@ def tokenizer_source(
     """
     published = _published(text)
     if published:
-        if options.tokenizer is None and folder is not None and (folder / TOKENIZER_CONFIG).is_file():
+        if options.tokenizer is None and folder is not None and os.path.isfile(folder / TOKENIZER_CONFIG):
             return folder
         return options.find_tokenizer(name, found, published, folder)
     if options.tokenizer is not None:
@@ -135,7 +136,7 @@ def tower_numbers(text: Mapping[str, Any], folders: Sequence[Path], name: str) -
         return TEXT_TOWERS.get(tower or "")
     for folder in folders:
         path = folder / "config.json"
-        numbers = read_json(path) if path.is_file() else {}
+        numbers = read_json(path) if os.path.isfile(path) else {}
         if "model_type" in numbers and "vision_config" not in numbers:
             return numbers
     looked = ", ".join(dict.fromkeys(map(str, folders))) or "nowhere: no folder was given"

@@ -85,7 +85,9 @@ def sign_tensor(data: bytes, draw: random.Random) -> bytes:
         tensor = tensors[name]
         how = draw.choice(["value", "nan", "cut", "turn", "double", "remove", "scale"])
         if how == "value" and tensor.numel():
-            tensor.reshape(-1)[draw.randrange(tensor.numel())] = draw.choice([0, 1, -1, 2**20])
+            tensor.reshape(-1)[draw.randrange(tensor.numel())] = draw.choice(
+                [0, 1] if tensor.dtype == torch.uint8 else [0, 1, -1, 2**20]
+            )
         elif how == "nan" and tensor.is_floating_point() and tensor.numel():
             tensor.reshape(-1)[0] = draw.choice([float("nan"), float("inf")])
         elif how == "cut":

@@ -519,14 +519,19 @@ def saved_data_set(folder: Path) -> list[Subject]:
         return [[table.labels.tolist(), table.ids] for table in splits.tables.values()]
 
     def says(path: Path) -> Any:
-        columns = []
+        columns, numbers = [], dict[str, int]()
         for name in ("train", "test"):
+            info = json.loads((root / name / "dataset_info.json").read_text(encoding="utf-8"))
+            names = info["features"]["label"]["names"]  # classes of two splits are the same by their names
             listed = json.loads((root / name / "state.json").read_text(encoding="utf-8"))["_data_files"]
             parts = []
             for each in listed:
                 with pyarrow.ipc.open_stream(root / name / each["filename"]) as stream:
                     parts.append(stream.read_all())
             columns.append(pyarrow.concat_tables(parts).to_pydict())
+            for each in names:
+                numbers.setdefault(each, len(numbers))
+            columns[-1]["label"] = [numbers[names[label]] for label in columns[-1]["label"]]
         ids = [[hashlib.sha256(cell["bytes"]).hexdigest() for cell in each["image"]] for each in columns]
         return [[each["label"], found] for each, found in zip(columns, ids, strict=True)]
 

@@ -119,7 +119,7 @@ def on_hub(weights: str | Path) -> bool:
 
 
 def _in_folder(folder: Path) -> Path:
-    found = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+    found = next((folder / name for name in WEIGHT_NAMES if os.path.isfile(folder / name)), None)
     if found is None:
         raise FileNotFoundError(f"No weights in {folder}: looked for {', '.join(WEIGHT_NAMES)}.")
     return found
@@ -188,7 +188,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".json":
         shards = sorted(set(_index(path).values()))
-        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+        missing = [shard for shard in shards if not os.path.isfile(path.parent / shard)]
         if missing:
             raise FileNotFoundError(
                 f"{path.parent / missing[0]} is missing: {path} names it as a part of it."
