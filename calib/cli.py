@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, cast
 
 import calib
 from calib.commands import usage
@@ -42,6 +44,7 @@ class After:
     write_error: str = ""
 
 
+LESS_MEMORY = "Close other programs, or take less at once (data.encode_batch_size, stack, --batch-size)."
 GOES_ON = After(
     interruption=" The same command goes on from the last finished epoch.",
     stop=" The same command goes on from what is saved.",
@@ -195,14 +198,53 @@ def run(command: str, argv: Sequence[str]) -> int:
         command: A key of `COMMANDS`.
         argv: Its arguments.
     """
-    row = COMMANDS[command]
+    screen = _Screen(sys.stdout)
+    with contextlib.redirect_stdout(cast(TextIO, screen)):
+        return _answer(command, COMMANDS[command], argv, screen)
+
+
+class _Screen:
+    """Standard output that knows whether an error is its own.
+
+    Attributes:
+        lost: Why something could not be shown. None: everything could.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.lost: OSError | None = None
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Show a text; where standard output was closed before the start, nobody wants to see it."""
+        return len(text) if self._stream is None else self._tried(self._stream.write, text)
+
+    def flush(self) -> None:
+        """Show what waits to be shown."""
+        if self._stream is not None:
+            self._tried(self._stream.flush)
+
+    def _tried(self, act: Callable[..., Any], *given: str) -> Any:
+        try:
+            return act(*given)
+        except OSError as error:
+            self.lost = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream or sys.stderr, name)
+
+
+def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) -> int:
     try:
         if row.usage and set(HELP) & set(argv):
             sys.stdout.write(_help(row.chosen([word for word in argv if word not in HELP])))
+            sys.stdout.flush()
             return 0
         with preemptible():  # also while it is told that it was stopped: a second signal changes nothing
             try:
-                return _run(command, row, argv)
+                status = _run(command, row, argv)
+                sys.stdout.flush()  # what cannot be shown is said here, not by the interpreter at its end
+                return status
             except Preempted as stop:
                 sys.stderr.write(f"calib {command}: stopped by {stop.name}.{row.after.stop}\n")
                 requeue(stop)
@@ -211,11 +253,42 @@ def run(command: str, argv: Sequence[str]) -> int:
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{row.after.write_error}\n")
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
+        if screen.lost is not None and error is screen.lost:
+            return _without_screen(command, screen.lost)
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"calib {command}: there is not enough memory. {LESS_MEMORY}{row.after.interruption}\n"
+        )
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{row.after.interruption}\n")
         return 130
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, that of a GPU as well; torch is not imported."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in said
+        or "Cannot allocate memory" in said
+    )
+
+
+def _without_screen(command: str, reason: OSError) -> int:
+    """Say that standard output is lost, drop what waits to be shown there, and return the exit status."""
+    with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    sys.stderr.write(
+        f"calib {command}: standard output is closed or full ({reason.strerror}), so that results cannot be "
+        "shown. Files were written all the same. Send the output elsewhere, e.g. > FILE.\n"
+    )
+    return 1
 
 
 def _help(row: Command) -> str:

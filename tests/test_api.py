@@ -210,7 +210,7 @@ def test_metrics_as_in_torchmetrics() -> None:
 def test_what_is_shown_names_no_image_and_no_patient(prompt: Any, backbone: Any, task: Any) -> None:
     table = calib.encode(backbone, task.test)
     said = [repr(each) for each in (task, table, prompt, prompt.predict(table))]
-    assert said[1] == f"FeatureTable({len(table)} images, 256 wide, {table.views} views)"
+    assert said[1] == f"<FeatureTable: {len(table)} images, 256 wide, {table.views} views>"
     assert all(len(line) < 500 and "\n" not in line for line in said)
     assert not any(str(name) in line for line in said for name in (*table.names[:5], *table.groups[:5]))
 
@@ -259,11 +259,11 @@ def test_exports_can_be_compared(prompt: Any, backbone: Any, task: Any) -> None:
         (lambda b, t, p: p.predict(t.test.image_features), "table must be a FeatureTable, not a Tensor"),
         (
             lambda b, t, p: p.logits(t.test.image_features.numpy()),
-            "image_features must be a torch tensor, not a nd",
+            "image_features must be a torch tensor, not a nu",
         ),
         (
             lambda b, t, p: calib.scores.mcp(p.predict(t.test)),
-            "logits must be a torch tensor, not a Predictions. It",
+            "logits must be a torch tensor, not a Predictions: give its .logits",
         ),
         (lambda b, t, p: calib.fit_failure_head(t.test, p), "prompt must be a Prompt, not a FeatureTable"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests_shared import SHORT
 
+import calib.cli
 from calib.backbones import create_backbone
 from calib.cli import COMMANDS, After, Command, main, run
 from calib.commands.failure.run import loss_settings
@@ -240,3 +242,91 @@ def test_every_command_can_be_imported_and_is_called_with_what_is_read(name: str
 def test_help_needs_no_torch() -> None:
     code = "import sys; sys.argv = ['calib']; import calib.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: BaseException, monkeypatch, capsys) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(calib.cli, "_run", fail)
+    assert run("evaluate", []) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "memory" in said
+
+
+def test_other_errors_of_a_library_stay_what_they_are(monkeypatch) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("The size of tensor a must match the size of tensor b.")
+
+    monkeypatch.setattr(calib.cli, "_run", fail)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        run("evaluate", [])
+
+
+def test_a_lost_standard_output_is_said_to_be_it(tmp_path: Path) -> None:
+    """Without a reader, on a full device, closed: what is said is about it, and no traceback follows."""
+    command = [sys.executable, "-m", "calib", "train", "--help"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    lost = {"Broken pipe": writing}
+    if Path("/dev/full").exists():
+        lost["No space left on device"] = os.open("/dev/full", os.O_WRONLY)
+    for reason, stream in lost.items():
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
+        os.close(stream)
+        said = f"calib train: standard output is closed or full ({reason}), so that results cannot be shown."
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert done.stderr.startswith(said)
+    shell = f"'{sys.executable}' -m calib train --help >&-"
+    done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_beside_a_lost_standard_output_is_said(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "calib", "train", "nothing.yaml"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.stderr.startswith("calib train: There is no settings file 'nothing.yaml'")
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "calib", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"calib {calib.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "runs/x", "--json"], "There is no option '--json': this command takes settings"),
+        (["train", "--verbose"], "There is no option '--verbose': this command takes settings (key=value)"),
+        (["train", "--seed"], "Settings are written without dashes: 'seed=value' instead of '--seed'."),
+        (["train", "--data.shots=4"], "without dashes: 'data.shots=value' instead of '--data.shots=4'."),
+        (["train", "configs/failure.yaml"], "What configs/failure.yaml holds is also said by task=failure."),
+    ],
+)
+def test_what_is_no_setting_is_answered(
+    arguments: list[str], message: str, capsys, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_task_is_what_its_settings_file_holds(monkeypatch) -> None:
+    """So that it can be said where that file is not, in an installed package."""
+    root = Path(__file__).parents[1]
+    for task in ("prompt", "failure"):
+        assert load_config([str(root / f"configs/{task}.yaml")], task=task) == load_config([], task=task)

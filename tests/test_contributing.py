@@ -39,4 +39,4 @@ def test_no_file_is_longer_than_a_sitting() -> None:
 
 
 def test_beside_the_rooms_stand_the_door_and_the_command_alone() -> None:
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "cli.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}

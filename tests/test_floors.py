@@ -12,7 +12,7 @@ FLOORS = (
     {"data", "report", "training"},
     {"prompts", "failure"},
     {"config", "processes", "runs"},
-    {"commands", "cli"},
+    {"commands", "cli", "__main__"},
 )
 # Who may import whom on one floor, besides its own room.
 SAME_FLOOR = {
@@ -23,6 +23,7 @@ SAME_FLOOR = {
     ("runs", "config"),
     ("runs", "processes"),
     ("cli", "commands"),
+    ("__main__", "cli"),
 }
 WITH_LIGHTNING = {"module.py", "stack.py", "fit.py", "datamodule.py"}
 READ_SETTINGS = {"config", "runs", "commands", "cli"}  # and nobody below

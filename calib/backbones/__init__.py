@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -39,6 +40,8 @@ FORMS: dict[str, Callable[[str, BackboneOptions], Backbone]] = {
     "hf-hub:<org/name>": _lazy("named", "hf_hub"),
 }
 
+HUB_NAME = "hf-hub:"
+
 # What `Backbone.build` holds, and of which type.
 BUILD: dict[str, type] = {
     **dict.fromkeys(("name", "weights", "tokenizer", "revision", "preprocessing"), str),
@@ -63,8 +66,9 @@ def create_backbone(
         name: One of `BACKBONES`, or "open_clip:<model name>", "local-dir:<folder>", "hf-hub:<org/name>".
         weights: A file, a folder, a hub id ("hf://org/name"), or "random". None takes packaged weights
             ("embedded", "local-dir:", "hf-hub:"); the other backbones have none and say where to get them.
-        tokenizer: Vocabulary of a BERT text tower: vocab.txt, tokenizer.json, their folder, or a hub id
-            ("hf://org/name"). None looks beside the weights.
+        tokenizer: Vocabulary of a text tower other than CLIP's: vocab.txt, tokenizer.json, their folder (with
+            tokenizer_config.json for SigLIP, RoBERTa and the like), or a hub id ("hf://org/name"). None looks
+            beside the weights.
         revision: Commit, tag or branch of a hub id. None takes the newest.
         preprocessing: "own" is what the model was trained with; "calibprompt" is CLIP's for every model;
             "clip" and "medclip" are those models' own; or a `Preprocessing`.
@@ -120,9 +124,12 @@ def rebuild_backbone(
         parity: As in `create_backbone`.
 
     Raises:
-        ValueError: An entry is unknown or of the wrong type, or as `create_backbone`.
+        ValueError: An entry is unknown or of the wrong type, one names something on the hub that the caller
+            does not, or as `create_backbone`.
         FileNotFoundError: Weights or vocabulary are not there.
     """
+    from calib.backbones.weights.reading import on_hub  # takes torch, which the names alone do not need
+
     source = "the prompt's description of its backbone"
     for key, value in build.items():
         if key not in BUILD:
@@ -132,8 +139,40 @@ def rebuild_backbone(
     if not build.get("name"):
         raise ValueError(f"{source} lacks its name.")
     given = {"preprocessing": "own", **{key: value for key, value in build.items() if value is not None}}
+    _check_hub(given, weights, tokenizer)
     moved = {"weights": weights or given.get("weights"), "tokenizer": tokenizer or given.get("tokenizer")}
+    if given["name"].startswith(HUB_NAME):
+        moved["weights"] = given.get("weights")  # the user's word named the model
+    elif weights is not None and not on_hub(weights):
+        given.pop("revision", None)  # of what was on the hub, and lies in a file now
     return create_backbone(**{**given, **moved}, parity=parity)
+
+
+def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: str | Path | None) -> None:
+    """Refuse to ask the hub for what only the description names, and not the user."""
+    from calib.backbones.weights.reading import HUB, on_hub
+
+    name, said_weights, said_tokenizer = str(build["name"]), build.get("weights"), build.get("tokenizer")
+    asks: list[tuple[str, str]] = []
+    if name.startswith(
+        HUB_NAME
+    ):  # what the user names has to be this very model, and nothing else is fetched
+        named = str(weights or "").removeprefix(HUB)
+        models = [name.removeprefix(HUB_NAME)]
+        if said_weights is not None and on_hub(said_weights):
+            models.append(str(said_weights).removeprefix(HUB))
+        asks += [("weights", f"{HUB}{model}") for model in models if model != named]
+    elif said_weights is not None and on_hub(said_weights) and weights is None:
+        asks.append(("weights", str(said_weights)))
+    if str(said_tokenizer or "").startswith(HUB) and tokenizer is None:
+        asks.append(("tokenizer", str(said_tokenizer)))
+    for key, said in asks:
+        word, setting = shlex.quote(said), ".".join(("backbone", key))
+        raise ValueError(
+            f"The {key} of the prompt's backbone would come from the Hugging Face hub ({said}), and what a "
+            f"file says is not fetched unasked. If it is what you want, name it: --{key} {word} (calib "
+            f"predict), {setting}={word} (evaluate.py, train.py), or restore_backbone({key}={said!r})."
+        )
 
 
 def _builder(name: str) -> Callable[[BackboneOptions], Backbone]:

@@ -14,6 +14,7 @@ from calib.backbones.fast.keeping import Kept
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
 from calib.backbones.tokenization import PromptTokenizer
+from calib.core.checks import check_tensor
 from calib.core.errors import unknown_name
 
 
@@ -185,8 +186,11 @@ class Backbone(nn.Module):
         Raises:
             ValueError: The shape is another.
         """
+        check_tensor(images, "images")
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
+        if not images.is_floating_point():
+            raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
         return _unit(self._image_features(images.to(self.device)))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32, TEXT_TOWERS
+from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.backbones.weights.reading import download, hub_source
@@ -55,8 +55,9 @@ def open_clip_model(model: str, options: BackboneOptions) -> OpenClipBackbone:
     """
     import open_clip
 
-    config = open_clip.get_model_config(model)
-    if config is None or "/" in model:
+    # open_clip would look up a name with a scheme, such as hf-hub:org/name, and reach for the network.
+    config = None if ":" in model or "/" in model else open_clip.get_model_config(model)
+    if config is None:
         raise unknown_name("open_clip model", model, open_clip.list_models())
     published = f"the tags {', '.join(open_clip.list_pretrained_tags_by_model(model))} of open_clip"
     preprocess = _published_preprocessing(model) if options.preprocessing == "own" else {}
@@ -66,7 +67,6 @@ def open_clip_model(model: str, options: BackboneOptions) -> OpenClipBackbone:
         name=f"open_clip:{model}",
         published=published,
         preprocess_config=preprocess,
-        registered=model,
     )
 
 
@@ -84,8 +84,10 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
     """
     folder = Path(folder).expanduser()
     path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.{_what_it_is(folder)}"
+        )
     content = read_json(path)
     if "model_cfg" not in content:
         raise ValueError(f"{path} has no model_cfg; its keys are {', '.join(content)}.")
@@ -97,8 +99,7 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
         name=name or f"local-dir:{folder}",
         published=str(folder),
         preprocess_config=content.get("preprocess_cfg", {}),
-        text_tower=_text_tower_beside(folder, content["model_cfg"]["text_cfg"]),
-        registered=f"local-dir:{folder}",
+        folder=folder,
     )
 
 
@@ -119,7 +120,7 @@ def hf_hub(hub_id: str, options: BackboneOptions) -> OpenClipBackbone:
 def embedded(options: BackboneOptions) -> OpenClipBackbone:
     """Return the small model that comes with this package, for trying things out without any download."""
     folder = Path(str(files("calib"))) / "assets" / "embedded"
-    if not (folder / CONFIG_NAME).is_file():
+    if not os.path.isfile(folder / CONFIG_NAME):
         raise FileNotFoundError(
             f"This installation lacks the embedded model: there is no {folder / CONFIG_NAME}."
         )
@@ -129,12 +130,19 @@ def embedded(options: BackboneOptions) -> OpenClipBackbone:
     return backbone
 
 
-def _text_tower_beside(folder: Path, text: Mapping[str, Any]) -> dict[str, Any] | None:
+def _what_it_is(folder: Path) -> str:
+    """Return what a folder that is no open_clip model holds instead, where its files say so."""
     path = folder / "config.json"
-    if text.get("hf_model_name", "") in TEXT_TOWERS or "hf_model_name" not in text or not path.is_file():
-        return None
-    numbers = read_json(path)
-    return numbers if "model_type" in numbers else None
+    kind = read_json(path).get("model_type") if os.path.isfile(path) else None
+    if kind == "clip":
+        return (
+            " It holds a CLIP in Hugging Face form: give it as backbone.weights of the backbone with its "
+            "architecture, e.g. backbone.name=clip, plip or open_clip:ViT-B-16-quickgelu."
+        )
+    if kind is None:
+        return ""
+    instead = "; open_clip's form of SigLIP is" if str(kind).startswith("siglip") else ""
+    return f" It holds a '{kind}' model in Hugging Face form, which is not supported{instead}."
 
 
 def _published_preprocessing(model: str) -> dict[str, Any]:

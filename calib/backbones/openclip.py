@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -19,14 +20,9 @@ from calib.backbones.fast.causal import CausalTower
 from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.preprocessing import CLIP, Preprocessing
-from calib.backbones.tokenization import (
-    PromptTokenizer,
-    bert_tokenizer,
-    clip_tokenizer,
-    warn_if_vocabulary_differs,
-    wrap_open_clip,
-)
-from calib.backbones.weights.convert import load_strictly
+from calib.backbones.tokenization import warn_if_vocabulary_differs
+from calib.backbones.vocabularies import tokenizer_source, tower_numbers, tower_tokenizer
+from calib.backbones.weights.convert import is_openai_file, load_strictly
 from calib.backbones.weights.reading import WeightFile, read_weights
 from calib.io.files import read_json
 
@@ -91,11 +87,10 @@ def build_model(config: Mapping[str, Any], text_tower: Mapping[str, Any] | None 
 
     Args:
         config: `model_cfg` of an open_clip configuration.
-        text_tower: Numbers of the Hugging Face text tower. None takes them from `TEXT_TOWERS`, and from the
-            hub for a tower that is not listed there.
+        text_tower: Numbers of the Hugging Face text tower. None takes them from `TEXT_TOWERS`.
 
     Raises:
-        ValueError: The model is a CoCa.
+        ValueError: The model is a CoCa, or the numbers of its text tower are not known.
     """
     from open_clip.model import CLIP as OpenClip  # noqa: N811  our CLIP is a preprocessing
     from open_clip.model import CustomTextCLIP
@@ -109,6 +104,8 @@ def build_model(config: Mapping[str, Any], text_tower: Mapping[str, Any] | None 
         return OpenClip(**built)
     text["hf_model_pretrained"] = False
     text_tower = text_tower or TEXT_TOWERS.get(text.get("hf_model_name", ""))
+    if text_tower is None and "hf_model_name" in text:
+        raise ValueError(f"The numbers of the text tower {text['hf_model_name']} are not known.")
     if text_tower is None:
         return CustomTextCLIP(**built)
     # open_clip reads the text tower's numbers from a folder; given a config object it would add a pooler.
@@ -126,7 +123,7 @@ def create_open_clip(
     published: str,
     preprocess_config: Mapping[str, Any] | None = None,
     text_tower: Mapping[str, Any] | None = None,
-    registered: str | None = None,
+    folder: Path | None = None,
 ) -> OpenClipBackbone:
     """Return a backbone for an open_clip configuration: built offline, loaded strictly.
 
@@ -136,8 +133,8 @@ def create_open_clip(
         name: The backbone's name.
         published: Where its weights are, for messages.
         preprocess_config: `preprocess_cfg` of an open_clip configuration. None is CLIP's.
-        text_tower: Numbers of a Hugging Face text tower, see `build_model`.
-        registered: Name under which open_clip knows the model and its tokenizer. None for CLIP's or BERT's.
+        text_tower: Numbers of a Hugging Face text tower. None: known, or in a `config.json` of the user.
+        folder: The folder of the model, where it is one.
 
     Raises:
         ValueError: Options or weights do not fit.
@@ -145,13 +142,23 @@ def create_open_clip(
     """
     config = {**config, "quick_gelu": _activation(config, options, name)}
     found = options.find_weights(name, published)
-    tokenizer = _tokenizer(config["text_cfg"], options, found, name, registered)
+    text = config["text_cfg"]
+    source = tokenizer_source(text, options, found, name, folder)
+    if text_tower is None:
+        places = [
+            folder,
+            found and found.folder,
+            source and (source if os.path.isdir(source) else source.parent),
+        ]
+        text_tower = tower_numbers(text, [place for place in places if place], name)
+    tokenizer = tower_tokenizer(text, source, options, name)
     with isolated_rng(options.seed):
         model = build_model(config, text_tower)
     if found:
+        state = read_weights(found.path)
         if options.quick_gelu is None:
-            _warn_if_activation_differs(found.folder, config["quick_gelu"], name)
-        load_strictly(model, read_weights(found.path), name=name, source=found.source)
+            _warn_if_activation_differs(found, state, config["quick_gelu"], name)
+        load_strictly(model, state, name=name, source=found.source)
     backbone = OpenClipBackbone(
         model,
         name=name,
@@ -176,17 +183,26 @@ def _activation(config: Mapping[str, Any], options: BackboneOptions, name: str) 
     return options.quick_gelu
 
 
-def _warn_if_activation_differs(folder: Path, used: bool, name: str) -> None:
-    for path in (folder / CONFIG_NAME, folder / "config.json"):
-        said = _quick_gelu_said(read_json(path)) if path.is_file() else None
-        if said is not None and said != used:
+def _warn_if_activation_differs(
+    found: WeightFile, state: Mapping[str, Tensor], used: bool, name: str
+) -> None:
+    """Warn where the weights, or else a configuration beside them, were made for the other activation."""
+    said: dict[Path, bool | None] = {found.path: True} if is_openai_file(state) else {}
+    said = said or {path: _quick_gelu_said(read_json(path)) for path in _configurations(found.folder)}
+    for path, wanted in said.items():
+        if wanted is not None and wanted != used:
+            why = " (a file of OpenAI)" if path == found.path else ""
             warnings.warn(
-                f"{path} says {'QuickGELU' if said else 'GELU'}, but {name} is used with "
+                f"{path}{why} says {'QuickGELU' if wanted else 'GELU'}, but {name} is used with "
                 f"{'QuickGELU' if used else 'GELU'}; features differ. Follow the file with "
-                f"backbone.quick_gelu={str(said).lower()}, or confirm with "
+                f"backbone.quick_gelu={str(wanted).lower()}, or confirm with "
                 f"backbone.quick_gelu={str(used).lower()}.",
                 stacklevel=4,
             )
+
+
+def _configurations(folder: Path) -> list[Path]:
+    return [path for name in (CONFIG_NAME, "config.json") if os.path.isfile(path := folder / name)]
 
 
 def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:
@@ -194,33 +210,9 @@ def _quick_gelu_said(config: Mapping[str, Any]) -> bool | None:
     if "model_cfg" in config:
         return bool(config["model_cfg"].get("quick_gelu", False))
     towers = [config.get(key) or {} for key in ("text_config", "vision_config")]
-    said = {tower["hidden_act"] for tower in towers if "hidden_act" in tower}
+    usual = "quick_gelu" if config.get("model_type") == "clip" else None  # what it leaves out when saved
+    said = {tower.get("hidden_act", usual) for tower in towers} - {None}
     return said == {"quick_gelu"} if len(said) == 1 else None
-
-
-def _tokenizer(
-    text: Mapping[str, Any],
-    options: BackboneOptions,
-    found: WeightFile | None,
-    name: str,
-    registered: str | None,
-) -> PromptTokenizer:
-    import open_clip
-
-    length = int(text.get("context_length", 77))
-    tower = text.get("hf_model_name")
-    if tower and (tower in TEXT_TOWERS or options.tokenizer is not None):
-        published = text.get("hf_tokenizer_name") or tower
-        clean = open_clip.tokenizer.get_clean_fn("whitespace")
-        return bert_tokenizer(options.find_tokenizer(name, found, published), length, clean=clean)
-    if options.tokenizer is not None:
-        raise ValueError(
-            f"backbone.tokenizer={options.tokenizer} does not apply to {name}: its text tower is no BERT."
-        )
-    own_tokenizer = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"))
-    if registered and own_tokenizer:
-        return wrap_open_clip(open_clip.get_tokenizer(registered), length)
-    return clip_tokenizer(length)
 
 
 def _own_preprocessing(model: nn.Module, config: Mapping[str, Any]) -> Preprocessing:

@@ -58,13 +58,16 @@ class BackboneOptions:
             )
         return None if self.weights == RANDOM else find_weights(self.weights, self.revision)
 
-    def find_tokenizer(self, name: str, found: WeightFile | None, published: str) -> Path:
-        """Return the vocabulary that was given, or the one beside the weights.
+    def find_tokenizer(
+        self, name: str, found: WeightFile | None, published: str, folder: Path | None = None
+    ) -> Path:
+        """Return the vocabulary that was given, or the one beside the weights or in the model's folder.
 
         Args:
             name: The backbone, for the message.
             found: The weight file, None for random weights.
             published: The hub id whose vocabulary it is, for the message.
+            folder: The folder of the model, where it is one.
 
         Raises:
             FileNotFoundError: There is none.
@@ -73,9 +76,10 @@ class BackboneOptions:
             given = str(self.tokenizer)
             on_hub = given.startswith(HUB)
             return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES) if on_hub else Path(given)
-        beside = found and find_tokenizer_file(found.folder)
+        places = [place for place in (found and found.folder, folder) if place]
+        beside = next((file for place in places if (file := find_tokenizer_file(place))), None)
         if not beside:
-            where = f"in {found.folder}" if found else "given"
+            where = f"in {places[0]}" if places else "given"
             raise FileNotFoundError(
                 f"{name} reads text with the vocabulary of {published}, and no vocab.txt or tokenizer.json "
                 f"is {where}. Put one beside the weights, or give "

@@ -80,7 +80,7 @@ class Preprocessing:
             (3, image_size, image_size) float32, normalised.
 
         Raises:
-            ValueError: The image has more than 8 bits per channel.
+            ValueError: It is no PIL image, or has more than 8 bits per channel.
 
         Differs: nothing; "shortest" equals torchvision's Resize and CenterCrop, "pad" MedCLIP's own processor
         (github.com/RyanWangZf/MedCLIP 017e5ab, medclip/dataset.py).
@@ -137,6 +137,11 @@ class Preprocessing:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                "The image must be a PIL image, as calib.open_image returns it, not "
+                f"{type(image).__name__}. Of an 8-bit array (H, W, 3): PIL.Image.fromarray(array)."
+            )
         if image.mode.startswith(("I", "F")):
             raise ValueError(
                 f"The image has mode {image.mode!r}, more than 8 bits per channel. Scale it to 8 bits first "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class PromptTokenizer:
         context_length: Length L of every row.
         vocab_size: Number of ids; every id is smaller.
         digest: sha256 of the vocabulary, None where it comes with the library.
+        unknown_id: Id of every word that the vocabulary has not. None: it can spell any word.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class PromptTokenizer:
     context_length: int
     vocab_size: int
     digest: str | None = None
+    unknown_id: int | None = None
 
     @property
     def max_pieces(self) -> int:
@@ -156,7 +159,11 @@ class _WordPiece:
 
 
 def bert_tokenizer(
-    source: str | Path, context_length: int, *, clean: Callable[[str], str] | None = None
+    source: str | Path,
+    context_length: int,
+    *,
+    clean: Callable[[str], str] | None = None,
+    with_end: bool = True,
 ) -> PromptTokenizer:
     """Return the WordPiece tokenizer of a `vocab.txt` or `tokenizer.json`, read without any network call.
 
@@ -165,6 +172,7 @@ def bert_tokenizer(
             read lower-casing, unless a `tokenizer_config.json` beside it says `"do_lower_case": false`.
         context_length: Tokens per text.
         clean: Applied to each text first. None applies nothing.
+        with_end: Whether [SEP] ends a text; some models leave it out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -178,17 +186,20 @@ def bert_tokenizer(
         kind="wordpiece",
         encode=_WordPiece(backend, clean),
         start=(vocab["[CLS]"],),
-        end=(vocab["[SEP]"],),
+        end=(vocab["[SEP]"],) if with_end else (),
         pad_id=vocab["[PAD]"],
         context_length=context_length,
         vocab_size=max(vocab.values()) + 1,
         digest=_digest(vocab),
+        unknown_id=vocab["[UNK]"],
     )
 
 
 def find_tokenizer_file(folder: Path) -> Path | None:
     """Return the `tokenizer.json` or `vocab.txt` in a folder, or None."""
-    return next((path for name in ("tokenizer.json", "vocab.txt") if (path := folder / name).is_file()), None)
+    return next(
+        (path for name in ("tokenizer.json", "vocab.txt") if os.path.isfile(path := folder / name)), None
+    )
 
 
 def _digest(vocab: Mapping[str, int]) -> str:
@@ -196,7 +207,7 @@ def _digest(vocab: Mapping[str, int]) -> str:
 
 
 def _tokenizer_file(source: Path) -> Path:
-    if source.is_file():
+    if os.path.isfile(source):
         return source
     found = find_tokenizer_file(source)
     if found is None:
@@ -229,7 +240,7 @@ def _read_vocab(path: Path) -> Any:
         raise ValueError(f"{path} is not a BERT vocabulary: it is not UTF-8 text ({error}).") from error
     _require_marks(vocab, path)
     config = path.parent / "tokenizer_config.json"
-    settings = read_json(config) if config.is_file() else {}
+    settings = read_json(config) if os.path.isfile(config) else {}
     lowercase = bool(settings.get("do_lower_case", True))
     return BertWordPieceTokenizer(vocab, lowercase=lowercase)
 
@@ -302,4 +313,5 @@ def wrap_open_clip(tokenizer: Any, context_length: int) -> PromptTokenizer:
             tokenizer.tokenizer.vocab_size, max(*row, pad_id) + 1
         ),  # marks may lie behind the words
         digest=_digest(tokenizer.tokenizer.get_vocab()),
+        unknown_id=tokenizer.tokenizer.unk_token_id,
     )

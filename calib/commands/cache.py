@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calib.config import DataConfig
+from calib.data.cached import is_of_its_key, is_read_again
 from calib.data.encode import CACHED, LOCKS, PARTS
 from calib.data.features import FeatureTable
 from calib.io.files import remove_unfinished
@@ -29,7 +30,7 @@ class CacheEntry:
         size: Bytes.
         used: When it was written or last read, in seconds since 1970.
         holds: What is in it, in words.
-        damaged: Whether it cannot be read.
+        damaged: Whether it cannot be read, or holds other features than its name says.
     """
 
     path: Path
@@ -89,9 +90,13 @@ def _file_entry(path: Path) -> CacheEntry:
     except ValueError as error:
         return CacheEntry(path, status.st_size, status.st_mtime, f"damaged: {error}", damaged=True)
     name = features.meta.get("backbone", {}).get("name", "?")
-    return CacheEntry(
-        path, status.st_size, status.st_mtime, f"{name}, {len(features)} images, {features.views} views"
-    )
+    holds = f"{name}, {len(features)} images, {features.views} views"
+    misplaced = not is_of_its_key(features, path)
+    if misplaced:
+        holds = f"wrong: {holds}, which belong under another name"
+    elif not is_read_again(features):
+        holds += ", by the rules of an older version: no longer used"
+    return CacheEntry(path, status.st_size, status.st_mtime, holds, damaged=misplaced)
 
 
 def _parts_entry(path: Path) -> CacheEntry:
@@ -102,7 +107,7 @@ def _parts_entry(path: Path) -> CacheEntry:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `calib cache`. Returns the exit status: 1 if a file is damaged and was not removed."""
+    """Run `calib cache`. Returns the exit status: 1 if a file is damaged or wrong and was not removed."""
     parser = argparse.ArgumentParser(
         prog="calib cache", description="List and check the cached image features, and remove old ones."
     )

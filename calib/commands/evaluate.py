@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from calib.backbones.base import Backbone
 from calib.config import EvaluateRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
+from calib.core.hashing import json_digest
 from calib.data import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import METRICS, columns_of, summarize
@@ -22,6 +24,9 @@ from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.prepare import features_of, load_task
+
+LONGEST_NAME = 200  # bytes of a file's name without its ending; file systems take 255
+SHORT_NAME = 40  # letters that a longer name is cut to; each has four bytes at most
 
 
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def _report(
         parts += [_differences_heading(predictions[0], config), differences]
     folder.write(
         config,
-        {f"{_file_name(e.method)}-s{e.seed}": p for e, p in zip(entries, predictions, strict=True)},
+        dict(zip(file_names(entries), predictions, strict=True)),
         "\n\n".join(parts) + "\n",
         _reliability(by_method, config.n_bins),
         {
@@ -136,7 +141,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
             backbones[described] = entry.prompt.restore_backbone(
                 weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
-        key = described + str(entry.data)
+        key = described + str(entry.data) + str(sorted(entry.prompt.class_names))
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
         table, names = tables[key]
@@ -150,13 +155,13 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
 
 def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
     """Return the image features of a data set's split, and its class names."""
-    task = load_task(entry.data)
-    table = {"test": task.test, "val": task.val}.get(split)
-    if table is None:
+    if split not in ("test", "val"):
         raise ValueError(
             f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
             f"there is one."
         )
+    task = load_task(entry.data, needs=(split,), among=entry.prompt.class_names)
+    table = task.splits()[split]
     return features_of(table, backbone, entry.data), task.class_names
 
 
@@ -172,8 +177,19 @@ def _reliability(by_method: Mapping[str, Mapping[int, Predictions]], n_bins: int
     return reliability_panels(panels, n_bins=n_bins)
 
 
-def _file_name(method: str) -> str:
-    return re.sub(r"[^\w.+=-]+", "_", method)
+def file_names(entries: Sequence[Entry]) -> list[str]:
+    """Return what the predictions of each entry are called: by its method and seed, each another name.
+
+    A name that is too long for a file, or that another method has as well, ends with a digest of its own.
+    """
+    plain = [re.sub(r"[^\w.+=-]+", "_", f"{entry.method}-s{entry.seed}") for entry in entries]
+    counts = Counter(name.casefold() for name in plain)
+    return [
+        name
+        if len(name.encode()) <= LONGEST_NAME and counts[name.casefold()] == 1
+        else f"{name[:SHORT_NAME]}-{json_digest([entry.method, entry.seed])[:8]}"
+        for name, entry in zip(plain, entries, strict=True)
+    ]
 
 
 def main(config: EvaluateRun) -> int:

@@ -19,7 +19,8 @@ from calib.backbones.base import Backbone
 from calib.commands.predict_arguments import check_numbers
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
-from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image
+from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image, why_no_file
+from calib.data.notices import ProgressLog
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
@@ -83,16 +84,17 @@ def predict(
     backbone = learned.restore_backbone(weights=weights, tokenizer=tokenizer).to(where)
     if head is not None:
         head.check_backbone(backbone)
-    white = _white_of(learned) if grey16_max is None else grey16_max
+    white = _white_of(learned, exports[0]) if grey16_max is None else grey16_max
     names = [safe_text(name) for name in learned.class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     more = [] if head is None else ["uncertainty", "why"]
     last = ["error"] if skip_unreadable else []
-    header = ["file", "prediction", "confidence", *(f"p({name})" for name in learned.class_names)]
+    header = ["file", "prediction", "confidence", *(safe_text(f"p({name})") for name in learned.class_names)]
     writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
     unreadable = 0
+    progress = ProgressLog(log, "classifying images", len(files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
@@ -102,6 +104,7 @@ def predict(
             row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
             writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
         unreadable += len(batch) - len(pixels)
+        progress.update(start + len(batch))
     if unreadable:
         log.warning("%d of %d images could not be read; their rows say why.", unreadable, len(files))
     if out is not None:
@@ -138,12 +141,17 @@ def _rows(
     ]
 
 
-def _white_of(prompt: Prompt) -> int | None:
+def _white_of(prompt: Prompt, path: Path) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
     found: object = prompt.training
     for key in ("config", "data", "options", "grey16_max"):
         found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, int) else None
+    if found is not None and (type(found) is not int or not 1 <= found < 2**16):
+        raise ValueError(
+            f"{path}: data.options.grey16_max must lie between 1 and {2**16 - 1}, not {found!r}. Say what it "
+            "was with --grey16-max."
+        )
+    return found
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
@@ -193,6 +201,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: An argument names nothing, or a folder holds no image.
+        ValueError: An argument is a pipe or a device.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -203,6 +212,8 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
                 raise FileNotFoundError(f"The folder '{argument}' holds no image (known endings: {endings}).")
             if glob.has_magic(argument):
                 raise FileNotFoundError(f"The pattern '{argument}' fits no image (known endings: {endings}).")
+            if Path(argument).exists():
+                raise ValueError(f"'{argument}' is {why_no_file(Path(argument))}.")
             raise FileNotFoundError(f"There is no file or folder '{argument}'.")
         found += new
     return list(dict.fromkeys(found))

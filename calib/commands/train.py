@@ -12,7 +12,7 @@ from typing import Any
 from lightning import seed_everything
 from lightning.pytorch.loggers import Logger
 
-from calib.config import PromptRun
+from calib.config import PromptRun, check_config
 from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import write_text
@@ -53,6 +53,7 @@ def train(config: PromptRun) -> dict[str, Any]:
         ValueError: A setting, a file or the data are not right. Nothing has been written then.
         FloatingPointError: A loss became NaN or infinite; its name and epoch are said.
     """
+    check_config(config, PromptRun)
     check_trainer(config.trainer)
     check_started(config.trainer)
     folder = RunFolder(config.out or Path("runs") / run_name(config))

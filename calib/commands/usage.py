@@ -10,19 +10,19 @@ run goes on with the same command.
   calib train
   calib train data.name=folder data.root=IMAGES data.shots=16 seed=2
   calib train preset=calibprompt-ls loss.smac.alpha=0.1 "baselines=[coop,ls]" out=runs/mine
-  calib train configs/failure.yaml prompt=runs/mine
+  calib train task=failure prompt=runs/mine
   calib train task=failure --help      (explains the settings of failure prediction)
 """
 
 FAILURE = """calib train task=failure [CONFIG.yaml ...] [key=value ...]
-python train.py configs/failure.yaml [key=value ...]
+python train.py task=failure [CONFIG.yaml ...] [key=value ...]
 
 Learns which predictions of a prompt, of zero-shot, or of any model whose embeddings are in a file, are wrong,
 and compares the head with simpler scores on the test images.
 
-  calib train configs/failure.yaml prompt=runs/mine
-  calib train configs/failure.yaml data.name=lc25000
-  calib train configs/failure.yaml embeddings.train=train.npz embeddings.test=test.npz
+  calib train task=failure prompt=runs/mine
+  calib train task=failure data.name=lc25000
+  calib train task=failure embeddings.train=train.npz embeddings.test=test.npz
 """
 
 SWEEP = """calib sweep [CONFIG.yaml ...] key=v1,v2 seed=1..5 [key=value ...]

@@ -8,6 +8,7 @@ imported by a dotted path from a YAML file.
 from calib.config.given import given
 from calib.config.keys import dataclass_of, find_setting, keys_of, leaves
 from calib.config.loading import (
+    check_config,
     from_dict,
     load_config,
     part_from_dict,
@@ -16,6 +17,7 @@ from calib.config.loading import (
     to_dict,
     to_yaml,
 )
+from calib.config.ranges import check_trainer_bounds
 from calib.config.schema import (
     SCHEMAS,
     Affects,
@@ -33,4 +35,5 @@ from calib.config.schema import (
     PromptConfig,
     PromptRun,
     Setting,
+    setting_of,
 )

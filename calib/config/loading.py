@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
-from calib.config.ranges import check_ranges
+from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
-from calib.config.untrusted import SettingsError, check_values, check_yaml
+from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
+from calib.config.written import Written, from_argument, from_yaml, read
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import redacted
 
@@ -39,11 +41,15 @@ def task_of(argv: Sequence[str]) -> str:
         ('failure', 'prompt')
     """
     task, source = TRAINED[0], ""
-    for argument in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
-        if not _is_change(argument):
-            task, source = _read_yaml(str(argument)).get("task", task), f"{argument}: "
-        elif argument.split("=")[0] == "task":
-            task, source = argument.split("=", 1)[1], ""
+    for given in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
+        if not _is_change(given):
+            found = _read_yaml(str(given)).get("task", Written(task))
+            source = f"{given}: "
+        elif given.split("=")[0] == "task":
+            found, source = from_argument(given.split("=", 1)[1]), ""
+        else:
+            continue
+        task = _typed(found, str | None, "task", source=source)
     if task not in TRAINED:
         raise ValueError(f"{source}{unknown_name('task of train.py', task, TRAINED)}")
     return task
@@ -61,7 +67,10 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     settings = [
         a
         for a in argv
-        if a.endswith((".yaml", ".yml")) or a.startswith("-") or ("=" in a and not Path(a).exists())
+        if a.endswith((".yaml", ".yml"))
+        or a.startswith("-")
+        or ("=" in a and not Path(a).exists())
+        or Path(a).is_fifo()
     ]
     return settings, [a for a in argv if a not in settings]
 
@@ -90,9 +99,11 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     files = [argument for argument in argv if not _is_change(argument)]
     changes = [argument for argument in argv if _is_change(argument)]
     for file in files:
-        merged = _merge(merged, _read_yaml(file), schema, source=str(file), task=task)
-    read = [(_read_change(change), f"argument '{redacted(change)}'") for change in changes]
-    for values, source in read:
+        values = _typed(_read_yaml(file), schema, "", source=f"{file}: ")
+        merged = _merge(merged, values, schema, source=str(file), task=task)
+    written = [(change, f"argument '{redacted(change)}'") for change in changes]
+    read_changes = [(_typed(_read_change(each), schema, "", source=f"{at}: "), at) for each, at in written]
+    for values, source in read_changes:
         merged = _merge(merged, values, schema, source=source, task=task)
     try:
         config = OmegaConf.to_object(merged)
@@ -105,9 +116,28 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
         if not files:
             raise
         raise ValueError(f"{error} (Settings were read from {', '.join(map(str, files))}.)") from error
-    for values, _ in read:
-        note_given(config, typing.cast(dict[str, Any], OmegaConf.to_container(values, resolve=False)))
+    for values, _ in read_changes:
+        note_given(config, values)
     return config
+
+
+def check_config(config: object, schema: type) -> None:
+    """Refuse what are no settings of a task, such as a dictionary.
+
+    Args:
+        config: What was given as the settings.
+        schema: The class they must have.
+
+    Raises:
+        ValueError: They have another; the message says how settings are made.
+    """
+    if not isinstance(config, schema):
+        task = next(name for name, known in SCHEMAS.items() if known is schema)
+        raise ValueError(
+            f"The settings must be a {schema.__name__}, not a {type(config).__name__}: give "
+            f'load_config(["data.shots=8"], task="{task}") of calib.config, or call calib.fit_prompt or '
+            "calib.fit_failure_head, which take plain arguments."
+        )
 
 
 def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
@@ -122,32 +152,39 @@ def from_dict(values: dict[str, Any], *, task: str, source: str) -> Any:
         ValueError: An unknown key or a value of the wrong type.
     """
     schema = SCHEMAS[task]
-    new = OmegaConf.create(_literal(values))
+    new = _typed(_literal(values), schema, "", source=f"{source}: ")
     config = OmegaConf.to_object(_merge(OmegaConf.structured(schema), new, schema, source=source, task=task))
     check_ranges(config)
     return config
 
 
-def part_from_dict(schema: type[Part], values: Any, *, source: str) -> Part:
+def part_from_dict(schema: type[Part], values: Any, *, source: str, prefix: str = "") -> Part:
     """Return a part of the settings, such as those of the data, that an exported prompt holds.
 
     Args:
         schema: The part's class, e.g. `DataConfig`.
         values: Its settings by name; those left out keep their defaults.
         source: Where they come from, for messages.
+        prefix: What stands before its keys in a run's settings, e.g. "data.".
 
     Raises:
-        ValueError: They are no settings, or one of them is unknown or of the wrong type.
+        ValueError: They are no settings, or one of them is unknown, of the wrong type or out of range.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: expected settings by name, not {values!r}.")
     check_values(values, source)
     check_keys(values, schema, known=keys_of(schema), source=source)
+    typed = _typed(_literal(values), schema, "", source=f"{source}: ")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(_literal(values)))
-        return typing.cast(Part, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(typed))
+        part = typing.cast(Part, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, TypeError) as error:
         raise ValueError(f"{source}: {first_line(error)}") from error
+    try:
+        check_part(part, prefix)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return part
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -173,59 +210,79 @@ def _literal(value: Any) -> Any:
 
 def _is_change(argument: str) -> bool:
     if argument.startswith("-"):
-        name = argument.lstrip("-").split("=")[0] or "key"
-        raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+        name = argument.lstrip("-").split("=")[0]
+        known = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
+        if name in known or "=" in argument:
+            raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+        raise ValueError(
+            f"There is no option '{argument}': this command takes settings (key=value), and --help lists "
+            "them. The numbers of a run or an evaluation are in the metrics.json of its folder."
+        )
     return "=" in argument
 
 
-def _read_yaml(file: str) -> DictConfig:
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no settings file '{file}' (settings are changed as key=value).")
+def _typed(value: Any, hint: Any, key: str, *, source: str) -> Any:
+    """Return a value in the type of its setting; raises ValueError that says where it was written."""
     try:
-        text = path.read_text(encoding="utf-8")
-        check_yaml(text, file)
-        loaded = OmegaConf.create(text)
+        return read(value, hint, key)
+    except ValueError as error:
+        raise ValueError(f"{source}{error}") from error
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    path = Path(file)
+    piped = path.is_fifo()  # such as <(...) of a shell
+    if not path.is_file() and not piped:
+        task = f" What configs/{path.name} holds is also said by task={path.stem}." * (path.stem in TRAINED)
+        raise FileNotFoundError(
+            f"There is no settings file '{file}' (settings are changed as key=value).{task}"
+        )
+    try:
+        text = _read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
+        loaded = from_yaml(check_yaml(text, file))
     except SettingsError:
         raise
-    except Exception as error:  # yaml's and omegaconf's errors share no base class
+    except Exception as error:  # yaml's errors, and those of decoding and of depth
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         reason = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
         raise ValueError(f"{file} is not valid YAML: {reason}") from error
-    if not isinstance(loaded, DictConfig):
+    if not isinstance(loaded, dict):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
     return loaded
 
 
-def _read_change(change: str) -> DictConfig:
+@functools.lru_cache(maxsize=8)
+def _read_pipe(file: str, number: int) -> str:
+    """Return what a pipe of that inode number holds, which can be read once and is asked for twice."""
+    with open(file, encoding="utf-8") as pipe:
+        return pipe.read(MAX_YAML + 1)
+
+
+def _read_change(change: str) -> dict[str, Any]:
+    """Return a `key=value` argument as nested dictionaries around its value as it was typed."""
+    key, _, value = change.partition("=")
     try:
-        read = OmegaConf.from_dotlist([change])
+        nested = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}=0"]))
     except Exception as error:
         raise ValueError(f"Argument '{redacted(change)}' cannot be read: {first_line(error)}") from error
-    return OmegaConf.create(_with_nulls(OmegaConf.to_container(read, resolve=False)))
+    return typing.cast(dict[str, Any], _filled(nested, from_argument(value)))
 
 
-def _with_nulls(value: Any) -> Any:
-    """Return a value with null for None: W&B's agent writes arguments as Python prints them."""
-    if isinstance(value, dict):
-        return {key: _with_nulls(item) for key, item in value.items()}
-    return None if value == "None" else value
+def _filled(nested: Any, value: Written) -> Any:
+    """Return nested dictionaries of one key each, with a value at their end."""
+    return {key: _filled(inner, value) for key, inner in nested.items()} if nested else value
 
 
-def _merge(base: DictConfig, new: DictConfig, schema: type, *, source: str, task: str) -> DictConfig:
-    said = new.get("task") if "task" in new else task
+def _merge(base: DictConfig, new: dict[str, Any], schema: type, *, source: str, task: str) -> DictConfig:
+    said = new.get("task", task)
     if said != task:
-        if said in SCHEMAS:
+        if isinstance(said, str) and said in SCHEMAS:
             raise ValueError(f"{source} is for task '{said}', this command runs '{task}'.")
         raise ValueError(f"{source}: {unknown_name('task', said, SCHEMAS)}")
-    values = OmegaConf.to_container(new, resolve=False)
-    check_values(values, source)
-    check_keys(values, schema, known=keys_of(schema), source=source)
+    check_values(new, source)
+    check_keys(new, schema, known=keys_of(schema), source=source)
     try:
-        return typing.cast(DictConfig, OmegaConf.merge(base, new))
+        return typing.cast(DictConfig, OmegaConf.merge(base, OmegaConf.create(new)))
     except (OmegaConfBaseException, TypeError) as error:
         key = getattr(error, "full_key", None)
-        reason = first_line(error)
-        if "is not a ListConfig" in reason:
-            reason = f"it is a list; write {key}=[A,B]."
-        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{reason}") from error
+        raise ValueError(f"{source}: {f'key {key!r}: ' if key else ''}{first_line(error)}") from error

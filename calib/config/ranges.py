@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import FailureRun, Setting
+from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, Setting
 from calib.core.errors import unknown_name
 
 
@@ -16,13 +17,53 @@ def check_ranges(config: Any) -> None:
     Raises:
         ValueError: Such a setting; the message names it.
     """
-    for name in ("name", "root", "template", "class_names"):
-        if name in config.data.options:
-            raise ValueError(f"data.options.{name} is written data.{name}={config.data.options[name]}.")
-    for key, one in leaves(type(config)):
-        _check(key, one, attrgetter(key)(config))
+    _check_options(config.data)
+    _check_leaves(config, "")
     if isinstance(config, FailureRun):
         _check_source(config)
+
+
+def check_trainer_bounds(settings: Mapping[str, Any]) -> None:
+    """Refuse trainer settings below the bounds that are written beside them.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    _check_inside("trainer", TRAINER_KEYS, settings)
+
+
+def _check_inside(prefix: str, known: Mapping[str, Setting], values: Mapping[str, Any]) -> None:
+    for name, one in known.items():
+        _check(f"{prefix}.{name}", one, values.get(name))
+
+
+def check_part(part: Any, prefix: str) -> None:
+    """Refuse a group of a run's settings in which one is out of range.
+
+    Args:
+        part: The group.
+        prefix: What stands before its keys, e.g. "data.".
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    if isinstance(part, DataConfig):
+        _check_options(part)
+    _check_leaves(part, prefix)
+
+
+def _check_leaves(part: Any, prefix: str) -> None:
+    for key, one in leaves(type(part)):
+        value = attrgetter(key)(part)
+        _check(f"{prefix}{key}", one, value)
+        if isinstance(value, Mapping):
+            _check_inside(f"{prefix}{key}", one.keys, value)
+
+
+def _check_options(data: DataConfig) -> None:
+    for name in ("name", "root", "template", "class_names"):
+        if name in data.options:
+            raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
 
 
 def _check(key: str, one: Setting, value: Any) -> None:
@@ -31,7 +72,7 @@ def _check(key: str, one: Setting, value: Any) -> None:
         return
     if one.one_of and value not in one.one_of:
         raise unknown_name(f"value of {key}", value, one.one_of)
-    if one.at_least is not None and not value >= one.at_least:
+    if one.at_least is not None and not (isinstance(value, int | float) and value >= one.at_least):
         raise ValueError(f"{key} must be at least {one.at_least}, got {value}.")
     if one.above is not None and one.below is not None:
         if not one.above < value < one.below:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from calib.core.text import redacted
+from calib.core.text import names_a_secret, redacted
 
 MAX_YAML = 1 << 20  # bytes of a file of settings
 MAX_VALUES = 200_000  # of a file of settings, its aliases written out
@@ -19,8 +19,8 @@ class SettingsError(ValueError):
     """Settings that are not to be read, with a message that says why."""
 
 
-def check_yaml(text: str, file: str) -> None:
-    """Refuse YAML that is empty, far too large, or that becomes so when its aliases are written out.
+def check_yaml(text: str, file: str) -> yaml.Node:
+    """Return the nodes of YAML; refuse it if it is empty or far too large, its aliases written out or not.
 
     Args:
         text: The YAML.
@@ -40,6 +40,7 @@ def check_yaml(text: str, file: str) -> None:
             f"{file} holds more than {MAX_VALUES:,} values when its aliases (*name) are written out. Write "
             "the few that are needed."
         )
+    return node
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -75,7 +76,7 @@ def check_values(values: Any, source: str) -> None:
                 "${data.name}, and to nothing else: not to environment variables either, since settings are "
                 "saved and shared."
             )
-        if redacted(text) != text:
+        if redacted(text) != text or (text and names_a_secret(key.rpartition(".")[2])):
             raise SettingsError(
                 f"{source}: key '{key}' holds a password or an access token, and settings are saved and "
                 "shared. Leave it to the environment (HF_TOKEN, WANDB_API_KEY, ~/.netrc)."

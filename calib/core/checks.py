@@ -43,11 +43,16 @@ def check_tensor(value: object, name: str) -> None:
     Example:
         >>> check_tensor([0.5, 0.5], "confidence")
         Traceback (most recent call last):
-        ValueError: confidence must be a torch tensor, not a list. torch.as_tensor makes one of numbers.
+        ValueError: confidence must be a torch tensor, not a list: give torch.as_tensor(confidence).
     """
-    if not isinstance(value, Tensor):
-        advice = f"It has one: .{name}." if hasattr(value, name) else "torch.as_tensor makes one of numbers."
-        raise ValueError(f"{name} must be a torch tensor, not a {type(value).__name__}. {advice}")
+    if isinstance(value, Tensor):
+        return
+    if value is None:
+        raise ValueError(f"{name} must be a torch tensor; it is missing (None).")
+    kind = type(value).__name__
+    kind = "a numpy array" if kind == "ndarray" else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+    advice = f"its .{name}" if hasattr(value, name) else f"torch.as_tensor({name})"
+    raise ValueError(f"{name} must be a torch tensor, not {kind}: give {advice}.")
 
 
 def check_kind(value: object, kind: type | tuple[type, ...], name: str, advice: str) -> None:
@@ -143,13 +148,13 @@ def check_logit_scale(value: float, name: str = "logit_scale") -> float:
 
 
 def check_logits(logits: Tensor) -> None:
-    """Return nothing; refuse logits that are not finite (N, C) numbers.
+    """Return nothing; refuse logits that are not finite (N, C) numbers of at least 2 classes.
 
     Args:
         logits: What is to be checked.
 
     Raises:
-        ValueError: What was expected and what came.
+        ValueError: What was expected and what came; a single class says nothing.
     """
     _check_matrix("logits", logits)
     if not bool(logits.isfinite().all()):
@@ -255,6 +260,11 @@ def _check_matrix(name: str, scores: Tensor) -> None:
         raise ValueError(f"{name} must be (N, C) floats, got {tuple(scores.shape)} {scores.dtype}.")
     if scores.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(scores.shape)}: no sample, no metric.")
+    if scores.shape[1] < 2:  # of one class every prediction is right, with confidence 1
+        raise ValueError(
+            f"{name} must have one column for each of at least 2 classes, got shape {tuple(scores.shape)}. "
+            "Of two classes with one logit z, the columns are 0 and z; with one probability p, 1 - p and p."
+        )
 
 
 def _check_indices(name: str, indices: Tensor) -> None:

@@ -6,7 +6,7 @@ One `.npz` (numpy, no pickled objects) or `.safetensors` file with the arrays
 |---|---|---|
 | image_features | (N, D) floats | unit norm |
 | text_features | (C, D) floats | unit norm, one row per class |
-| labels | (N,) integers | in [0, C) |
+| labels | (N,) integers, or strings | in [0, C), or the class names |
 | logit_scale | one number | the *log* of the scale, as a CLIP model holds it: 4.6 for 100 |
 | scale | one number | instead of `logit_scale`: the scale itself |
 | predictions | (N,) integers | left out: the most similar class |
@@ -43,6 +43,7 @@ from torch.nn.functional import normalize as to_unit_norm
 
 from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
 from calib.core.errors import unknown_name
+from calib.core.names import plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
 from calib.io.npz import read_npz
@@ -256,6 +257,12 @@ def _features(arrays: Mapping[str, Any], name: str, path: Path, normalize: bool)
 def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path: Path) -> Tensor:
     """Return checked class indices (N,)."""
     values, (n, size) = arrays[name], shape
+    if values.shape == (n, 1):
+        values = values[:, 0]
+    if values.shape == (n,) and values.dtype.kind == "U" and "class_names" in arrays:
+        values = _by_name(values, _strings(arrays, "class_names", size, path) or [], f"{path}: {name}")
+    elif values.dtype.kind == "b" or (values.dtype.kind == "f" and (values == np.floor(values)).all()):
+        values = values.astype(np.int64)
     if values.shape != (n,) or values.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: {name} must be ({n},) integers, one per image, not {tuple(values.shape)} "
@@ -268,6 +275,15 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
             f"{values[wrong[0]]} ({len(wrong)} such rows)."
         )
     return torch.from_numpy(values.astype(np.int64))
+
+
+def _by_name(values: np.ndarray, class_names: list[str], what: str) -> np.ndarray:
+    """Return the class indices (N,) of labels that are class names."""
+    index = {plain_name(name): label for label, name in enumerate(class_names)}
+    strangers = [str(value) for value in values if plain_name(str(value)) not in index]
+    if strangers:
+        raise ValueError(f"{what}: {unknown_name('class', strangers[0], class_names)}")
+    return np.array([index[plain_name(str(value))] for value in values], dtype=np.int64)
 
 
 def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:

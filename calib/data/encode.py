@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import calib
-from calib.backbones.same import DEFINING, OF_IMAGES
 from calib.core import ranks
 from calib.core.checks import check_kind
-from calib.core.hashing import json_digest, stable_hash
+from calib.core.hashing import stable_hash
+from calib.data.cached import features_key, read_cached
 from calib.data.encoding_parts import encode_in_parts
-from calib.data.features import SCHEMA, FeatureTable
+from calib.data.features import FeatureTable
+from calib.data.images import READING
 from calib.data.notices import ProgressLog
 from calib.data.records import ImageTable
 from calib.io.files import remove_unfinished
@@ -124,9 +126,10 @@ def cache_features(
     """Return the features of all images of a table, from the cache if they are there.
 
     The file's name is a digest of the images' contents, the image tower's weights, architecture and
-    preprocessing, and the views: if any of them changes, another file is looked for, so a stale one is never
-    read. Labels, names, groups and the order of the images are not part of it; they are taken from the table.
-    A damaged file is reported in the log and made anew. Files are written whole or not at all. Of jobs that
+    preprocessing, the rules by which images are read, and the views: if any of them changes, another file is
+    looked for, so a stale one is never read. Labels, names, groups and the order of the images are not part
+    of it; they are taken from the table. A damaged file, or one that belongs under another name, is reported
+    in the log and made anew. Files are written whole or not at all. Of jobs that
     want the same features one encodes, and the others wait for it. An interrupted encoding goes on. The
     processes of one job share the work evenly, and the file is the one that a single process makes.
 
@@ -146,18 +149,16 @@ def cache_features(
     """
     first = {id_: row for row, id_ in reversed(list(enumerate(table.ids)))}  # of copies, the first
     wanted = sorted(first)
-    described = backbone.describe()
-    tower = {key: DEFINING[key](described) for key in OF_IMAGES}
-    key = json_digest([SCHEMA, wanted, tower, views, view_seed, table.grey16_max])
+    key = features_key(_facts(backbone, table, views, view_seed, batch_size), wanted)
     path = Path(cache_dir) / f"{key}{CACHED}"
     # Of the processes of a job the first one looks, and the others read what is there in the end.
-    cached = _read_cache(path, wanted, views) if ranks.rank() == 0 else None
+    cached = read_cached(path) if ranks.rank() == 0 else None
     if not ranks.decided(lambda: cached is not None):
         with ranks.held(lambda: _locked(path)):
             if ranks.rank() == 0:
                 remove_unfinished(path.parent, f"{key}*")
                 remove_unfinished(path.with_suffix(PARTS))
-                cached = _read_cache(path, wanted, views)  # another job may have made it meanwhile
+                cached = read_cached(path)  # another job may have made it meanwhile
             if not ranks.decided(lambda: cached is not None):
                 unique = table.subset(first[id_] for id_ in wanted)
                 workers = _workers(backbone, num_workers)
@@ -166,10 +167,12 @@ def cache_features(
                 if rows is not None:
                     cached = looks.table_of(rows)
                     cached.save(path)
+                    _remove_parts(path)  # not before: until then they are all there is of the work
             ranks.meet()
     elif ranks.rank() == 0:
         with contextlib.suppress(OSError):  # a cache may be shared and read-only
             os.utime(path)  # `calib cache` says when features were last used
+            _remove_parts(path)  # of an encoding that was killed just after it was saved
     if cached is None:
         cached = FeatureTable.load(path)
     place = {id_: row for row, id_ in enumerate(wanted)}
@@ -180,6 +183,11 @@ def cache_features(
         groups=None if table.groups is None else list(table.groups),
         meta={**cached.meta, **(meta or {})},
     )
+
+
+def _remove_parts(path: Path) -> None:
+    if path.with_suffix(PARTS).is_dir():
+        shutil.rmtree(path.with_suffix(PARTS), ignore_errors=True)  # what is left of it does no harm
 
 
 def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
@@ -225,7 +233,8 @@ class _Looks:
     def __getitem__(self, key: tuple[int, range]) -> Tensor:
         """Return (n, 3, H, W) for (row, which looks): 0 is the plain image, v its view v - 1."""
         row, which = key
-        image, id_, preprocess = self.table.open(row), self.table[row].id, self.backbone.preprocess
+        id_ = self.table[row].id  # known from here on, so that the image opened next is the one that has it
+        image, preprocess = self.table.open(row), self.backbone.preprocess
         return torch.stack(
             [
                 preprocess.augment(image, stable_hash(self.view_seed, id_, look - 1))
@@ -311,19 +320,6 @@ def _facts(
         "view_seed": view_seed,
         "batch_size": batch_size,
         "grey16_max": table.grey16_max,
+        "reading": READING,
         "versions": versions,
     }
-
-
-def _read_cache(path: Path, ids: list[str], views: int) -> FeatureTable | None:
-    if not path.is_file():
-        return None
-    try:
-        cached = FeatureTable.load(path)
-    except ValueError as error:
-        logger.warning("The cached features are damaged and are made anew: %s", error)
-        return None
-    if cached.ids != ids or cached.views != views:
-        logger.warning("The cached features in %s are of other images; they are made anew.", path)
-        return None
-    return cached

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +38,8 @@ def encode_in_parts(work: Encoding, folder: Path) -> Tensor | None:
 
     Parts are whole batches, the same ones as without parts, so the features do not depend on their number.
     Each process writes its parts to the folder; what an interrupted call wrote there is taken up. The folder
-    is removed in the end. The first process holds the features of all, and besides them one part at a time.
+    stays: who asked removes it once the features are on the disk in whole. The first process holds the
+    features of all, and besides them one part at a time.
 
     Args:
         work: What is encoded.
@@ -90,7 +90,6 @@ def _joined(work: Encoding, parts: list[tuple[int, int]], folder: Path) -> Tenso
             features = torch.empty(len(work), part.shape[1])
         features[start:stop] = part
     assert features is not None
-    shutil.rmtree(folder, ignore_errors=True)  # what is left of it does no harm
     return features
 
 

@@ -78,7 +78,7 @@ class FeatureTable:
     def __repr__(self) -> str:
         """Return the sizes in a line: names of images and patients stay out of logs."""
         n, dim = self.image_features.shape
-        return f"FeatureTable({n} images, {dim} wide, {self.views} views)"
+        return f"<FeatureTable: {n} images, {dim} wide, {self.views} views>"
 
     def __len__(self) -> int:
         return len(self.image_features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.core.hashing import json_digest, stable_hash
+from calib.core.hashing import json_digest
 from calib.core.text import few
+from calib.data.few_shot_draw import draw_at_most, draw_rows_of, pools_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def few_shot_split(
     shots: int | None,
     *,
     val_shots: int = 0,
+    at_most: bool = False,
     seed: int,
     groups: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
@@ -155,6 +156,8 @@ def few_shot_split(
         ids: N content ids.
         shots: Training images per class, at least 1. None: all that validation leaves.
         val_shots: Validation images per class, at least 0.
+        at_most: Whether both are upper limits. A class with fewer images gives what it has, training first,
+            and the log says how many; the others give the same images as without it. False: it is refused.
         seed: Any integer.
         groups: N group names. None: every image is a group of its own.
         class_names: C names, for messages.
@@ -166,10 +169,14 @@ def few_shot_split(
     """
     _check_arguments(labels, ids, shots, val_shots, {"groups": groups, "names": names})
     owner = list(ids) if groups is None else [str(group) for group in groups]
-    pools = _pools(labels, ids, seed, max(len(class_names or ()), int(labels.max()) + 1))
-    train, val = _draw(pools, owner, shots, val_shots)
+    pools = pools_of(labels, ids, seed, max(len(class_names or ()), int(labels.max()) + 1))
+    train, val = draw_rows_of(pools, owner, shots, [val_shots] * len(pools))
+    if at_most:
+        train, val = draw_at_most(pools, owner, shots, val_shots)
+        _say_fewer(train, val, shots, val_shots, class_names)
     for label, pool in enumerate(pools):
-        if len(train[label]) < (shots or 1) or len(val[label]) < val_shots:
+        few_val = len(val[label]) < val_shots and not at_most
+        if len(train[label]) < (1 if at_most else shots or 1) or few_val:
             name = f" ('{class_names[label]}')" if class_names and label < len(class_names) else ""
             asked = f"{'all' if shots is None else shots} training and {val_shots} validation shots"
             count = f"{len(pool)} different images"
@@ -199,7 +206,7 @@ def _advice(pools: Sequence[Sequence[int]], owner: Sequence[str], shots: int | N
     """Return which settings would do instead of numbers of shots that some class has too few images for."""
 
     def enough(shots: int | None, val_shots: int) -> bool:
-        train, val = _draw(pools, owner, shots, val_shots)
+        train, val = draw_rows_of(pools, owner, shots, [val_shots] * len(pools))
         return all(len(rows) >= (shots or 1) for rows in train) and all(
             len(rows) >= val_shots for rows in val
         )
@@ -208,12 +215,48 @@ def _advice(pools: Sequence[Sequence[int]], owner: Sequence[str], shots: int | N
     fewer_val = _largest(lambda number: enough(shots, number), 0, val_shots - 1)
     choices = [] if fewer is None else [f"data.shots={fewer}"]
     choices += [] if fewer_val is None else [f"data.val_shots={fewer_val}"]
-    if not choices:
-        alone = _largest(lambda number: enough(number, 0), 1, (shots or 1) - 1)
-        choices = [] if alone is None else [f"data.shots={alone} data.val_shots=0"]
+    if fewer_val is None and shots is not None:
+        share = _largest(lambda number: enough(number, _share(number, shots, val_shots)), 1, shots - 1)
+        if share is not None and fewer is not None and share > fewer:
+            choices = [f"data.shots={share} data.val_shots={_share(share, shots, val_shots)}"]
+        alone = _largest(lambda number: enough(number, 0), 1, shots - 1)
+        if alone is not None and val_shots and alone > (share or 0):
+            choices.append(f"data.shots={alone} data.val_shots=0")
     if not choices:
         return "Add images of this class, or leave it out of the data set."
-    return f"Enough for every class: {', or '.join(choices)}."
+    return (
+        f"Enough for every class: {', or '.join(choices)}. Or keep the numbers for the others: "
+        "data.at_most=true takes what a class has."
+    )
+
+
+def _share(number: int, shots: int, val_shots: int) -> int:
+    """Return as many validation shots for a number of shots as were asked for, in proportion."""
+    return min(val_shots, max(1, number * val_shots // shots)) if val_shots else 0
+
+
+def _say_fewer(
+    train: Sequence[Sequence[int]],
+    val: Sequence[Sequence[int]],
+    shots: int | None,
+    val_shots: int,
+    class_names: Sequence[str] | None,
+) -> None:
+    """Say in a line which classes give fewer images than were asked for."""
+    names = class_names or [str(label) for label in range(len(train))]
+    fewer = [
+        f"'{name}' {len(ours)} and {len(theirs)}"
+        for name, ours, theirs in zip(names, train, val, strict=False)
+        if len(theirs) < val_shots or len(ours) < (shots or 0)
+    ]
+    if fewer:
+        asked = "all" if shots is None else shots
+        logger.warning(
+            "Classes with fewer than %s training and %d validation shots: %s (data.at_most=true).",
+            asked,
+            val_shots,
+            few(fewer, 20),
+        )
 
 
 def _largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
@@ -247,71 +290,6 @@ def _check_arguments(
         raise ValueError(f"data.shots must be at least 1, or null for all images; got {shots}.")
     if val_shots < 0:
         raise ValueError(f"data.val_shots must be at least 0; got {val_shots}.")
-
-
-def _pools(labels: Tensor, ids: Sequence[str], seed: int, n_classes: int) -> list[list[int]]:
-    """Return the different images of every class in the order of the draw."""
-    label_of = labels.tolist()
-    labels_of: dict[str, set[int]] = defaultdict(set)
-    for id_, label in zip(ids, label_of, strict=True):
-        labels_of[id_].add(label)
-    ambiguous = sum(len(found) > 1 for found in labels_of.values())
-    if ambiguous:
-        logger.warning(
-            "%d images stand under more than one label; none of them is drawn as a shot.", ambiguous
-        )
-    pools: list[list[int]] = [[] for _ in range(n_classes)]
-    seen: set[str] = set()
-    for row in sorted(range(len(ids)), key=lambda row: (stable_hash(seed, ids[row]), row)):
-        if ids[row] not in seen and len(labels_of[ids[row]]) == 1:
-            pools[label_of[row]].append(row)
-        seen.add(ids[row])
-    return pools
-
-
-def _draw(
-    pools: Sequence[Sequence[int]], owner: Sequence[str], shots: int | None, val_shots: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the training and the validation rows of every class, as many as there are."""
-    if shots is None:  # validation first: training takes all the rest
-        val = [_take(pool, owner, set(), val_shots) for pool in pools]
-        return [_take(pool, owner, _owners(val, owner), None) for pool in pools], val
-    reserved: set[str] = set().union(*(_reserved(pool, owner, shots, val_shots) for pool in pools))
-    train = [_take(pool, owner, reserved, shots) for pool in pools]
-    return train, [_take(pool, owner, _owners(train, owner), val_shots) for pool in pools]
-
-
-def _owners(rows: Sequence[Sequence[int]], owner: Sequence[str]) -> set[str]:
-    return {owner[row] for row in chain(*rows)}
-
-
-def _take(pool: Sequence[int], owner: Sequence[str], avoid: set[str], count: int | None) -> list[int]:
-    """Return the first rows outside some groups; every group gives one image before any gives a second."""
-    turn: Counter[str] = Counter()
-    order = []
-    for position, row in enumerate(pool):
-        if owner[row] not in avoid:
-            order.append((turn[owner[row]], position, row))
-            turn[owner[row]] += 1
-    return [row for _, _, row in sorted(order)][:count]
-
-
-def _reserved(pool: Sequence[int], owner: Sequence[str], shots: int, val_shots: int) -> set[str]:
-    """Return a class's groups to keep back for validation: none while there is a group for every shot."""
-    sizes = Counter(owner[row] for row in pool)  # in the order of the draw
-    groups = list(sizes)
-    if not val_shots or len(groups) >= shots + val_shots:
-        return set()
-    total = sum(sizes.values())
-    reserved: list[str] = []
-    for order in (groups, sorted(groups, key=sizes.__getitem__, reverse=True)):  # by draw, else the smallest
-        count = max(1, len(order) * val_shots // (shots + val_shots))
-        while count < len(order) and sum(sizes[group] for group in order[-count:]) < val_shots:
-            count += 1
-        reserved = order[-count:]
-        if total - sum(sizes[group] for group in reserved) >= shots:
-            break
-    return set(reserved)
 
 
 def _tensor(rows: Sequence[int]) -> Tensor:

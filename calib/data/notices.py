@@ -1,11 +1,15 @@
-"""What is said while data are read and encoded: progress, and columns that seem to be forgotten."""
+"""What is said while data are read and encoded: progress, and what seems to be forgotten."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from calib.core.text import few
 
 logger = logging.getLogger(__name__)
 
@@ -56,3 +60,22 @@ class ProgressLog:
         if now - self._last >= LOG_EVERY:
             self._last = now
             self._logger.info("%s: %d of %d", self._what, done, self._total)
+
+
+def warn_of_absent_classes(class_names: Sequence[str], labels: Mapping[str, Tensor]) -> None:
+    """Warn of classes without an image to judge them by; those without a shot are refused in the draw.
+
+    Args:
+        class_names: C names in label order.
+        labels: (N,) class indices of each split.
+    """
+    for split in ("val", "test"):
+        found = set(labels[split].tolist()) if split in labels else set()
+        absent = [name for label, name in enumerate(class_names) if label not in found]
+        if found and absent:
+            logger.warning(
+                "The %s split has no image of %s: recall is undefined there, and means over classes leave it "
+                "out.",
+                split,
+                few([f"'{name}'" for name in absent]),
+            )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.core.text import few
 from calib.io.tensors import (
     load_tensors,
     require_keys,
@@ -69,7 +70,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         """Return what they are of in a line: names of images and patients stay out of logs."""
-        return f"Predictions({len(self.logits)} images, class_names={self.class_names}, about={self.about})"
+        return f"<Predictions: {len(self.logits)} images of {few(self.class_names)}; {self.about}>"
 
     @property
     def predictions(self) -> Tensor:
@@ -99,11 +100,17 @@ class Predictions:
         """Softmax of the logits (N, C), in double precision."""
         return self.logits.double().softmax(dim=1)
 
-    def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write everything to one safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         tensors = {"logits": self.logits, "labels": self.labels, "image_features": self.image_features}
         lists = {name: getattr(self, name) for name in _LISTS}
-        save_tensors(path, tensors, {"kind": KIND, "version": VERSION, **lists, "about": self.about})
+        record = {"kind": KIND, "version": VERSION, **lists, "about": self.about}
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from calib.core.text import few
-from calib.data.images import file_id, open_image, to_rgb
+from calib.data.images import check_image, file_id, open_image, read_image_file
 from calib.data.notices import ProgressLog
+from calib.data.pixels import to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,15 @@ class ImageSource(Protocol):
     def content_id(self) -> str:
         """Return the SHA-256 hex digest of the image's content."""
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB; see `calib.data.images.open_image`."""
+    def look(self) -> str:
+        """Return the content id of an image that can be opened, by its header.
+
+        Raises:
+            ValueError: It is none, or of a kind that is not read; see `calib.data.images.check_image`.
+        """
+
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB, refusing content of another id; see `calib.data.images.open_image`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,13 @@ class FileSource:
         """Return the digest of the file's bytes."""
         return file_id(self.path)
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
-        return open_image(self.path, grey16_max=grey16_max)
+    def look(self) -> str:
+        """Return the digest of the file's bytes if its header is an image's."""
+        return check_image(read_image_file(self.path), str(self.path))
+
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB; the file must still be the one with this id."""
+        return open_image(self.path, grey16_max=grey16_max, id=id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +82,12 @@ class ArraySource:
         pixels = np.ascontiguousarray(self.images[self.index])
         return hashlib.sha256(f"{pixels.shape}:{pixels.dtype}:".encode() + pixels.tobytes()).hexdigest()
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
+    def look(self) -> str:
+        """Return the digest; an array was checked when it was read."""
+        return self.content_id()
+
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB. It is in memory: nobody else changes it."""
         return to_rgb(Image.fromarray(self.images[self.index]), self.name, grey16_max=grey16_max)
 
 
@@ -164,13 +180,31 @@ class ImageTable:
             progress.update(index)
         return ids
 
+    def unreadable(self, *, wholly: bool = False) -> dict[int, str]:
+        """Return by row why images cannot be read; ids of the others are known afterwards.
+
+        Args:
+            wholly: Decode the pixels too, instead of a look at the header.
+        """
+        progress, bad = ProgressLog(logger, "looking at images", len(self)), {}
+        for index in range(len(self)):
+            try:
+                self._ids[index] = self._sources[index].look()
+                if wholly:
+                    self.open(index)
+            except (ValueError, OSError) as error:
+                bad[index] = str(error)
+            progress.update(index)
+        return bad
+
     def open(self, index: int) -> Image.Image:
         """Return one image as RGB.
 
         Raises:
-            ValueError: It cannot be read; the message names it.
+            ValueError: It cannot be read, or is no longer the image of its id where this is known already;
+                the message names it.
         """
-        return self._sources[index].open(grey16_max=self.grey16_max)
+        return self._sources[index].open(grey16_max=self.grey16_max, id=self._ids[index])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
         """Return a table of some of the images, in the order of the indices."""
@@ -182,6 +216,12 @@ class ImageTable:
             groups=None if self.groups is None else [self.groups[i] for i in rows],
             ids=[self._ids[i] for i in rows],
             grey16_max=self.grey16_max,
+        )
+
+    def with_labels(self, labels: Tensor) -> ImageTable:
+        """Return the same images with other labels (N,)."""
+        return ImageTable(
+            self._sources, labels, self.names, groups=self.groups, ids=self._ids, grey16_max=self.grey16_max
         )
 
     def with_groups(self, groups: Sequence[str] | None) -> ImageTable:

@@ -13,6 +13,8 @@ from typing import Any
 
 from calib.core import byname
 from calib.core.errors import unknown_name
+from calib.data.first_look import looked_at
+from calib.data.notices import warn_of_absent_classes
 from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
@@ -22,6 +24,8 @@ from calib.data.records import ImageTable
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
 logger = logging.getLogger(__name__)
+
+OF_ALL_IMAGES: dict[str, Any] = {"grey16_max": int | None, "skip_unreadable": bool}  # whatever the reader
 
 KINDS: dict[Any, str] = {  # how the values of a reader's options are written
     bool: "true or false",
@@ -65,6 +69,9 @@ def load_data(
     template: str | None = None,
     class_names: ClassNames | None = None,
     grey16_max: int | None = None,
+    needs: Sequence[str] = ("train", "test"),
+    among: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
     **options: Any,
 ) -> TaskData:
     """Return a data set as a task: its splits, class names, template and terms.
@@ -79,7 +86,10 @@ def load_data(
         template: Zero-shot text with one {} for the class name. None: the data set's own.
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
             own. A list of just its own names sets their order.
-        grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
+        needs: The splits that must be there. ("test",) to apply a prompt: nothing is trained.
+        among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
+        grey16_max: The white of 16-bit images; see `calib.data.images.open_image`.
+        skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
     Raises:
@@ -89,7 +99,7 @@ def load_data(
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     spec = DATASETS[name]
-    _check_options(spec, {**options, "grey16_max": grey16_max})
+    _check_options(spec, {**options, "grey16_max": grey16_max, "skip_unreadable": skip_unreadable})
     if root is None and spec.needs_root:
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
@@ -102,18 +112,30 @@ def load_data(
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
     splits = spec.load(root, class_names=class_names, **options)
-    for note in splits.notes:
-        logger.warning("%s: %s", name, note)
+    for split in needs:
+        if split not in splits.tables:
+            say = splits.absent or (lambda split: f"{root} has no split '{split}'.")
+            raise ValueError(say(split))
+    if among is not None:
+        splits = splits.among(among)
     if grey16_max is not None:
         for table in splits.tables.values():
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
+    splits = looked_at(splits, skip_unreadable=skip_unreadable)
+    for split in needs:
+        if not len(splits.tables[split]):
+            raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
+    for note in splits.notes:
+        logger.warning("%s: %s", name, note)
+    warn_of_absent_classes(splits.class_names, {name: table.labels for name, table in splits.tables.items()})
+    nothing = ImageTable([], [], [])
     return TaskData(
         name=spec.name,
         class_names=splits.class_names,
         template=spec.template if template is None else template,
-        train=splits.tables["train"],
-        test=splits.tables["test"],
+        train=splits.tables.get("train", nothing),
+        test=splits.tables.get("test", nothing),
         val=splits.tables.get("val"),
         source=spec.source,
         licence=spec.licence,
@@ -123,8 +145,8 @@ def load_data(
 
 def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:
     """Refuse options that the data set's reader does not have, or whose values are of another kind."""
-    hints = typing.get_type_hints(spec.load) | {"grey16_max": int | None}
-    allowed = ["grey16_max", *(each for each in byname.settings(spec.load) if each != "class_names")]
+    hints = typing.get_type_hints(spec.load) | OF_ALL_IMAGES
+    allowed = [*OF_ALL_IMAGES, *(each for each in byname.settings(spec.load) if each != "class_names")]
     for option, value in options.items():
         if option not in allowed:
             kind = f"option of data set '{spec.name}'"
@@ -161,7 +183,7 @@ def _load_rsna18(
     The files are named by patient. A patient who is in test is taken out of the other splits.
     """
     found = load_image_folder(_within(root, "rsna18"), class_names=class_names)
-    in_test = {Path(name).stem for name in found.tables["test"].names}
+    in_test = {Path(name).stem for name in found.tables["test"].names} if "test" in found.tables else set()
     tables: dict[str, Table] = {}
     notes = []
     for split, table in found.tables.items():
@@ -176,7 +198,7 @@ def _load_rsna18(
             )
         grouped = table.with_groups(patients)
         tables[split] = grouped if keep_leaks else grouped.subset(kept)
-    return Splits(found.class_names, tables, tuple(notes))
+    return Splits(found.class_names, tables, tuple(notes), found.absent)
 
 
 def _load_pneumoniamnist(root: str | Path, *, class_names: ClassNames | None = None) -> Splits:

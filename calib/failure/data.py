@@ -148,6 +148,7 @@ def draw_rows(
     *,
     shots: int | None,
     val_shots: int,
+    at_most: bool = False,
     seed: int,
 ) -> FewShotSplit:
     """Return the head's draw among some rows of a table, as rows of the table.
@@ -158,6 +159,7 @@ def draw_rows(
         class_names: C names, for messages.
         shots: Images per class. None: all.
         val_shots: Validation images per class.
+        at_most: Whether both are upper limits.
         seed: Of the draw.
 
     Raises:
@@ -169,6 +171,7 @@ def draw_rows(
         [ids[row] for row in rows],
         shots,
         val_shots=val_shots,
+        at_most=at_most,
         seed=seed,
         groups=None if table.groups is None else [table.groups[row] for row in rows],
         class_names=class_names,

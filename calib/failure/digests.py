@@ -1,4 +1,4 @@
-"""What names a frozen classifier: digests of its texts."""
+"""What names a frozen classifier: digests of its texts, and whether two are the same but for rounding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import json
 from torch import Tensor
 
 from calib.prompts.export import Prompt
+
+# Another processor, number of threads or library rounds text features otherwise, by some 1e-7; another prompt
+# or template moves them by 1e-2 and more.
+TEXT_TOLERANCE = 1e-5
+
+
+def same_text(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether text features of unit norm are the same but for rounding; digests see that.
+
+    Args:
+        ours: (C, D).
+        theirs: (C, D).
+
+    Example:
+        >>> import torch
+        >>> same_text(torch.eye(2, 3), torch.eye(2, 3) + 2e-8), same_text(torch.eye(2), torch.eye(2).flip(0))
+        (True, False)
+    """
+    if ours.shape != theirs.shape:
+        return False
+    return bool((ours.detach().cpu().double() - theirs.detach().cpu().double()).abs().max() <= TEXT_TOLERANCE)
 
 
 def text_digest(text_features: Tensor) -> str:
@@ -37,3 +58,8 @@ def prompt_digest(prompt: Prompt) -> str:
     """
     names = json.dumps(prompt.class_names, ensure_ascii=False)
     return hashlib.sha256(f"{names}\n{text_digest(prompt.text_features)}".encode()).hexdigest()
+
+
+def same_prompt(ours: Prompt, theirs: Prompt) -> bool:
+    """Return whether two prompts predict the same but for rounding: classes in order, text features."""
+    return ours.class_names == theirs.class_names and same_text(ours.text_features, theirs.text_features)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
-from calib.core.checks import HALF_NORM, check_unit_norm
+from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm
 from calib.core.text import few
-from calib.failure.digests import text_digest
+from calib.failure.digests import same_text, text_digest
 from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
@@ -146,13 +146,13 @@ class FailureHead:
             )
 
     def check_text(self, text_features: Tensor) -> None:
-        """Refuse text features other than those the head was trained with.
+        """Refuse text features other than those the head was trained with, rounding aside.
 
         Args:
             text_features: (C, D).
 
         Raises:
-            ValueError: The shape or any value differs, or the head has none of its own.
+            ValueError: The shape differs, or a value by more than rounding, or the head has none of its own.
         """
         if self.text_features is None:
             raise ValueError("This failure head was trained on captions: it has no text features of its own.")
@@ -161,8 +161,8 @@ class FailureHead:
             raise ValueError(
                 f"This failure head was trained with text features {ours}, those at hand are {theirs}."
             )
-        mine, other = text_digest(self.text_features), text_digest(text_features)
-        if mine != other:
+        if not same_text(self.text_features, text_features):
+            mine, other = text_digest(self.text_features), text_digest(text_features)
             raise ValueError(
                 f"This failure head was trained with other text features ({mine[:12]}) than those at hand "
                 f"({other[:12]}): another prompt, template or text tower. Train one for these."
@@ -184,8 +184,13 @@ class FailureHead:
         if self.backbone is not None:
             check_same_backbone(self.backbone, backbone.describe(), what=MADE_FOR)
 
-    def save(self, path: str | Path) -> None:
-        """Write the head and all that belongs to it to a safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write the head and all that belongs to it to a safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         texts = self.text_features
         tensors = {} if texts is None else {"text_features": texts.float()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
@@ -201,7 +206,7 @@ class FailureHead:
             "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
         }
-        save_tensors(path, tensors, record)
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> FailureHead:
@@ -236,6 +241,7 @@ class FailureHead:
         return given
 
     def _check_features(self, features: Tensor, name: str) -> None:
+        check_tensor(features, name)
         if features.dim() != 2 or features.shape[1] != self.head.dim:
             raise ValueError(
                 f"{name} must be (N, {self.head.dim}) for this failure head, not {tuple(features.shape)}."

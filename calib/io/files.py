@@ -10,6 +10,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from calib.io.strictjson import parse_json
 # The last key of a record and of our JSON files: tells whether a file was damaged or changed since. Files
 # of versions before it, such as the packaged features, have none. No protection from those who mean harm.
 CHECKSUM = "calib_crc32"
+
+
+# The key of a record or JSON file that says which run it belongs to, see `calib.runs.identity.run_mark`.
+MARK = "run"
 
 
 LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
@@ -31,6 +36,51 @@ PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errn
 
 
 PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
+
+
+# The folders that this process works in, each with a handle of it; see `kept`.
+_KEPT: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("kept", default=())
+
+
+class MovedError(OSError):
+    """A folder was renamed or removed while it was worked in; the message says what to do."""
+
+
+@contextlib.contextmanager
+def kept(folder: str | Path) -> Iterator[None]:
+    """Have nothing written in a folder, while the block runs, once it is renamed, removed or replaced.
+
+    `atomic_path` would make it anew: half a folder, beside the one that was meant.
+
+    Args:
+        folder: The folder, which is there.
+    """
+    try:
+        handle = os.open(
+            folder, os.O_RDONLY
+        )  # while it is open, its number stays, also on network file systems
+    except OSError:  # systems without handles of folders
+        yield
+        return
+    before = _KEPT.set((*_KEPT.get(), (os.path.abspath(folder), handle)))
+    try:
+        yield
+    finally:
+        _KEPT.reset(before)
+        os.close(handle)
+
+
+def _refuse_moved(path: Path) -> None:
+    for folder, handle in _KEPT.get():
+        if not Path(os.path.abspath(path)).is_relative_to(folder):
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                continue
+        raise MovedError(
+            f"The folder '{folder}' was renamed or removed while this process worked in it; nothing more is "
+            "written. Go on in its new place (out=FOLDER), or begin anew with the same command."
+        )
 
 
 @contextlib.contextmanager
@@ -46,8 +96,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises:
         WriteError: The disk is full, the folder is read-only, the storage failed; the old file is intact.
+        MovedError: The folder of a run was renamed or removed meanwhile, see `kept`.
     """
     path = Path(path)
+    _refuse_moved(path)
     part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

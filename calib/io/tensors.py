@@ -13,20 +13,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from calib.io.files import CHECKSUM, atomic_path, changed, finite, is_strings, refuse_damaged_seal
+from calib.io.files import CHECKSUM, MARK, atomic_path, changed, finite, is_strings, refuse_damaged_seal
 from calib.io.strictjson import parse_json
 
 RECORD = "calib"  # the one metadata key of our safetensors files: two would be written in random order
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], *, run: str | None = None
+) -> None:
     """Write tensors, one JSON record and a checksum of both into a safetensors file, atomically.
 
     Args:
         path: The file.
         tensors: Name to tensor, on any device.
         record: JSON-able facts about the tensors; kept under the metadata key `calib`.
+        run: The mark of the run whose file it is. None: it is nobody's.
     """
+    record = record if run is None else {**record, MARK: run}
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
     data = serialize(ready, {RECORD: text.removesuffix("}") + _seal(_checksum(text, ready))})
@@ -38,7 +42,8 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     """Return the tensors and the JSON record of a file written by `save_tensors`.
 
     Args:
-        path: The file.
+        path: The file, or a folder with one that is called by its kind, as a run's folder has
+            prompt.safetensors.
         kind: What the record's `kind` must say, e.g. "prompt"; the wrong kind is refused.
 
     Raises:
@@ -47,6 +52,8 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
             another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / f"{kind}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
@@ -77,7 +84,25 @@ def kind_of(path: str | Path) -> str:
         FileNotFoundError: There is no such file.
         ValueError: It is not safetensors, or not one of ours.
     """
-    path = Path(path)
+    kind = _record_of(Path(path)).get("kind")
+    if not isinstance(kind, str):
+        raise ValueError(f"{path} is a safetensors file that calib has not written: it says no kind.")
+    return kind
+
+
+def mark_of(path: str | Path) -> str | None:
+    """Return the mark of the run that a calib file belongs to. None: it has none; see `save_tensors`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not safetensors.
+    """
+    mark = _record_of(Path(path)).get(MARK)
+    return mark if isinstance(mark, str) else None
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    """Return the record of a file, not compared with its checksum: the tensors are not read."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
@@ -88,10 +113,7 @@ def kind_of(path: str | Path) -> str:
             f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
         ) from error
     record = parse_json(metadata.get(RECORD, "null"), source=f"The metadata of {path}")
-    kind = record.get("kind") if isinstance(record, dict) else None
-    if not isinstance(kind, str):
-        raise ValueError(f"{path} is a safetensors file that calib has not written: it says no kind.")
-    return kind
+    return record if isinstance(record, dict) else {}
 
 
 def require_keys(record: Mapping[str, Any], keys: Iterable[str], *, path: str | Path) -> None:

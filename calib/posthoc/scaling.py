@@ -59,22 +59,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def scaled_logits(logits: Tensor, temperature: float) -> Tensor:
     """Return checked logits (N, C) divided by a temperature, float64."""
-    check_class_logits(logits)
+    check_logits(logits)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}.")
     return as_float64(logits) / temperature
 
 
-def check_class_logits(logits: Tensor) -> None:
-    """Refuse logits that are not finite (N, C) numbers of at least 2 classes."""
-    check_logits(logits)
-    if logits.shape[1] < 2:
-        raise ValueError(f"Logits of at least 2 classes are needed, got shape {tuple(logits.shape)}.")
-
-
 def relative_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return checked logits relative to their largest one, (N, C), and those of the true classes, (N,)."""
-    check_class_logits(logits)
+    check_logits(logits)
     check_labels(labels, logits)
     values = as_float64(logits)
     values = values - values.max(dim=1, keepdim=True).values

@@ -33,7 +33,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from calib.core import ranks
-from calib.core.errors import first_line
+from calib.processes.heartbeat import watched
 from calib.processes.signals import Preempted
 
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
@@ -214,10 +214,12 @@ def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]
         timeout=WAIT,
         device_id=gpu,
     )
+    meets = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        with _speaking(place.rank == 0):
-            status = main()
-        ranks.meet()
+        with watched(*meets, place.rank, place.world_size):
+            with _speaking(place.rank == 0):
+                status = main()
+            ranks.meet()
     except KeyboardInterrupt:
         if place.rank == 0 and not _has_failed(store, if_lost=False):
             raise
@@ -253,7 +255,8 @@ def _is_news(error: Exception, store: Any) -> bool:
                 return False
             time.sleep(0.2)
         raise ConnectionError(
-            f"Another process of this job has ended without a word ({first_line(error)[-120:]})."
+            "Another process of this job has ended without a word: it was killed, perhaps as memory ran out, "
+            "or its machine is gone. The same command goes on from the last finished epoch."
         ) from None
     said = hashlib.sha256(f"{type(error).__name__}: {error}".encode()).hexdigest()
     try:

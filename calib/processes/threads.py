@@ -32,7 +32,9 @@ def prepare_threads() -> None:
     """Set what OpenMP and MKL read when torch is imported, unless the user has set it; later, do nothing.
 
     With MKL's strict mode a product is the same to the last bit for every number of threads, so that this
-    number may change while a run goes on.
+    number may change while a run goes on. Where torch was imported before, as in a notebook, or on another
+    kind of processor, the last digits differ (text features by some 1e-8); nothing in this package compares
+    computed numbers more closely than rounding allows.
 
     Raises:
         ValueError: `CALIB_THREADS` is neither auto nor fixed.

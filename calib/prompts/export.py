@@ -21,6 +21,7 @@ from calib.core.checks import (
     check_tensor,
     check_unit_norm,
 )
+from calib.core.names import name_key
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
@@ -123,12 +124,13 @@ class Prompt:
         Raises:
             ValueError: They are not the names of this prompt's classes.
         """
-        if sorted(class_names) != sorted(self.class_names):
+        place = {name_key(name): index for index, name in enumerate(self.class_names)}
+        if sorted(map(name_key, class_names)) != sorted(place):
             raise ValueError(
                 f"The prompt knows the classes {self.class_names}, and the data have {list(class_names)}. "
                 "They must be the same; data.class_names sets those of the data."
             )
-        order = [self.class_names.index(name) for name in class_names]
+        order = [place[name_key(name)] for name in class_names]
         per_class = self.context is not None and self.context.dim() == 3
         return replace(
             self,
@@ -164,8 +166,13 @@ class Prompt:
         self.check_backbone(backbone)
         return backbone
 
-    def save(self, path: str | Path) -> None:
-        """Write the prompt to a safetensors file, atomically."""
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write the prompt to a safetensors file, atomically.
+
+        Args:
+            path: The file.
+            run: The mark of the run in whose folder it lies. None: it is nobody's.
+        """
         tensors = {"text_features": self.text_features.float()}
         if self.context is not None:
             tensors["context"] = self.context.float()
@@ -179,7 +186,7 @@ class Prompt:
             "prompt": self.prompt,
             "training": self.training,
         }
-        save_tensors(path, tensors, record)
+        save_tensors(path, tensors, record, run=run)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:

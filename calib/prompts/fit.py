@@ -35,6 +35,7 @@ def fit_prompt(
     objective: str | Mapping[str, Mapping[str, Any]] = "calibprompt",
     seed: int = 1,
     val_shots: int = 4,
+    at_most: bool = False,
     epochs: int = 50,
     batch_size: int = 16,
     views: int = 8,
@@ -63,6 +64,7 @@ def fit_prompt(
         seed: Draws the shots, starts the context, orders the batches.
         val_shots: Validation images per class, from the rest of the training split. They change nothing here,
             but keep the draw that of `calib train`.
+        at_most: Whether both are upper limits: a class with fewer images gives what it has.
         epochs: Passes over the shots.
         batch_size: Images per step.
         views: Augmented views per training image; 0 trains on the plain image.
@@ -98,7 +100,7 @@ def fit_prompt(
     terms = resolve_terms(objective) if isinstance(objective, str) else resolve_terms("none", objective)
     losses = Objective(terms)
     losses.try_on(len(task.class_names))
-    split = task.draw(shots, val_shots=val_shots, seed=seed)
+    split = task.draw(shots, val_shots=val_shots, at_most=at_most, seed=seed)
     fixed = zero_shot(backbone, task)
     made = {
         "n_ctx": n_ctx,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from calib.backbones.base import Backbone
 from calib.backbones.fast.keeping import Kept
 from calib.core.errors import unknown_name
-from calib.core.names import check_class_names
+from calib.core.names import check_class_names, check_tokens
 
 POSITIONS = ("end", "middle", "front")
 
@@ -34,8 +34,8 @@ class PromptLearner(nn.Module):
         truncate: Cut sentences that are too long instead of refusing them (only to repeat published numbers).
 
     Raises:
-        ValueError: A class name does not fit beside the context (it is named), `init` has another number
-            of tokens, or the position is not possible.
+        ValueError: A class name does not fit beside the context (it is named), two are the same tokens,
+            `init` has another number of tokens, or the position is not possible.
 
     Source: CoOp (Zhou et al., IJCV 2022), as in CalibPrompt (github.com/iabh1shekbasu/CalibPrompt c6ec13e).
         Differs: `init` is counted in tokens, not words; the random start does not depend on the backbone's
@@ -74,6 +74,7 @@ class PromptLearner(nn.Module):
             *(_sentence(backbone, name, n_ctx, class_position, truncate) for name in self.class_names),
             strict=True,
         )
+        check_tokens(self.class_names, [row.tolist() for row in rows], model=backbone.name)
         self.register_buffer("tokens", torch.stack(rows), persistent=False)  # (C, L)
         self.register_buffer("positions", torch.stack(places), persistent=False)  # (C, M)
         start = _start(backbone, n_ctx, init, init_std, seed)  # (M, E)

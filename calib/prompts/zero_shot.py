@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.core.checks import check_kind
-from calib.core.names import check_class_names
+from calib.core.names import check_class_names, check_tokens, plain_name
+from calib.core.text import few
 from calib.data.task import TaskData
 from calib.prompts.export import Prompt
 
 METHOD = "zero-shot"
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -30,12 +33,47 @@ def zero_shot_features(backbone: Backbone, class_names: Sequence[str], template:
         Unit-norm features (C, D).
 
     Raises:
-        ValueError: The template has no `{}`, or a sentence is longer than the text tower takes.
+        ValueError: As `class_tokens`.
+    """
+    tokens = class_tokens(backbone, class_names, template)
+    warn_of_unknown_words(backbone, class_names)
+    return backbone.encode_sentences(tokens)
+
+
+def class_tokens(backbone: Backbone, class_names: Sequence[str], template: str) -> Tensor:
+    """Return the token rows (C, L) of one fixed sentence per class, once they differ.
+
+    Args:
+        backbone: The frozen model.
+        class_names: C names in label order.
+        template: A sentence with one `{}` for the class name.
+
+    Raises:
+        ValueError: The template has no `{}`, a sentence is longer than the text tower takes, or two are the
+            same tokens.
     """
     if template.count("{}") != 1:
         raise ValueError(f"data.template needs exactly one {{}} for the class name, got {template!r}.")
-    sentences = [template.replace("{}", name) for name in check_class_names(class_names)]
-    return backbone.encode_sentences(backbone.tokenize(sentences))
+    names = check_class_names(class_names)
+    tokens = backbone.tokenize([template.replace("{}", name) for name in names])
+    check_tokens(names, tokens.tolist(), model=backbone.name)
+    return tokens
+
+
+def warn_of_unknown_words(backbone: Backbone, class_names: Sequence[str]) -> None:
+    """Warn of class names of which the vocabulary has no word: the model cannot know what they are."""
+    unknown = backbone.tokenizer.unknown_id
+    if unknown is None:
+        return
+    strangers = [name for name in class_names if set(backbone.piece_ids(plain_name(name))) <= {unknown}]
+    if strangers:
+        logger.warning(
+            "%s knows no word of the class %s (%s), which is like any other unknown word to it. "
+            "Give names in the language of its vocabulary (data.class_names).",
+            backbone.name,
+            "name" if len(strangers) == 1 else "names",
+            few(strangers),
+        )
 
 
 def zero_shot(backbone: Backbone, task: TaskData, *, training: Mapping[str, Any] | None = None) -> Prompt:

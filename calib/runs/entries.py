@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given, part_from_dict
+from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given
 from calib.losses import PRESETS
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
 from calib.runs.folder import FILES, RunFolder
+from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.identity import flat
 
 
@@ -55,7 +56,10 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
     for run in _expanded(config.runs):
         paths.append(prompt_path(run))
         if Path(run).is_dir():
-            paths += sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
+            beside = sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
+            for folder in (Path(run), *(path.parent for path in beside)):
+                RunFolder(folder).check_marks()
+            paths += beside
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
     _name_methods(entries)
     return _without_repeats(entries)
@@ -75,10 +79,8 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 def _entry(path: Path, override: DataConfig) -> Entry:
     prompt = Prompt.load(path)
     training = prompt.training
-    data = (training.get("config") or {}).get("data")
-    own = DataConfig(name="") if data is None else part_from_dict(DataConfig, data, source=str(path))
-    changes = {name: getattr(override, name) for name in given(override, EvaluateRun().data)}
-    data = replace(own, **{**changes, "name": override.name or own.name})
+    own = own_data(prompt, str(path)) or DataConfig(name="")
+    data = data_from_export(own, override, given(override, EvaluateRun().data), source=str(path))
     if not data.name:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."

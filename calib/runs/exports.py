@@ -12,6 +12,7 @@ from calib.failure.export import FailureHead
 from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
+from calib.runs.marks import check_file
 
 LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
     "prompt": Prompt.load,
@@ -29,7 +30,9 @@ def failure_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = RunFolder(path).failure
+        folder = RunFolder(path)
+        path = folder.failure
+        check_file(path, folder.mark)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
@@ -45,7 +48,9 @@ def prompt_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        path = RunFolder(path).prompt
+        folder = RunFolder(path)
+        path = folder.prompt
+        check_file(path, folder.mark)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
@@ -66,8 +71,8 @@ def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
     """
     path = Path(path)
     if path.is_dir():
-        head = RunFolder(path).failure
-        return load(head if head.is_file() else prompt_path(path))
+        head = RunFolder(path).failure.is_file()
+        return load(failure_path(path) if head else prompt_path(path))
     kind = kind_of(path)
     if kind not in LOADERS:
         raise ValueError(f"{path}: {unknown_name('kind of file', kind, LOADERS)}")

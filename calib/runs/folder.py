@@ -13,10 +13,12 @@ from typing import Any
 from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
 from calib.core.errors import unknown_name
 from calib.io.files import (
+    MARK,
     PART,
     atomic_path,
     blocking_file,
     check_sealed_text,
+    kept,
     read_json,
     remove_unfinished,
     sealed_text,
@@ -25,11 +27,11 @@ from calib.io.files import (
 )
 from calib.io.locks import BusyError, is_held, locked
 from calib.runs.identity import describe_differences
+from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, refuse_foreign
 
 log = logging.getLogger(__name__)
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
-NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
 RUN = ("prompt", "failure")
 
 
@@ -42,18 +44,20 @@ class RunFile:
         by: Who writes it: the tasks of train.py, and evaluate, sweep, tune.
         removed: Whether `overwrite` removes it, with all that lies in the same folder of the run's.
         report: Whether it only shows what the other files hold: where it is missing, it is made of them.
+        marked: Whether it is a safetensors file that says which run it belongs to.
     """
 
     path: str
     by: tuple[str, ...] = RUN
     removed: bool = True
     report: bool = False
+    marked: bool = False
 
 
 # Every file there is, by its name as an attribute of `RunFolder`. Nobody else spells a path.
 FILES: dict[str, RunFile] = {
     "config": RunFile("config.yaml"),
-    "split": RunFile("split.json"),
+    "split": RunFile("split.json", by=(*RUN, "sweep", "tune")),
     "checkpoint": RunFile("checkpoints/last.ckpt", by=(*RUN, "sweep", "tune")),
     "curves": RunFile("logs/metrics.csv"),
     "baselines": RunFile("baselines", by=("prompt",)),
@@ -61,10 +65,10 @@ FILES: dict[str, RunFile] = {
     "wandb": RunFile("wandb"),
     "wandb_id": RunFile("wandb/id.txt"),
     "wandb_rows": RunFile("wandb/rows.jsonl"),
-    "prompt": RunFile("prompt.safetensors"),
-    "failure": RunFile("failure.safetensors", by=("failure",)),
-    "predictions": RunFile("predictions.safetensors"),
-    "uncertainties": RunFile("uncertainties.safetensors", by=("failure",)),
+    "prompt": RunFile("prompt.safetensors", marked=True),
+    "failure": RunFile("failure.safetensors", by=("failure",), marked=True),
+    "predictions": RunFile("predictions.safetensors", marked=True),
+    "uncertainties": RunFile("uncertainties.safetensors", by=("failure",), marked=True),
     "failures": RunFile("failures.csv", by=("failure",)),
     "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
     "metrics": RunFile("metrics.json", by=(*RUN, "evaluate")),
@@ -137,7 +141,7 @@ class RunFolder:
         """Return the metrics of a finished run.
 
         Raises:
-            ValueError: metrics.json is damaged or was written by something else.
+            ValueError: metrics.json is damaged or was written by something else, or by another run.
         """
         written = read_json(self.metrics)
         if (
@@ -149,7 +153,26 @@ class RunFolder:
                 f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
                 "from the last checkpoint; or train anew (overwrite=true)."
             )
+        refuse_foreign(self.metrics, written.pop(MARK, None), self.mark)
         return written
+
+    @property
+    def mark(self) -> str | None:
+        """The mark of the run, see `calib.runs.marks.mark_in`; zero-shot has that of its job."""
+        if self.is_baseline and not self.split.is_file():
+            return mark_in(RunFolder(self.path.resolve().parent.parent).split)
+        return mark_in(self.split)
+
+    def check_marks(self) -> None:
+        """Refuse a folder in which a file of another run lies.
+
+        Raises:
+            ForeignFileError: One does; the message names it.
+        """
+        for path in (getattr(self, name) for name, file in FILES.items() if file.marked):
+            check_file(path, self.mark)
+        if self.metrics.is_file():
+            self.results()
 
     @contextmanager
     def locked(self, *, patience: float = 0, tidy: bool = True) -> Iterator[None]:
@@ -165,7 +188,7 @@ class RunFolder:
             WriteError: It cannot be written.
         """
         try:
-            with locked(self.lock, patience=patience):
+            with locked(self.lock, patience=patience), kept(self.path):
                 if tidy:
                     remove_unfinished(self.path)
                     for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
@@ -208,6 +231,8 @@ class RunFolder:
                 f"The run folder '{self.path}' belongs to another configuration: {listed}. "
                 "Give another folder (out=FOLDER) or replace it (overwrite=true)."
             )
+        if self.split.is_file():
+            checked_mark(self.split, config, read_json(self.split))
         if not config.resume:
             state = "a finished" if self.finished else "an unfinished"
             raise ValueError(
@@ -230,8 +255,9 @@ class RunFolder:
         if config.overwrite and self.config.is_file():
             self._clear()
         self.check_data(split)
+        mark = checked_mark(self.split, config, split)
         write_text(self.config, sealed_text(to_yaml(replace(config, resume=True, overwrite=False))))
-        write_json(self.split, split)
+        write_json(self.split, {**split, MARK: mark})
 
     def check_data(self, split: dict[str, Any]) -> None:
         """Refuse images other than those the folder's run began with; a folder without a run passes.
@@ -246,7 +272,7 @@ class RunFolder:
             return
         old = read_json(self.split)
         differing = {key for key in old.keys() | split.keys() if old.get(key) != split.get(key)}
-        changed = sorted(differing - NAMES)
+        changed = sorted(differing - NAMES - {MARK})
         if changed:
             raise ValueError(
                 f"The data have changed since the run in '{self.path}' began (split.json differs in: "

@@ -19,6 +19,7 @@ from calib.io.archives import check_archive
 from calib.io.files import atomic_path, write_text
 from calib.processes.signals import Preempted, asked_to_stop, take_over
 
+MARK_KEY = "calib_run"  # of a checkpoint: which run it belongs to
 # What Lightning needs to go on; without one of them it would end in the middle of restoring.
 NEEDED = (
     "epoch",
@@ -64,14 +65,22 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, so that a killed run leaves the last good one."""
+    """Writes checkpoints whole or not at all, so that a killed run leaves the last good one.
+
+    Args:
+        mark: Of the run; stands in each of its checkpoints. None: none.
+    """
+
+    def __init__(self, mark: str | None = None) -> None:
+        super().__init__()
+        self.mark = mark
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write a checkpoint; the old one stays until the new one is on the disk."""
         data = io.BytesIO()  # as torch, writing to a full disk itself, would not say which disk
-        torch.save(checkpoint, data)
+        torch.save(checkpoint if self.mark is None else {**checkpoint, MARK_KEY: self.mark}, data)
         with atomic_path(path) as part:
             part.write_bytes(data.getbuffer())
 

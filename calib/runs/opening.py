@@ -113,7 +113,10 @@ class Job(Generic[Settings]):
     def _is_finished(self, config: Settings | None, folder: RunFolder) -> bool:
         if self._config.overwrite or not folder.finished:
             return False
-        return config is None or folder.has_export(config.task)
+        if config is not None and not folder.has_export(config.task):
+            return False
+        folder.check_marks()
+        return True
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
 from calib.core.hashing import json_digest
+from calib.core.names import hard_to_read, plain_name
+from calib.core.text import few
 from calib.data import (
     FeatureTable,
     FewShotSplit,
@@ -23,7 +26,9 @@ from calib.data import (
 from calib.data.encode import encode
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
-from calib.prompts.zero_shot import template_prompt, zero_shot_features
+from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,6 +92,8 @@ def load_shared(config: PromptRun) -> SharedInputs:
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
     task = load_task(config.data)
     split_of(config, task)  # too few images and shared ones are said before any is encoded
+    class_tokens(backbone, task.class_names, task.template)  # and names that no prompt could tell apart
+    say_sentence(task)
     record = describe_data(task)
     return SharedInputs(
         backbone=backbone,
@@ -95,6 +102,14 @@ def load_shared(config: PromptRun) -> SharedInputs:
         text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
         record=record,
     )
+
+
+def say_sentence(task: TaskData) -> None:
+    """Say what zero-shot reads, once: a sentence that reads badly costs more than any loss gains."""
+    sentence = task.template.replace("{}", plain_name(task.class_names[0]))
+    log.info('Zero-shot reads "%s" (data.template, data.class_names).', sentence)
+    if poor := hard_to_read(task.class_names):
+        log.warning("These class names read badly there: %s. Plain words say more.", few(poor, 10))
 
 
 def describe_data(task: TaskData) -> dict[str, Any]:
@@ -123,7 +138,8 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     Raises:
         ValueError: A class has too few images.
     """
-    return task.draw(config.data.shots, val_shots=config.data.val_shots, seed=config.seed)
+    data = config.data
+    return task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
 
 
 def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
@@ -181,10 +197,18 @@ def parity_of(config: PromptRun) -> dict[str, bool]:
     return {"official_double_embedding": True} if config.parity.double_embedding else {}
 
 
-def load_task(data: DataConfig) -> TaskData:
-    """Return the data set that the settings name."""
+def load_task(
+    data: DataConfig, *, needs: Sequence[str] = ("train", "test"), among: Sequence[str] | None = None
+) -> TaskData:
+    """Return the data set that the settings name; `needs` and `among` as for `calib.load_data`."""
     return load_data(
-        data.name, data.root, template=data.template, class_names=data.class_names, **data.options
+        data.name,
+        data.root,
+        template=data.template,
+        class_names=data.class_names,
+        needs=needs,
+        among=among,
+        **data.options,
     )
 
 

@@ -15,7 +15,7 @@ from calib.config import PromptRun, to_dict
 from calib.core import ranks
 from calib.data import FewShotDataModule
 from calib.data.predictions import Predictions
-from calib.io.files import write_json
+from calib.io.files import MARK, write_json
 from calib.losses import Objective
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.prompts.export import Prompt
@@ -112,13 +112,14 @@ def evaluate_prompt(
     """Write a prompt's export, test predictions and metrics, and return the metrics."""
     method = prompt.training["method"]
     predictions = prompt.predict(prepared.test, data=config.data.name)
+    mark = folder.mark
     results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
     results["test"] = _metrics(predictions, config)
     if prepared.val is not None:
         results["val"] = _metrics(prompt.predict(prepared.val, data=config.data.name), config)
-    prompt.save(folder.prompt)
-    predictions.save(folder.predictions)
-    write_json(folder.metrics, results)
+    prompt.save(folder.prompt, run=mark)
+    predictions.save(folder.predictions, run=mark)
+    write_json(folder.metrics, {**results, MARK: mark})
     return results["test"]
 
 

@@ -8,29 +8,57 @@ import logging
 import math
 import pickle
 import sys
+import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Union
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from calib.config import FailureRun, PromptRun
+from calib.config import FailureRun, PromptRun, check_trainer_bounds
 from calib.core import ranks
 from calib.core.errors import first_line, unknown_name
 from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
 from calib.processes.threads import thread_share
 from calib.runs.folder import RunFolder
-from calib.runs.last_state import AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.last_state import MARK_KEY, AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.marks import refuse_foreign
 from calib.runs.results import results_of
 from calib.runs.wandb import WandbLogger, wanted
 
 log = logging.getLogger(__name__)
-OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins")  # the run folder decides these
+# The run folder decides these.
+OWNED_SETTINGS = ("logger", "callbacks", "default_root_dir", "plugins", "model_registry")
 STRATEGIES = ("auto", "ddp")
+PLACES = ("accelerator", "devices", "num_nodes", "strategy")  # `calib.processes.join` tries these
+_NOTHING = "nothing would be trained, and the run would look like a finished one."
+# Values that Lightning takes, and that no run can have.
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "enable_checkpointing": ((False,), "a run goes on from its checkpoints."),
+    "barebones": ((True,), "a run goes on from its checkpoints."),
+    "max_steps": ((0,), _NOTHING),
+    "limit_train_batches": ((0,), _NOTHING),
+    "fast_dev_run": (
+        (True, *range(1, 1000)),
+        "it leaves no checkpoint. For a short try: trainer.max_epochs=1 out=FOLDER.",
+    ),
+}
+TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "settings by name",
+    type(None): "null",
+}
 
 
 class _ProgressBar(TQDMProgressBar):
@@ -130,7 +158,7 @@ def make_trainer(
         logger=logger,
         callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
         default_root_dir=folder.path,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(ranks.decided(lambda: folder.mark))],
     )
 
 
@@ -146,7 +174,7 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
         Preempted: A signal asked to stop; the state is saved.
-        ValueError: The checkpoint cannot be read.
+        ValueError: The checkpoint cannot be read, or trainer settings do not fit the number of batches.
     """
     point = resume_point(folder)
     try:
@@ -156,6 +184,8 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
             # After the last step: any of the processes may be the one that was asked.
             if isinstance(kept, RunCheckpoint) and kept.stop:
                 raise Preempted(kept.stop)
+    except MisconfigurationException as error:
+        raise ValueError(f"The trainer settings do not fit this training: {first_line(error)}") from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
         raise KeyboardInterrupt from stop
 
@@ -192,19 +222,22 @@ def _last_checkpoint(folder: RunFolder) -> str | None:
             f"The checkpoint {folder.checkpoint} was written by another version of calib. Delete it to train "
             "from the beginning, or give another folder (out=FOLDER)."
         )
+    advice = "Put the folder's own back, or delete it to train from the beginning."
+    refuse_foreign(folder.checkpoint, checkpoint.get(MARK_KEY), folder.mark, advice=advice)
     log.info("Going on %s, from %s.", done, folder.checkpoint)
     return str(folder.checkpoint)
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Refuse trainer settings that are unknown, or that would change what a run means.
+    """Refuse trainer settings that are unknown or impossible, or that would change what a run means.
 
     Args:
         settings: What the configuration hands to `lightning.Trainer`.
 
     Raises:
-        ValueError: A setting is unknown, belongs to the run folder, divides the model instead of the work, or
-            would round the frozen weights.
+        ValueError: A setting is unknown or has a value that Lightning does not take, belongs to the run
+            folder, divides the model instead of the work, would round the frozen weights, or would train
+            nothing.
     """
     for key in OWNED_SETTINGS:
         if key in settings:
@@ -213,19 +246,70 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             raise unknown_name("key", f"trainer.{key}", [f"trainer.{name}" for name in known])
-    epochs = settings.get("max_epochs", 1)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"trainer.max_epochs must be at least 1, got {epochs}.")
+    check_trainer_bounds(settings)
+    if settings.get("max_epochs", 1) is None:
+        raise ValueError("trainer.max_epochs must be at least 1, got None.")
     if str(settings.get("precision", "")).endswith("-true"):
         raise ValueError(
             f"trainer.precision={settings['precision']} would round the frozen weights for good; "
             "use bf16-mixed or 16-mixed."
         )
-    strategy, nodes = settings.get("strategy", "auto"), settings.get("num_nodes", 1)
+    strategy = settings.get("strategy", "auto")
     if strategy not in STRATEGIES:
         raise ValueError(
             f"trainer.strategy={strategy} is not used here: what is trained is small, and every process "
             "holds the frozen model. Leave it out; several devices run DDP."
         )
-    if not isinstance(nodes, int) or nodes < 1:
-        raise ValueError(f"trainer.num_nodes must be at least 1, got {nodes}.")
+    for key, value in settings.items():
+        _check_type(key, value, known[key].annotation)
+        if key in REFUSED and value in REFUSED[key][0]:
+            raise ValueError(f"trainer.{key}={_as_typed(value)} cannot be used here: {REFUSED[key][1]}")
+    _try_trainer({key: value for key, value in settings.items() if key not in PLACES})
+
+
+def _check_type(key: str, value: Any, annotation: Any) -> None:
+    """Refuse a value of a type that Lightning's signature does not name; it would take some in silence."""
+    options = typing.get_args(annotation) if typing.get_origin(annotation) is Union else (annotation,)
+    words: list[str] = []
+    for option in options:
+        plain = typing.get_origin(option) or option
+        if plain is Literal:
+            if value in (literal := typing.get_args(option)):
+                return
+            words += map(str, literal)
+        elif plain is type(value) or (plain is float and type(value) is int):
+            return
+        elif plain in TYPES:
+            words.append(TYPES[plain])
+    if words:
+        raise ValueError(f"trainer.{key} must be {' or '.join(words)}, got {_as_typed(value)}.")
+
+
+def _try_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse what `lightning.Trainer` refuses; it is made in some milliseconds, long before it is needed."""
+
+    def refusal(given: Mapping[str, Any]) -> Exception | None:
+        quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "devices": 1}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                Trainer(**{**given, **quiet, "plugins": [LightningEnvironment()]})
+        except Exception as error:  # of many types: Lightning converts and compares values as they come
+            return error
+        return None
+
+    together = refusal(settings)
+    if together is None:
+        return
+    for key, value in settings.items():
+        alone = refusal({key: value})
+        if alone is not None:
+            raise ValueError(
+                f"trainer.{key}={_as_typed(value)} cannot be used: {first_line(alone)}"
+            ) from alone
+    raise ValueError(f"These trainer settings exclude each other: {first_line(together)}") from together
+
+
+def _as_typed(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

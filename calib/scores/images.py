@@ -214,6 +214,9 @@ class ClassGaussians:
 def _shots(image_features: Tensor, labels: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return checked features (N, D) and class membership (N, C), both float64."""
     features = unit_features(image_features, None)
+    check_tensor(labels, "labels")
+    if logits is not None:
+        check_tensor(logits, "logits")
     size = logits.shape[1] if logits is not None else 1 + int(labels.max()) if labels.numel() else 0
     check_labels(labels, features.new_zeros(len(features), max(size, 1)))
     members = one_hot(labels.to(features.device, torch.int64), size).to(features)
@@ -228,6 +231,7 @@ def _shots(image_features: Tensor, labels: Tensor, logits: Tensor | None) -> tup
 def check_queries(image_features: Tensor, logits: Tensor, dim: int, size: int) -> Tensor:
     """Return the features (N, D) in float64, once they and the logits (N, C) fit what was fitted."""
     features = unit_features(image_features, dim)
+    check_tensor(logits, "logits")
     if tuple(logits.shape) != (len(features), size):
         raise ValueError(
             f"logits must be ({len(features)}, {size}), one row per image and one column per fitted class; "

@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from calib.core.checks import as_float64, check_probs
-from calib.posthoc.scaling import check_class_logits, scaled_logits
+from calib.core.checks import as_float64, check_logits, check_probs, check_tensor
+from calib.posthoc.scaling import scaled_logits
 
 
 def mcp(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
@@ -44,7 +44,8 @@ def mcp(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
     """
     if predictions is None:
         return other_logits(logits).logsumexp(dim=1)
-    check_class_logits(logits)
+    check_logits(logits)
+    check_tensor(predictions, "predictions")
     if predictions.shape != logits.shape[:1] or predictions.dtype != torch.int64:
         raise ValueError(
             f"predictions must be ({len(logits)},) int64, one per row of logits, not "
@@ -75,6 +76,9 @@ def log_odds(logits: Tensor, predictions: Tensor | None = None) -> Tensor:
         >>> round(log_odds(torch.tensor([[math.log(3.0), 0.0]])).item(), 4)  # p = 3/4, odds 3
         1.0986
     """
+    check_tensor(logits, "logits")
+    if predictions is not None:
+        check_tensor(predictions, "predictions")
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"Log-odds of a prediction need logits (B, C) with C >= 2, not {tuple(logits.shape)}."
@@ -196,7 +200,7 @@ def logits_from_probs(probs: Tensor) -> Tensor:
 
 def other_logits(logits: Tensor) -> Tensor:
     """Return the logits relative to the largest one, without that one, (N, C - 1) float64, at most 0."""
-    check_class_logits(logits)
+    check_logits(logits)
     values = as_float64(logits)
     top, where = values.max(dim=1, keepdim=True)
     kept = torch.ones_like(values, dtype=torch.bool).scatter_(1, where, False)

@@ -13,10 +13,11 @@ from calib.cli import main
 from calib.commands.cache import cache_entries, prune
 from calib.data import FeatureTable
 from calib.data.encode import LOCKS
+from calib.data.images import READING
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a cache with a fresh file, one unused for 40 days, a damaged one and an unfinished encoding."""
     table = FeatureTable(
         normalize(torch.randn(5, 8), dim=1),
@@ -24,8 +25,10 @@ def folder(tmp_path: Path) -> Path:
         [f"{i:064x}" for i in range(5)],
         [str(i) for i in range(5)],
         augmented_features=normalize(torch.randn(5, 3, 8), dim=-1),
-        meta={"backbone": {"name": "toy"}},
+        meta={"backbone": {"name": "toy"}, "views": 3, "reading": READING},
     )
+    # The names are letters here; what a name must be is tested where features are cached.
+    monkeypatch.setattr("calib.commands.cache.is_of_its_key", lambda features, path: True)
     for name in ("a" * 64, "b" * 64, "c" * 64):
         table.save(tmp_path / f"{name}.safetensors")
     (tmp_path / f"{'d' * 64}.parts").mkdir()
@@ -71,3 +74,12 @@ def test_bad_arguments_are_explained(tmp_path: Path, capsys) -> None:
     assert "There is no cache folder" in capsys.readouterr().err
     assert main(["cache", str(tmp_path), "--prune", "-1"]) == 1
     assert "--prune must be at least 0 days" in capsys.readouterr().err
+
+
+def test_features_of_images_that_are_read_otherwise_now_are_pointed_out(folder: Path, capsys) -> None:
+    path = folder / f"{'a' * 64}.safetensors"
+    table = FeatureTable.load(path)
+    table.meta["reading"] = READING - 1
+    table.save(path)
+    assert main(["cache", str(folder)]) == 1  # for the damaged one
+    assert capsys.readouterr().out.count("by the rules of an older version: no longer used") == 1

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from calib.commands.evaluate import evaluate
+from calib.commands.evaluate import evaluate, file_names
 from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.data.predictions import Predictions
@@ -190,3 +192,69 @@ def test_a_default_that_was_asked_for_is_no_runs_own(runs, tmp_path: Path) -> No
         ("cxr3", None, "A scan of {}."),
         ("cxr3", None, None),
     ]
+
+
+@pytest.mark.parametrize("layout", ["test/{}", "{}"])
+def test_external_images_of_two_of_three_classes_need_no_training_split(
+    runs, tmp_path: Path, make_pictures, layout: str
+) -> None:
+    images = make_pictures({layout.format(name): 2 for name in ("pneumonia", "COVID-19")})
+    changes = ["data.name=folder", f"data.root={images}", f"data.cache_dir={tmp_path / 'cache'}"]
+    results = evaluate(evaluation(tmp_path / "out", [runs[1]], *changes, "baseline=coop"))
+    metrics = results["methods"]["calibprompt"][1]
+    recalls = {row["class"]: row["recall"] for row in metrics["per_class"]}
+    assert set(recalls) == {"no finding", "pneumonia", "COVID-19"}
+    assert np.isnan(recalls["no finding"])
+    assert not np.isnan(recalls["pneumonia"])
+    predictions = Predictions.load(tmp_path / "out" / "predictions" / "calibprompt-s1.safetensors")
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    assert predictions.class_names == prompt.class_names  # its own numbering, a column for each
+    assert predictions.logits.shape == (4, 3)
+    assert sorted(predictions.class_names[label] for label in predictions.labels.tolist()) == [
+        "COVID-19",
+        "COVID-19",
+        "pneumonia",
+        "pneumonia",
+    ]
+
+
+def test_external_images_of_a_class_that_the_prompt_does_not_know_are_refused(
+    runs, tmp_path: Path, make_pictures
+) -> None:
+    images = make_pictures({"test/pneumonia": 1, "test/fracture": 1})
+    changes = ["data.name=folder", f"data.root={images}", f"data.cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(ValueError, match=r"knows the classes .* the data have \['fracture', 'pneumonia'\]"):
+        evaluate(evaluation(tmp_path / "out", [runs[1]], *changes))
+
+
+@pytest.fixture
+def make_pictures(tmp_path: Path):
+    """Return a function that writes {"test/pneumonia": 3, ...} pictures, and returns their folder."""
+
+    def make(counts: dict[str, int]) -> Path:
+        random = np.random.default_rng(0)
+        for folder, count in counts.items():
+            (tmp_path / "images" / folder).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / folder / f"{number}.png")
+        return tmp_path / "images"
+
+    return make
+
+
+def test_names_of_files_are_short_and_each_its_own() -> None:
+    methods = ["coop", "coop x=1", "m" * 5000, "m" * 5000 + "n", "a/b", "a_b", "A_B", "é" * 150, "../../x"]
+    names = file_names([SimpleNamespace(method=method, seed=1) for method in methods])
+    assert names[:2] == ["coop-s1", "coop_x=1-s1"]
+    assert len({name.casefold() for name in names}) == len(methods)
+    assert all(len(f"{name}.safetensors".encode()) <= 255 and "/" not in name for name in names)
+
+
+def test_a_long_method_of_an_export_is_evaluated(runs, tmp_path: Path) -> None:
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    prompt.training["method"] = "m" * 5000
+    prompt.save(tmp_path / "prompt.safetensors")
+    evaluate(evaluation(tmp_path / "evaluation", [tmp_path / "prompt.safetensors"]))
+    (file,) = (tmp_path / "evaluation" / "predictions").iterdir()
+    assert file.name.startswith("mmm")

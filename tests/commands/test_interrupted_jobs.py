@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests_shared import SHORT
 
 import calib.runs.folder
+import calib.runs.last_state
 from calib.backbones import create_backbone
 from calib.cli import run
 from calib.commands.search.stacks import _write_run
@@ -148,3 +150,29 @@ def test_a_sweep_killed_between_two_runs_of_a_stack_writes_the_rest_from_the_sam
         whole, cut = (tmp_path / folder / name / "predictions.safetensors" for folder in ("whole", "cut"))
         assert whole.read_bytes() == cut.read_bytes()
     assert not list((tmp_path / "cut").glob(".stack-*"))
+
+
+@pytest.mark.parametrize("how", ["rename", "remove"])
+def test_a_run_whose_folder_is_renamed_or_removed_stops_and_makes_nothing(
+    runs, tmp_path: Path, monkeypatch, capsys, caplog, how: str
+) -> None:
+    write = calib.runs.last_state.write_curves
+    folder, other = tmp_path / "run", tmp_path / "other"
+
+    def move(path: Path, rows) -> None:
+        write(path, rows)
+        if len(rows) == 2:
+            folder.rename(other)
+            if how == "remove":
+                shutil.rmtree(other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calib.runs.last_state, "write_curves", move)
+        assert run("train", [*ALONE, f"out={folder}"]) == 1
+    assert "run' was renamed or removed while this process worked in it" in capsys.readouterr().err
+    assert not folder.exists()
+    place = other if how == "rename" else folder
+    assert run("train", [*ALONE, f"out={place}"]) == 0
+    assert ("Going on after epoch" in caplog.text) == (how == "rename")
+    ours, theirs = (load_file(each / "prompt.safetensors")["context"] for each in (place, runs[1]))
+    assert torch.equal(ours, theirs)

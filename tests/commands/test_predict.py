@@ -223,3 +223,25 @@ def test_only_images_that_were_read_are_counted(
     arguments = [str(run), str(image_folder / "test"), str(bad), "--out", str(tmp_path / "x.csv")]
     assert main(["predict", *arguments, "--skip-unreadable"]) == 0
     assert capsys.readouterr().out == f"9 predictions in {tmp_path / 'x.csv'}\n"
+
+
+def test_a_pipe_or_a_device_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in ((str(tmp_path / "pipe.png"), "a named pipe"), ("/dev/null", "a device")):
+        with pytest.raises(ValueError, match=rf"'{name}' is {kind}, not an image file\."):
+            find_images([name])
+
+
+def test_progress_is_said_batch_by_batch(run: Path, image_folder: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr("calib.data.notices.LOG_EVERY", 0.0)
+    with caplog.at_level("INFO", logger="calib"):
+        predict(run, [str(image_folder / "test")], batch_size=4)
+    said = [line for line in caplog.messages if line.startswith("classifying images")]
+    assert said == [f"classifying images: {done} of 9" for done in (4, 8, 9)]
+
+
+def test_what_a_run_holds_is_loaded_from_its_folder(run: Path, tmp_path: Path) -> None:
+    assert torch.equal(Prompt.load(run).text_features, Prompt.load(run / "prompt.safetensors").text_features)
+    assert len(Predictions.load(run).labels) == 9
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*prompt\.safetensors"):
+        Prompt.load(tmp_path)

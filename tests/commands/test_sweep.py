@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from calib.config import DataConfig, PromptRun, load_config
 from calib.config.schema import setting
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
+from calib.runs.marks import ForeignFileError
 
 VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 
@@ -211,3 +213,15 @@ def test_a_new_setting_of_the_images_divides_what_a_sweep_shares() -> None:
     plain, blurred = CorruptedRun(), CorruptedRun(data=CorruptedData(corruption="blur"))
     assert sharing_key(blurred) != sharing_key(plain)
     assert sharing_key(CorruptedRun(seed=2, data=CorruptedData(seen=True, shots=16))) == sharing_key(plain)
+
+
+def test_a_run_of_a_sweep_with_a_file_of_another_run_is_refused(swept, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(swept[0], folder)
+    first, second = sorted(path for path in folder.iterdir() if path.is_dir())[:2]
+    for name in ("metrics.json", "prompt.safetensors", "predictions.safetensors"):
+        own = (first / name).read_bytes()
+        shutil.copy(second / name, first / name)
+        with pytest.raises(ForeignFileError, match=rf"{first.name}/{name} belongs to another run"):
+            sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))
+        (first / name).write_bytes(own)

@@ -77,7 +77,9 @@ def test_zero_shot_is_the_template(runs: dict[int, Path]) -> None:
 
 
 def test_baselines_share_the_shots_and_differ_in_the_losses(runs: dict[int, Path]) -> None:
-    assert read_json(runs[1] / "split.json") == read_json(runs[1] / "baselines" / "coop" / "split.json")
+    ours, theirs = (read_json(f / "split.json") for f in (runs[1], runs[1] / "baselines" / "coop"))
+    assert ours.pop("run") != theirs.pop("run")
+    assert ours == theirs
     assert read_json(runs[1] / "split.json")["train"] != read_json(runs[2] / "split.json")["train"]
     coop = Prompt.load(runs[1] / "baselines" / "coop" / "prompt.safetensors")
     ours = Prompt.load(runs[1] / "prompt.safetensors")
@@ -144,7 +146,7 @@ def test_a_finished_part_on_other_images_is_not_reused(runs, settings, tmp_path:
     folder = tmp_path / "run"
     shutil.copytree(runs[1], folder)
     shutil.copy(runs[2] / "split.json", folder / "baselines" / "coop" / "split.json")
-    with pytest.raises(ValueError, match=r"in '.*baselines/coop' began.*train"):
+    with pytest.raises(ValueError, match=r"baselines/coop/split.json belongs to another run"):
         train(settings("seed=1", f"out={folder}", "baselines=[coop,ls]"))
 
 
@@ -295,3 +297,22 @@ def test_a_loss_that_is_not_a_number_leaves_no_result(settings, tmp_path: Path) 
         train(settings(f"out={tmp_path / 'run'}", "baselines=[]", "optim.lr=1e38", "optim.warmup_lr=1e38"))
     assert not (tmp_path / "run" / "prompt.safetensors").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_exactly_as_many_images_as_shots_are_enough_on_request(
+    settings, image_folder, tmp_path: Path
+) -> None:
+    data = [
+        "data.name=folder",
+        f"data.root={image_folder}",
+        "data.shots=6",
+        f"data.cache_dir={tmp_path / 'c'}",
+    ]
+    with pytest.raises(
+        ValueError, match=r"has 6 different images .*data\.at_most=true takes what a class has"
+    ):
+        train(settings(*data, f"out={tmp_path / 'refused'}"))
+    train(settings(*data, "data.at_most=true", f"out={tmp_path / 'run'}"))
+    split = read_json(tmp_path / "run" / "split.json")
+    assert (len(split["train"]), split["val"]) == (18, [])
+    assert "test" in read_json(tmp_path / "run" / "metrics.json")

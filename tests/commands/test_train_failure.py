@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from calib.failure.report import heading
 from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
 from calib.prompts.export import Prompt
+from calib.prompts.zero_shot import zero_shot
+from calib.runs.exports import failure_path
+from calib.runs.marks import ForeignFileError
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
@@ -285,6 +289,51 @@ def test_an_unfinished_run_goes_on_to_the_same_head(failure_settings, tmp_path: 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def rounded_otherwise(monkeypatch, by: float) -> None:
+    """Let zero-shot text features come out as on another processor."""
+    from calib.commands.failure import images
+
+    def elsewhere(*given: Any, **more: Any) -> Prompt:
+        prompt = zero_shot(*given, **more)
+        return replace(prompt, text_features=prompt.text_features + by)
+
+    monkeypatch.setattr(images, "zero_shot", elsewhere)
+
+
+def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
+    failure_settings, tmp_path: Path, monkeypatch
+) -> None:
+    given = failure_settings(f"out={tmp_path / 'run'}", "scores=[mcp]")
+    step = FailurePredictionModule.on_train_epoch_start
+
+    def stop(self: FailurePredictionModule) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FailurePredictionModule, "on_train_epoch_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_failure(given)
+    monkeypatch.setattr(FailurePredictionModule, "on_train_epoch_start", step)
+    begun = (
+        (tmp_path / "run" / "split.json").read_bytes(),
+        (tmp_path / "run" / "prompt.safetensors").read_bytes(),
+    )
+    rounded_otherwise(monkeypatch, 1e-2)
+    with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
+        train_failure(given)
+    rounded_otherwise(monkeypatch, 2e-7)
+    assert not train_failure(given)["reused"]
+    assert train_failure(given)["reused"]
+    folder = tmp_path / "run"
+    assert ((folder / "split.json").read_bytes(), (folder / "prompt.safetensors").read_bytes()) == begun
+    FailureHead.load(folder / "failure.safetensors").check_prompt(Prompt.load(folder / "prompt.safetensors"))
+    rounded_otherwise(monkeypatch, 1e-2)
+    with pytest.raises(ValueError, match=r"data have changed since the run.*prompt"):
+        train_failure(given)
+    train_failure(replace(given, overwrite=True))
+    assert (folder / "prompt.safetensors").read_bytes() != begun[1]
+
+
 def test_a_prompt_of_all_images_is_cross_fitted(image_folder: Path, failure_settings, tmp_path: Path) -> None:
     data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
     prompt = tmp_path / "prompt"
@@ -338,6 +387,15 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
     assert 0 < results["images"]["failures"] < 24
     checkpoint = FailureHead.load(tmp_path / "run" / "failure.safetensors")
     checkpoint.check_prompt(Prompt.load(runs[1] / "prompt.safetensors"))
+    folds = [tmp_path / "run" / "folds" / str(number) for number in (1, 2)]
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.copy(folds[0] / "prompt.safetensors", folds[1] / "prompt.safetensors")
+    with pytest.raises(ForeignFileError, match=r"folds/2/prompt\.safetensors belongs to another run"):
+        train_failure(failure_settings(*changes))
+    (folds[1] / "prompt.safetensors").unlink()
+    shutil.copy(folds[0] / "checkpoints" / "last.ckpt", folds[1] / "checkpoints" / "last.ckpt")
+    with pytest.raises(ForeignFileError, match=r"folds/2/checkpoints/last\.ckpt belongs to another run"):
+        train_failure(failure_settings(*changes))
 
 
 def test_folds_keep_groups_together_and_spread_classes() -> None:
@@ -524,7 +582,7 @@ def test_a_malicious_checkpoint_in_the_run_folder_is_refused_and_not_run(
     stranger(tmp_path)
     settings = failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}", "scores=[mcp]")
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -693,3 +751,25 @@ def test_predict_refuses_a_head_for_another_prompt(
         predict(tmp_path, [str(image_folder)], failure=image_runs)
     with pytest.raises(FileNotFoundError, match="no failure head at"):
         predict(image_runs, [str(image_folder)], failure=tmp_path)
+
+
+def test_a_file_of_another_failure_run_is_refused(
+    zero_shot_run: Path, prompt_run: Path, failure_settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(zero_shot_run, folder)
+    for name in (
+        "failure.safetensors",
+        "uncertainties.safetensors",
+        "predictions.safetensors",
+        "metrics.json",
+    ):
+        own = (folder / name).read_bytes()
+        shutil.copy(prompt_run / name, folder / name)
+        with pytest.raises(ForeignFileError, match=rf"{name} belongs to another run"):
+            train_failure(load_config([str(folder / "config.yaml"), f"out={folder}"], task="failure"))
+        (folder / name).write_bytes(own)
+    shutil.copy(prompt_run / "failure.safetensors", folder / "failure.safetensors")
+    with pytest.raises(ForeignFileError, match=r"failure\.safetensors belongs to another run"):
+        failure_path(folder)
+    assert failure_path(folder / "failure.safetensors").is_file()

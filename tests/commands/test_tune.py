@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from calib.commands.search.tune import tune
 from calib.config import load_config
 from calib.io.files import read_json, write_json
 from calib.prompts.stack import PromptStackModule
+from calib.runs.marks import ForeignFileError
 
 SPACE = [*SHORT, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]
 
@@ -291,3 +293,11 @@ def test_a_search_killed_again_and_again_ends_like_one_left_alone(tuned, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "4 trials finished, 0 stopped" in done.stdout
     assert outcome(folder) == outcome(tuned[0])[:4]
+
+
+def test_a_trial_with_the_files_of_another_stops_the_search_and_is_no_bad_setting(tuned, tmp_path) -> None:
+    folder = tmp_path / "t"
+    shutil.copytree(tuned[0], folder)
+    shutil.copy(folder / "trial-001_seed-1" / "metrics.json", folder / "trial-000_seed-1" / "metrics.json")
+    with pytest.raises(ForeignFileError, match=r"trial-000_seed-1/metrics\.json belongs to another run"):
+        tune(search_in(folder))

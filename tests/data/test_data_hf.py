@@ -70,7 +70,7 @@ def test_a_saved_data_set_is_read_with_its_class_labels(save: Save) -> None:
 def test_a_patient_column_that_is_not_used_is_pointed_out(
     save: Save, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = save({"train": [0, 1], "test": [1]})
+    root = save({"train": [0, 1], "test": [1, 0]})
     load_data("hf", root, columns={"group": "patient"})
     assert "patient" not in caplog.text
     assert load_data("hf", root, columns={"patient": "patient"}).train.groups == ["train0", "train0"]
@@ -129,9 +129,10 @@ def test_wrong_columns_and_labels_are_explained(save: Save, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="Row 0 of the split 'test' has no label"):
         load_data("hf", root)
     with pytest.raises(
-        ValueError, match=r"of type Value, not ClassLabel.*data\.options\.columns\.label=NAME"
+        ValueError,
+        match=r"'scan' is of type Image, which holds no labels.*data\.options\.columns\.label=NAME",
     ):
-        load_data("hf", root, columns={"label": "patient"})
+        load_data("hf", root, columns={"label": "scan"})
     with pytest.raises(
         ValueError, match=r"Unknown column \(data\.options\.columns\.image\) 'scna'\. Did you mean 'scan'"
     ):
@@ -155,7 +156,7 @@ def test_what_is_not_a_saved_dict_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"was not written by DatasetDict\.save_to_disk"):
         load_data("hf", tmp_path)
     datasets.Dataset.from_dict({"x": [1]}).save_to_disk(tmp_path / "single")
-    with pytest.raises(ValueError, match="single has no splits"):
+    with pytest.raises(ValueError, match=r"single: Expected one Image column, found 0: x \(Value\)"):
         load_data("hf", tmp_path / "single")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import chunk, png, tiff
 from PIL import Image
 
 from calib.data.images import MAX_PIXELS, file_id, has_image_suffix, open_image
@@ -71,9 +72,10 @@ def test_transparency_is_laid_over_black(tmp_path: Path) -> None:
     assert pixels(tmp_path / "rgba.png")[0].tolist() == [[200, 100, 50], [40, 20, 10], [0, 0, 0]]
     Image.new("LA", (1, 1), (200, 51)).save(tmp_path / "la.png")
     assert pixels(tmp_path / "la.png")[0, 0].tolist() == [40, 40, 40]
-    keyed = Image.new("L", (1, 1), 9)
+    keyed = Image.new("L", (2, 1), 9)
+    keyed.putpixel((1, 0), 8)
     keyed.save(tmp_path / "key.png", transparency=9)
-    assert pixels(tmp_path / "key.png")[0, 0].tolist() == [0, 0, 0]
+    assert pixels(tmp_path / "key.png")[0].tolist() == [[0, 0, 0], [8, 8, 8]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -148,11 +150,137 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) ->
         open_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"patient,age\n1,50\n", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"])
-def test_what_is_not_an_image_is_named(tmp_path: Path, content: bytes) -> None:
+RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def jpeg_of(marker: int, bits: int = 8, channels: int = 3) -> bytes:
+    """Return a JPEG whose frame header says so; there are no pixels."""
+    frame = bytes([bits, 0, 8, 0, 8, channels]) + b"".join(bytes([c, 0x11, 0]) for c in range(channels))
+    return b"\xff\xd8\xff" + bytes([marker]) + (2 + len(frame)).to_bytes(2, "big") + frame + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"it is empty \(0 bytes\)\.$"),
+        (b"\0" * 5000, r"it is nothing but 5000 zero bytes; copy it again\.$"),
+        (b"patient,age\n1,50\n", r"it is another kind of file\.$"),
+        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", r"it is a GIF\.$"),
+        (
+            b"\0" * 128 + b"DICM" + b"x" * 99,
+            r"it is a DICOM file; export it as PNG with the window you mean\.$",
+        ),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", r"it is a JPEG 2000 file\.$"),
+        (b"\0\0\0\x1cftypheic", r"it is a HEIC, AVIF or video file\.$"),
+        (b"<!DOCTYPE html><html>", r"it is a web page in the place of the image; download it again\.$"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"it is a pointer of Git LFS .* `git lfs pull`\.$"),
+        (
+            tiff(RGB, t259=[33005]),
+            r"it is a TIFF with the compression JPEG 2000 \(33005\), which is not read",
+        ),
+        (tiff(RGB, t259=[34712]), r"it is a TIFF with the compression JPEG 2000 \(34712\)"),
+        (tiff(RGB, t259=[60000]), r"it is a TIFF with the compression unknown \(60000\)"),
+        (jpeg_of(0xC1, bits=12), r"it is a JPEG of a kind that is not read here: 12-bit\. Save it as PNG\.$"),
+        (jpeg_of(0xC3, bits=16), r"it is a JPEG of a kind that is not read here: lossless, 16-bit"),
+        (jpeg_of(0xC0, channels=2), r"it is a JPEG of a kind that is not read here: 2-channel"),
+        (b"BM" + b"\1" * 40, r"it is a BMP that cannot be opened \(.+\)\. Was it cut off\?"),
+    ],
+)
+def test_what_is_not_an_image_is_named_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "notes.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"notes\.png is not an image that can be read"):
+    with pytest.raises(ValueError, match=rf"notes\.png is not an image that can be read \(.*\): {reason}"):
         open_image(tmp_path / "notes.png")
+
+
+def test_a_lossless_jpeg_that_opens_but_cannot_be_decoded_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg_of(0xC3))
+    with pytest.raises(ValueError, match=r"a\.jpg is a JPEG of a kind that is not read here: lossless.*PNG"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_a_compression_that_pillow_may_lack_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(RGB, t259=[50001]))
+    with pytest.raises(ValueError, match=r"a\.tif is a TIFF that cannot be decoded .*\(WebP, 50001\)"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_what_is_too_large_to_read_is_refused_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.data.images.MAX_BYTES", 99)
+    (tmp_path / "a.png").write_bytes(png(RGB))
+    with pytest.raises(ValueError, match=r"a\.png is too large to decode safely \(more than 99 bytes"):
+        open_image(tmp_path / "a.png")
+
+
+LONG = zlib.compress(b"x" * (2 << 20))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (chunk(b"iCCP", b"k\0\0" + LONG), b""),
+        (chunk(b"zTXt", b"k\0\0" + LONG), b""),
+        (b"", chunk(b"iTXt", b"k\0\1\0\0\0" + LONG)),
+        (chunk(b"iCCP", b"no end and no method"), b""),
+        (chunk(b"iCCP", b"k\0\x07" + LONG), b""),
+        (chunk(b"zTXt", b"k\0\x07"), b""),
+        (chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 999_999)) * 70, b""),  # 70 MB together
+        (chunk(b"pHYs", b"\0") + chunk(b"gAMA", b"") + chunk(b"cHRM", b"\0"), b""),
+        (chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG), b""),
+        (chunk(b"zTXt", b"Raw profile type exif\0\0" + LONG), b""),
+        (chunk(b"zTXt", b"Raw profile type exif\0\0no zlib"), b""),
+        (chunk(b"prVt", b"x" * 5000), chunk(b"tIME", b"")),
+    ],
+)
+def test_metadata_of_a_png_block_no_pixels(tmp_path: Path, before: bytes, after: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(png(RGB, before, after))
+    assert np.array_equal(pixels(tmp_path / "a.png"), RGB)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)),
+    ],
+)
+def test_metadata_that_say_which_way_is_up_still_do(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(png(RGB, chunk(b"iCCP", b"k\0\0" + LONG) + text))
+    assert np.array_equal(pixels(tmp_path / "a.png"), np.rot90(RGB, -1))
+
+
+def test_what_a_png_needs_is_asked_for(tmp_path: Path) -> None:
+    whole = png(RGB)
+    for broken, message in (
+        (whole[:-12], "ends before its IEND"),
+        (whole[: whole.index(b"IDAT") - 4] + chunk(b"IEND", b""), "has no IDAT"),
+        (whole[:8] + chunk(b"gAMA", b"\0\0\0\1") + whole[8:], "does not begin with an IHDR"),
+    ):
+        (tmp_path / "a.png").write_bytes(broken)
+        with pytest.raises(ValueError, match=rf"a\.png is a damaged image \(it {message}"):
+            open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mark", [{254: 1}, {254: 4}, {254: 5}, {255: 2}])
+def test_smaller_copies_and_masks_of_the_first_page_are_passed_over(
+    tmp_path: Path, mark: dict[int, int]
+) -> None:
+    first = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 40, 3), dtype=np.uint8))
+    copies = [first.resize((20, 24)), first.resize((10, 12))]
+    for copy in copies:
+        copy.encoderinfo = {"tiffinfo": mark}
+    first.save(tmp_path / "slide.tif", save_all=True, append_images=copies)
+    assert np.array_equal(pixels(tmp_path / "slide.tif"), np.asarray(first))
+    larger, other = first.resize((80, 96)), first.resize((20, 24))
+    larger.encoderinfo = {"tiffinfo": mark}  # the first page is the preview here, or so it seems
+    for page, frames in ((larger, 2), (other, 2)):
+        first.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+        with pytest.raises(ValueError, match=rf"pages\.tif holds {frames} frames"):
+            open_image(tmp_path / "pages.tif")
 
 
 def test_only_known_endings_are_opened(tmp_path: Path) -> None:

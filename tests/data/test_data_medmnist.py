@@ -91,12 +91,16 @@ def test_names_are_needed_for_unknown_files(save: Save) -> None:
     [
         ({"train_labels": np.zeros((6, 14), dtype=np.uint8)}, "train: 14 labels per image; only one class"),
         ({"train_labels": np.zeros((5, 1), dtype=np.uint8)}, "train: 5 labels of type uint8 for 6 images"),
-        ({"train_labels": np.zeros((6, 1))}, "train: 6 labels of type float64"),
-        ({"test_labels": np.full((4, 1), 2)}, "the test labels go from 2 to 2, but there are 2 class names"),
+        (
+            {"train_labels": np.full((6, 1), 0.5)},
+            "train: labels must hold text, whole numbers or .*, not 0.5",
+        ),
+        ({"test_labels": np.full((4, 1), 2)}, "test: label 2 has no name; data.class_names goes up to 1"),
         ({"train_images": np.zeros((6, 5, 7))}, "train: images must be uint8"),
         ({"train_images": np.zeros((6, 5, 7, 4), dtype=np.uint8)}, r"images must be uint8 \(N, H, W\)"),
         ({"train_images": np.array([{}] * 6, dtype=object)}, "is not a MedMNIST .npz file .*pickle"),
-        ({"test_images": None}, "has no array 'test_images'; it has: "),
+        ({"test_images": None}, "has test_labels without test_images; it has: "),
+        ({"test_images": None, "test_labels": None}, "has no array 'test_images'; it has: "),
     ],
 )
 def test_wrong_arrays_are_explained(save: Save, change: dict[str, np.ndarray | None], message: str) -> None:

@@ -130,7 +130,10 @@ def test_unknown_names_and_options_are_explained(
 
 
 def test_an_option_unlike_any_known_one_gets_no_suggestion() -> None:
-    with pytest.raises(ValueError, match=r"'data\.options\.columns'\. Known: data\.options\.grey16_max\."):
+    with pytest.raises(
+        ValueError,
+        match=r"'data\.options\.columns'\. Known: data\.options\.grey16_max, data\.options\.skip_unread",
+    ):
         load_data("folder", "x", columns={})
 
 

@@ -218,7 +218,7 @@ def test_a_column_that_looks_like_patients_and_is_not_used_is_pointed_out(
     make_table: MakeTable, caplog: pytest.LogCaptureFixture, header: str, warned: bool
 ) -> None:
     make_table(f"path,class,{header}\na/0.png,x,p\na/1.png,y,p\n", "train.csv")
-    root = make_table(f"path,class,{header}\na/2.png,x,q\n", "test.csv")
+    root = make_table(f"path,class,{header}\na/2.png,x,q\na/3.png,y,q\n", "test.csv")
     tables = {"train": "train.csv", "test": "test.csv"}
     load_data("table", root, table=tables)
     message = f"column {header} is not used; if it names patients"
@@ -270,7 +270,7 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
         ("a/1.png", "a/1.dcm", r"line 3: 'a/1\.dcm' does not end like an image"),
         ("a/1.png", "a/0.png", r"1 images are listed more than once in 'train': a/0\.png"),
         (ROWS, "", r"labels\.csv is empty: its first line names no columns"),
-        (ROWS.partition("\n")[2], "", r"No row of the table .* belongs to the split 'train'"),
+        (ROWS.partition("\n")[2], "", r"The table .* has no rows of train, val or test"),
         ("a/1.png,low_grade", "a/1.png,", r"line 3: column 'label' is empty\."),
         ("train,p2", "train,nan", r"line 3: column 'patient' is empty \(nan\)"),
         (

@@ -204,3 +204,28 @@ def test_two_files_must_be_of_one_model(tmp_path: Path) -> None:
         first.check_same_model(load_embeddings(written(tmp_path, text_features=unit(4, 9))))
     with pytest.raises(ValueError, match="logit_scale differ"):
         first.check_same_model(load_embeddings(written(tmp_path, logit_scale=np.float32(3))))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([[0], [1], [0], [1], [0], [1], [0]]),
+        np.array([0, 1, 0, 1, 0, 1, 0.0]),
+        np.array([False, True, False, True, False, True, False]),
+        np.array(
+            ["no finding", "covid_19", "no_finding", "covid 19", "no finding", "covid 19", "no finding"]
+        ),
+    ],
+)
+def test_labels_of_other_types_are_read_as_elsewhere(tmp_path: Path, labels: np.ndarray) -> None:
+    names = np.array(["no finding", "covid 19", "other"])
+    path = written(tmp_path, labels=labels, class_names=names)
+    assert load_embeddings(path).table.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_labels_that_are_no_class_names_are_refused(tmp_path: Path) -> None:
+    names = np.array(["no finding", "covid 19", "other"])
+    with pytest.raises(ValueError, match=r"labels: Unknown class .covid.\. Did you mean 'covid 19'"):
+        load_embeddings(written(tmp_path, labels=np.array(["covid"] * N), class_names=names))
+    with pytest.raises(ValueError, match=r"labels must be \(7,\) integers, one per image"):
+        load_embeddings(written(tmp_path, labels=np.array(["other"] * N)))

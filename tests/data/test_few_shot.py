@@ -148,7 +148,13 @@ def test_a_small_class_is_named_with_its_numbers() -> None:
     [
         ([20, 5, 4], 4, 2, None, "Enough for every class: data.shots=2, or data.val_shots=0."),
         ([20, 5, 20], 4, 2, None, "Enough for every class: data.shots=3, or data.val_shots=1."),
-        ([20, 5, 20], 9, 2, None, "Enough for every class: data.shots=3."),
+        (
+            [20, 5, 20],
+            9,
+            2,
+            None,
+            "Enough for every class: data.shots=4 data.val_shots=1, or data.shots=5 data.val_shots=0.",
+        ),
         ([20, 2, 20], 9, 2, None, "Enough for every class: data.shots=2 data.val_shots=0."),
         ([20, 5, 20], None, 6, None, "Enough for every class: data.val_shots=4."),
         ([20, 0, 20], 4, 2, None, "Add images of this class, or leave it out of the data set."),
@@ -161,7 +167,8 @@ def test_too_few_images_say_which_numbers_would_do(
     labels, ids = make(counts)
     with pytest.raises(ValueError, match="were asked for") as error:
         few_shot_split(labels, ids, shots, val_shots=val_shots, seed=0, groups=groups)
-    assert str(error.value).endswith(advice)
+    last = " Or keep the numbers for the others: data.at_most=true takes what a class has."
+    assert str(error.value).endswith(advice + last * advice.startswith("Enough"))
     for choice in re.findall(r"data[^,]*\d", advice):  # each of them does work
         said = {name: int(number) for name, number in re.findall(r"data\.(\w+)=(\d+)", choice)}
         wanted = {"shots": shots, "val_shots": val_shots, **said}
@@ -225,3 +232,51 @@ def test_names_stand_beside_the_ids_and_change_nothing() -> None:
     assert (found.train_names, found.val_names) == (named.train_names, named.val_names)
     with pytest.raises(ValueError, match=r"got \(10,\) labels, 10 ids, 9 names"):
         few_shot_split(labels, ids, 2, seed=0, names=names[1:])
+
+
+def test_advice_offers_the_most_images_that_a_class_has() -> None:
+    labels, ids = make([20, 5, 20])
+    message = (
+        r"class: data\.shots=3 data\.val_shots=1, or data\.shots=5 data\.val_shots=0\. .*data\.at_most=true"
+    )
+    with pytest.raises(ValueError, match=message):
+        few_shot_split(labels, ids, 8, val_shots=4, seed=0)
+
+
+def test_upper_limits_take_what_a_class_has_and_leave_the_others_as_they_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels, ids = make([20, 8, 10, 4])
+    names = ["A", "B", "C", "D"]
+    split = few_shot_split(labels, ids, 8, val_shots=4, at_most=True, seed=1, class_names=names)
+    assert classes(labels, split.train) == [8, 8, 8, 4]
+    assert [int((labels[split.val] == label).sum()) for label in range(4)] == [4, 0, 2, 0]
+    assert (
+        "fewer than 8 training and 4 validation shots: 'B' 8 and 0, 'C' 8 and 2, 'D' 4 and 0" in caplog.text
+    )
+    usual = few_shot_split(*make([20]), 8, val_shots=4, seed=1)
+    assert (split.train_ids[:8], split.val_ids[:4]) == (usual.train_ids, usual.val_ids)
+    caplog.clear()
+    enough = few_shot_split(*make([12, 12]), 8, val_shots=4, at_most=True, seed=1)
+    assert enough.digest() == few_shot_split(*make([12, 12]), 8, val_shots=4, seed=1).digest()
+    assert not caplog.records
+    with pytest.raises(ValueError, match="Class 1 has 0 different images"):
+        few_shot_split(*make([12, 0, 12]), 8, val_shots=4, at_most=True, seed=1)
+
+
+@pytest.mark.parametrize("shots", [4, None])
+def test_upper_limits_never_share_a_group_and_never_leave_training_empty(shots: int | None) -> None:
+    labels, ids = make([20, 6])
+    groups = [f"p{row}" for row in range(20)] + ["q"] * 6  # one patient has a whole class
+    for seed in range(5):
+        split = few_shot_split(labels, ids, shots, val_shots=2, at_most=True, seed=seed, groups=groups)
+        train, val = ({groups[row] for row in rows.tolist()} for rows in (split.train, split.val))
+        assert not train & val
+        assert [int((labels[split.val] == label).sum()) for label in range(2)] == [2, 0]
+        assert classes(labels, split.train) == ([4, 4] if shots else [18, 6])
+
+
+def test_upper_limits_of_all_images_leave_one_to_train_on() -> None:
+    labels, ids = make([5, 2, 1])
+    split = few_shot_split(labels, ids, None, val_shots=4, at_most=True, seed=0)
+    assert classes(labels, split.train) == [1, 1, 1]

@@ -213,6 +213,20 @@ def test_a_head_for_an_unknown_model_is_bound_by_its_text_features_and_width(tmp
         saved.check_text(unit(1, 4))
 
 
+def test_text_features_that_rounding_sets_apart_are_the_same() -> None:
+    """MKL rounds otherwise on another processor, and where torch was imported first: 2e-8 was seen."""
+    noise = torch.rand(unit(1, C).shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    for size in (2.2e-8, 1e-6, 1.9e-5):
+        near = unit(1, C) + size * noise
+        assert text_digest(near) != text_digest(unit(1, C))
+        checkpoint().check_text(near)
+        checkpoint().check_prompt(prompt(text_features=near))
+    checkpoint().check_text(unit(1, C).half().float().lerp(unit(1, C), 0.99))
+    for other in (unit(1, C) + 1e-4 * noise, unit(1, C).half(), -unit(1, C), unit(1, C) * float("nan")):
+        with pytest.raises(ValueError, match="other text features"):
+            checkpoint().check_text(other)
+
+
 def test_digests_see_shape_and_order() -> None:
     assert text_digest(unit(1, C)) == text_digest(unit(1, C).double())
     assert text_digest(torch.zeros(2, 6)) != text_digest(torch.zeros(3, 4))

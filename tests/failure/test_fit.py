@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (replace(table(), labels=table().labels + 1), {}, r"labels must lie in 0\.\.2, .* got 3"),
         (table(), {"activation": "rely"}, "Did you mean 'relu'"),
         (table(), {"hiden": (6,)}, "Unknown head option 'hiden'. Did you mean 'hidden'"),
-        (table(), {"epochs": 0}, "epochs must be at least 1, got 0"),
+        (table(), {"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             fit_failure_head(prompt(), given, **{**SMALL, **options})

@@ -1,6 +1,7 @@
 """Spoil files by the thousand and see what reading them does.
 
 PYTHONPATH=.:tests python -m fuzz.campaign --each 1000      # a longer campaign than the tests' own
+PYTHONPATH=.:tests python -m fuzz.campaign --groups re-signed      # files whose checksum is made anew
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuzz.subjects import GROUPS, Subject, plain
+from fuzz import resigned, subjects
+from fuzz.subjects import Subject, plain
+from fuzz.watching import CODE, NETWORK, OUTSIDE, watched
 
 from calib.report.tables import aligned
 
+GROUPS = {**subjects.GROUPS, "re-signed": resigned.subjects}
 SAME, REFUSED, AS_SAID, HEALED = "same", "refused", "as it says", "made anew"
 OUTCOMES = (SAME, REFUSED, AS_SAID, HEALED)
+WRONG = "wrong"
+ACTS = (WRONG, CODE, NETWORK, OUTSIDE)  # what must not happen, counted; other faults are those of messages
 SECONDS = 10  # that one reading may take
 MEMORY = 2 << 30  # bytes that the readings of a group may need beside what the process has
 
@@ -44,6 +50,8 @@ class Result:
         messages: An example of every error message, by how it begins.
         faults: What must not happen, in words.
         slowest: Seconds of the longest reading.
+        made: How many mutations were made.
+        acts: Counts of what must not happen, by `ACTS`.
     """
 
     kind: str
@@ -51,9 +59,13 @@ class Result:
     messages: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     slowest: float = 0.0
+    made: int = 0
+    acts: Counter[str] = field(default_factory=Counter)
 
 
-def attack(subject: Subject, count: int, others: Sequence[Subject], seed: int = 0) -> Result:
+def attack(
+    subject: Subject, count: int, others: Sequence[Subject], seed: int = 0, *, folder: Path | None = None
+) -> Result:
     """Return what `count` mutations of a file lead to; one in forty is another kind's file.
 
     Args:
@@ -61,7 +73,9 @@ def attack(subject: Subject, count: int, others: Sequence[Subject], seed: int = 
         count: Mutations.
         others: Whose files may be put in its place.
         seed: Of all that is random.
+        folder: Where reading may write. None: in the folder of the file.
     """
+    folder = folder or subject.path.parent
     result = Result(subject.kind)
     subject.path.write_bytes(subject.original)
     expected = plain(subject.read(subject.path))
@@ -76,7 +90,12 @@ def attack(subject: Subject, count: int, others: Sequence[Subject], seed: int = 
             how, data = mutation.__name__, mutation(subject.original, draw)
         subject.path.parent.mkdir(parents=True, exist_ok=True)
         subject.path.write_bytes(data)
-        _judge(subject, expected, f"{how} (number {number})", result)
+        result.made += 1
+        with watched(folder) as seen:
+            _judge(subject, expected, f"{how} (number {number})", result)
+        for kind, what in seen:
+            result.acts[kind] += 1
+            result.faults.append(f"{how} (number {number}): {kind}: {what[:300]}")
     subject.path.parent.mkdir(parents=True, exist_ok=True)
     subject.path.write_bytes(subject.original)
     return result
@@ -102,6 +121,7 @@ def _judge(subject: Subject, expected: Any, how: str, result: Result) -> None:
         elif subject.says is not None and _says(subject) == found:
             result.outcomes[AS_SAID] += 1
         else:
+            result.acts[WRONG] += 1
             result.faults.append(f"{how}: read as something else: {str(found)[:600]}, {_says(subject)}")
     result.slowest = max(result.slowest, time.monotonic() - started)
 
@@ -146,22 +166,22 @@ def limited_memory() -> Iterator[None]:
 
 def run_group(name: str, folder: Path, each: int, seed: int = 0) -> list[Result]:
     """Return the results of all kinds of a group, `each` mutations of each."""
-    subjects = GROUPS[name](folder)
+    found = GROUPS[name](folder)
     with limited_memory():
-        return [attack(subject, each, subjects, seed) for subject in subjects]
+        return [attack(subject, each, found, seed, folder=folder) for subject in found]
 
 
 def table(results: Sequence[Result]) -> str:
     """Return counts by kind and outcome as a Markdown table."""
     rows = [
-        [r.kind, str(sum(r.outcomes.values()) + len(r.faults)), *(str(r.outcomes[o]) for o in OUTCOMES),
+        [r.kind, str(r.made), *(str(r.outcomes[o]) for o in OUTCOMES), *(str(r.acts[a]) for a in ACTS),
          str(len(r.faults)), f"{1000 * r.slowest:.0f}"]
         for r in results
     ]  # fmt: skip
     sums = [str(sum(int(row[i]) for row in rows)) for i in range(1, len(rows[0]) - 1)]
     slowest = f"{1000 * max(r.slowest for r in results):.0f}"
     return aligned(
-        ["file", "mutations", *OUTCOMES, "faults", "slowest, ms"], [*rows, ["all", *sums, slowest]]
+        ["file", "mutations", *OUTCOMES, *ACTS, "faults", "slowest, ms"], [*rows, ["all", *sums, slowest]]
     )
 
 

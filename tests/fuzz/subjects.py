@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow
@@ -410,11 +410,9 @@ def run_files(folder: Path) -> list[Subject]:
         return to_dict(load_config([str(path)], task="prompt"))
 
     def says(path: Path) -> Any:
-        said = _over(to_dict(PromptRun()), yaml.safe_load(path.read_text(encoding="utf-8")) or "nothing")
-        quick = said["backbone"]["quick_gelu"] if isinstance(said, dict) else None
-        if quick in ("n", "y"):  # which YAML's own reader takes for text
-            said["backbone"]["quick_gelu"] = quick == "y"
-        return said
+        return _over(
+            to_dict(PromptRun()), yaml.load(path.read_text(encoding="utf-8"), TextLoader) or "nothing"
+        )
 
     return [
         Subject("split.json", run.split, draw, mutations.JSON),
@@ -425,15 +423,31 @@ def run_files(folder: Path) -> list[Subject]:
     ]
 
 
-def _over(base: Any, changes: Any) -> Any:
+class TextLoader(yaml.SafeLoader):
+    """YAML of which every value is text, or null."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [pair for pair in pairs if pair[0].endswith((":null", ":merge"))]
+        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+FREE = object()  # instead of the default of a setting that has no type
+
+
+def _over(base: Any, changes: Any, key: str = "") -> Any:
     """Return settings with changes laid over them, numbers as the schema has them."""
     if isinstance(base, dict) and isinstance(changes, dict):
-        return base | {key: _over(base.get(key), change) for key, change in changes.items()}
-    if isinstance(base, bool) and isinstance(changes, int):
-        return bool(changes)
-    if isinstance(base, float) and isinstance(changes, int | str):
-        return float(changes)
-    return str(changes) if isinstance(base, str) else changes
+        return base | {name: _over(base.get(name, FREE), change, name) for name, change in changes.items()}
+    if base is FREE and isinstance(changes, dict | list):
+        return _over({}, changes) if isinstance(changes, dict) else [_over(FREE, each) for each in changes]
+    if not isinstance(changes, str):
+        return changes
+    if isinstance(base, bool) or base is FREE or key == "quick_gelu":
+        return {"y": True, "n": False}.get(changes.lower(), yaml.safe_load(changes))
+    if isinstance(base, int):
+        return int(changes)
+    return float(changes) if isinstance(base, float) else changes
 
 
 def images(folder: Path) -> list[Subject]:
@@ -505,14 +519,19 @@ def saved_data_set(folder: Path) -> list[Subject]:
         return [[table.labels.tolist(), table.ids] for table in splits.tables.values()]
 
     def says(path: Path) -> Any:
-        columns = []
+        columns, numbers = [], dict[str, int]()
         for name in ("train", "test"):
+            info = json.loads((root / name / "dataset_info.json").read_text(encoding="utf-8"))
+            names = info["features"]["label"]["names"]  # classes of two splits are the same by their names
             listed = json.loads((root / name / "state.json").read_text(encoding="utf-8"))["_data_files"]
             parts = []
             for each in listed:
                 with pyarrow.ipc.open_stream(root / name / each["filename"]) as stream:
                     parts.append(stream.read_all())
             columns.append(pyarrow.concat_tables(parts).to_pydict())
+            for each in names:
+                numbers.setdefault(each, len(numbers))
+            columns[-1]["label"] = [numbers[names[label]] for label in columns[-1]["label"]]
         ids = [[hashlib.sha256(cell["bytes"]).hexdigest() for cell in each["image"]] for each in columns]
         return [[each["label"], found] for each, found in zip(columns, ids, strict=True)]
 

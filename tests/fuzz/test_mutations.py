@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz.campaign import REFUSED, run_group, table
-from fuzz.subjects import GROUPS
+from fuzz.campaign import GROUPS, REFUSED, run_group, table
 
 EACH = 72  # mutations per kind of file
 
@@ -15,7 +14,7 @@ def faults(group: str, folder: Path, each: int, seed: int = 0) -> tuple[int, lis
     results = run_group(group, folder, each, seed)
     print(table(results))
     for result in results:
-        assert sum(result.outcomes.values()) + len(result.faults) == each
+        assert result.made == each
     return len(results), [f"{result.kind}: {fault}" for result in results for fault in result.faults]
 
 
@@ -35,6 +34,7 @@ KINDS_OF = {
     "images": 6,
     "weights": 3,
     "data sets": 4,
+    "re-signed": 8,
 }
 
 
@@ -64,3 +64,22 @@ def test_the_harness_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert "read as something else" in text
     assert "does not name the file" in text
     assert result.outcomes[REFUSED] > 0
+
+
+def test_the_harness_sees_code_the_network_and_what_is_written_elsewhere(tmp_path: Path) -> None:
+    import pickle
+
+    from fuzz.watching import CODE, NETWORK, OUTSIDE, _hook, watched
+
+    (tmp_path / "in").mkdir()
+    with watched(tmp_path / "in") as seen:
+        (tmp_path / "in" / "a").write_text("x")
+        assert seen == []
+        (tmp_path / "b").write_text("x")
+        (tmp_path / "c").mkdir()
+        with pytest.raises(OSError, match="no network here"):  # those of the tests refuse it before this one
+            _hook("socket.getaddrinfo", ("example.org", 443))
+        pickle.loads(b"cos\ngetcwd\n(tR.")
+        kinds = [kind for kind, _ in seen]
+    assert kinds[:3] == [OUTSIDE, OUTSIDE, NETWORK]
+    assert set(kinds[3:]) == {CODE}

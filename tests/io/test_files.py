@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save as serialize
 
-from calib.io.files import atomic_path, read_json, write_json, write_text
+from calib.io.files import MovedError, atomic_path, kept, read_json, write_json, write_text
 from calib.io.tensors import (
     load_tensors,
     require_keys,
@@ -187,3 +188,38 @@ def test_a_checksum_whose_own_name_was_damaged_is_not_taken_for_none(tmp_path: P
         read_json(other)
     other.write_text('{"torch_dtype": "bfloat16"}')  # as long, and in many files of others
     assert read_json(other) == {"torch_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("how", ["rename", "remove", "replace", "file"])
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with kept(folder):
+        write_text(folder / "deep" / "a.txt", "a")
+        folder.rename(tmp_path / "other")
+        if how == "remove":
+            shutil.rmtree(tmp_path / "other")
+        elif how == "replace":
+            folder.mkdir()
+        elif how == "file":
+            folder.write_text("x")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(MovedError, match=r"run' was renamed or removed.*out=FOLDER"):
+            write_text(folder / "deep" / "b.txt", "b")
+        write_text(tmp_path / "beside.txt", "other folders are as ever")
+        assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "beside.txt"])
+    if how != "file":
+        write_text(folder / "deep" / "b.txt", "b")
+
+
+def test_a_folder_is_kept_by_its_path_whatever_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    with kept("run"):
+        Path("run").rename("moved")
+        with pytest.raises(MovedError):
+            write_json(tmp_path / "a" / "run" / "x.json", {})
+        with pytest.raises(MovedError):
+            write_json(Path("..") / "a" / "run" / "x.json", {})

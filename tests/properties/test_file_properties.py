@@ -125,11 +125,14 @@ SETTINGS = st.dictionaries(
     | PLAIN
     | st.sampled_from(["${seed}", r"\${x}", "a${b}c", "1", "true", "null", "1e3", "0x1"]),
     names=st.none() | st.lists(PLAIN, max_size=3),
+    columns=st.dictionaries(PLAIN, st.none() | PLAIN, max_size=3),
     inner=SETTINGS,
     shots=st.none() | st.integers(1, 10**6),
 )
-def test_settings_come_back_from_yaml_and_from_exports(task, seed, out, root, names, inner, shots) -> None:
-    options = {"columns": inner}
+def test_settings_come_back_from_yaml_and_from_exports(
+    task, seed, out, root, names, columns, inner, shots
+) -> None:
+    options = {"columns": columns, "no_schema_knows": inner}
     data = DataConfig(root=root, class_names=names, shots=shots, template=out, options=options)
     before = replace(task(), seed=seed, out=out, data=data)
     after = in_folder(

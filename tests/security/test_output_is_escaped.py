@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from calib import cli
-from calib.core.text import safe_path, safe_text
+from calib.commands.predict import predict
+from calib.core.text import printable, safe_path, safe_text
+from calib.io.tensors import load_tensors, save_tensors
 from calib.report.plots import reliability_panels, risk_coverage_diagram
 from calib.report.tables import aligned, markdown, results_table
 
@@ -37,7 +41,7 @@ def test_intervals_in_cells_stay_as_they_are() -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
 def test_no_cell_begins_as_a_formula(start: str) -> None:
     assert safe_text(f"{start}cmd|'/c calc'!A1").startswith("'")
-    assert safe_path(f"{start}1.png") == f"./{start}1.png"
+    assert safe_path(f"{start}1.png") == printable(f"./{start}1.png")
     assert safe_text("-1.5") == "-1.5"
 
 
@@ -67,3 +71,33 @@ def test_errors_and_log_lines_hold_no_terminal_commands_and_no_passwords(
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: a-secret-token", ("\x1b[31m.png",), None)
     handler.emit(record)
     assert stream.getvalue() == "\\x1b[31m.png: ***\n"
+
+
+COMMANDS = (
+    "\x1b]0;pwn\x07red\x1b[31m", "\u202eevil", "\x9b2J", "a\x7fb", "a\u2066b\u2069", "\ufeff=1+1", "a\r=1",
+    "\udc9b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_cells_of_tables_hold_no_terminal_commands(name: str) -> None:
+    for shown in (safe_text(name), safe_path(name), safe_text(f"p({name})"), safe_path(f"x/{name}.png")):
+        assert printable(shown) == shown
+        shown.encode()
+    assert safe_text("\r=1") == "'\\r=1"
+
+
+def test_the_table_of_predictions_holds_none_in_header_and_cells(
+    runs: dict[int, Path], image_folder: Path, tmp_path: Path
+) -> None:
+    tensors, record = load_tensors(runs[1] / "prompt.safetensors", kind="prompt")
+    save_tensors(tmp_path / "p.safetensors", tensors, record | {"class_names": list(COMMANDS[:3])})
+    (tmp_path / "images").mkdir()
+    image = next((image_folder / "test").rglob("*.png"))
+    shutil.copy(image, tmp_path / "images" / "a\x1b[2J\u202e.png")
+    predict(tmp_path / "p.safetensors", [str(tmp_path / "images")], out=tmp_path / "p.csv")
+    text = (tmp_path / "p.csv").read_text(encoding="utf-8")
+    assert printable(text) == text
+    header, row = csv.reader(io.StringIO(text))
+    assert header[3:] == ["p(\\x1b]0;pwn\\x07red\\x1b[31m)", "p(\\u202eevil)", "p(\\x9b2J)"]
+    assert row[0].endswith("a\\x1b[2J\\u202e.png")

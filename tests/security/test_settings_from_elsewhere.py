@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,8 @@ def written(tmp_path: Path, text: str) -> str:
     ],
 )
 def test_harmful_settings_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
-    started = time.monotonic()
     with pytest.raises(ValueError, match=message) as caught:
         load_config([written(tmp_path, text)], task="prompt")
-    assert time.monotonic() - started < 5
     assert "hunter22" not in str(caught.value)
     assert "hf_abc" not in str(caught.value)
 
@@ -126,8 +123,11 @@ def test_a_dollar_sign_that_was_meant_stays_one(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"nmae": "x"}, r"export: Unknown key 'nmae'"),
-        ({"shots": "many"}, r"export: .*'many'.*Integer"),
+        ({"shots": "many"}, r"export: key 'shots' must be a whole number, not 'many'"),
         ([1], "export: expected settings by name"),
+        ({"options": [1]}, "export: "),
+        ({"class_names": {"a": 1}}, "export: "),
+        ({"options": "x"}, "export: "),
         ({"root": "https://me:hunter22@host"}, "export: key 'root' holds a password"),
         ({1: 2}, "export: Unknown key"),
     ],
@@ -149,3 +149,123 @@ def test_a_mapping_where_a_list_belongs_is_refused_by_name(tmp_path: Path) -> No
     for text in ("baselines: {a: 1}", "log: {tags: {a: 1}}", "data: {options: [1]}", "loss: [1]"):
         with pytest.raises(ValueError, match=r"theirs\.yaml"):
             load_config([written(tmp_path, text)], task="prompt")
+
+
+SECRET = [  # what services begin theirs with, put together here so that no scanner takes them for real ones
+    "ghp_" + "A1b2" * 9,
+    "gho_" + "A1b2" * 9,
+    "github_pat_" + "11ABC" * 8,
+    "glpat-" + "SECRETSECRETSECRETxx",
+    "sk-ant-" + "api03-SECRETSECRETSECRET",
+    "sk-proj-" + "SECRETSECRETSECRET",
+    "sk-" + "A1b2" * 12,
+    "AKIA" + "IOSFODNN7EXAMPLE",
+    "ASIA" + "IOSFODNN7EXAMPLE",
+    "AIza" + "A1b2c" * 7,
+    "xoxb-" + "123456789012-abc",
+    "npm_" + "A1b2" * 9,
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJTRUNSRVQiOjF9.SECRETjwt",
+    "https://host/x#access_" + "token=abc",
+    "https://host/x?X-Amz-" + "Credential=AKIA",
+    "https://host/x?a=1&client_" + "secret=abc",
+    "https://host/x;pass" + "word=abc",
+    "Bearer " + "A1b2" * 5,
+    "-----BEGIN RSA PRIVATE " + "KEY-----",
+]
+
+
+@pytest.mark.parametrize("text", SECRET)
+def test_what_looks_like_a_token_is_refused_and_never_echoed(text: str) -> None:
+    for place in ({"log": {"project": text}}, {"data": {"root": f"x {text}"}}, {"log": {"tags": [text]}}):
+        with pytest.raises(ValueError, match="holds a password or an access token") as caught:
+            from_dict(place, task="prompt", source="theirs")
+        assert text not in str(caught.value)
+    assert text not in redacted(f"before {text} after")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["api_key", "apikey", "hf_token", "token", "password", "client_secret", "SECRET_ACCESS_KEY", "passwd"],
+)
+def test_what_stands_under_the_name_of_a_secret_is_refused(key: str) -> None:
+    for place in ({"data": {"options": {key: "x1"}}}, {"trainer": {key: "x1"}}):
+        with pytest.raises(ValueError, match=rf"{key}' holds a password") as caught:
+            from_dict(place, task="prompt", source="theirs")
+        assert "x1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MYSQL_PASSWORD", "PGPASSWORD", "AZURE_STORAGE_KEY", "SLACK_TOKEN", "my_secret", "NPM_AUTH_TOKEN"],
+)
+def test_what_variables_of_passwords_hold_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "opensesame1")
+    with pytest.raises(ValueError, match="holds a password") as caught:
+        load_config(["log.tags=[opensesame1]"], task="prompt")
+    assert "opensesame1" not in str(caught.value)
+    monkeypatch.setenv(name, "/home/me/.ssh/id_rsa")  # where a key lies is no secret
+    assert load_config(["data.root=/home/me/.ssh/id_rsa"], task="prompt").data.root
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "runs/sk-learn-baseline-calibprompt-run",
+        "task-sk-0123",
+        "a tokenizer, tokens, keys",
+        "https://host/x?tokens=3&monkey=1",
+        "eyJust.a.file",
+        "An image of a Bearer of good news",
+        "AKIArun",
+        "glpat",
+        "1f498f7bd6a85ef5f204c592b41ac881eab61005",
+    ],
+)
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert redacted(text) == text
+
+
+def said_by(read: Any) -> str | None:
+    """Return the message with which a reading is refused. None: it is not."""
+    try:
+        read()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: [null, a]",
+        "task: !!omap [a: 1]",
+        "task: {a: 1}",
+        "task: !!set {a, b}",
+        "task: 1.5",
+        "preset: [a]",
+        "preset: !!omap [a: 1]",
+        "baselines: !!set {a}",
+        "baselines: [[a]]",
+        "baselines: [null]",
+        "data: !!omap [name: cxr3]",
+        "data: {name: [a]}",
+        "data: {class_names: !!pairs [a: 1]}",
+        "data: {options: !!omap [a: 1]}",
+        "loss: !!omap [ce: 1]",
+        "loss: {1: {weight: 1}}",
+        "loss: {null: 1}",
+        "trainer: !!set {a}",
+        "trainer: {1: 2}",
+        "out: !!binary aGVsbG8=",
+        "out: [a]",
+        "? [a, b]\n: c",
+        "1: 2",
+        "null: 1",
+        "log: {tags: !!omap [a: 1]}",
+    ],
+)
+def test_every_kind_of_yaml_value_is_read_or_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    said = [said_by(lambda: task_of([path])), said_by(lambda: load_config([path], task="prompt"))]
+    messages = [message for message in said if message is not None]
+    assert all("theirs.yaml" in message and "\n" not in message for message in messages), messages

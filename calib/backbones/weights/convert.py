@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 # Entries of published files that are settings or tables, not weights.
-_NOT_WEIGHTS = re.compile(
-    r"(^|\.)(position_ids|relative_position_index)$|^(input_resolution|context_length|vocab_size)$"
-)
+_OPENAI_SETTINGS = ("input_resolution", "context_length", "vocab_size")
+_NOT_WEIGHTS = re.compile(rf"(^|\.)(position_ids|relative_position_index)$|^({'|'.join(_OPENAI_SETTINGS)})$")
 
 # HF CLIPModel -> OpenAI layout, applied in order to the part after the tower's name.
 _HF_CLIP = (
@@ -58,9 +57,21 @@ def swin_name(name: str) -> str:
     return name
 
 
+def is_openai_file(state: Mapping[str, Tensor]) -> bool:
+    """Return whether the tensors are of a file of OpenAI itself, whose CLIP is always one with QuickGELU."""
+    return all(setting in state for setting in _OPENAI_SETTINGS)
+
+
+def is_hf_siglip(state: Iterable[str]) -> bool:
+    """Return whether the names are those of a Hugging Face SiglipModel, whose layers are called as CLIP's."""
+    return any(name.startswith(("vision_model.head.", "text_model.head.")) for name in state)
+
+
 def is_hf_clip(state: Iterable[str]) -> bool:
     """Return whether the names are those of a Hugging Face CLIPModel."""
-    return any(re.match(r"(vision|text)_model\.encoder\.layers\.\d+\.self_attn\.", name) for name in state)
+    return not is_hf_siglip(state) and any(
+        re.match(r"(vision|text)_model\.encoder\.layers\.\d+\.self_attn\.", name) for name in state
+    )
 
 
 def convert_hf_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,6 +175,8 @@ def _problems(target: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
 
 def looks_like(state: Mapping[str, Tensor]) -> str:
     """Return in a few words which model weights belong to, judged by names and shapes."""
+    if is_hf_siglip(state):
+        return "a SigLIP in Hugging Face form, which is not supported; open_clip's form of SigLIP is"
     if is_hf_clip(state):
         return f"a Hugging Face CLIPModel, {_vit(state, 'vision_model.embeddings.patch_embedding.weight')}"
     if "visual.conv1.weight" in state and any(name.startswith("visual.layer1.") for name in state):

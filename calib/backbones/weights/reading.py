@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 import zipfile
@@ -29,6 +30,11 @@ WEIGHT_NAMES = (
 TOKENIZER_NAMES = ("tokenizer.json", "vocab.txt")
 SIDE_NAMES = ("open_clip_config.json", "config.json", "tokenizer_config.json", *TOKENIZER_NAMES)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".json")
+# What trainers put around a model, and so in front of its names. The first never stand in a model's own
+# names, so they go wherever they are; the others where all names begin with them.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+PREFIXES = ("module.", "model.")
+COUNTERS = ("n_averaged",)  # beside the names of an averaged model, `torch.optim.swa_utils.AveragedModel`
 RANDOM = "random"
 HUB = "hf://"
 logger = logging.getLogger(__name__)
@@ -65,7 +71,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     """
     text = str(weights)
     path = Path(weights).expanduser()
-    if text.startswith(HUB) or _could_be_hub_id(text, path):
+    if on_hub(text):
         hub_id = text.removeprefix(HUB)
         folder = download(hub_id, revision)
         return WeightFile(_in_folder(folder), hub_source(hub_id, folder, revision))
@@ -74,9 +80,9 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
             f"backbone.revision={revision} applies to a hub id such as hf://org/name, but "
             f"backbone.weights is {text!r}."
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # which no name is too long for
         return WeightFile(_in_folder(path), text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
             "backbone.weights (calib predict: --weights)."
@@ -100,14 +106,20 @@ def hub_source(hub_id: str, folder: Path, revision: str | None) -> str:
     return f"{HUB}{hub_id}" + (f"@{commit}" if commit else "")
 
 
-def _could_be_hub_id(text: str, path: Path) -> bool:
-    """Return whether "org/name" can only mean the hub: no file suffix, and no folder "org" here."""
+def on_hub(weights: str | Path) -> bool:
+    """Return whether weights are looked for on the hub: "hf://org/name", and what can only mean that.
+
+    "org/name" can only mean the hub where it has no file suffix and there is no folder "org" here.
+    """
+    text, path = str(weights), Path(weights).expanduser()
+    if text.startswith(HUB):
+        return True
     shape = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)
-    return bool(shape) and path.suffix not in WEIGHT_SUFFIXES and not path.parent.exists()
+    return bool(shape) and path.suffix not in WEIGHT_SUFFIXES and not os.path.exists(path.parent)
 
 
 def _in_folder(folder: Path) -> Path:
-    found = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+    found = next((folder / name for name in WEIGHT_NAMES if os.path.isfile(folder / name)), None)
     if found is None:
         raise FileNotFoundError(f"No weights in {folder}: looked for {', '.join(WEIGHT_NAMES)}.")
     return found
@@ -164,8 +176,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file by name; no code of the file is ever run.
 
     Reads safetensors (also in shards, by their index), files of `torch.save`, and TorchScript archives.
-    Training checkpoints are unpacked ("state_dict", "model"), and prefixes that all names share ("module.")
-    are taken off.
+    Training checkpoints are unpacked ("state_dict", "model"), and what trainers put in front of all names
+    ("module.", "_orig_mod.") is taken off, in any order and however often.
 
     Args:
         path: The file; its content decides how it is read, not its name (except for a `.json` index).
@@ -176,16 +188,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".json":
         shards = sorted(set(_index(path).values()))
-        missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+        missing = [shard for shard in shards if not os.path.isfile(path.parent / shard)]
         if missing:
             raise FileNotFoundError(
                 f"{path.parent / missing[0]} is missing: {path} names it as a part of it."
             )
-        return {
-            name: tensor
-            for shard in shards
-            for name, tensor in _read_safetensors(path.parent / shard).items()
-        }
+        parts = [_read_safetensors(path.parent / shard) for shard in shards]
+        return _unwrapped({name: tensor for part in parts for name, tensor in part.items()}, path)
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
@@ -193,13 +202,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder."
         )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return _without_prefix(_read_safetensors(path))
+        return _unwrapped(_read_safetensors(path), path)
     try:
         root = archive_root(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path} cannot be read as weights; it may be incomplete: {error}") from error
     content = _read_torch(path) if root is None else _read_script(path, root)
-    return _without_prefix(_state_dict(content, path))
+    return _unwrapped(_state_dict(content, path), path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -273,8 +282,22 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return tensors under the model's own names, without those of what was around it."""
+    names = {name: _without_wrappers(name) for name in state if name not in COUNTERS}
+    while found := [prefix for prefix in PREFIXES if all(own.startswith(prefix) for own in names.values())]:
+        if not names:
+            break
+        names = {name: own.removeprefix(found[0]) for name, own in names.items()}
+    unwrapped: dict[str, Tensor] = {}
+    for name, own in names.items():
+        if own in unwrapped:
+            raise ValueError(
+                f"{path} holds '{own}' twice, once inside a wrapper: {name}. Save one of the two."
+            )
+        unwrapped[own] = state[name]
+    return unwrapped
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)

@@ -16,13 +16,14 @@ from calib.core import ranks
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
 from calib.failure.data import CrossFit, owners
-from calib.io.files import write_json
+from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
+from calib.runs.marks import check_file, checked_mark
 from calib.runs.prepare import RunInputs, features_of
-from calib.runs.trainer import make_loggers
+from calib.runs.trainer import check_trainer, make_loggers
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,12 @@ def make_folds(
 
 def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
     """Return the settings the prompt was trained with, but for where images are and training runs."""
-    own = from_dict(prompt.training["config"], task="prompt", source="The prompt's record")
+    source = f"The record of the prompt '{config.prompt}'"
+    try:
+        own = from_dict(prompt.training.get("config") or {}, task="prompt", source=source)
+        check_trainer(own.trainer)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}" if source not in str(error) else str(error)) from error
     here = {
         key: config.trainer[key]
         for key in ("accelerator", "devices", "num_nodes", "enable_progress_bar")
@@ -126,6 +132,7 @@ def _fold_prompt(
     own: PromptRun, plan: CrossFit, images: Table, record: dict[str, Any], folder: RunFolder
 ) -> Prompt:
     """Return the prompt trained on some of the shots; read back where it is finished."""
+    _begin_fold(own, record, folder)
     if ranks.decided(folder.prompt.is_file):
         return Prompt.load(folder.prompt)
     backbone, task = plan.backbone, plan.task
@@ -142,11 +149,16 @@ def _fold_prompt(
     objective = Objective(resolve_terms(own.preset, own.loss))
     config = replace(own, out=str(folder.path))
     fitted = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
-    _write_fold(fitted, record, folder)
+    _write_fold(fitted, folder)
     return fitted
 
 
 @ranks.by_first
-def _write_fold(prompt: Prompt, record: dict[str, Any], folder: RunFolder) -> None:
-    write_json(folder.split, record)
-    prompt.save(folder.prompt)
+def _begin_fold(own: PromptRun, record: dict[str, Any], folder: RunFolder) -> None:
+    write_json(folder.split, {**record, MARK: checked_mark(folder.split, own, record)})
+    check_file(folder.prompt, folder.mark)
+
+
+@ranks.by_first
+def _write_fold(prompt: Prompt, folder: RunFolder) -> None:
+    prompt.save(folder.prompt, run=folder.mark)

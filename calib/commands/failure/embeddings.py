@@ -45,6 +45,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
             train.class_names,
             shots=config.data.shots,
             val_shots=0 if len(val_rows) else config.data.val_shots,
+            at_most=config.data.at_most,
             seed=config.seed,
         )
     except ValueError as error:

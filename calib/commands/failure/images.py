@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves, part_from_dict
+from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves
 from calib.core.hashing import stable_hash
+from calib.core.names import same_names
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
 from calib.data.task import Table
@@ -24,7 +25,16 @@ from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import facts_of, features_of, fingerprint, load_task, make_backbone, terms_of
+from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.prepare import (
+    facts_of,
+    features_of,
+    fingerprint,
+    load_task,
+    make_backbone,
+    say_sentence,
+    terms_of,
+)
 
 ENOUGH = 8  # images per class outside the prompt's shots, below which fit_on=auto cross-fits
 log = logging.getLogger(__name__)
@@ -43,7 +53,8 @@ def resolve(config: FailureRun) -> FailureRun:
         return replace(config, data=replace(config.data, name=config.data.name or DataConfig().name))
     if config.data.name:
         return config
-    own = _own_data(Prompt.load(prompt_path(config.prompt)))
+    path = prompt_path(config.prompt)
+    own = own_data(Prompt.load(path), str(path))
     if own is None:
         raise ValueError(
             f"The prompt '{config.prompt}' does not say which data set it was trained on; give one: "
@@ -51,8 +62,8 @@ def resolve(config: FailureRun) -> FailureRun:
         )
     asked = given(config.data, FailureRun().data)
     left_out = [key for key, one in leaves(DataConfig) if one.of_prompt and key not in asked]
-    filled = {key: getattr(own, key) for key in ("name", *left_out)}
-    return replace(config, data=replace(config.data, **filled))
+    data = data_from_export(own, config.data, asked, source=str(path), take=left_out)
+    return replace(config, data=data)
 
 
 def from_images(config: FailureRun) -> FailureData:
@@ -105,16 +116,12 @@ def from_images(config: FailureRun) -> FailureData:
     )
 
 
-def _own_data(prompt: Prompt) -> DataConfig | None:
-    data = (prompt.training.get("config") or {}).get("data")
-    return part_from_dict(DataConfig, data, source="the prompt's own settings") if data else None
-
-
 def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Backbone]:
     """Return the prompt that is judged, and its backbone on the device of the run."""
     device = pick_device(config.trainer)
     if config.prompt is None:
         backbone = make_backbone(config.backbone, {}).to(device)
+        say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
     asked = "name" in given(config.backbone, BackboneConfig())
@@ -123,7 +130,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
             f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
             f"(it is {config.backbone.name})."
         )
-    if list(task.class_names) != list(prompt.class_names):
+    if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "
             f"{config.data.name} has {few(task.class_names)}. They must be the same, in the same order."
@@ -136,7 +143,7 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
     """Return the prompt's own shots as rows of the training split. None: it had none (zero-shot)."""
     if prompt.context is None:
         return None
-    own, digest = _own_data(prompt), prompt.training.get("split")
+    own, digest = own_data(prompt, str(config.prompt)), prompt.training.get("split")
     if own is not None:
         try:
             drawn = few_shot_split(
@@ -144,7 +151,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
                 table.ids,
                 own.shots,
                 val_shots=own.val_shots,
-                seed=int(prompt.training["seed"]),
+                at_most=own.at_most,
+                seed=int(prompt.training.get("seed") or 0),
                 groups=table.groups,
             )
         except ValueError:  # these are not the images it was trained on
@@ -207,6 +215,7 @@ def _draw(config: FailureRun, task: TaskData, shots: FewShotSplit | None, copies
             task.class_names,
             shots=config.data.shots,
             val_shots=config.data.val_shots,
+            at_most=config.data.at_most,
             seed=config.seed,
         )
     except ValueError as error:

@@ -18,7 +18,7 @@ from calib.failure.evaluation import (
 )
 from calib.failure.export import FailureHead
 from calib.failure.report import failures_csv, heading, risk_coverage_figure, tables
-from calib.io.files import write_json, write_text
+from calib.io.files import MARK, write_json, write_text
 from calib.io.tensors import save_tensors
 from calib.runs.folder import RunFolder, save_figure
 
@@ -62,12 +62,12 @@ def write_results(
         "scores": metrics,
         "val": None if data.val is None else metrics_of(judge(scores, data.val, export)),
     }
-    test.save(folder.predictions)
+    test.save(folder.predictions, run=folder.mark)
     _save_uncertainties(judged, data, folder)
     write_text(folder.failures, failures_csv(data, export))
     write_text(folder.table, f"{heading(results)}\n\n{tables(metrics)}\n")
     save_figure(risk_coverage_figure(judged, head), folder.risk_coverage)
-    write_json(folder.metrics, results)
+    write_json(folder.metrics, {**results, MARK: folder.mark})
 
 
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:
@@ -76,4 +76,4 @@ def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder
     if data.captions is not None:  # the block of each image, and whose captions the blocks hold
         tensors |= {"block": data.test_cases.source, "candidates": data.captions.test_rows}
     record = {"kind": "uncertainties", "version": 1, "ids": data.test.ids, "groups": data.test.groups}
-    save_tensors(folder.uncertainties, tensors, record)
+    save_tensors(folder.uncertainties, tensors, record, run=folder.mark)

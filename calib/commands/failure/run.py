@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from calib.commands.failure.cross_fit import cross_fit
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import from_images, resolve
 from calib.commands.failure.results import write_results
-from calib.config import FailureLossConfig, FailureRun, to_dict
+from calib.config import FailureLossConfig, FailureRun, check_config, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData, check_both_kinds
+from calib.failure.digests import prompt_digest, same_prompt
 from calib.failure.evaluation import score_names
 from calib.failure.export import FailureHead
 from calib.failure.fit import fit_head, new_head
@@ -31,6 +32,7 @@ from calib.failure.report import heading, tables
 from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.processes.join import check_started
+from calib.prompts.export import Prompt
 from calib.runs.folder import REUSED, RunFolder, check_same_data
 from calib.runs.identity import run_name
 from calib.runs.opening import opened
@@ -61,6 +63,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
             are wrong.
         FloatingPointError: The loss became NaN or infinite.
     """
+    check_config(config, FailureRun)
     config = resolve(config)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
     check_trainer(config.trainer)
@@ -70,13 +73,14 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     with opened(config, folder) as job:
         if job.finished:
             FailureHead.load(folder.failure)  # one that was damaged since is not announced
-            check_same_data(folder, lambda: _data(config).record)
+            check_same_data(folder, lambda: _as_begun(config, _data(config), folder).record)
             return _results(folder, reused=True)
-        data = _data(config)
+        data = _as_begun(config, _data(config), folder)
         head = _head(config, data)  # an option that does not fit is refused before any file is written
         if data.cases is not None and data.cross_fit is None:
             check_both_kinds(data.cases)
         job.claim(data.record)
+        _keep_prompt(data, folder)
         cases = _cases(config, data, folder)
         with run_loggers(config, folder) as loggers:
             export = _fit(config, data, cases, head, loss, folder, loggers)
@@ -95,10 +99,31 @@ def _write(
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
-    if data.judged.prompt is not None:
-        data.judged.prompt.save(folder.prompt)  # what `calib predict` needs beside the head
-    export.save(folder.failure)
+    export.save(folder.failure, run=folder.mark)
     write_results(config, data, cases, export, names, folder)
+
+
+def _as_begun(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureData:
+    """Return the data; of a prompt that rounding alone sets apart the record says what the run began with.
+
+    Text features are computed anew where a run goes on, perhaps on another processor.
+    """
+    digest = ranks.decided(lambda: None if config.overwrite else _digest_as_begun(data.judged.prompt, folder))
+    return data if digest is None else replace(data, record={**data.record, "prompt": digest})
+
+
+def _digest_as_begun(prompt: Prompt | None, folder: RunFolder) -> str | None:
+    if prompt is None or not folder.prompt.is_file():
+        return None
+    begun = Prompt.load(folder.prompt)
+    return prompt_digest(begun) if same_prompt(begun, prompt) else None
+
+
+@ranks.by_first
+def _keep_prompt(data: FailureData, folder: RunFolder) -> None:
+    """Write the prompt that is judged, from the beginning: split.json only names it."""
+    if data.judged.prompt is not None and not folder.prompt.is_file():
+        data.judged.prompt.save(folder.prompt, run=folder.mark)
 
 
 def _data(config: FailureRun) -> FailureData:

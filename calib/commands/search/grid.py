@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from calib.config import FailureRun, PromptRun, load_config
-from calib.core.errors import first_line, unknown_name
+from calib.config.written import divided, from_argument, read
+from calib.core.errors import unknown_name
 
 # Validation metrics a sweep can be ordered by, and whether less is better.
 CHOOSE_BY = {"nll": True, "brier": True, "ece": True, "accuracy": False}
@@ -171,14 +169,13 @@ def own_settings(schema: type[Settings], argv: Sequence[str]) -> tuple[Settings,
         ValueError: A value is of the wrong type.
     """
     names = {each.name for each in fields(schema)}  # type: ignore[arg-type]  # any dataclass
-    own = [argument for argument in argv if argument.partition("=")[0] in names]
+    own = [one for one in argv if one.partition("=")[0] in names]
+    written = {name: from_argument(value) for name, _, value in (one.partition("=") for one in own)}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(own))
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{' '.join(own)}: {first_line(error)}") from error
-    assert isinstance(settings, schema)
-    return settings, [argument for argument in argv if argument not in own]
+        settings = schema(**read(written, schema, ""))
+    except ValueError as error:
+        raise ValueError(f"{' '.join(own)}: {error}") from error
+    return settings, [one for one in argv if one not in own]
 
 
 def check_by(by: str) -> None:
@@ -201,21 +198,8 @@ def values_of(text: str) -> list[str]:
         >>> values_of("0.1,0.2"), values_of("1..3"), values_of("[a,b]"), values_of("'a, b'")
         (['0.1', '0.2'], ['1', '2', '3'], ['[a,b]'], ["'a, b'"])
     """
-    found, depth, quote, start = [], 0, "", 0
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in "[{(":
-            depth += 1
-        elif letter in ")}]":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            found.append(text[start:place])
-            start = place + 1
     values: list[str] = []
-    parts = [each.strip() for each in [*found, text[start:]]]
+    parts = [each.strip() for each in divided(text, opening="[{(", closing=")}]")]
     if len(parts) > 1 and "" in parts:
         raise ValueError(f"The list '{text}' has an empty item: is a comma too many?")
     for one in parts:

@@ -15,7 +15,7 @@ from calib.commands.search.grid import Point
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
 from calib.data.batches import BatchLoader
-from calib.io.files import write_json
+from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
@@ -65,6 +65,8 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
     folder = RunFolder(path)
     run = replace(config, out=str(folder.path))
     folder.check(run)
+    if folder.finished and not run.overwrite:
+        folder.check_marks()
     return Run(point, run, folder, Objective(resolve_terms(run.preset, run.loss)))
 
 
@@ -132,6 +134,7 @@ def train_stack(
     log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
     with folder.locked():
         write_json(folder.members, [run.point.name for run, _ in stack])
+        write_json(folder.split, {MARK: _stack_digest(stack)})
         epochs = int(first.config.trainer.get("max_epochs") or 1)
         trainer = make_trainer(
             first.config,
@@ -198,5 +201,9 @@ def _stack_key(config: PromptRun) -> str:
 
 def stack_folder(folder: Path, stack: Sequence[tuple[Run, RunInputs]]) -> RunFolder:
     """Return where a stack keeps its checkpoint while it is trained; the name says settings and images."""
-    content = [[run.point.name, relevant_settings(run.config), data.record] for run, data in stack]
-    return RunFolder(folder / f"{STACK}{json_digest(content)[:12]}")
+    return RunFolder(folder / f"{STACK}{_stack_digest(stack)[:12]}")
+
+
+def _stack_digest(stack: Sequence[tuple[Run, RunInputs]]) -> str:
+    """Return what tells a stack from others: the names, settings and images of its runs."""
+    return json_digest([[run.point.name, relevant_settings(run.config), data.record] for run, data in stack])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sys
 import time
@@ -18,13 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 from calib.commands.search.grid import Point
 from calib.commands.search.space import Search
 from calib.commands.search.stacks import Run, new_run, stacks, train_stack
-from calib.commands.search.study import PATIENCE, Claimed, Study
+from calib.commands.search.study import AGAIN, PATIENCE, Claimed, Study, StudyError
 from calib.commands.search.table import sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
 from calib.runs.folder import OTHER, RunFolder
+from calib.runs.marks import ForeignFileError
 from calib.runs.prepare import SharedInputs
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,11 @@ class Watch(Callback):
         epoch = int(rows[0]["epoch"])
         if epoch not in self.claimed.reported:
             self.claimed.reported.add(epoch)
-            self.claimed.trial.report(fmean(values), epoch)
-        if self.claimed.trial.should_prune():
+            with self.claimed.used():
+                self.claimed.trial.report(fmean(values), epoch)
+        with self.claimed.used():
+            prune = self.claimed.trial.should_prune()
+        if prune:
             raise StoppedError(
                 f"after epoch {epoch}: val. {self.by} {fmean(values):.4f} is worse than the median"
             )
@@ -161,13 +166,16 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
     """Train a trial's seeds side by side and return their mean validation metric."""
     twin = study.twin(claimed)
     if twin is not None:
-        claimed.trial.set_user_attr("same_as", twin.user_attrs.get("same_as", twin.number))
+        with claimed.used():
+            claimed.trial.set_user_attr("same_as", twin.user_attrs.get("same_as", twin.number))
         if twin.state != TrialState.COMPLETE or twin.value is None:
             raise StoppedError(f"the same settings as trial {twin.number}")
         return twin.value
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
         todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
+    except (ForeignFileError, StudyError):
+        raise
     except ValueError as error:  # settings that are possible one by one, and not together
         raise StoppedError(str(error)) from error
     for stack in todo:
@@ -213,7 +221,9 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
             point = Point({"trial": str(trial.number), **trial.user_attrs["changes"]})
             folders = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
             if all(each.finished for each in folders.values()):
-                results += [(point, seed, each.results()) for seed, each in folders.items()]
+                found = {seed: each.results() for seed, each in folders.items()}
+                _check_value(trial, found, search, folder)
+                results += [(point, seed, values) for seed, values in found.items()]
                 names[point.without_seed()] = trial
             else:
                 log.warning("Trial %d is left out: its runs are no longer there.", trial.number)
@@ -235,6 +245,18 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
     ]
     write_json(RunFolder(folder).tune, {"best": best, **counts, "trials": listed})
     return {"table": text, "best": best, "folder": str(folder), **counts}
+
+
+def _check_value(
+    trial: FrozenTrial, found: Mapping[int, Mapping[str, Any]], search: Search, folder: Path
+) -> None:
+    """Refuse a study that says another value of a trial than the runs of the trial do."""
+    own = fmean(values["val"][search.settings.by] for values in found.values())
+    if trial.value is None or not math.isclose(trial.value, own, rel_tol=1e-9, abs_tol=1e-12):
+        raise StudyError(
+            f"{RunFolder(folder).study} says that trial {trial.number} has val. {search.settings.by} "
+            f"{trial.value}, and its runs have {own}. {AGAIN}"
+        )
 
 
 def _best(trial: FrozenTrial, search: Search) -> dict[str, Any]:

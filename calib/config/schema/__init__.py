@@ -6,7 +6,14 @@ else.
 
 from calib.config.schema.evaluate import EvaluateRun, MovedConfig
 from calib.config.schema.failure import EmbeddingsConfig, FailureLossConfig, FailureRun, HeadConfig
-from calib.config.schema.parts import READER_OPTIONS, BackboneConfig, DataConfig, LogConfig, OptimConfig
+from calib.config.schema.parts import (
+    READER_OPTIONS,
+    TRAINER_KEYS,
+    BackboneConfig,
+    DataConfig,
+    LogConfig,
+    OptimConfig,
+)
 from calib.config.schema.prompt import ParityConfig, PromptConfig, PromptRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 

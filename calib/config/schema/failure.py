@@ -21,8 +21,8 @@ class EmbeddingsConfig:
             are the captions of its batch of `data.batch_size`.
     """
 
-    train: str | None = setting(None, affects="encoding")
-    test: str | None = setting(None, affects="encoding")
+    train: str | None = setting(None, affects="encoding", place=True)
+    test: str | None = setting(None, affects="encoding", place=True)
     normalize: bool = setting(False, affects="encoding")
     captions: bool = setting(False, affects="encoding")
 
@@ -114,7 +114,7 @@ class FailureRun:
     task: str = setting("failure", affects="training")
     seed: int = setting(1, affects="draw", at_least=0, below=SEEDS, shown=True)
     out: str | None = setting(None, affects="nothing")
-    prompt: str | None = setting(None, affects="encoding", of_prompt=True)
+    prompt: str | None = setting(None, affects="encoding", of_prompt=True, place=True)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(

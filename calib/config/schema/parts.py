@@ -7,34 +7,37 @@ from typing import Any
 
 from calib.config.schema.setting import Setting, setting
 
-# The settings inside the dictionary data.options, of all readers together.
-READER_OPTIONS = (
-    "allow_outside",
-    "columns",
-    "config",
-    "dataset",
-    "delimiter",
-    "flag",
-    "grey16_max",
-    "keep_leaks",
-    "revision",
-    "skip_splits",
-    "splits",
-    "table",
-)
+# The settings inside the dictionary data.options, of all readers together, with the types that they take.
+READER_OPTIONS: dict[str, Any] = {
+    "allow_outside": bool,
+    "columns": dict[str, str | None],
+    "config": str | None,
+    "dataset": str | None,
+    "delimiter": str | None,
+    "flag": str | None,
+    "grey16_max": int | None,
+    "keep_leaks": bool,
+    "revision": str | None,
+    "skip_splits": list[str],
+    "skip_unreadable": bool,
+    "splits": dict[str, str] | None,
+    "table": str | dict[str, str] | None,
+}
 
 # Keys of the dictionary `trainer`, which is handed to Lightning: those that do not affect the training, those
-# by which a run ends or validates by batches, and the one that everybody sets.
+# by which a run ends or validates by batches, and those with bounds that Lightning does not know.
 TRAINER_KEYS = {
     "accelerator": Setting(affects="encoding"),
+    "accumulate_grad_batches": Setting(affects="training", at_least=1),
+    "check_val_every_n_epoch": Setting(affects="training", at_least=1),
     "devices": Setting(affects="nothing"),  # any number computes the same
     "enable_progress_bar": Setting(affects="nothing"),
     "limit_train_batches": Setting(affects="training", by_batches=True),
     "limit_val_batches": Setting(affects="training", by_batches=True),
-    "max_epochs": Setting(affects="training"),
+    "max_epochs": Setting(affects="training", at_least=1),
     "max_steps": Setting(affects="training", by_batches=True),
     "max_time": Setting(affects="training", by_batches=True),
-    "num_nodes": Setting(affects="nothing"),
+    "num_nodes": Setting(affects="nothing", at_least=1),
     "overfit_batches": Setting(affects="training", by_batches=True),
     "strategy": Setting(affects="nothing"),
     "val_check_interval": Setting(affects="training", by_batches=True),
@@ -50,7 +53,8 @@ class BackboneConfig:
             hf-hub:<id>.
         weights: File, folder or hub id of the weights; "random" for a random model (for trying things out).
             None: the packaged weights of `embedded`.
-        tokenizer: Folder or vocab.txt of a BERT text tower. None: beside the weights.
+        tokenizer: Folder, vocab.txt or tokenizer.json of a text tower with a vocabulary of its own (BERT,
+            SigLIP, ...). None: beside the weights.
         revision: Commit or tag when `weights` is a hub id.
         preprocessing: "own" (what the model was trained with) or "calibprompt" (what the paper fed it).
         quick_gelu: Overrides the activation of a CLIP model. None: as published.
@@ -75,6 +79,8 @@ class DataConfig:
         root: Folder or file of the images. None: the packaged features of the two embedded tasks.
         shots: Training images per class. None: all.
         val_shots: Validation images per class, taken from the rest of the training split.
+        at_most: shots and val_shots are upper limits: a class with fewer images gives what it has, training
+            first, and a line says so. false: such a class is refused.
         batch_size: Images per training step.
         views: Augmented views encoded per training image; 0 trains on the plain image.
         cache: Encode each image once and keep the features; false encodes afresh at every step, as the
@@ -86,18 +92,20 @@ class DataConfig:
         class_names: Names in label order. None: the data set's own.
         options: Further settings of the data set's reader, e.g. data.options.columns.label=diagnosis. For
             table: table, columns, delimiter, skip_splits, allow_outside. For hf: dataset, config, revision,
-            columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max.
+            columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max,
+            skip_unreadable (train without images that cannot be read).
     """
 
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
-    root: str | None = setting(None, affects="encoding", told=True, of_prompt=True)
+    root: str | None = setting(None, affects="encoding", told=True, of_prompt=True, place=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
     val_shots: int = setting(4, affects="draw", at_least=0)
+    at_most: bool = setting(False, affects="draw")
     batch_size: int = setting(16, affects="training", at_least=1, sets_length=True)
     views: int = setting(8, affects="training", at_least=0)
     cache: bool = setting(True, affects="training")
     cache_dir: str = setting(".calib_cache", affects="nothing")
-    encode_batch_size: int = setting(16, affects="nothing", at_least=1)
+    encode_batch_size: int = setting(16, affects="nothing", at_least=1, below=2**16)
     drop_last: bool = setting(False, affects="training")
     template: str | None = setting(None, affects="encoding", told=True, of_prompt=True)
     class_names: list[str] | None = setting(None, affects="encoding", told=True, of_prompt=True)
@@ -106,7 +114,10 @@ class DataConfig:
         affects="encoding",
         told=True,
         of_prompt=True,
-        keys=dict.fromkeys(READER_OPTIONS, Setting(affects="encoding", told=True, of_prompt=True)),
+        keys={
+            name: Setting(affects="encoding", told=True, of_prompt=True, kind=kind)
+            for name, kind in READER_OPTIONS.items()
+        },
     )
 
 

@@ -30,9 +30,12 @@ class Setting:
         told: The tables of `calib evaluate` say it in words of their own, or it makes no other method; of the
             others they say what differs.
         of_prompt: A failure run takes it from the prompt it judges, and is named after that.
+        place: It says where files lie; what is in them, split.json says. They may be moved, and the run stays
+            the same (`calib.runs.marks`).
         sets_length: How many batches an epoch has depends on it. Each prompt of a stack may have its own
             value, unless the trainer counts batches (`by_batches`).
         by_batches: With it a run ends, or validates, by batches.
+        kind: Type of the value of a key inside a dictionary; other settings have that of their field.
         keys: For a dictionary: what is known about some of its keys. The others are as the dictionary.
     """
 
@@ -44,8 +47,10 @@ class Setting:
     shown: bool = False
     told: bool = False
     of_prompt: bool = False
+    place: bool = False
     sets_length: bool = False
     by_batches: bool = False
+    kind: Any = Any
     keys: Mapping[str, Setting] = field(default_factory=dict)
 
 

@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from calib.core.errors import unknown_name
+from calib.core.names import one_form, one_spelling
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
+from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
+from calib.data.labels import number_labels
 from calib.data.records import FileSource, ImageTable
-from calib.data.task import MEANT, SPLITS, ClassNames, Splits, Table, number_classes, put_in_order
+from calib.data.task import MEANT, SPLITS, UNSPLIT, ClassNames, Splits, Table, put_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +26,10 @@ SIDECARS = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".h
 def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None) -> Splits:
     """Return the splits of a folder of images.
 
-    The layout is `<root>/{train,test[,val]}/<class>/*`, or with the splits under `<root>/images`. One
-    numbering of the classes, the sorted folder names, serves all splits. Class names come from `class_names`,
+    The layout is `<root>/{train,test[,val]}/<class>/*`, or with the splits under `<root>/images`; a prompt
+    can also be applied to `<root>/test/<class>/*` alone, and to `<root>/<class>/*`. A class may have no
+    folder, or an empty one, in some split. One numbering of the classes, the sorted folder names, serves all
+    splits; folders called by numbers are labels already. Class names come from `class_names`,
     else from `<root>/classnames.txt` (lines "<folder> <class name>"), else from the folder names with
     underscores as spaces. A list `class_names` that holds just the names in classnames.txt, or just the
     folders, sets the numbering.
@@ -37,45 +42,69 @@ def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The layout is another one, a class is missing or empty in a split, or a file is not an
-            image.
+        ValueError: The layout is another one, or a file is not an image.
     """
     root = Path(root)
-    base = _split_base(root)
+    base, layout = _layout(root)
     skipped: list[str] = []
-    found = {split: _scan_split(base / split, root, skipped) for split in SPLITS if (base / split).is_dir()}
+    found = {split: _scan_split(folder, root, skipped) for split, folder in layout.items()}
+    unsplit = layout == {UNSPLIT: base}
     if skipped:
         logger.warning("Skipped %d files that are not images: %s", len(skipped), few(skipped))
+    found = _by_one_spelling(found)
     folders = sorted(set().union(*found.values()))
-    for split, classes in found.items():
-        missing = [folder for folder in folders if folder not in classes]
-        if missing:
-            raise ValueError(
-                f"The {split} split in {base} has no folder for class '{missing[0]}'; other splits have one."
-            )
     if not isinstance(class_names, Mapping) and (root / CLASS_NAMES_FILE).is_file():
         named = _listed_names(root / CLASS_NAMES_FILE, folders)
         class_names = (
             named if class_names is None else put_in_order(named, class_names, source=CLASS_NAMES_FILE)
         )
-    labels, names = number_classes(folders, class_names, what="class folder")
-    used = {labels[folder] for folder in folders}
-    absent = [name for label, name in enumerate(names) if label not in used]
-    if absent:
-        raise ValueError(
-            f"{base} has no folder for class '{absent[0]}'. Its class folders: {few(folders, 20)}. "
-            "Correct data.class_names."
-        )
+    labels, names = number_labels(
+        {folder: str(base) for folder in folders},
+        class_names,
+        what="class folder",
+        hint=f", or a {CLASS_NAMES_FILE} with lines '<folder> <class name>'",
+    )
     tables: dict[str, Table] = {split: _table(classes, labels, root) for split, classes in found.items()}
-    return Splits(names, tables)
+    tables = {split: table for split, table in tables.items() if len(table)}
+    notes = (f"{base} has no split folders: all images are for testing.",) if unsplit else ()
+    return Splits(names, tables, notes, lambda split: _no_split(base, split, unsplit))
+
+
+def _no_split(base: Path, split: str, unsplit: bool) -> str:
+    """Return the message for a split that is needed and not there."""
+    listed = few(_subfolders(base)) or "no folders"
+    if not unsplit:
+        empty = f"no images in its '{split}' folder" if (base / split).is_dir() else f"no '{split}' folder"
+        return f"{base} has {empty}; it has: {listed}."
+    return (
+        f"{base} has no 'train' and 'test' folders; it has: {listed}. Expected "
+        "<root>/train/<class>/* and <root>/test/<class>/*. Images not split yet can be listed in a "
+        "table with a split column (data.name=table)."
+    )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
+
+
+def _by_one_spelling(found: dict[str, dict[str, list[Path]]]) -> dict[str, dict[str, list[Path]]]:
+    """Return the images of each split by class folder, those whose names look the same under one name."""
+    spelling = one_spelling(folder for classes in found.values() for folder in classes)
+    shared: dict[str, dict[str, list[Path]]] = {}
+    for split, classes in found.items():
+        shared[split] = {}
+        for folder, paths in classes.items():
+            shared[split].setdefault(spelling[folder], []).extend(paths)
+    return shared
 
 
 def _listed_names(path: Path, folders: list[str]) -> dict[str, str]:
     """Return the class names in a file by folder, sorted by folder."""
-    named = read_class_names(path)
-    absent = [folder for folder in named if folder not in folders]
-    if absent:
-        raise ValueError(f"{path} names the folder '{absent[0]}', which no split has.")
+    by_form = {one_form(folder): folder for folder in folders}
+    named = {by_form.get(one_form(each), each): name for each, name in read_class_names(path).items()}
+    strangers = [folder for folder in folders if folder not in named]
+    if strangers:
+        raise ValueError(f"{path}: {unknown_name('class folder', strangers[0], named)}")
     return {folder: named[folder] for folder in sorted(named)}
 
 
@@ -105,28 +134,33 @@ def read_class_names(path: Path) -> dict[str, str]:
     return names
 
 
-def _split_base(root: Path) -> Path:
+def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
+    """Return the folder that the images are under, and the folder of every split."""
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root} (data.root).")
-    bases = [
-        base for base in (root, root / "images") if (base / "train").is_dir() or (base / "test").is_dir()
-    ]
+    within = (root, root / "images")
+    bases = [base for base in within if any((base / split).is_dir() for split in SPLITS)]
     if len(bases) > 1:
         raise ValueError(f"{root} has splits both directly and under 'images'. Keep one of the two.")
-    subfolders = sorted(entry.name for entry in os.scandir(bases[0] if bases else root) if entry.is_dir())
-    if not bases:
-        raise ValueError(
-            f"{root} has no 'train' and 'test' folders; it has: {few(subfolders) or 'no folders'}. Expected "
-            "<root>/train/<class>/* and <root>/test/<class>/*. Images not split yet can be listed in a "
-            "table with a split column (data.name=table)."
-        )
-    for name in subfolders:
-        if name.lower() in MEANT:
-            raise ValueError(f"{bases[0] / name}: please name this folder '{MEANT[name.lower()]}'.")
-    for split in ("train", "test"):
-        if split not in subfolders:
-            raise ValueError(f"{bases[0]} has no '{split}' folder; it has: {few(subfolders)}.")
-    return bases[0]
+    base = bases[0] if bases else next((base for base in reversed(within) if _holds_classes(base)), root)
+    for name in _subfolders(base):
+        meant = MEANT.get(name.lower(), name.lower())
+        if meant in SPLITS and name not in SPLITS:
+            raise ValueError(f"{base / name}: please name this folder '{meant}'.")
+    if bases:
+        return base, {split: base / split for split in SPLITS if (base / split).is_dir()}
+    if not _holds_classes(base):
+        raise ValueError(_no_split(base, UNSPLIT, unsplit=True))
+    return base, {UNSPLIT: base}
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Return whether a folder holds class folders: some with images, none with folders of its own."""
+    inside = (
+        [folder / name for name in _subfolders(folder) if not name.startswith(".")] if folder.is_dir() else []
+    )
+    flat = not any(_subfolders(each) for each in inside)
+    return flat and any(has_image_suffix(path) for each in inside for path in each.iterdir())
 
 
 def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[Path]]:
@@ -135,7 +169,7 @@ def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             classes[entry.name] = _scan_class(path, root, skipped)
         elif _is_image(path):
             raise ValueError(
@@ -154,7 +188,7 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             raise ValueError(
                 f"{path} is a folder inside a class folder; images must lie directly in {folder}."
             )
@@ -162,14 +196,18 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
             images.append(path)
         else:
             skipped.append(path.relative_to(root).as_posix())
-    if not images:
-        raise ValueError(f"The class folder {folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
     return images
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link to itself raises nothing."""
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
 def _is_image(path: Path) -> bool:
-    if not path.is_file():
-        raise ValueError(f"{path} is a broken link.")
+    odd = why_no_file(path)
+    if odd is not None:
+        raise ValueError(f"{path} is {odd}. Remove it from the data set's folder.")
     if has_image_suffix(path):
         return True
     if path.suffix.lower() in SIDECARS or not path.suffix:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,17 @@ from PIL import Image
 
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import few
-from calib.data.images import decode_image
+from calib.data.images import check_image, decode_image, read_image_file
+from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.notices import warn_of_unused_groups
+from calib.data.readers.hf_loading import folders_of, load_dataset
 from calib.data.readers.table import by_key
 from calib.data.readers.table_rows import COLUMNS
 from calib.data.records import ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
+from calib.data.task import SPLITS, UNSPLIT, ClassNames, Splits, Table, number_classes
 
 USUAL_KEYS = {"image": COLUMNS["file"], "label": COLUMNS["label"], "group": COLUMNS["group"]}
 KEY_OF = {name: key for key, usual in USUAL_KEYS.items() for name in usual}
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 USUAL_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -49,9 +48,13 @@ class RowSource:
         """Return the digest of the encoded image's bytes."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
-    def open(self, *, grey16_max: int | None = None) -> Image.Image:
-        """Return the image as RGB."""
-        return decode_image(io.BytesIO(self._bytes()), self.name, grey16_max=grey16_max)
+    def look(self) -> str:
+        """Return the digest of the encoded image if its header is an image's."""
+        return check_image(self._bytes(), self.name)
+
+    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        """Return the image as RGB; it must still be the one with this id."""
+        return decode_image(self._bytes(), self.name, grey16_max=grey16_max, id=id)
 
     def _bytes(self) -> bytes:
         cell = self.rows[self.index][self.column]
@@ -65,7 +68,7 @@ class RowSource:
                 f"{self.name} holds no image but the path {cell['path']!r}, which lies outside the data set "
                 "and is not read. Save the data set with its images in it."
             )
-        return path.read_bytes()
+        return read_image_file(path)
 
 
 def load_hf(
@@ -81,25 +84,26 @@ def load_hf(
     """Return the splits of a `datasets.DatasetDict`.
 
     Args:
-        root: A folder written by `DatasetDict.save_to_disk`; where there is no such folder, owner/name of a
-            data set on the Hugging Face hub; or None with `dataset`.
+        root: A folder written by `save_to_disk`, or one with Parquet files as a clone of a data set on the
+            hub; where there is no such folder, owner/name of a data set on the hub; or None with `dataset`.
         class_names: Names in label order, or ClassLabel name to name. None: the ClassLabel's own.
         dataset: A data set on the hub, also one whose name is a folder here or has no owner.
         config: Its configuration, where it has several.
         revision: Its commit or tag; without one the newest is taken, which may change.
         columns: What the columns image, label and group are called; the keys may be named as in
             `calib.data.readers.table_rows.COLUMNS`, e.g. patient for group. Left out: the only Image column,
-            the only ClassLabel column, no group; a group of None says that there is none.
+            the only ClassLabel column, else image and label by their usual names, no group; a group of None
+            says that there is none. Labels may be text, whole numbers, or true and false.
         splits: Our split to theirs, e.g. {"test": "validation"}. None: train, test and val or validation.
 
     Raises:
         FileNotFoundError: There is no such folder, or no such data set on the hub.
         ValueError: Both or neither of `root` and `dataset`, or a split, column or label is not as described.
     """
-    loaded = _load(root, dataset, config, revision)
+    loaded = load_dataset(root, dataset, config, revision)
     where = root if root is not None else dataset
     try:
-        return _read(loaded, class_names, columns or {}, splits or {}, _folders(root))
+        return _read(loaded, class_names, columns or {}, splits or {}, folders_of(root))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except Exception as error:  # the library raises errors of many types on damaged files
@@ -115,92 +119,60 @@ def _read(
     splits: Mapping[str, str],
     within: tuple[Path, ...],
 ) -> Splits:
+    unsplit = not isinstance(loaded, Mapping)
+    loaded = {UNSPLIT: loaded} if unsplit else loaded
     chosen = _choose_splits(loaded, splits)
+    first = loaded[next(iter(chosen.values()))]
     said = by_key(columns, KEY_OF)
-    names = _column_names(loaded[chosen["train"]], said)
-    keys = loaded[chosen["train"]].features[names["label"]].names
+    names = _column_names(first, said)
     if "group" not in said:
-        warn_of_unused_groups(name for name in loaded[chosen["train"]].features if name not in names.values())
-    labels, ordered = number_classes(keys, class_names, what="label")
+        warn_of_unused_groups(name for name in first.features if name not in names.values())
+    found = {split: _labels(loaded[theirs], names["label"], split) for split, theirs in chosen.items()}
+    keys = _class_keys([loaded[theirs].features[names["label"]] for theirs in chosen.values()])
+    if keys is None or (class_names is None and are_indices(keys)):
+        where = {key: f"row {split}/{row}" for split, each in found.items() for row, key in enumerate(each)}
+        labels, ordered = number_labels(where, class_names)
+    else:
+        labels, ordered = number_classes(keys, class_names, what="label")
     tables: dict[str, Table] = {}
     for split, theirs in chosen.items():
-        if loaded[theirs].features[names["label"]].names != keys:
-            raise ValueError(
-                f"The splits '{chosen['train']}' and '{theirs}' number their classes differently."
-            )
-        tables[split] = _table(loaded[theirs], names, [labels[key] for key in keys], split, within)
-    return Splits(ordered, tables)
+        tables[split] = _table(loaded[theirs], names, [labels[key] for key in found[split]], split, within)
+
+    def absent(split: str) -> str:
+        listed = "saved without splits" if unsplit else f"only {few(list(loaded))}"
+        remedy = "Save a DatasetDict" if unsplit else f"Say which: data.options.splits.{split}=NAME"
+        return f"There is no split '{split}', {listed}. {remedy}."
+
+    notes = ("It was saved without splits: all images are for testing.",) if unsplit else ()
+    return Splits(ordered, {split: table for split, table in tables.items() if len(table)}, notes, absent)
 
 
-def _load(root: str | Path | None, dataset: str | None, config: str | None, revision: str | None) -> Any:
-    import datasets  # takes seconds to import
-
-    if (root is None) == (dataset is None):
-        raise ValueError(
-            "Give either data.root (a folder written by save_to_disk, or owner/name on the hub) or "
-            "data.options.dataset (a name on the hub), not both."
-        )
-    if dataset is not None:
-        loaded = _load_hub(dataset, config, revision)
-    elif Path(str(root)).is_dir():
-        if config is not None or revision is not None:
-            raise ValueError(
-                "data.options.config and data.options.revision are for data sets on the hub, not the folder "
-                f"{root}."
-            )
-        loaded = _load_folder(str(root))
-    elif HUB_ID.fullmatch(str(root)) and not Path(str(root)).exists():
-        loaded = _load_hub(str(root), config, revision)
-    else:
-        raise FileNotFoundError(
-            f"There is no folder {root}, and it is not owner/name of a data set on the Hugging Face hub."
-        )
-    if not isinstance(loaded, datasets.DatasetDict):
-        raise ValueError(f"{root or dataset} has no splits: save a DatasetDict with 'train' and 'test'.")
-    return loaded
-
-
-def _folders(root: str | Path | None) -> tuple[Path, ...]:
-    """Return where images of a data set may lie: in its folder, or where the hub's clients put them."""
-    import datasets
-    import huggingface_hub
-
-    if root is not None and Path(root).is_dir():
-        return (Path(root),)
-    return (Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE))
-
-
-def _load_folder(root: str) -> Any:
+def _class_keys(features: Sequence[Any]) -> list[str] | None:
+    """Return the names of a ClassLabel in its order, those of all splits; None where labels are values."""
     import datasets
 
-    try:
-        loaded = datasets.load_from_disk(root)
-        for rows in loaded.values() if isinstance(loaded, datasets.DatasetDict) else ():
-            rows.data.table.validate(full=True)  # a damaged one would end the process when it is read
-            for file in rows.cache_files:
-                if not Path(file["filename"]).resolve().is_relative_to(Path(root).resolve()):
-                    raise ValueError(f"it names the file {file['filename']}, which lies outside of it")
-        return loaded
-    except FileNotFoundError as error:
-        raise ValueError(f"{root} was not written by DatasetDict.save_to_disk ({error}).") from error
-    except Exception as error:  # the library raises errors of many types on damaged files
-        raise ValueError(
-            f"{root} cannot be read as a data set; it may be damaged ({first_line(error)}). Save it again."
-        ) from error
+    if not all(isinstance(feature, datasets.ClassLabel) for feature in features):
+        return None
+    return list(dict.fromkeys(name for feature in features for name in feature.names))
 
 
-def _load_hub(name: str, config: str | None, revision: str | None) -> Any:
-    """Return a data set on the hub; the name may be a misspelt folder, so errors say both."""
+def _labels(rows: Any, column: str, split: str) -> list[str]:
+    """Return the label of every row as text."""
     import datasets
 
-    try:
-        return datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:  # what "no network" raises depends on the versions of the hub's clients
-        raise FileNotFoundError(
-            f"There is no folder {name}, and no data set of this name can be read from the Hugging Face hub "
-            f"({first_line(error)}). Without a network, write it elsewhere with save_to_disk and give the "
-            "folder: data.root=FOLDER."
-        ) from error
+    feature, labels = rows.features[column], []
+    for index, value in enumerate(rows[column]):
+        if isinstance(feature, datasets.ClassLabel):
+            text = feature.names[value] if value is not None and 0 <= value < len(feature.names) else None
+        else:
+            try:
+                text = label_text(value)
+            except ValueError as error:
+                raise ValueError(f"Row {index} of the split '{split}': column '{column}' {error}.") from error
+        if text is None:
+            raise ValueError(f"Row {index} of the split '{split}' has no label.")
+        labels.append(text)
+    return labels
 
 
 def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
@@ -216,39 +188,51 @@ def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
         )
         if found is not None:
             chosen[ours] = found
-        elif ours != "val":
-            listed = few(list(loaded))
-            raise ValueError(
-                f"There is no split '{ours}', only {listed}. Say which: data.options.splits.{ours}=NAME."
-            )
+    if not chosen:
+        raise ValueError(
+            f"There is no split 'test', only {few(list(loaded))}. Say which: data.options.splits.test=NAME."
+        )
     return chosen
 
 
 def _column_names(rows: Any, columns: Mapping[str, str | None]) -> dict[str, str]:
-    import datasets
-
     names = {key: name for key, name in columns.items() if name is not None}
     for key, name in names.items():
         if name not in rows.features:
             raise unknown_name(f"column (data.options.columns.{key})", name, rows.features)
-    for key, kind in (("image", datasets.Image), ("label", datasets.ClassLabel)):
-        found = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
-        if key not in names and len(found) != 1:
-            listed = ", ".join(
-                f"{name} ({type(feature).__name__})" for name, feature in rows.features.items()
-            )
+    listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in rows.features.items())
+    for key, kind, fits in (("image", "Image", _may_be_image), ("label", "ClassLabel", _may_be_label)):
+        if key not in names:
+            exact = [name for name, feature in rows.features.items() if type(feature).__name__ == kind]
+            usual = [name for name in USUAL_KEYS[key] if name in rows.features and fits(rows.features[name])]
+            found = exact or [name for name in usual if name not in names.values()]
+            if len(found) != 1:
+                raise ValueError(
+                    f"Expected one {kind} column, found {len(found)}: {listed}. "
+                    f"Say which: data.options.columns.{key}=NAME."
+                )
+            names[key] = found[0]
+        if not fits(rows.features[names[key]]):
             raise ValueError(
-                f"Expected one {kind.__name__} column, found {len(found)}: {listed}. "
-                f"Say which: data.options.columns.{key}=NAME."
-            )
-        names.setdefault(key, next(iter(found), ""))
-        if names[key] not in found:
-            actual = type(rows.features[names[key]]).__name__
-            raise ValueError(
-                f"The column '{names[key]}' is of type {actual}, not {kind.__name__}. Give another one: "
-                f"data.options.columns.{key}=NAME."
+                f"The column '{names[key]}' is of type {type(rows.features[names[key]]).__name__}, which "
+                f"holds no {key}s: {listed}. Give another one: data.options.columns.{key}=NAME."
             )
     return names
+
+
+def _may_be_image(feature: Any) -> bool:
+    """Return whether a column holds images, or their encoded bytes as libraries without images keep them."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _may_be_label(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.ClassLabel | datasets.Value) and "binary" not in feature.dtype
 
 
 def _table(
@@ -256,15 +240,17 @@ def _table(
 ) -> ImageTable:
     import datasets
 
-    raw = [int(label) if label is not None else -1 for label in rows[names["label"]]]
-    if any(not 0 <= label < len(labels) for label in raw):
-        bad = next(index for index, label in enumerate(raw) if not 0 <= label < len(labels))
-        raise ValueError(f"Row {bad} of the split '{split}' has no label.")
     undecoded = rows.select_columns(names["image"]).cast_column(names["image"], datasets.Image(decode=False))
     row_names = [f"{split}/{index}" for index in range(len(rows))]
     sources = [
         RowSource(undecoded, names["image"], index, f"row {name}", within)
         for index, name in enumerate(row_names)
     ]
-    groups = [str(group) for group in rows[names["group"]]] if "group" in names else None
-    return ImageTable(sources, [labels[label] for label in raw], row_names, groups=groups)
+    groups = None
+    if "group" in names:
+        given = list(rows[names["group"]])
+        empty = next((index for index, group in enumerate(given) if group is None or group == ""), None)
+        if empty is not None:
+            raise ValueError(f"Row {empty} of the split '{split}' has no '{names['group']}'.")
+        groups = [str(group) for group in given]
+    return ImageTable(sources, labels, row_names, groups=groups)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from calib.core.text import few
+from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.records import ArraySource, ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, Table, number_classes
+from calib.data.task import SPLITS, ClassNames, Splits, Table
 from calib.io.npz import names_in_npz, read_npz
 
 _ORGANS = (
@@ -88,7 +90,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class _Arrays:
     images: np.ndarray
-    labels: np.ndarray
+    labels: list[str]
 
 
 def load_medmnist(
@@ -110,7 +112,22 @@ def load_medmnist(
     """
     path = _find(Path(root), flag)
     splits = _read(path)
-    if class_names is None:
+    numbers, names = _number(path, splits, class_names)
+    tables: dict[str, Table] = {}
+    for split, part in splits.items():
+        row_names = [f"{split}/{index}" for index in range(len(part.images))]
+        sources = [
+            ArraySource(part.images, index, f"{path.name}:{name}") for index, name in enumerate(row_names)
+        ]
+        tables[split] = ImageTable(sources, [numbers[label] for label in part.labels], row_names)
+    return Splits(names, tables, absent=lambda split: _absent(path, split))
+
+
+def _number(
+    path: Path, splits: Mapping[str, _Arrays], class_names: ClassNames | None
+) -> tuple[dict[str, int], list[str]]:
+    where = {label: f"{path}, {split}" for split, part in splits.items() for label in part.labels}
+    if class_names is None and are_indices(list(where)):
         known = CLASS_NAMES.get(path.stem.split("_")[0])
         if known is None:
             raise ValueError(
@@ -118,23 +135,7 @@ def load_medmnist(
                 "Give them in label order: data.class_names=[...]."
             )
         class_names = list(known)
-    count = len(class_names)
-    numbers, names = number_classes([str(label) for label in range(count)], class_names, what="label")
-    tables: dict[str, Table] = {}
-    for split, part in splits.items():
-        low, high = int(part.labels.min()), int(part.labels.max())
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"{path}: the {split} labels go from {low} to {high}, but there are {count} class names."
-            )
-        row_names = [f"{split}/{index}" for index in range(len(part.images))]
-        sources = [
-            ArraySource(part.images, index, f"{path.name}:{name}") for index, name in enumerate(row_names)
-        ]
-        tables[split] = ImageTable(
-            sources, [numbers[str(label)] for label in part.labels.tolist()], row_names
-        )
-    return Splits(names, tables)
+    return number_labels(where, class_names)
 
 
 def _find(root: Path, flag: str | None) -> Path:
@@ -159,9 +160,8 @@ def _read(path: Path) -> dict[str, _Arrays]:
         raise ValueError(
             f"{path} is not a MedMNIST .npz file ({error}). Was it cut off? Fetch it again."
         ) from error
-    missing = [key for split in ("train", "test") for key in _keys(split) if key not in arrays]
-    if missing:
-        raise ValueError(f"{path} has no array '{missing[0]}'; it has: {few(names_in_npz(path), 10)}.")
+    if not arrays:
+        raise ValueError(_absent(path, "test"))
     for split in SPLITS:
         images, labels = (key in arrays for key in _keys(split))
         if images != labels:
@@ -172,6 +172,10 @@ def _read(path: Path) -> dict[str, _Arrays]:
         split: _checked(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{path}, {split}")
         for split in present
     }
+
+
+def _absent(path: Path, split: str) -> str:
+    return f"{path} has no array '{_keys(split)[0]}'; it has: {few(names_in_npz(path), 10)}."
 
 
 def _keys(split: str) -> tuple[str, str]:
@@ -189,6 +193,12 @@ def _checked(images: np.ndarray, labels: np.ndarray, where: str) -> _Arrays:
             f"{where}: {labels.shape[1]} labels per image; only one class per image is supported."
         )
     flat = labels.reshape(-1)
-    if not len(images) or len(flat) != len(images) or not np.issubdtype(flat.dtype, np.integer):
+    if not len(images) or len(flat) != len(images):
         raise ValueError(f"{where}: {len(flat)} labels of type {flat.dtype} for {len(images)} images.")
-    return _Arrays(images, flat.astype(np.int64))
+    try:
+        texts = [label_text(value) for value in flat.tolist()]
+    except ValueError as error:
+        raise ValueError(f"{where}: labels {error}.") from error
+    if None in texts:
+        raise ValueError(f"{where}: image {texts.index(None)} has no label.")
+    return _Arrays(images, [text for text in texts if text is not None])

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calib.core.errors import unknown_name
 from calib.core.text import few
+from calib.data.labels import number_labels
 from calib.data.notices import warn_of_unused_groups
 from calib.data.readers.table_paths import check_files, check_links, native, within
 from calib.data.readers.table_rows import COLUMNS, DELIMITERS, Row, read_rows
 from calib.data.records import FileSource, ImageTable
-from calib.data.task import SPLITS, ClassNames, Splits, number_classes
+from calib.data.task import SPLITS, ClassNames, Splits
 
 KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
-
-
-WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # 1.0 is what some programs make of 1
 
 
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
@@ -64,19 +61,25 @@ def load_table(
                 "data.root."
             )
         root, table = root.parent, root.name
-    rows = _all_rows(root, table, by_key(columns or {}, KEY_OF), delimiter, skip_splits)
-    for split in ("train", "test"):
-        if all(row.split != split for row in rows):
-            listed = few(list(table.values()) if isinstance(table, Mapping) else [table or _only_table(root)])
-            raise ValueError(f"No row of the table in {root} ({listed}) belongs to the split '{split}'.")
+    rows, unsplit = _all_rows(root, table, by_key(columns or {}, KEY_OF), delimiter, skip_splits)
+    listed = few(list(table.values()) if isinstance(table, Mapping) else [table or _only_table(root)])
+
+    def absent(split: str) -> str:
+        return unsplit or f"No row of the table in {root} ({listed}) belongs to the split '{split}'."
+
+    if not rows:
+        raise ValueError(f"The table in {root} ({listed}) has no rows of train, val or test.")
     rows = [native(row, root) for row in rows]
     rows = rows if allow_outside else [within(row, root) for row in rows]
     check_files(rows, root)
     if not allow_outside:
         check_links(rows, root)
-    labels, names = _number(rows, class_names)
+    labels, names = number_labels({row.label: row.where for row in reversed(rows)}, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
-    return Splits(names, {split: found for split, found in tables.items() if len(found)})
+    notes = (
+        () if unsplit is None else (f"{root} ({listed}) has no split column: all images are for testing.",)
+    )
+    return Splits(names, {split: found for split, found in tables.items() if len(found)}, notes, absent)
 
 
 def by_key(columns: Mapping[str, str | None], key_of: Mapping[str, str]) -> dict[str, str | None]:
@@ -109,7 +112,8 @@ def _all_rows(
     columns: Mapping[str, str | None],
     delimiter: str | None,
     skip_splits: Sequence[str],
-) -> list[Row]:
+) -> tuple[list[Row], str | None]:
+    """Return the rows of all tables, and what is to be said of one without a split column."""
     if isinstance(table, Mapping):
         strangers = [split for split in table if split not in SPLITS]
         if strangers:
@@ -117,9 +121,10 @@ def _all_rows(
         parts = [read_rows(root / name, columns, delimiter, split, ()) for split, name in table.items()]
     else:
         parts = [read_rows(root / (table or _only_table(root)), columns, delimiter, None, skip_splits)]
-    if "group" not in columns and all(row.group is None for rows, _ in parts for row in rows):
-        warn_of_unused_groups([name for _, header in parts for name in header])
-    return [row for rows, _ in parts for row in rows]
+    if "group" not in columns and all(row.group is None for rows, *_ in parts for row in rows):
+        warn_of_unused_groups([name for _, header, _ in parts for name in header])
+    unsplit = next((said for *_, said in parts if said is not None), None)
+    return [row for rows, *_ in parts for row in rows], unsplit
 
 
 def _only_table(root: Path) -> str:
@@ -130,29 +135,6 @@ def _only_table(root: Path) -> str:
             "data.options.table=NAME."
         )
     return found[0]
-
-
-def _number(rows: Sequence[Row], class_names: ClassNames | None) -> tuple[dict[str, int], list[str]]:
-    found = sorted({row.label for row in rows})
-    numbers = all(WHOLE_NUMBER.fullmatch(label) for label in found)
-    if (
-        not numbers
-        or isinstance(class_names, Mapping)
-        or (class_names is not None and set(found) <= set(class_names))
-    ):
-        return number_classes(found, class_names, what="label")
-    if class_names is None:
-        raise ValueError(
-            f"The labels are integers ({few(found)}): give their names in label order, "
-            '"data.class_names=[NAME,NAME,...]".'
-        )
-    for row in rows:
-        if not 0 <= float(row.label) < len(class_names):
-            raise ValueError(
-                f"{row.where}: label {row.label} has no name; data.class_names goes up to "
-                f"{len(class_names) - 1}."
-            )
-    return {label: int(float(label)) for label in found}, [str(name) for name in class_names]
 
 
 def _table(rows: Sequence[Row], labels: Mapping[str, int], root: Path) -> ImageTable:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix
+from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
 from calib.data.readers.table_rows import Row
 from calib.data.task import SPLITS
 
@@ -61,6 +61,9 @@ def check_files(rows: Sequence[Row], root: Path) -> None:
                 f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
             )
     missing = [row.file for row in rows if not is_file(root / row.file)]
+    for row in rows if missing else ():
+        if os.path.exists(root / row.file) and not is_file(root / row.file):
+            raise ValueError(f"{row.where}: '{row.file}' is {why_no_file(root / row.file)}.")
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(rows)} images in the table {few(tables_of(rows))} do not exist in "

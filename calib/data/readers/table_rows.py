@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.text import few
-from calib.data.task import MEANT, SPLITS
+from calib.data.labels import label_text
+from calib.data.task import MEANT, SPLITS, UNSPLIT
 
 # What a column may be called when `columns` does not say, and in `columns` itself.
 COLUMNS = {
@@ -61,18 +62,20 @@ def read_rows(
     delimiter: str | None,
     split: str | None,
     skip_splits: Sequence[str],
-) -> tuple[list[Row], list[str]]:
-    """Return the images of one table and the columns that were not used."""
+) -> tuple[list[Row], list[str], str | None]:
+    """Return the images of one table, the columns that were not used, and what its lack of splits means.
+
+    Without a split column, and without another that looks like one, all rows are of the split `UNSPLIT`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
-    names = _column_names(header, columns, path)
+    names = _column_names(header, columns, path, records)
+    unsplit = None
     if split is None and names["split"] is None:
-        raise ValueError(
-            f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
-            "and perhaps val, or say which it is: data.options.columns.split=NAME, or give one table per "
-            "split: data.options.table.train=train.csv data.options.table.test=test.csv."
-        )
+        if "split" not in columns:
+            _check_no_split(header, records, path)
+        split, unsplit = UNSPLIT, no_split_column(path, header)
     rows = []
     for where, record in records:
         part = split or _cell(record, names["split"], where)
@@ -88,10 +91,28 @@ def read_rows(
         file = _cell(record, names["file"], where)
         group = None if names["group"] is None else _cell(record, names["group"], where)
         name = file if names["id"] is None else _cell(record, names["id"], where)
-        rows.append(Row(file, _cell(record, names["label"], where), part, group, name, where))
+        rows.append(Row(file, _label(record, names["label"], where), part, group, name, where))
     if names["id"] is not None:
         _check_ids(rows, names["id"], path)
-    return rows, [name for name in header if name not in names.values()]
+    return rows, [name for name in header if name not in names.values()], unsplit
+
+
+def no_split_column(path: Path, header: Sequence[str], likely: str = "NAME") -> str:
+    """Return the message for a table that does not say which images are for training."""
+    return (
+        f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
+        f"and perhaps val, or say which it is: data.options.columns.split={likely}, or give one table per "
+        "split: data.options.table.train=train.csv data.options.table.test=test.csv."
+    )
+
+
+def _check_no_split(header: Sequence[str], records: Sequence[tuple[str, dict[str, Any]]], path: Path) -> None:
+    """Refuse a table with a split column under another name: its training images are not for testing."""
+    for name in header:
+        cells = [record[name] for _, record in records]
+        values = {str(cell).strip().lower() for cell in cells if isinstance(cell, str)}
+        if values and values <= {*SPLITS, *MEANT}:
+            raise ValueError(no_split_column(path, header, name))
 
 
 def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -134,16 +155,16 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_parquet_size(file.metadata)
+            check_parquet_size(file.metadata)
             read = file.read()
-            _check_parquet_names(file.metadata)
+            check_parquet_names(file.metadata)
         rows = enumerate(read.to_pylist(), start=1)
     except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
     return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
 
 
-def _check_parquet_size(metadata: Any) -> None:
+def check_parquet_size(metadata: Any) -> None:
     """Refuse what would take far more memory than a table of images does, before it is taken."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
@@ -153,7 +174,7 @@ def _check_parquet_size(metadata: Any) -> None:
         )
 
 
-def _check_parquet_names(metadata: Any) -> None:
+def check_parquet_names(metadata: Any) -> None:
     """Refuse a table that gives a column two names: its directory has no checksum, but says each name twice.
 
     To be called after reading, which finds other damage that would end the process here.
@@ -166,7 +187,10 @@ def _check_parquet_names(metadata: Any) -> None:
 
 
 def _column_names(
-    header: Sequence[str], columns: Mapping[str, str | None], path: Path
+    header: Sequence[str],
+    columns: Mapping[str, str | None],
+    path: Path,
+    records: Sequence[tuple[str, dict[str, Any]]],
 ) -> dict[str, str | None]:
     for key, name in columns.items():
         if name is not None and name not in header:
@@ -189,12 +213,38 @@ def _column_names(
     for key in ("file", "label"):
         if names[key] is None:
             usual = COLUMNS[key]
+            hot = _one_hot(header, records) if key == "label" else []
+            if hot:
+                raise ValueError(
+                    f"{path} has no column for the label but a column of 0 and 1 per class: {few(hot, 10)}. "
+                    "Make one column of them, which names the class of each image, e.g. with pandas: "
+                    f"table['label'] = table[{hot[:10]}{' + [...]' * (len(hot) > 10)}].idxmax(1)."
+                )
             likely = next((name for name in header if name.lower() in usual), "NAME")
             raise ValueError(
                 f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
                 f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely}."
             )
     return names
+
+
+def _label(record: Mapping[str, Any], column: str | None, where: str) -> str:
+    value = record[column or ""]
+    if isinstance(value, bool | float):
+        try:
+            value = label_text(value) or ""
+        except ValueError as error:
+            raise ValueError(f"{where}: column '{column}' {error}.") from error
+    return _cell({**record, column or "": value}, column, where)
+
+
+def _one_hot(header: Sequence[str], records: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Return the columns that together hold a single 1 in each row, and else 0. Empty: there are none."""
+    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    cells = {name: [values.get(str(record[name]).strip()) for _, record in records] for name in header}
+    hot = [name for name, column in cells.items() if records and None not in column]
+    once = all(sum(row) == 1 for row in zip(*(cells[name] for name in hot), strict=True))
+    return hot if len(hot) > 1 and once else []
 
 
 def _cell(record: Mapping[str, Any], column: str | None, where: str) -> str:

@@ -1,0 +1,90 @@
+"""A process that hangs ends its job with the reason; one that works, however slowly, is waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from torch import distributed
+
+from calib.processes.heartbeat import SETTING, Heart, silence_allowed
+
+PROCESS = """
+import sys, threading, time
+from calib.processes.heartbeat import watched
+with watched("localhost", int(sys.argv[1]), int(sys.argv[2]), 2):
+    print("in", flush=True)
+    deadline = time.monotonic() + float(sys.argv[3])
+    while time.monotonic() < deadline:  # busy in Python, without a word to the others
+        pass
+"""
+
+
+def test_a_silent_process_is_noticed_and_a_slow_one_is_not() -> None:
+    store = distributed.HashStore()
+    first, second = (Heart(store, rank, 2, patience=3) for rank in range(2))
+    second.beat()
+    assert not first.beat()
+    for _ in range(5):  # a beat for every two of the other's
+        assert not first.beat()
+        second.beat()
+        assert not first.beat()
+    assert [first.beat() for _ in range(3)] == [False, False, True]
+    second.beat()
+    assert not first.beat()  # it has only been slow
+
+
+def test_a_job_that_is_stopped_as_a_whole_goes_on() -> None:
+    """Time passes and nobody beats: nobody has been silent in beats of its own."""
+    store = distributed.HashStore()
+    hearts = [Heart(store, rank, 3, patience=2) for rank in range(3)]
+    assert [heart.watched for heart in hearts] == [1, 2, 0]
+    for _ in range(4):
+        assert not any([heart.beat() for heart in hearts][1:])
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("30", 30.0), ("0", 0.0), (None, 600.0)])
+def test_the_bound_is_set_by_the_environment(said: str | None, seconds: float, monkeypatch) -> None:
+    monkeypatch.delenv(SETTING, raising=False)
+    if said is not None:
+        monkeypatch.setenv(SETTING, said)
+    assert silence_allowed() == seconds
+
+
+@pytest.mark.parametrize("said", ["soon", "-1", "nan", "inf", ""])
+def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch) -> None:
+    monkeypatch.setenv(SETTING, said)
+    with pytest.raises(ValueError, match="CALIB_SILENCE must be a number of seconds"):
+        silence_allowed()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
+def test_a_stopped_process_ends_its_neighbour_with_the_reason() -> None:
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    environment = {**os.environ, SETTING: "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(store.port), str(rank), "120"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "in\n"
+        store.wait(["heartbeat/beats of 0", "heartbeat/beats of 1"])
+        started[1].send_signal(signal.SIGSTOP)
+        _, said = started[0].communicate(timeout=100)
+        assert started[0].returncode == 1
+        assert said.startswith("Process 1 of 2 has hung for 2 s (CALIB_SILENCE): it was stopped, or")
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
