@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -35,6 +35,19 @@ logger = logging.getLogger(__name__)
 
 Table: TypeAlias = ImageTable | FeatureTable
 ClassNames: TypeAlias = Mapping[str, str] | Sequence[str]
+
+
+class AbsentSplitError(ValueError):
+    """A split that is needed is not there.
+
+    Args:
+        message: What the reader says of it.
+        there: The splits that are.
+    """
+
+    def __init__(self, message: str, there: Collection[str]) -> None:
+        super().__init__(message)
+        self.there = tuple(there)
 
 
 @dataclass
@@ -81,7 +94,7 @@ class TaskData:
         class_names: C different names in label order.
         template: Zero-shot text with one {} for the class name.
         train: Images the shots are drawn from; empty where the data are for testing only.
-        test: Images results are reported on; empty where it was not asked for.
+        test: Images results are reported on; empty where the data have none.
         val: The data set's own validation images, if it has any.
         source: Where the data can be got.
         licence: Their terms.

@@ -142,7 +142,7 @@ def _fold_prompt(
         task=task,
         train=images,
         val=None,
-        test=features_of(task.test, backbone, own.data),  # not looked at
+        test=None,  # not looked at
         zero_shot=replace(plan.prompt, context=None, text_features=texts),
         record=record,
     )

@@ -19,7 +19,8 @@ def sweep_table(
     """Return the table in Markdown and the settings with the best validation metric.
 
     One row per setting, in the order of that metric, its mean over seeds; mean rank is the mean of its ranks
-    within each seed, ties sharing theirs. Test metrics stand beside it and decide nothing.
+    within each seed, ties sharing theirs. Test metrics stand beside it and decide nothing; where no run has
+    any, the other validation metrics do.
 
     Args:
         results: Point, seed and the content of metrics.json of every run.
@@ -41,8 +42,11 @@ def sweep_table(
     else:
         order = list(rows)
     columns = {name: column for name, column in columns_of(METRICS).items() if METRICS[name].compared}
-    tested = (f"test {column.title}" for column in columns.values())
-    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *tested]
+    tested = any("test" in values for runs in rows.values() for values in runs.values())
+    split, prefix = ("test", "test") if tested else ("val", "val.")
+    beside = {key: column for key, column in columns.items() if tested or (validated and key != by)}
+    titles = (f"{prefix} {column.title}" for column in beside.values())
+    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *titles]
     body = []
     for name in order:
         runs = list(rows[name].values())
@@ -50,11 +54,11 @@ def sweep_table(
         if validated:
             cell = over_seeds(list(scores[name].values()))
             chosen = [format_cell(columns[by], cell), f"{ranks[name]:.1f}"]
-        tests = [
-            format_cell(column, over_seeds([run["test"].get(key) for run in runs]))
-            for key, column in columns.items()
+        others = [
+            format_cell(column, over_seeds([run.get(split, {}).get(key) for run in runs]))
+            for key, column in beside.items()
         ]
-        body.append([name, str(len(runs)), *chosen, *tests])
+        body.append([name, str(len(runs)), *chosen, *others])
     best = order[0] if validated else None
     return aligned(header, body), best
 

@@ -100,9 +100,9 @@ def read_rows(
 def no_split_column(path: Path, header: Sequence[str], likely: str = "NAME") -> str:
     """Return the message for a table that does not say which images are for training."""
     return (
-        f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
-        f"and perhaps val, or say which it is: data.options.columns.split={likely}, or give one table per "
-        "split: data.options.table.train=train.csv data.options.table.test=test.csv."
+        f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train and, where "
+        f"there are such images, test and val, or say which it is: data.options.columns.split={likely}, or "
+        "give one table per split: data.options.table.train=train.csv data.options.table.test=test.csv."
     )
 
 
