@@ -21,15 +21,7 @@ from calib.data.readers.hf import load_hf
 from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
-from calib.data.task import (
-    DEFAULT_TEMPLATE,
-    AbsentSplitError,
-    ClassNames,
-    Splits,
-    Table,
-    TaskData,
-    put_in_order,
-)
+from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +114,7 @@ def load_data(
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
     splits = spec.load(root, class_names=class_names, **options)
-    say = splits.absent or (lambda split: f"{root} has no split '{split}'.")
-    for split in needs:
-        if split not in splits.tables:
-            raise AbsentSplitError(say(split), splits.tables)
-    trained = "train" in needs
-    if trained and "test" not in splits.tables:
-        logger.warning("%s Without test images there will be no test results.", say("test"))
+    splits.check(needs, str(root))
     if among is not None:
         splits = splits.among(among)
     if grey16_max is not None:
@@ -136,7 +122,7 @@ def load_data(
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
     splits = looked_at(splits, skip_unreadable=skip_unreadable)
-    for split in (*needs, "test") if trained else needs:
+    for split in (*needs, "test") if "train" in needs else needs:
         if split in splits.tables and not len(splits.tables[split]):  # all of its images were left out
             raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
     for note in splits.notes:

@@ -66,6 +66,23 @@ class Splits:
     notes: tuple[str, ...] = ()
     absent: Callable[[str], str] | None = None
 
+    def check(self, needs: Sequence[str], where: str) -> None:
+        """Refuse data without a split that is needed; where they train a model and cannot test it, say so.
+
+        Args:
+            needs: The splits that must be there.
+            where: What the data are called where the reader has no message of its own.
+
+        Raises:
+            AbsentSplitError: One is not there.
+        """
+        say = self.absent or (lambda split: f"{where} has no split '{split}'.")
+        for split in needs:
+            if split not in self.tables:
+                raise AbsentSplitError(say(split), self.tables)
+        if "train" in needs and "test" not in self.tables:
+            logger.warning("%s Without test images there will be no test results.", say("test"))
+
     def among(self, classes: Sequence[str]) -> Splits:
         """Return the splits numbered as a model numbers its classes, where these are only some of them.
 

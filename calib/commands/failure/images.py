@@ -127,12 +127,16 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
         say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
-    asked = "name" in given(config.backbone, BackboneConfig())
-    if asked and config.backbone.name != prompt.backbone["name"]:
-        raise ValueError(
-            f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
-            f"(it is {config.backbone.name})."
-        )
+    made = {"name": prompt.backbone["name"], **(prompt.backbone.get("build") or {})}
+    asked = given(config.backbone, BackboneConfig()) - {"weights", "tokenizer"}  # which may have moved
+    for key in sorted(asked):
+        value, own = getattr(config.backbone, key), made.get(key, getattr(BackboneConfig(), key))
+        if value not in ({own, prompt.backbone["name"]} if key == "name" else {own}):
+            said = "" if key == "name" else f" with backbone.{key}={'null' if own is None else own}"
+            raise ValueError(
+                f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}{said}; leave out "
+                f"backbone.{key} (it is {value})."
+            )
     if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.commands.search.grid import CHOOSE_BY, Point
+from calib.commands.search.grid import Point
 from calib.metrics import METRICS, columns_of
 from calib.report.compare import over_seeds
 from calib.report.tables import aligned, format_cell
@@ -24,7 +24,7 @@ def sweep_table(
 
     Args:
         results: Point, seed and the content of metrics.json of every run.
-        by: A key of `CHOOSE_BY`.
+        by: One of `CHOOSE_BY`.
 
     Returns:
         Markdown, and the best row's settings; None for it where there is no run or no validation shot.
@@ -37,8 +37,8 @@ def sweep_table(
         scores = {
             name: {seed: values["val"][by] for seed, values in runs.items()} for name, runs in rows.items()
         }
-        ranks = _mean_ranks(scores, less_is_better=CHOOSE_BY[by])
-        order = sorted(rows, key=lambda name: _sort_key(scores[name], CHOOSE_BY[by]))
+        ranks = _mean_ranks(scores, less_is_better=best_is_least(by))
+        order = sorted(rows, key=lambda name: _sort_key(scores[name], best_is_least(by)))
     else:
         order = list(rows)
     columns = {name: column for name, column in columns_of(METRICS).items() if METRICS[name].compared}
@@ -61,6 +61,16 @@ def sweep_table(
         body.append([name, str(len(runs)), *chosen, *others])
     best = order[0] if validated else None
     return aligned(header, body), best
+
+
+def best_is_least(by: str) -> bool:
+    """Return whether settings with less of a metric are better.
+
+    Example:
+        >>> best_is_least("ece"), best_is_least("accuracy")
+        (True, False)
+    """
+    return not METRICS[by].higher_is_better
 
 
 def _sort_key(scores: Mapping[int, float], less_is_better: bool) -> float:
