@@ -152,7 +152,7 @@ def shown(
     config: PromptRun,
     tests: Mapping[str, Mapping[str, Any]],
     vals: Mapping[str, Mapping[str, Any]],
-    folder: RunFolder,
+    run: str = "RUN",
 ) -> str:
     """Return what a reader is shown of a finished job: a table, and what it is about.
 
@@ -160,15 +160,14 @@ def shown(
         config: The settings.
         tests: Method to test metrics. Empty: the data have no test images; the validation shots are shown.
         vals: Method to metrics on the validation shots, where there are any.
-        folder: The run's folder.
+        run: What the run is called in a command.
     """
     if tests:
         n = next(iter(tests.values()))["n"]
         return f"{heading(config, f'{n} test images')}\n\n{results_table(tests)}"
     missing = (
         "There are no test images, so there are no test results. Those of images elsewhere: calib evaluate "
-        f"{shlex.quote(str(folder.path))} data.root=IMAGES (and of the 'val' split of data that have one: "
-        "split=val)."
+        f"{run} data.root=IMAGES. Those of a val split of the data: split=val."
     )
     if not vals:
         return missing
@@ -185,7 +184,7 @@ def _check_data(config: PromptRun, folder: RunFolder) -> None:
 def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
     """Write the table of a finished job, and the reliability diagrams of its test images."""
     folder = folders[config.preset]
-    write_text(folder.table, shown(config, *_by_split(folders), folder) + "\n")
+    write_text(folder.table, shown(config, *_by_split(folders)) + "\n")
     if not folder.tested:
         return
     predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
@@ -213,15 +212,16 @@ def main(config: PromptRun) -> int:
     started = time.monotonic()
     results = train(config)
     say = sys.stdout.write
-    folder = RunFolder(results["folder"])
     tests, vals = (
         {results["titles"][name]: row for name, row in results[key].items()} for key in ("methods", "val")
     )
-    say(f"\n{shown(config, tests, vals, folder)}\n\n")
+    say(f"\n{shown(config, tests, vals, shlex.quote(results['folder']))}\n\n")
     if results["reused"]:
         say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Calibrated prompt: {results['prompt']}\n")
-    say(f"{'Reliability diagrams, metrics, predictions' if tests else 'Metrics, curves'}: {folder.path}\n")
+    say(
+        f"{'Reliability diagrams, metrics, predictions' if tests else 'Metrics, curves'}: {results['folder']}\n"
+    )
     return 0
