@@ -221,7 +221,7 @@ def main(config: PromptRun) -> int:
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Calibrated prompt: {results['prompt']}\n")
-    say(
-        f"{'Reliability diagrams, metrics, predictions' if tests else 'Metrics, curves'}: {results['folder']}\n"
-    )
+    rest = "Reliability diagrams, metrics, predictions" if tests else "Metrics, curves"
+    say(f"{rest}: {results['folder']}
+")
     return 0

@@ -115,7 +115,7 @@ def watched(address: str, port: int, rank: int, world_size: int, *, keeper: int 
                     _end(heart.watched, world_size, silence)
         answers.gone = True
 
-    def look() -> None:
+    def look(keeper: int) -> None:
         while not left.wait(period) and not answers.gone:
             if answers.look() and not left.is_set():
                 if (rank + 1) % world_size != keeper:  # another one says so
@@ -124,8 +124,8 @@ def watched(address: str, port: int, rank: int, world_size: int, *, keeper: int 
                 _end(keeper, world_size, silence)
 
     threading.Thread(target=work, daemon=True).start()
-    if keeper not in (None, rank):
-        threading.Thread(target=look, daemon=True).start()
+    if keeper is not None and keeper != rank:
+        threading.Thread(target=look, args=(keeper,), daemon=True).start()
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from calib.io.locks import BusyError, is_held, locked
 from calib.runs.identity import describe_differences
 from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, record_in, refuse_foreign
 
-log = logging.getLogger(__name__)
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 RUN = ("prompt", "failure")
