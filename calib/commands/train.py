@@ -222,6 +222,5 @@ def main(config: PromptRun) -> int:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Calibrated prompt: {results['prompt']}\n")
     rest = "Reliability diagrams, metrics, predictions" if tests else "Metrics, curves"
-    say(f"{rest}: {results['folder']}
-")
+    say(f"{rest}: {results['folder']}\n")
     return 0
