@@ -201,10 +201,14 @@ def _read_results(folders: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
     return {"methods": tests, "val": vals}
 
 
-def _by_split(folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+def _by_split(folders: dict[str, RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of every method on the test images and on the validation shots; empty without."""
     found = {name: each.results() for name, each in folders.items()}
-    return [{name: each[split] for name, each in found.items() if split in each} for split in ("test", "val")]
+
+    def on(split: str) -> dict[str, Any]:
+        return {name: each[split] for name, each in found.items() if split in each}
+
+    return on("test"), on("val")
 
 
 def main(config: PromptRun) -> int:

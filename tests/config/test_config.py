@@ -172,9 +172,9 @@ def test_settings_come_from_a_pipe_which_is_read_once(tmp_path: Path) -> None:
         assert load_config([pipe, "level=0.9"], task="failure").seed == number + 2
         writer.join()
         assert split_arguments(["runs/a", pipe]) == ([pipe], ["runs/a"])
-        with handed_on(["seed=5", pipe, "level=0.9"]) as words:  # as other processes are started with
+        with handed_on(["folds=4", pipe, "level=0.9"]) as words:  # as other processes are started with
             assert load_config(words, task="failure").seed == number + 2
-            assert words[::2] == ["seed=5", "level=0.9"]
+            assert words[::2] == ["folds=4", "level=0.9"]
         assert not Path(words[1]).exists()
     os.mkfifo(tmp_path / "empty")
     writer = threading.Thread(target=(tmp_path / "empty").write_text, args=("",))
