@@ -22,6 +22,7 @@ from calib.commands.train import train
 from calib.config import PromptRun, load_config
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
+from calib.runs.entries import find_entries
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.results import results_of
 
@@ -147,6 +148,28 @@ def test_test_images_elsewhere_give_the_test_results(made: Made, tmp_path: Path)
     )
     with pytest.raises(ValueError, match=message + r"\(data\.root=IMAGES\), or the val split \(split=val\)"):
         evaluated()
+
+
+def test_options_that_say_where_training_images_are_do_not_bind_other_data(
+    made: Made, tmp_path: Path
+) -> None:
+    prompt = Prompt.load(made.run / "prompt.safetensors")
+    for number, (options, root, expected) in enumerate(
+        [
+            ({"splits": {"train": "all"}}, tmp_path, {"splits": None}),
+            ({"table": {"train": "a.csv", "val": "b.csv"}}, tmp_path, {"table": {"val": "b.csv"}}),
+            ({"table": "a.csv"}, __file__, {}),  # the root is a table itself
+        ]
+    ):
+        prompt.training["config"]["data"]["options"] = options
+        path = tmp_path / f"{number}.safetensors"
+        prompt.save(path)
+        config = load_config([f"data.root={root}"], task="evaluate")
+        config.runs = [str(path)]
+        assert find_entries(config)[0].data.options == expected
+        config = load_config([], task="evaluate")
+        config.runs = [str(path)]
+        assert find_entries(config)[0].data.options == options
 
 
 def test_without_validation_shots_a_sentence_is_all_there_is(

@@ -167,14 +167,22 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     assert caplog.text.count("prompts side by side") <= 4  # the same settings are not trained twice
 
 
-def test_without_an_image_left_for_validation_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "t"
+def all_images(image_folder: Path, tmp_path: Path, *changes: str) -> list[str]:
     data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
-    data += [*SHORT, "data.views=0", "data.at_most=true", "optim.lr=0.001,0.01"]
+    return [*SHORT, *data, "data.views=0", "data.at_most=true", *changes]
+
+
+def test_without_an_image_left_for_validation_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
+    space = all_images(image_folder, tmp_path, "data.shots=6", "optim.lr=0.001,0.01")
     with pytest.raises(ValueError, match=r"No image is left for validation, .* data\.shots=6 takes all"):
-        tune(search_in(folder, [*data, "data.shots=6"]))
-    assert not folder.exists()
-    found = tune(search_in(folder, [*data[:-1], "data.shots=5,6", "data.val_shots=1"], trials=4, prune=False))
+        tune(search_in(tmp_path / "t", space))
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_without_an_image_left_for_validation_is_stopped(image_folder: Path, tmp_path: Path) -> None:
+    space = all_images(image_folder, tmp_path, "data.shots=5,6", "data.val_shots=1")
+    found = tune(search_in(tmp_path / "t", space, trials=4, prune=False))
     assert found["unfinished"] == 0
     assert found["best"]["changes"] == {"data.shots": "5"}
     assert "No image is left for validation" in found["table"]
