@@ -19,11 +19,11 @@ from calib.commands import usage
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
-from calib.config import EvaluateRun, load_config, split_arguments, task_of
+from calib.config import EvaluateRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
 from calib.core.errors import WriteError, unknown_name
 from calib.core.text import printable, redacted
-from calib.processes.signals import Preempted, preemptible, requeue
+from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
 from calib.processes.threads import prepare_threads
 
 HELP = ("-h", "--help")
@@ -246,8 +246,9 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
                 sys.stdout.flush()  # what cannot be shown is said here, not by the interpreter at its end
                 return status
             except Preempted as stop:
-                sys.stderr.write(f"calib {command}: stopped by {stop.name}.{row.after.stop}\n")
-                requeue(stop)
+                if LAUNCHER not in os.environ:  # else the process that started this one says why the job ends
+                    sys.stderr.write(f"calib {command}: stopped by {stop.name}.{row.after.stop}\n")
+                    requeue(stop)
                 return stop.status
     except WriteError as error:
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{row.after.write_error}\n")
@@ -311,9 +312,10 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
     _quiet()
     trainer = getattr(given, "trainer", {})
     # What it takes is imported where it runs: not in a process that only starts others.
-    return in_processes(
-        name, argv, trainer, lambda: row.function()(given), check=lambda: check_trainer(trainer)
-    )
+    with handed_on(argv) as words:
+        return in_processes(
+            name, words, trainer, lambda: row.function()(given), check=lambda: check_trainer(trainer)
+        )
 
 
 class _SafeFormatter(logging.Formatter):

@@ -137,6 +137,10 @@ TYPOS: list[tuple[list[str], Callable[[], object]]] = [
     (["train", "backbone.name=open_clipp:ViT-B-32"], lambda: create_backbone("open_clipp:ViT-B-32")),
     (["train", "data.name=kahter"], lambda: load_data("kahter")),
     (["train", "task=failure", "loss.name=bec"], lambda: loss_settings(FailureLossConfig(name="bec"))),
+    (
+        ["train", "task=failure", "loss.weighting=adaptve"],
+        lambda: loss_settings(FailureLossConfig(weighting="adaptve")),
+    ),
     (["train", "task=failure", "scores=[mpc]"], lambda: score_names(["mpc"])),
     (["train", "task=failure", "backbone.name=plipp"], lambda: create_backbone("plipp")),
     (["sweep", "preset=coop,calibpromt"], lambda: resolve_terms("calibpromt")),

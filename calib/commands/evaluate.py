@@ -17,6 +17,7 @@ from calib.core.errors import unknown_name
 from calib.core.hashing import json_digest
 from calib.data import FeatureTable
 from calib.data.predictions import Predictions
+from calib.data.task import AbsentSplitError
 from calib.metrics import METRICS, columns_of, summarize
 from calib.report.compare import compare, over_seeds
 from calib.report.plots import reliability_panels
@@ -26,6 +27,7 @@ from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.prepare import features_of, load_task
 
 LONGEST_NAME = 200  # bytes of a file's name without its ending; file systems take 255
+EVALUATED = ("test", "val")  # splits that a prompt can be judged on
 SHORT_NAME = 40  # letters that a longer name is cut to; each has four bytes at most
 
 
@@ -155,12 +157,19 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
 
 def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
     """Return the image features of a data set's split, and its class names."""
-    if split not in ("test", "val"):
+    if split not in EVALUATED:
         raise ValueError(
             f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
             f"there is one."
         )
-    task = load_task(entry.data, needs=(split,), among=entry.prompt.class_names)
+    try:
+        task = load_task(entry.data, needs=(split,), among=entry.prompt.class_names)
+    except AbsentSplitError as error:
+        other = [each for each in EVALUATED if each != split and each in error.there]
+        instead = "".join(f", or the {each} split (split={each})" for each in other)
+        raise ValueError(
+            f"{error} To evaluate {entry.path}, give other data (data.root=IMAGES){instead}."
+        ) from error
     table = task.splits()[split]
     return features_of(table, backbone, entry.data), task.class_names
 

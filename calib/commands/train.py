@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from calib.prompts.export import Prompt
 from calib.prompts.module import PromptTuningModule
 from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
-from calib.runs.folder import REUSED, RunFolder, check_same_data, save_figure
+from calib.runs.folder import REUSED, RunFolder, save_figure
 from calib.runs.identity import run_name
-from calib.runs.opening import opened
+from calib.runs.opening import check_same_data, opened
 from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
@@ -34,19 +36,20 @@ log = logging.getLogger(__name__)
 
 
 def train(config: PromptRun) -> dict[str, Any]:
-    """Run the whole job and return the test metrics of every method and where things lie.
+    """Run the whole job and return the metrics of every method and where things lie.
 
     Trains the preset and each baseline on the same shots, exports the prompts, evaluates them and zero-shot
-    on the test split, and writes everything to the run folder. An interrupted run of the same settings is
-    continued; what is finished is read back. Several processes encode and train together; the first one
-    decides what there is to do, evaluates and writes.
+    on the test split, where there is one, and writes everything to the run folder. An interrupted run of the
+    same settings is continued; what is finished is read back. Several processes encode and train together;
+    the first one decides what there is to do, evaluates and writes.
 
     Args:
         config: The settings.
 
     Returns:
-        {"methods": {name: metrics}, "titles": {name: name with its losses}, "folder": path, "prompt": path,
-        "reused": whether nothing was trained}.
+        {"methods": {name: test metrics}, "val": {name: metrics on the validation shots}, "titles": {name:
+        name with its losses}, "folder": path, "prompt": path, "reused": whether nothing was trained}. Without
+        test images "methods" is empty, and without validation shots "val".
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -80,7 +83,7 @@ def train(config: PromptRun) -> dict[str, Any]:
                 _train_one(run, run_folder, objectives[run.preset], prepared)
             _write_report(config, folders)
     return {
-        "methods": _read_results(folders),
+        **_read_results(folders),
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
         "folder": str(folder.path),
         "prompt": str(folder.prompt),
@@ -137,12 +140,39 @@ def fit_prompt(
     return exported(config, prepared, objective, *module.trained())
 
 
-def heading(config: PromptRun, n: int) -> str:
-    """Return the line above a table of results: data, model, test images, seed."""
+def heading(config: PromptRun, images: str) -> str:
+    """Return the line above a table of results: data, model, images, seed."""
     model = f"{config.backbone.name} backbone"
     if config.backbone.weights == "random":
         model += " with random weights"
-    return f"{config.data.name}, {model}, {n} test images, seed {config.seed}; ECE with {config.n_bins} bins."
+    return f"{config.data.name}, {model}, {images}, seed {config.seed}; ECE with {config.n_bins} bins."
+
+
+def shown(
+    config: PromptRun,
+    tests: Mapping[str, Mapping[str, Any]],
+    vals: Mapping[str, Mapping[str, Any]],
+    run: str = "RUN",
+) -> str:
+    """Return what a reader is shown of a finished job: a table, and what it is about.
+
+    Args:
+        config: The settings.
+        tests: Method to test metrics. Empty: the data have no test images; the validation shots are shown.
+        vals: Method to metrics on the validation shots, where there are any.
+        run: What the run is called in a command.
+    """
+    if tests:
+        n = next(iter(tests.values()))["n"]
+        return f"{heading(config, f'{n} test images')}\n\n{results_table(tests)}"
+    missing = (
+        "There are no test images, so there are no test results. Those of images elsewhere: calib evaluate "
+        f"{run} data.root=IMAGES. Those of a val split of the data: split=val."
+    )
+    if not vals:
+        return missing
+    images = f"{next(iter(vals.values()))['n']} validation shots (no test images)"
+    return f"{heading(config, images)}\n\n{results_table(vals)}\n\n{missing}"
 
 
 @ranks.by_first
@@ -152,11 +182,11 @@ def _check_data(config: PromptRun, folder: RunFolder) -> None:
 
 @ranks.by_first
 def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
-    """Write the table and the reliability diagrams of a finished job."""
+    """Write the table of a finished job, and the reliability diagrams of its test images."""
     folder = folders[config.preset]
-    methods = {name: each.results()["test"] for name, each in folders.items()}
-    n = methods[ZERO_SHOT]["n"]
-    write_text(folder.table, f"{heading(config, n)}\n\n{results_table(methods)}\n")
+    write_text(folder.table, shown(config, *_by_split(folders)) + "\n")
+    if not folder.tested:
+        return
     predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
     save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.reliability)
@@ -164,11 +194,21 @@ def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
 
 @ranks.by_first
 def _read_results(folders: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
-    """Return the test metrics of every method, once the job's own export could be read."""
-    methods = {name: each.results()["test"] for name, each in folders.items()}
+    """Return the metrics of every method, once the job's own export could be read."""
+    tests, vals = _by_split(folders)
     *_, folder = folders.values()
     Prompt.load(folder.prompt)  # one that was damaged since is not announced
-    return methods
+    return {"methods": tests, "val": vals}
+
+
+def _by_split(folders: dict[str, RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics of every method on the test images and on the validation shots; empty without."""
+    found = {name: each.results() for name, each in folders.items()}
+
+    def on(split: str) -> dict[str, Any]:
+        return {name: each[split] for name, each in found.items() if split in each}
+
+    return on("test"), on("val")
 
 
 def main(config: PromptRun) -> int:
@@ -176,13 +216,15 @@ def main(config: PromptRun) -> int:
     started = time.monotonic()
     results = train(config)
     say = sys.stdout.write
-    n = next(iter(results["methods"].values()))["n"]
-    say(f"\n{heading(config, n)}\n\n")
-    say(results_table({results["titles"][name]: row for name, row in results["methods"].items()}) + "\n\n")
+    tests, vals = (
+        {results["titles"][name]: row for name, row in results[key].items()} for key in ("methods", "val")
+    )
+    say(f"\n{shown(config, tests, vals, shlex.quote(results['folder']))}\n\n")
     if results["reused"]:
         say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Calibrated prompt: {results['prompt']}\n")
-    say(f"Reliability diagrams, metrics, predictions: {results['folder']}\n")
+    rest = "Reliability diagrams, metrics, predictions" if tests else "Metrics, curves"
+    say(f"{rest}: {results['folder']}\n")
     return 0

@@ -3,9 +3,10 @@
 TRAIN = """calib train [CONFIG.yaml ...] [key=value ...]
 python train.py [CONFIG.yaml ...] [key=value ...]
 
-Learns a prompt from a few images per class and shows it beside zero-shot and a CE-only prompt. YAML files
-are merged from left to right over the defaults below, then the key=value changes in order. An interrupted
-run goes on with the same command.
+Learns a prompt from a few images per class and shows it beside zero-shot and a CE-only prompt: on test
+images, or where the data have none on the validation shots, which are no test results. YAML files are merged
+from left to right over the defaults below, then the key=value changes in order. An interrupted run goes on
+with the same command.
 
   calib train
   calib train data.name=folder data.root=IMAGES data.shots=16 seed=2

@@ -10,6 +10,7 @@ from calib.config.keys import dataclass_of, find_setting, keys_of, leaves
 from calib.config.loading import (
     check_config,
     from_dict,
+    handed_on,
     load_config,
     part_from_dict,
     split_arguments,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
+import tempfile
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,25 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         or Path(a).is_fifo()
     ]
     return settings, [a for a in argv if a not in settings]
+
+
+@contextlib.contextmanager
+def handed_on(argv: Sequence[str]) -> Iterator[list[str]]:
+    """Yield arguments for other processes, too: what a pipe held lies in a file while the block runs.
+
+    A pipe, such as <(...) of a shell, can be read once, and by the process that it was given to.
+
+    Args:
+        argv: Arguments that `load_config` has read in this process.
+    """
+    with contextlib.ExitStack() as stack:
+        given = list(argv)
+        for place, each in enumerate(argv):
+            if "=" not in each and Path(each).is_fifo():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calib-settings-")))
+                given[place] = str(folder / "settings.yaml")
+                Path(given[place]).write_text(_read_pipe(each, Path(each).stat().st_ino), encoding="utf-8")
+        yield given
 
 
 def load_config(argv: Sequence[str], *, task: str) -> Any:
@@ -233,9 +254,14 @@ def _read_yaml(file: str) -> dict[str, Any]:
     path = Path(file)
     piped = path.is_fifo()  # such as <(...) of a shell
     if not path.is_file() and not piped:
-        task = f" What configs/{path.name} holds is also said by task={path.stem}." * (path.stem in TRAINED)
+        more = f" What configs/{path.name} holds is also said by task={path.stem}." * (path.stem in TRAINED)
+        if path.parts[:2] == ("/", "proc") or path.parts[:3] == ("/", "dev", "fd"):
+            more = (
+                " A pipe belongs to the process it was given to: where torchrun or srun start several, write "
+                "the settings to a file."
+            )
         raise FileNotFoundError(
-            f"There is no settings file '{file}' (settings are changed as key=value).{task}"
+            f"There is no settings file '{file}' (settings are changed as key=value).{more}"
         )
     try:
         text = _read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")

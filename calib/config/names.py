@@ -18,11 +18,14 @@ TABLES = {
     "loss": [("calib.losses.registry", "LOSSES")],
     "loss preset": [("calib.losses.presets", "PRESETS")],
     "score": [("calib.scores.registry", "SCORES")],
+    "weighting": [("calib.losses.failure", "WEIGHTINGS")],
 }
 
 
 def check_names(config: Any) -> None:
-    """Refuse presets, losses, backbones, data sets and scores that are in no table; imports none of them.
+    """Refuse presets, losses, backbones, data sets, scores and the like that are in no table.
+
+    Imports none of them.
 
     What uses a name checks it as well, with the same words.
 
@@ -42,6 +45,7 @@ def check_names(config: Any) -> None:
         _check_losses(config.loss)
     if isinstance(config, FailureRun):
         _check("failure loss", config.loss.name)
+        _check("weighting", config.loss.weighting)
         for score in config.scores:
             _check("score", score)
 

@@ -15,7 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, distributed
 
-LAUNCHER = "CALIB_LAUNCHER"  # in the environment: the id of the process that started this one
 T = TypeVar("T")
 P = ParamSpec("P")
 _deciding: ContextVar[bool] = ContextVar("deciding", default=False)

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]  # of the package
 def names_in(module: str, table: str) -> list[str]:
     """Return the keys of a table; imports nothing where it is written as a dictionary with plain keys.
 
+    A tuple of names is a table as well.
+
     Args:
         module: The module it stands in, with all its parts.
         table: Its name there.
@@ -63,14 +65,16 @@ def settings_in(module: str, table: str, name: str) -> dict[str, Any]:
 
 
 def _rows(module: str, table: str) -> Mapping[str, ast.expr]:
-    """Return the rows of a dictionary in a module's source; a LookupError where it is not written as one."""
+    """Return the rows of a table in a module's source; a LookupError where it is not written as one."""
     for node in _source(module).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.Tuple):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            constants = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            written = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
+            values = node.value.values if isinstance(node.value, ast.Dict) else node.value.elts
+            constants = [key.value for key in written if isinstance(key, ast.Constant)]
             keys = [key for key in constants if isinstance(key, str)]
-            if isinstance(target, ast.Name) and target.id == table and len(keys) == len(node.value.keys):
-                return dict(zip(keys, node.value.values, strict=True))
+            if isinstance(target, ast.Name) and target.id == table and len(keys) == len(written):
+                return dict(zip(keys, values, strict=True))
     raise LookupError(table)
 
 

@@ -61,9 +61,12 @@ def encode(
         on_batch: Called before every batch that is encoded.
 
     Raises:
-        ValueError: Features are of another backbone or hold fewer views, or an image cannot be read.
+        ValueError: The table is empty, features are of another backbone or hold fewer views, or an image
+            cannot be read.
     """
     check_kind(table, (FeatureTable, ImageTable), "table", "A task's train, val and test are tables.")
+    if not len(table):
+        raise ValueError("There are no images to encode: `test` is empty where the data have no test split.")
     if isinstance(table, FeatureTable):
         table.check_backbone(backbone)
         return table.with_views(views)

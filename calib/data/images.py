@@ -46,6 +46,7 @@ FILE_KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+ABSENT = ("a broken link", "missing")
 READING = 2  # raised when the same bytes become other pixels: cached features of the old ones are not used
 
 
@@ -76,12 +77,23 @@ def why_no_file(path: Path) -> str | None:
         >>> why_no_file(Path("/dev/null")), why_no_file(Path("no such file"))
         ('a device, not an image file', 'missing')
     """
+    kind = odd_kind(path)
+    return kind if kind in (None, *ABSENT) else f"{kind}, not an image file"
+
+
+def odd_kind(path: Path) -> str | None:
+    """Return what a path is that names no ordinary file, e.g. "a named pipe". None: it is one.
+
+    Example:
+        >>> odd_kind(Path("/dev/null")), odd_kind(Path("no such file"))
+        ('a device', 'missing')
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
-        return "a broken link" if path.is_symlink() else "missing"
+        return ABSENT[0] if path.is_symlink() else ABSENT[1]
     kind = next((kind for is_kind, kind in FILE_KINDS if is_kind(mode)), "no ordinary file")
-    return None if stat.S_ISREG(mode) else f"{kind}, not an image file"
+    return None if stat.S_ISREG(mode) else kind
 
 
 def file_id(path: Path) -> str:

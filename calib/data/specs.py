@@ -69,7 +69,7 @@ def load_data(
     template: str | None = None,
     class_names: ClassNames | None = None,
     grey16_max: int | None = None,
-    needs: Sequence[str] = ("train", "test"),
+    needs: Sequence[str] = ("train",),
     among: Sequence[str] | None = None,
     skip_unreadable: bool = False,
     **options: Any,
@@ -86,7 +86,8 @@ def load_data(
         template: Zero-shot text with one {} for the class name. None: the data set's own.
         class_names: Names in label order, or key to name; see `calib.data.task.number_classes`. None: its
             own. A list of just its own names sets their order.
-        needs: The splits that must be there. ("test",) to apply a prompt: nothing is trained.
+        needs: The splits that must be there. ("test",) to apply a prompt: nothing is trained. Data to train
+            on may have no test images; that is said, since nothing can be reported then.
         among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
         grey16_max: The white of 16-bit images; see `calib.data.images.open_image`.
         skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
@@ -94,6 +95,7 @@ def load_data(
 
     Raises:
         FileNotFoundError: The images are not there.
+        AbsentSplitError: A split that is needed is not there; a ValueError.
         ValueError: Unknown name or option, or data that are not as the reader expects.
     """
     if name not in DATASETS:
@@ -112,10 +114,7 @@ def load_data(
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
     splits = spec.load(root, class_names=class_names, **options)
-    for split in needs:
-        if split not in splits.tables:
-            say = splits.absent or (lambda split: f"{root} has no split '{split}'.")
-            raise ValueError(say(split))
+    splits.check(needs, str(root))
     if among is not None:
         splits = splits.among(among)
     if grey16_max is not None:
@@ -123,8 +122,8 @@ def load_data(
             if isinstance(table, ImageTable):
                 table.grey16_max = grey16_max
     splits = looked_at(splits, skip_unreadable=skip_unreadable)
-    for split in needs:
-        if not len(splits.tables[split]):
+    for split in (*needs, "test") if "train" in needs else needs:
+        if split in splits.tables and not len(splits.tables[split]):  # all of its images were left out
             raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
     for note in splits.notes:
         logger.warning("%s: %s", name, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -37,6 +37,19 @@ Table: TypeAlias = ImageTable | FeatureTable
 ClassNames: TypeAlias = Mapping[str, str] | Sequence[str]
 
 
+class AbsentSplitError(ValueError):
+    """A split that is needed is not there.
+
+    Args:
+        message: What the reader says of it.
+        there: The splits that are.
+    """
+
+    def __init__(self, message: str, there: Collection[str]) -> None:
+        super().__init__(message)
+        self.there = tuple(there)
+
+
 @dataclass
 class Splits:
     """What a reader of some file layout finds.
@@ -52,6 +65,23 @@ class Splits:
     tables: dict[str, Table]
     notes: tuple[str, ...] = ()
     absent: Callable[[str], str] | None = None
+
+    def check(self, needs: Sequence[str], where: str) -> None:
+        """Refuse data without a split that is needed; where they train a model and cannot test it, say so.
+
+        Args:
+            needs: The splits that must be there.
+            where: What the data are called where the reader has no message of its own.
+
+        Raises:
+            AbsentSplitError: One is not there.
+        """
+        say = self.absent or (lambda split: f"{where} has no split '{split}'.")
+        for split in needs:
+            if split not in self.tables:
+                raise AbsentSplitError(say(split), self.tables)
+        if "train" in needs and "test" not in self.tables:
+            logger.warning("%s Without test images there will be no test results.", say("test"))
 
     def among(self, classes: Sequence[str]) -> Splits:
         """Return the splits numbered as a model numbers its classes, where these are only some of them.
@@ -81,7 +111,7 @@ class TaskData:
         class_names: C different names in label order.
         template: Zero-shot text with one {} for the class name.
         train: Images the shots are drawn from; empty where the data are for testing only.
-        test: Images results are reported on; empty where it was not asked for.
+        test: Images results are reported on; empty where the data have none.
         val: The data set's own validation images, if it has any.
         source: Where the data can be got.
         licence: Their terms.

@@ -17,6 +17,11 @@ from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases, scale_of
 from calib.prompts.export import Prompt
 
+NEEDS_TEST = (  # after what says that there are none
+    "A failure run judges its head and the other scores on test images: give some, or train a head alone "
+    "from Python (calib.fit_failure_head)."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenClassifier:

@@ -13,6 +13,7 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm
+from calib.core.names import same_names
 from calib.core.text import few
 from calib.failure.digests import same_text, text_digest
 from calib.failure.explain import Explanation
@@ -134,7 +135,7 @@ class FailureHead:
         """
         if self.text_features is None:
             raise ValueError("This failure head was trained on captions: it belongs to no prompt.")
-        if prompt.class_names != self.class_names:
+        if not same_names(prompt.class_names, self.class_names):
             raise ValueError(
                 f"This failure head judges the classes {few(self.class_names)}, and the prompt has "
                 f"{few(prompt.class_names)}. Train one for this prompt."

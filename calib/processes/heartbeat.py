@@ -1,7 +1,9 @@
 """Heartbeats: a process of a job that hangs is noticed by its neighbour, which ends the job with the reason.
 
 A thread of each process counts in the store they met in, and watches the count of the next one. A process
-that works, however slowly, goes on counting; one that was stopped, or whose machine hangs, does not.
+that works, however slowly, goes on counting; one that was stopped, or whose machine hangs, does not. Where
+the first process keeps the store (under srun), the store hangs with it: what the others see is that it no
+longer answers.
 """
 
 from __future__ import annotations
@@ -49,15 +51,42 @@ class Heart:
         return self._silent >= self._patience
 
 
+class Store:
+    """Whether the store answers, as another thread than the one that asks it can tell.
+
+    Args:
+        patience: So many looks without an answer in between are too many.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._answers, self._seen, self._silent = 0, 0, 0
+        self.gone = False  # it has closed its connection: the job ends
+
+    def answered(self) -> None:
+        """Note that it has answered."""
+        self._answers += 1
+
+    def look(self) -> bool:
+        """Return whether it has been silent for too long; called once per period."""
+        self._silent = self._silent + 1 if self._answers == self._seen else 0
+        self._seen = self._answers
+        return self._silent >= self._patience and not self.gone
+
+
 @contextlib.contextmanager
-def watched(address: str, port: int, rank: int, world_size: int) -> Iterator[None]:
+def watched(address: str, port: int, rank: int, world_size: int, *, keeper: int | None) -> Iterator[None]:
     """Beat while the block runs; where the next process hangs, say so and end this one, and so the job.
+
+    A process that keeps the store is missed by all others; the one that watches it says so.
 
     Args:
         address: Machine of the store the processes met in.
         port: Its port there.
         rank: The number of this process.
         world_size: How many there are.
+        keeper: The process that keeps the store. None: none of them, but what started them; it may be stopped
+            and go on, and they do not mind.
 
     Raises:
         ValueError: `CALIB_SILENCE` is no number of seconds.
@@ -68,19 +97,35 @@ def watched(address: str, port: int, rank: int, world_size: int) -> Iterator[Non
         return
     left = threading.Event()
     period = min(PERIOD, silence / 4)
+    patience = max(2, round(silence / period))
+    answers = Store(patience)
 
     def work() -> None:
         # A connection of its own: the process may wait in another one for as long as it likes. It breaks when
         # the job ends.
         with contextlib.suppress(RuntimeError):
-            store = distributed.TCPStore(address, port, is_master=False, timeout=timedelta(minutes=5))
+            limit = timedelta(minutes=5, seconds=2 * silence)  # longer than silence is waited for
+            store = distributed.TCPStore(address, port, is_master=False, timeout=limit)
             mine = distributed.PrefixStore("heartbeat", store)
-            heart = Heart(mine, rank, world_size, max(2, round(silence / period)))
+            heart = Heart(mine, rank, world_size, patience)
             while not left.wait(period):
-                if heart.beat() and not left.is_set():
+                silent = heart.beat()
+                answers.answered()
+                if silent and not left.is_set():
                     _end(heart.watched, world_size, silence)
+        answers.gone = True
+
+    def look(keeper: int) -> None:
+        while not left.wait(period) and not answers.gone:
+            if answers.look() and not left.is_set():
+                if (rank + 1) % world_size != keeper:  # another one says so
+                    left.wait(period)
+                    os._exit(1)
+                _end(keeper, world_size, silence)
 
     threading.Thread(target=work, daemon=True).start()
+    if keeper is not None and keeper != rank:
+        threading.Thread(target=look, args=(keeper,), daemon=True).start()
     try:
         yield
     finally:

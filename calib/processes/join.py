@@ -34,7 +34,7 @@ from torch import distributed
 
 from calib.core import ranks
 from calib.processes.heartbeat import watched
-from calib.processes.signals import Preempted
+from calib.processes.signals import LAUNCHER, Preempted
 
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
 LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
@@ -197,6 +197,15 @@ def _check_number(place: Place, trainer: Mapping[str, Any]) -> None:
 
 def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -> int:
     """Join the others, run the command, and leave them; an error is raised by the first one that meets it."""
+    try:
+        return _joined(place, trainer, main)
+    except Preempted as stop:  # also while it is found out why another process is gone
+        if place.rank == 0:
+            raise
+        return stop.status
+
+
+def _joined(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -> int:
     end_with_launcher()
     environment = place.environment
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = (
@@ -216,7 +225,7 @@ def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]
     )
     meets = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        with watched(*meets, place.rank, place.world_size):
+        with watched(*meets, place.rank, place.world_size, keeper=None if _launched_store() else 0):
             with _speaking(place.rank == 0):
                 status = main()
             ranks.meet()
@@ -224,16 +233,17 @@ def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]
         if place.rank == 0 and not _has_failed(store, if_lost=False):
             raise
         return 130
-    except Preempted as stop:
-        if place.rank == 0:
-            raise
-        return stop.status
     except Exception as error:
         if _is_news(error, store):
             raise
         return 1
     distributed.destroy_process_group()
     return status
+
+
+def _launched_store() -> bool:
+    """Return whether what started the processes keeps the store they meet in, as torch's rendezvous asks."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _on_gpu(place: Place, trainer: Mapping[str, Any]) -> torch.device | None:
@@ -289,7 +299,7 @@ def _speaking(speaks: bool) -> Iterator[None]:
 
 def end_with_launcher() -> None:
     """End this process when the one that started it is gone: nobody would notice what becomes of it."""
-    launcher = os.environ.get(ranks.LAUNCHER)
+    launcher = os.environ.get(LAUNCHER)
     if launcher is None or not hasattr(os, "getppid"):
         return
 

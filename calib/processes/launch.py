@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import calib
-from calib.core import ranks
+from calib.processes.signals import LAUNCHER, SIGNALS, Preempted
 
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what a launcher per machine is told
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
@@ -27,7 +27,8 @@ FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 def launch(command: str, argv: Sequence[str], *, devices: int, nodes: int = 1) -> int:
     """Run `calib COMMAND ARGV` in one process per device and return the exit status of all together.
 
-    When one of them fails, the others are ended. Signals are passed on to all.
+    When one of them fails, the others are ended. Signals are passed on to all. What ended the job is said
+    here: a process that is ended because another one failed knows of a signal only.
 
     Args:
         command: A command of calib.
@@ -37,6 +38,7 @@ def launch(command: str, argv: Sequence[str], *, devices: int, nodes: int = 1) -
 
     Raises:
         ValueError: There are several machines, and nothing says where they meet.
+        Preempted: The job was asked to stop, and has.
     """
     with tempfile.TemporaryDirectory() as folder, _environment(devices), _silent_agent():
         config = _config(devices, nodes, folder)
@@ -45,7 +47,7 @@ def launch(command: str, argv: Sequence[str], *, devices: int, nodes: int = 1) -
         except ChildFailedError as error:
             return _status(command, error, devices * nodes)
         except SignalException as stop:
-            return 128 + int(stop.sigval)
+            return _stopped(128 + int(stop.sigval))
     return 0
 
 
@@ -85,7 +87,7 @@ def _environment(devices: int) -> Iterator[None]:
     path = os.environ.get("PYTHONPATH", "")
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
-    os.environ[ranks.LAUNCHER] = str(os.getpid())
+    os.environ[LAUNCHER] = str(os.getpid())
     if root != sysconfig.get_paths()["purelib"]:  # not installed, or in place
         os.environ["PYTHONPATH"] = os.pathsep.join([root, path] if path else [root])
     try:
@@ -113,7 +115,7 @@ def _status(command: str, error: ChildFailedError, world_size: int) -> int:
     """Return the exit status of the process that failed first, and say what ended it if it could not."""
     rank, failure = error.get_first_failure()
     if failure.exitcode >= 0:
-        return failure.exitcode
+        return _stopped(failure.exitcode)
     name = signal.Signals(-failure.exitcode).name
     hint = " (perhaps memory ran out)" if name == "SIGKILL" else ""
     sys.stderr.write(
@@ -121,3 +123,10 @@ def _status(command: str, error: ChildFailedError, world_size: int) -> int:
         "The same command goes on from the last finished epoch.\n"
     )
     return 1
+
+
+def _stopped(status: int) -> int:
+    """Return the exit status of processes; where a signal asked them to stop, raise what says so."""
+    if status - 128 in SIGNALS and os.environ.get(MEETING[2], "0") == "0":  # of several machines the first
+        raise Preempted(status - 128)
+    return status

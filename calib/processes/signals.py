@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
+LAUNCHER = "CALIB_LAUNCHER"  # in the environment: the id of the process that started this one for a job
 PARENT = "CALIB_PARENT"  # in the environment of a process whose parent puts the job back into the queue
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,10 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     prompt = Prompt.load(path)
     training = prompt.training
     own = own_data(prompt, str(path)) or DataConfig(name="")
-    data = data_from_export(own, override, given(override, EvaluateRun().data), source=str(path))
+    asked = given(override, EvaluateRun().data)
+    data = data_from_export(own, override, asked, source=str(path))
+    if "root" in asked and "options" not in asked:
+        data = replace(data, options=_untrained(data.options))
     if not data.name:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
@@ -98,6 +101,15 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     if learned:
         facts |= _other_settings(training.get("config", {}))
     return Entry(path, prompt, data, facts)
+
+
+def _untrained(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a reader without where the training images are: other data need not have any."""
+    kept = dict(options)
+    for name in ("table", "splits"):
+        if isinstance(by_split := kept.get(name), Mapping) and "train" in by_split:
+            kept[name] = {split: each for split, each in by_split.items() if split != "train"} or None
+    return kept
 
 
 def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +26,8 @@ from calib.io.files import (
 )
 from calib.io.locks import BusyError, is_held, locked
 from calib.runs.identity import describe_differences
-from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, refuse_foreign
+from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, record_in, refuse_foreign
 
-log = logging.getLogger(__name__)
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 RUN = ("prompt", "failure")
@@ -45,6 +43,7 @@ class RunFile:
         removed: Whether `overwrite` removes it, with all that lies in the same folder of the run's.
         report: Whether it only shows what the other files hold: where it is missing, it is made of them.
         marked: Whether it is a safetensors file that says which run it belongs to.
+        of_test: Whether it is about test images: a run whose data have none lacks it.
     """
 
     path: str
@@ -52,6 +51,7 @@ class RunFile:
     removed: bool = True
     report: bool = False
     marked: bool = False
+    of_test: bool = False
 
 
 # Every file there is, by its name as an attribute of `RunFolder`. Nobody else spells a path.
@@ -67,13 +67,13 @@ FILES: dict[str, RunFile] = {
     "wandb_rows": RunFile("wandb/rows.jsonl"),
     "prompt": RunFile("prompt.safetensors", marked=True),
     "failure": RunFile("failure.safetensors", by=("failure",), marked=True),
-    "predictions": RunFile("predictions.safetensors", marked=True),
+    "predictions": RunFile("predictions.safetensors", marked=True, of_test=True),
     "uncertainties": RunFile("uncertainties.safetensors", by=("failure",), marked=True),
     "failures": RunFile("failures.csv", by=("failure",)),
     "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
     "metrics": RunFile("metrics.json", by=(*RUN, "evaluate")),
     "table": RunFile("table.md", by=(*RUN, "evaluate", "sweep", "tune"), report=True),
-    "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True),
+    "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True, of_test=True),
     "lock": RunFile(".lock", by=(*RUN, "evaluate", "sweep", "tune"), removed=False),
     "evaluation": RunFile("evaluation.yaml", by=("evaluate",), removed=False),
     "evaluated": RunFile("predictions", by=("evaluate",), removed=False),
@@ -129,7 +129,8 @@ class RunFolder:
 
     def lacks_report(self, task: str) -> bool:
         """Return whether a file is missing that shows what a run of this task has found: table, figure."""
-        shown = [key for key, file in FILES.items() if file.report and task in file.by]
+        rows = {key: file for key, file in FILES.items() if file.report and task in file.by}
+        shown = [key for key, file in rows.items() if self.tested or not file.of_test]
         return not all(getattr(self, key).is_file() for key in shown)
 
     @property
@@ -138,30 +139,36 @@ class RunFolder:
         return self.metrics.is_file() and (self.prompt.is_file() or self.failure.is_file())
 
     def results(self) -> dict[str, Any]:
-        """Return the metrics of a finished run.
+        """Return the metrics of a finished run; "test" and "val" where there are such images.
 
         Raises:
             ValueError: metrics.json is damaged or was written by something else, or by another run.
         """
         written = read_json(self.metrics)
-        if (
-            not isinstance(written, dict)
-            or "test" not in written
-            or not {"method", "scores"} & written.keys()
-        ):
+        if isinstance(written, dict):
+            refuse_foreign(self.metrics, written.pop(MARK, None), self.mark)
+        keys = written.keys() if isinstance(written, dict) else set()
+        if not {"method", "scores"} & keys or ("test" in keys) != self.tested:
             raise ValueError(
                 f"{self.metrics} is not what a run writes. Delete it, and the same command makes it again "
                 "from the last checkpoint; or train anew (overwrite=true)."
             )
-        refuse_foreign(self.metrics, written.pop(MARK, None), self.mark)
         return written
 
     @property
     def mark(self) -> str | None:
         """The mark of the run, see `calib.runs.marks.mark_in`; zero-shot has that of its job."""
-        if self.is_baseline and not self.split.is_file():
-            return mark_in(RunFolder(self.path.resolve().parent.parent).split)
-        return mark_in(self.split)
+        return mark_in(self._own_split)
+
+    @property
+    def tested(self) -> bool:
+        """Whether the run's data have test images; zero-shot has those of its job."""
+        return bool(record_in(self._own_split).get("test", True))  # who wrote nothing of it had some
+
+    @property
+    def _own_split(self) -> Path:
+        inner = self.is_baseline and not self.split.is_file()
+        return RunFolder(self.path.resolve().parent.parent).split if inner else self.split
 
     def check_marks(self) -> None:
         """Refuse a folder in which a file of another run lies.
@@ -274,9 +281,11 @@ class RunFolder:
         differing = {key for key in old.keys() | split.keys() if old.get(key) != split.get(key)}
         changed = sorted(differing - NAMES - {MARK})
         if changed:
+            more = " There are test images now: `calib evaluate` judges the finished run on them."
             raise ValueError(
                 f"The data have changed since the run in '{self.path}' began (split.json differs in: "
                 f"{', '.join(changed)}). Replace it (overwrite=true) or give another folder (out=FOLDER)."
+                f"{more if split.get('test') and not self.tested else ''}"
             )
 
     def _busy(self, error: BusyError) -> ValueError:
@@ -316,24 +325,6 @@ def holds_nothing(folder: Path) -> bool:
         path.name.startswith(FILES["lock"].path) or (path.name.startswith(".") and path.suffix == PART)
         for path in folder.iterdir()
     )
-
-
-def check_same_data(folder: RunFolder, record: Callable[[], dict[str, Any]]) -> None:
-    """Refuse to show a finished run's results if its data have changed since; images that are gone are said.
-
-    Args:
-        folder: The run's folder.
-        record: Returns what split.json would say now.
-
-    Raises:
-        ValueError: The data have changed.
-    """
-    try:
-        now = record()
-    except FileNotFoundError as error:
-        log.warning("The data could not be compared with those of the run: %s", error)
-    else:
-        folder.check_data(now)
 
 
 def save_figure(figure: Any, path: Path) -> None:

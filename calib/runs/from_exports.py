@@ -52,6 +52,8 @@ def data_from_export(
     free = {name for name in names if setting_of(DataConfig, name).affects == "nothing"}
     from_here = (free | set(asked) | (names - set(take) if take else set())) - {"name"}
     data = replace(own, **{name: getattr(here, name) for name in from_here}, name=here.name or own.name)
+    if "root" in asked and "options" not in asked and data.root is not None and os.path.isfile(data.root):
+        data.options = {key: value for key, value in data.options.items() if key != "table"}  # root is one
     for name, value, why in _risks(data):
         if name not in asked:
             raise ValueError(

@@ -55,10 +55,13 @@ def _comparable(mark: str, other: str) -> bool:
 
 def mark_in(split: Path) -> str | None:
     """Return the mark that a split.json says. Empty: it was written without; None: there is no such file."""
-    if not split.is_file():
-        return None
-    said = read_json(split)
-    return str(said.get(MARK) or "") if isinstance(said, dict) else ""
+    return str(record_in(split).get(MARK) or "") if split.is_file() else None
+
+
+def record_in(split: Path) -> dict[str, Any]:
+    """Return what a split.json says about the data of its run; nothing where there is none."""
+    said = read_json(split) if split.is_file() else {}
+    return said if isinstance(said, dict) else {}
 
 
 def checked_mark(split: Path, config: PromptRun | FailureRun, record: Mapping[str, Any]) -> str:

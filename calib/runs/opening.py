@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -11,6 +12,7 @@ from calib.config import FailureRun, PromptRun
 from calib.core import ranks
 from calib.runs.folder import RunFolder
 
+log = logging.getLogger(__name__)
 Settings = TypeVar("Settings", bound=PromptRun | FailureRun)
 
 
@@ -139,3 +141,21 @@ def opened(
     """
     with ExitStack() as stack:
         yield Job(config, folder, beside or {}, stack)
+
+
+def check_same_data(folder: RunFolder, record: Callable[[], dict[str, Any]]) -> None:
+    """Refuse to show a finished run's results if its data have changed since; images that are gone are said.
+
+    Args:
+        folder: The run's folder.
+        record: Returns what split.json would say now.
+
+    Raises:
+        ValueError: The data have changed.
+    """
+    try:
+        now = record()
+    except FileNotFoundError as error:
+        log.warning("The data could not be compared with those of the run: %s", error)
+    else:
+        folder.check_data(now)

@@ -40,7 +40,7 @@ class RunInputs:
         task: The data set.
         train: The shots: features, or images where nothing is cached.
         val: Features of the validation shots. None: there are none.
-        test: Features of the test split.
+        test: Features of the test split. None: the data have none.
         zero_shot: The prompt made of the template.
         record: What split.json says: the draw, images found on both sides of a split, terms and limits of the
             data.
@@ -50,7 +50,7 @@ class RunInputs:
     task: TaskData
     train: FeatureTable | ImageTable
     val: FeatureTable | None
-    test: FeatureTable
+    test: FeatureTable | None
     zero_shot: Prompt
     record: dict[str, Any]
 
@@ -62,14 +62,14 @@ class SharedInputs:
     Attributes:
         backbone: The frozen model.
         task: The data set.
-        test: Features of the test split.
+        test: Features of the test split. None: the data have none.
         text_features: (C, D) of the template's sentences.
         record: What split.json says about the data.
     """
 
     backbone: Backbone
     task: TaskData
-    test: FeatureTable
+    test: FeatureTable | None
     text_features: Tensor
     record: dict[str, Any]
 
@@ -98,7 +98,7 @@ def load_shared(config: PromptRun) -> SharedInputs:
     return SharedInputs(
         backbone=backbone,
         task=task,
-        test=features_of(task.test, backbone, config.data),
+        test=features_of(task.test, backbone, config.data) if len(task.test) else None,
         text_features=zero_shot_features(backbone, task.class_names, task.template).cpu(),
         record=record,
     )
@@ -113,9 +113,9 @@ def say_sentence(task: TaskData) -> None:
 
 
 def describe_data(task: TaskData) -> dict[str, Any]:
-    """Return what split.json says about a data set, whatever the shots."""
+    """Return what split.json says about a data set, whatever the shots; without test images no `test`."""
     return {
-        "test": fingerprint(task.test),
+        "test": fingerprint(task.test) if len(task.test) else None,  # null: `RunFolder.tested`
         "overlap": check_overlap(task).to_dict(),
         "data": terms_of(task),
     }
@@ -198,7 +198,7 @@ def parity_of(config: PromptRun) -> dict[str, bool]:
 
 
 def load_task(
-    data: DataConfig, *, needs: Sequence[str] = ("train", "test"), among: Sequence[str] | None = None
+    data: DataConfig, *, needs: Sequence[str] = ("train",), among: Sequence[str] | None = None
 ) -> TaskData:
     """Return the data set that the settings name; `needs` and `among` as for `calib.load_data`."""
     return load_data(

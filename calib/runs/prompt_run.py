@@ -109,18 +109,22 @@ def exported(
 def evaluate_prompt(
     config: PromptRun, prompt: Prompt, prepared: RunInputs, folder: RunFolder
 ) -> dict[str, Any]:
-    """Write a prompt's export, test predictions and metrics, and return the metrics."""
-    method = prompt.training["method"]
-    predictions = prompt.predict(prepared.test, data=config.data.name)
-    mark = folder.mark
-    results: dict[str, Any] = {"method": method, "seed": config.seed, "data": config.data.name}
-    results["test"] = _metrics(predictions, config)
+    """Write a prompt's export, test predictions and metrics, and return the test metrics.
+
+    Without test images there are neither predictions nor metrics of them.
+    """
+    mark, data = folder.mark, config.data.name
+    results: dict[str, Any] = {"method": prompt.training["method"], "seed": config.seed, "data": data}
+    predictions = None if prepared.test is None else prompt.predict(prepared.test, data=data)
+    if predictions is not None:
+        results["test"] = _metrics(predictions, config)
     if prepared.val is not None:
-        results["val"] = _metrics(prompt.predict(prepared.val, data=config.data.name), config)
+        results["val"] = _metrics(prompt.predict(prepared.val, data=data), config)
     prompt.save(folder.prompt, run=mark)
-    predictions.save(folder.predictions, run=mark)
+    if predictions is not None:
+        predictions.save(folder.predictions, run=mark)
     write_json(folder.metrics, {**results, MARK: mark})
-    return results["test"]
+    return results.get("test", {})
 
 
 def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Results:
         export: Files that make the result usable elsewhere: the export and the settings.
         kind: What the export is: "prompt" or "failure-head".
         about: Facts about the export.
+        name: What the table is called: those of test and of validation images have different names.
     """
 
     columns: list[str]
@@ -40,6 +41,7 @@ class Results:
     export: list[Path]
     kind: str
     about: dict[str, Any] = field(default_factory=dict)
+    name: str = "results"
 
 
 def metric_names(config: PromptRun | FailureRun) -> set[str]:
@@ -72,7 +74,7 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
 
     Args:
         folder: The folder of a prompt or of a failure head; a prompt's table and figure also have the
-            finished ones under `baselines`.
+            finished ones under `baselines`. Without test images the table is about the validation images.
         n_bins: Bins of the reliability diagrams.
 
     Raises:
@@ -94,15 +96,20 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
         folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
     folders[written["method"]] = folder
     folders = {name: each for name, each in folders.items() if each.finished}
-    predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
-    panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
+    figures: dict[str, Figure | Path] = {}
+    if folder.tested:
+        predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
+        panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
+        figures["reliability"] = reliability_panels(panels, n_bins=n_bins)
     names = list(columns_of(METRICS))
-    tests = {name: each.results()["test"] for name, each in folders.items()}
+    split = "test" if folder.tested else "val"
+    shown = {name: each.results().get(split, {}) for name, each in folders.items()}
     return Results(
         ["method", *names],
-        [[method, *(test.get(name) for name in names)] for method, test in tests.items()],
-        {"reliability": reliability_panels(panels, n_bins=n_bins)},
+        [[method, *(row.get(name) for name in names)] for method, row in shown.items() if row],
+        figures,
         [folder.prompt, folder.config],
         "prompt",
         {key: written[key] for key in ("method", "seed", "data")},
+        name="results" if folder.tested else "validation_results",
     )

@@ -111,7 +111,8 @@ def close_loggers(
         if isinstance(value, int | float) and math.isfinite(value)
     }
     for logger in loggers:
-        logger.log_metrics(numbers)
+        if numbers:  # none without test images
+            logger.log_metrics(numbers)
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
             logger.log_results(lambda: results_of(folder, n_bins=n_bins))

@@ -284,7 +284,7 @@ def _log_results(run: Any, results: Results, figures: Mapping[str, Any], name: s
 
     images = {name: wandb.Image(picture) for name, picture in figures.items()}
     table = wandb.Table(columns=list(results.columns), data=[list(row) for row in results.rows])
-    run.log({"results": table, **images})
+    run.log({**({results.name: table} if results.rows else {}), **images})
     artifact = wandb.Artifact(name, type=results.kind, metadata=results.about)
     for path in results.export:
         artifact.add_file(str(path.resolve()), policy="immutable")  # found from anywhere, and not copied

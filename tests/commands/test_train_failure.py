@@ -34,7 +34,7 @@ from calib.failure.report import heading
 from calib.io.files import read_json, write_json
 from calib.metrics.failure import auroc
 from calib.prompts.export import Prompt
-from calib.prompts.zero_shot import zero_shot
+from calib.prompts.zero_shot import zero_shot, zero_shot_features
 from calib.runs.exports import failure_path
 from calib.runs.marks import ForeignFileError
 from calib.scores import mcp
@@ -236,10 +236,15 @@ def test_a_default_that_was_asked_for_is_honoured_or_refused(runs, failure_setti
     assert (filled.name, filled.root, filled.template) == ("cxr3", None, "A scan of {}.")
     with pytest.raises(ValueError, match=r"was made for plip; leave out backbone.name \(it is embedded\)"):
         train_failure(failure_settings(f"prompt={path}", "data.root=null", "backbone.name=embedded"))
+    for asked in ("preprocessing=calibprompt", "revision=abc", "quick_gelu=true"):
+        key = f"backbone.{asked.partition('=')[0]}"
+        with pytest.raises(ValueError, match=rf"for plip with {key}=.*leave out {key} \(it is"):
+            train_failure(failure_settings(f"prompt={path}", "data.root=null", f"backbone.{asked}"))
     whole = tmp_path / "failure.yaml"
     whole.write_text(to_yaml(FailureRun()))  # a file that says every default asks for none
-    with pytest.raises(ValueError, match=r"plip.*backbone\.weights"):
-        train_failure(failure_settings(str(whole), f"prompt={path}", "data.root=null"))
+    for same in ("backbone.name=plip", "backbone.preprocessing=own", "backbone.quick_gelu=null"):
+        with pytest.raises(ValueError, match=r"plip.*backbone\.weights"):
+            train_failure(failure_settings(str(whole), f"prompt={path}", "data.root=null", same))
 
 
 def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, tmp_path: Path) -> None:
@@ -334,7 +339,16 @@ def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
     assert (folder / "prompt.safetensors").read_bytes() != begun[1]
 
 
-def test_a_prompt_of_all_images_is_cross_fitted(image_folder: Path, failure_settings, tmp_path: Path) -> None:
+def test_a_prompt_of_all_images_is_cross_fitted(
+    image_folder: Path, failure_settings, tmp_path: Path, monkeypatch
+) -> None:
+    read = []  # class names: what is to be said of them is said where they are read
+
+    def counted(*given):
+        read.append(given)
+        return zero_shot_features(*given)
+
+    monkeypatch.setattr("calib.commands.failure.cross_fit.zero_shot_features", counted)
     data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
     prompt = tmp_path / "prompt"
     shots = ["data.shots=6", "data.val_shots=0", "data.views=0"]
@@ -358,7 +372,7 @@ def test_a_prompt_of_all_images_is_cross_fitted(image_folder: Path, failure_sett
     assert split["fit_on"] == "cross_fitted"
     assert split["train"] == read_json(prompt / "split.json")["train"]
     folds = sorted((tmp_path / "run" / "folds").iterdir())
-    assert len(folds) == 3
+    assert (len(folds), len(read)) == (3, 1)
     held_out: list[str] = []
     for fold in folds:
         rest = read_json(fold / "split.json")["train"]

@@ -167,6 +167,27 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     assert caplog.text.count("prompts side by side") <= 4  # the same settings are not trained twice
 
 
+def all_images(image_folder: Path, tmp_path: Path, *changes: str) -> list[str]:
+    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
+    return [*SHORT, *data, "data.views=0", "data.at_most=true", *changes]
+
+
+def test_without_an_image_left_for_validation_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
+    space = all_images(image_folder, tmp_path, "data.shots=6", "optim.lr=0.001,0.01")
+    with pytest.raises(ValueError, match=r"No image is left for validation, .* data\.shots=6 takes all"):
+        tune(search_in(tmp_path / "t", space))
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_without_an_image_left_for_validation_is_stopped(image_folder: Path, tmp_path: Path) -> None:
+    space = all_images(image_folder, tmp_path, "data.shots=5,6", "data.val_shots=1")
+    found = tune(search_in(tmp_path / "t", space, trials=4, prune=False))
+    assert found["unfinished"] == 0
+    assert found["best"]["changes"] == {"data.shots": "5"}
+    assert "No image is left for validation" in found["table"]
+
+
 def test_the_median_stops_a_trial(tmp_path: Path) -> None:
     study = Study(tmp_path, search_in(tmp_path, ["optim.lr=1e-4..1e-2:log"], trials=9), epochs=8)
     for number in range(6):

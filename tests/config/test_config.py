@@ -15,6 +15,7 @@ from calib.config import (
     FailureRun,
     PromptRun,
     given,
+    handed_on,
     load_config,
     split_arguments,
     task_of,
@@ -171,11 +172,17 @@ def test_settings_come_from_a_pipe_which_is_read_once(tmp_path: Path) -> None:
         assert load_config([pipe, "level=0.9"], task="failure").seed == number + 2
         writer.join()
         assert split_arguments(["runs/a", pipe]) == ([pipe], ["runs/a"])
+        with handed_on(["folds=4", pipe, "level=0.9"]) as words:  # as other processes are started with
+            assert load_config(words, task="failure").seed == number + 2
+            assert words[::2] == ["folds=4", "level=0.9"]
+        assert not Path(words[1]).exists()
     os.mkfifo(tmp_path / "empty")
     writer = threading.Thread(target=(tmp_path / "empty").write_text, args=("",))
     writer.start()
     with pytest.raises(ValueError, match="empty is empty"):
         load_config([str(tmp_path / "empty")], task="prompt")
     writer.join()
-    with pytest.raises(FileNotFoundError, match=r"no settings file '/dev/null'"):
+    with pytest.raises(FileNotFoundError, match=r"'/dev/fd/999' .* A pipe belongs to the process"):
+        load_config(["/dev/fd/999"], task="prompt")
+    with pytest.raises(FileNotFoundError, match=r"no settings file '/dev/null' \(settings are .*\)\.$"):
         load_config(["/dev/null"], task="prompt")

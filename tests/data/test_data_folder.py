@@ -177,7 +177,6 @@ def test_a_text_file_named_like_an_image_is_an_error(make_folder: MakeFolder) ->
     [
         ({"A": 1, "B": 1}, r"has no 'train' and 'test' folders; it has: A, B\. .*split column"),
         ({}, r"it has: no folders"),
-        ({"train/A": 1, "train/B": 1}, r"has no 'test' folder; it has: train"),
         ({"test/A": 1, "test/B": 1}, r"has no 'train' folder; it has: test"),
         ({"Train/A": 1, "Train/B": 1}, r"Train: please name this folder 'train'"),
         ({"A/x": 1, "B/y": 1}, r"has no 'train' and 'test' folders; it has: A, B"),
@@ -194,6 +193,16 @@ def test_other_layouts_are_explained(
     (tmp_path / "set").mkdir()
     with pytest.raises(ValueError, match=message):
         load_data("folder", make_folder(counts))
+
+
+def test_a_missing_test_folder_is_said_with_what_there_is(
+    make_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder({"train/A": 1, "train/B": 1, "tests/A": 1})
+    assert len(load_data("folder", root).test) == 0
+    assert "has no 'test' folder; it has: tests, train. Without test images there will be no" in caplog.text
+    with pytest.raises(ValueError, match=r"has no 'test' folder; it has: tests, train"):
+        load_data("folder", root, needs=("train", "test"))
 
 
 def test_a_broken_link_is_named(make_folder: MakeFolder) -> None:

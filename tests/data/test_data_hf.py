@@ -108,7 +108,7 @@ def test_splits_can_be_named_otherwise(save: Save) -> None:
         ValueError,
         match=r"no split 'test', only train, validation\. Say which: data\.options\.splits\.test=NAME",
     ):
-        load_data("hf", root)
+        load_data("hf", root, needs=("train", "test"))
     task = load_data("hf", root, splits={"test": "validation"})
     assert (len(task.test), task.val) == (3, None)
     with pytest.raises(

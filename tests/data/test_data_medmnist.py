@@ -100,7 +100,7 @@ def test_names_are_needed_for_unknown_files(save: Save) -> None:
         ({"train_images": np.zeros((6, 5, 7, 4), dtype=np.uint8)}, r"images must be uint8 \(N, H, W\)"),
         ({"train_images": np.array([{}] * 6, dtype=object)}, "is not a MedMNIST .npz file .*pickle"),
         ({"test_images": None}, "has test_labels without test_images; it has: "),
-        ({"test_images": None, "test_labels": None}, "has no array 'test_images'; it has: "),
+        ({"train_images": None, "train_labels": None}, "has no array 'train_images'; it has: "),
     ],
 )
 def test_wrong_arrays_are_explained(save: Save, change: dict[str, np.ndarray | None], message: str) -> None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,7 +283,6 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
         ("train", "Train", r"line 2: the split is 'Train'; .* Write 'train' instead\. Others"),
         ("val", "validation", r"line 5: the split is 'validation'; .* Write 'val' instead\."),
         ("file,label", "File,label", r"Say which it is: data\.options\.columns\.file=File\."),
-        ("test", "val", r"No row of the table .* belongs to the split 'test'"),
     ],
 )
 def test_wrong_tables_are_explained(make_table: MakeTable, old: str, new: str, message: str | None) -> None:
@@ -293,6 +293,25 @@ def test_wrong_tables_are_explained(make_table: MakeTable, old: str, new: str, m
         return
     with pytest.raises(ValueError, match=message):
         load_data("table", root)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_in_place_of_a_table_is_called_so(make_table: MakeTable) -> None:
+    root = make_table()
+    os.mkfifo(root / "pipe.csv")
+    with pytest.raises(ValueError, match=r"pipe\.csv is a named pipe, not a table: .*\(data\.root\)"):
+        load_data("table", root / "pipe.csv")
+    with pytest.raises(ValueError, match=r"pipe\.csv is a named pipe, not a table: .*data\.options\.table"):
+        load_data("table", root, table="pipe.csv")
+    with pytest.raises(FileNotFoundError, match="There is no folder or table"):
+        load_data("table", root / "nowhere.csv")
+
+
+def test_a_split_without_rows_is_named_where_it_is_needed(make_table: MakeTable) -> None:
+    root = make_table(ROWS.replace("test", "val"))
+    assert len(load_data("table", root).val or []) == 2
+    with pytest.raises(ValueError, match=r"No row of the table .* belongs to the split 'test'"):
+        load_data("table", root, needs=("train", "test"))
 
 
 def test_rows_of_other_splits_are_left_out_on_request(make_table: MakeTable) -> None:

@@ -95,8 +95,9 @@ def test_a_split_of_which_nothing_is_left_is_refused(make_folder: Callable[..., 
     root = make_folder(COUNTS)
     for path in root.glob("test/*/*"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="The test split of data set 'folder' is empty"):
-        load_data("folder", root, skip_unreadable=True)
+    for needs in (("train",), ("test",)):
+        with pytest.raises(ValueError, match="The test split of data set 'folder' is empty"):
+            load_data("folder", root, skip_unreadable=True, needs=needs)
 
 
 def test_what_is_no_ordinary_file_is_said(make_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from calib.data import TaskData, load_data
+from calib.data.task import AbsentSplitError
 
 Content = dict[str, list[Any]]  # split to the labels of its images
 FULL: Content = {"train": ["b", "a", "c", "a", "b", "c"], "test": ["c", "a", "a"]}
@@ -190,6 +191,22 @@ def test_a_single_class_is_enough_beside_those_that_a_model_knows(tmp_path: Path
     given = write({"test": ["b", "b"]}, tmp_path / "set")
     task = load_data(*given, needs=("test",), among=["a", "b", "c"])
     assert (task.class_names, task.test.labels.tolist()) == (["a", "b", "c"], [1, 1])
+
+
+@pytest.mark.parametrize("write", READERS)
+def test_images_for_training_only_are_enough_to_train_on(
+    tmp_path: Path, write: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = write({"train": ["b", "a", "b", "a"]}, tmp_path / "set")
+    task = load_data(*given)
+    assert (task.class_names, labels_by_name(task, "train")) == (["a", "b"], ["a", "a", "b", "b"])
+    assert ([*task.splits()], len(task.test)) == (["train"], 0)
+    assert len(task.draw(1, val_shots=1, seed=1).val) == 2
+    assert caplog.text.count("Without test images there will be no test results") == 1
+    for needs in (("test",), ("train", "test")):
+        with pytest.raises(AbsentSplitError, match="test") as refused:
+            load_data(*given, needs=needs)
+        assert refused.value.there == ("train",)
 
 
 # Without splits

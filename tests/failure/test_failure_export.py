@@ -161,6 +161,8 @@ def test_bad_image_features_are_refused(images: torch.Tensor, message: str) -> N
 def test_its_own_prompt_and_backbone_are_accepted_and_temperature_does_not_matter() -> None:
     checkpoint().check_prompt(prompt())
     checkpoint().check_prompt(prompt(temperature=2.0))
+    composed, decomposed = "b\u00e9nin", "be\u0301nin"  # one name in two Unicode forms
+    checkpoint(class_names=[composed, "b", "c"]).check_prompt(prompt(class_names=[decomposed, "b", "c"]))
     checkpoint().check_backbone(backbone())
     assert prompt_digest(prompt()) == prompt_digest(prompt(temperature=2.0))
 

@@ -10,6 +10,7 @@ import torch
 
 import calib.metrics
 from calib.commands.search.grid import CHOOSE_BY
+from calib.commands.search.table import best_is_least
 from calib.core.byname import tensors
 from calib.metrics import METRICS, MeanOverSamples, WholeSet, metric_collection, summarize
 from calib.metrics.outcomes import Outcomes
@@ -119,7 +120,8 @@ def test_every_direction_is_the_one_in_which_right_predictions_differ_from_bad_o
 
 
 def test_sweeps_are_ordered_by_metrics_and_in_their_direction():
-    assert {name: not METRICS[name].higher_is_better for name in CHOOSE_BY} == CHOOSE_BY
+    least = {"nll": True, "brier": True, "ece": True, "accuracy": False}
+    assert {name: best_is_least(name) for name in CHOOSE_BY} == least
     assert all(METRICS[name].compared and METRICS[name].column for name in CHOOSE_BY)
 
 

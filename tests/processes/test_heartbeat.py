@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 from torch import distributed
 
-from calib.processes.heartbeat import SETTING, Heart, silence_allowed
+from calib.processes.heartbeat import SETTING, Heart, Store, silence_allowed
 
 PROCESS = """
 import sys, threading, time
 from calib.processes.heartbeat import watched
-with watched("localhost", int(sys.argv[1]), int(sys.argv[2]), 2):
+with watched("localhost", int(sys.argv[1]), int(sys.argv[2]), 2, keeper=None):
     print("in", flush=True)
     deadline = time.monotonic() + float(sys.argv[3])
     while time.monotonic() < deadline:  # busy in Python, without a word to the others
@@ -44,6 +45,16 @@ def test_a_job_that_is_stopped_as_a_whole_goes_on() -> None:
     assert [heart.watched for heart in hearts] == [1, 2, 0]
     for _ in range(4):
         assert not any([heart.beat() for heart in hearts][1:])
+
+
+def test_a_store_that_no_longer_answers_is_noticed_and_one_that_is_closed_is_not_missed() -> None:
+    store = Store(patience=3)
+    for _ in range(3):
+        store.answered()
+        assert [store.look() for _ in range(3)] == [False, False, False]  # the first look saw an answer
+    assert store.look()
+    store.gone = True
+    assert not store.look()
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("30", 30.0), ("0", 0.0), (None, 600.0)])
@@ -84,6 +95,45 @@ def test_a_stopped_process_ends_its_neighbour_with_the_reason() -> None:
         _, said = started[0].communicate(timeout=100)
         assert started[0].returncode == 1
         assert said.startswith("Process 1 of 2 has hung for 2 s (CALIB_SILENCE): it was stopped, or")
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+KEEPING = """
+import sys, time
+from datetime import timedelta
+from torch import distributed
+from calib.processes.heartbeat import watched
+port, rank = int(sys.argv[1]), int(sys.argv[2])
+kept = distributed.TCPStore("localhost", port, is_master=rank == 0, wait_for_workers=False)
+with watched("localhost", port, rank, 3, keeper=0):
+    kept.set(f"in {rank}", "1")
+    kept.wait(["in 0", "in 1", "in 2"])
+    time.sleep(2)
+    print("in", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
+def test_a_stopped_process_that_keeps_the_store_ends_all_others_and_one_says_so() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, SETTING: "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KEEPING, str(port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    started = [subprocess.Popen([*command, str(rank)], **pipes) for rank in range(3)]  # type: ignore[call-overload]
+    try:
+        assert [process.stdout.readline() for process in started] == ["in\n"] * 3
+        started[0].send_signal(signal.SIGSTOP)
+        said = [process.communicate(timeout=60)[1] for process in started[1:]]
+        assert [process.returncode for process in started[1:]] == [1, 1]
+        assert said[0] == ""
+        assert said[1].startswith("Process 0 of 3 has hung for 2 s (CALIB_SILENCE): it was stopped, or")
     finally:
         for process in started:
             process.kill()

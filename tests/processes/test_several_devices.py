@@ -6,7 +6,10 @@ import csv
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,13 +23,17 @@ import pytest
 import torch
 from tests_shared import SHORT
 
+from calib.cli import Command
+from calib.cli import run as calib_command
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data import FeatureTable
 from calib.io.files import read_json
 from calib.processes import join as processes
+from calib.processes import launch as launching
 from calib.processes.join import asked_devices, in_processes, place_here
 from calib.processes.launch import launch
+from calib.processes.signals import LAUNCHER, Preempted
 from calib.runs.trainer import check_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +136,7 @@ def test_a_killed_process_ends_the_job_with_its_reason_and_the_run_goes_on(tmp_p
     assert command.returncode == 1
     assert "calib train: process 1 of 2 was ended by SIGKILL (perhaps memory ran out)" in said
     assert "Traceback" not in said
+    assert "stopped by" not in said  # the other one was, which is no reason
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not (tmp_path / "killed" / "metrics.json").exists()
     again = run(*TRAIN, *settings, TWO, "out=killed", folder=tmp_path)
@@ -150,6 +158,75 @@ def test_an_interrupted_job_says_so_once_and_a_lost_launcher_leaves_no_process(t
             assert started.returncode == 130
             assert said.count("interrupted. The same command goes on") == 1
         assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with <(...)")
+def test_settings_from_a_pipe_reach_every_process(tmp_path: Path) -> None:
+    words = shlex.join([*TRAIN, *SHORT, "trainer.max_epochs=1", "baselines=[]", TWO, "out=run"])
+    ended = run("bash", "-c", f"{words} <(echo 'seed: 7')", folder=tmp_path, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert read_json(tmp_path / "run" / "metrics.json")["seed"] == 7
+
+
+@pytest.mark.slow
+def test_two_devices_train_without_test_images_what_one_trains(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "images" / "train")
+    settings = [*SHORT, "data.name=folder", "data.root=images", "data.shots=3", "data.val_shots=2"]
+    for out, more in (("one", []), ("two", [TWO])):
+        ended = run(*TRAIN, *settings, *more, f"out={out}", f"data.cache_dir=cache-{out}", folder=tmp_path)
+        assert ended.stdout.count("There are no test images, so there are no test results.") == 1
+        assert ended.stderr.count("Without test images there will be no test results.") == 1
+    one, two = tmp_path / "one", tmp_path / "two"
+    same(read_json(one / "metrics.json"), read_json(two / "metrics.json"))
+    assert {path.name for path in one.rglob("*")} == {path.name for path in two.rglob("*")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
+def test_a_first_process_that_hangs_under_srun_is_noticed(tmp_path: Path) -> None:
+    """It keeps the store in which the others count: that does not answer any more."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(2):
+        said = {**SLURM, "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
+        said |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"}
+        said |= {"SLURM_JOB_NAME": "calib", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CALIB_SILENCE": "4", **said}
+        command = [*TRAIN, *SHORT, "trainer.max_epochs=5000", "baselines=[]", "out=run"]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
+        started[0].send_signal(signal.SIGSTOP)
+        _, told = started[1].communicate(timeout=60)
+        assert started[1].returncode == 1
+        assert told.count("Process 0 of 2 has hung for 4 s (CALIB_SILENCE): it was stopped, or its") == 1
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_what_ended_a_job_is_said_by_the_process_that_started_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(given: object) -> int:
+        raise Preempted(signal.SIGTERM)
+
+    monkeypatch.setattr(Command, "function", lambda self: stopped)
+    monkeypatch.setenv(LAUNCHER, "1")
+    assert calib_command("cache", []) == 143
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv(LAUNCHER)
+    assert calib_command("cache", []) == 143
+    assert capsys.readouterr().err == "calib cache: stopped by SIGTERM.\n"
+    with pytest.raises(Preempted, match="SIGTERM"):  # by which all of its processes ended
+        launching._stopped(143)
+    assert (launching._stopped(1), launching._stopped(130)) == (1, 130)
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert launching._stopped(143) == 143
 
 
 def wait_for(there: Callable[[], bool]) -> None:

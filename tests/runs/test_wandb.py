@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -83,6 +84,24 @@ def test_an_offline_run_holds_curves_settings_table_diagram_and_export(tmp_path:
     (baseline,) = offline_runs(tmp_path / "mine" / "baselines" / "coop")
     assert (baseline.name, baseline.exit_code) == ("mine/coop", 0)
     assert baseline.run_id != run.run_id
+
+
+@pytest.mark.slow
+def test_without_test_images_the_table_is_called_after_the_validation(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "images" / "train")
+    data = ["data.name=folder", f"data.root={tmp_path / 'images'}", "data.shots=2", "data.views=0"]
+    data += [f"data.cache_dir={tmp_path / 'cache'}", "baselines=[]"]
+    config = settings(tmp_path / "mine", *data)
+    train(config)
+    (run,) = offline_runs(tmp_path / "mine")
+    expected = {name for name in metric_names(config) if not name.startswith("test/")}
+    assert names_in(run) == expected | {"validation_results"}
+    assert run.exit_code == 0
+    folder = next((tmp_path / "mine" / "wandb").glob("offline-run-*"))
+    table = next(folder.glob("files/media/table/*.json")).read_text()
+    assert all(method in table for method in ("zero-shot", "calibprompt"))
 
 
 def test_the_csv_file_has_the_same_names_and_w_and_b_changes_nothing(runs, tmp_path: Path) -> None:

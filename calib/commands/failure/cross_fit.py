@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,11 @@ def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureC
     own = _settings(config, plan.prompt)
     images = features_of(table, backbone, own.data, views=own.data.views) if own.data.cache else table
     folds = make_folds(table.labels, owners(table), config.folds, task.class_names)
+
+    @functools.cache  # what is to be said of the class names is said once, and not where all folds are there
+    def texts() -> Tensor:
+        return zero_shot_features(backbone, task.class_names, task.template).cpu()
+
     parts = []
     for number, fold in enumerate(folds):
         judged_here = sorted(set(fold) & set(plan.kept))
@@ -56,7 +62,7 @@ def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureC
             rest = sorted(set(range(len(table))) - set(fold))
             log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
-            one = _fold_prompt(own, plan, images.subset(rest), record, folder.fold(number + 1))
+            one = _fold_prompt(own, plan, texts, images.subset(rest), record, folder.fold(number + 1))
             parts.append(FailureCases.of_prompt(one, features.subset(judged_here)))
     return FailureCases.join(parts)
 
@@ -129,21 +135,27 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
 
 
 def _fold_prompt(
-    own: PromptRun, plan: CrossFit, images: Table, record: dict[str, Any], folder: RunFolder
+    own: PromptRun,
+    plan: CrossFit,
+    texts: Callable[[], Tensor],
+    images: Table,
+    record: dict[str, Any],
+    folder: RunFolder,
 ) -> Prompt:
-    """Return the prompt trained on some of the shots; read back where it is finished."""
+    """Return the prompt trained on some of the shots; read back where it is finished.
+
+    `texts` returns the text features of the fixed sentences, which some losses ask for.
+    """
     _begin_fold(own, record, folder)
     if ranks.decided(folder.prompt.is_file):
         return Prompt.load(folder.prompt)
-    backbone, task = plan.backbone, plan.task
-    texts = zero_shot_features(backbone, task.class_names, task.template).cpu()  # some losses ask for them
     prepared = RunInputs(
-        backbone=backbone,
-        task=task,
+        backbone=plan.backbone,
+        task=plan.task,
         train=images,
         val=None,
-        test=features_of(task.test, backbone, own.data),  # not looked at
-        zero_shot=replace(plan.prompt, context=None, text_features=texts),
+        test=None,  # not looked at
+        zero_shot=replace(plan.prompt, context=None, text_features=texts()),
         record=record,
     )
     objective = Objective(resolve_terms(own.preset, own.loss))

@@ -15,7 +15,7 @@ from calib.data.images import file_id
 from calib.data.predictions import Predictions
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
-from calib.failure.data import Captions, FailureData, FrozenClassifier, draw_rows
+from calib.failure.data import NEEDS_TEST, Captions, FailureData, FrozenClassifier, draw_rows
 from calib.failure.digests import text_digest
 from calib.runs.prepare import fingerprint
 
@@ -166,7 +166,8 @@ def _rows(train: Embeddings, test: Embeddings) -> tuple[Tensor, list[int], Tenso
     test_rows = test.rows("test") if test.split is not None else torch.arange(len(test.table))
     for name, found, source in (("train", rows, train), ("test", test_rows, test)):
         if not len(found):
-            raise ValueError(f"{source.path} has no rows whose split is '{name}'.")
+            more = f" {NEEDS_TEST}" if name == "test" else ""
+            raise ValueError(f"{source.path} has no rows whose split is '{name}'.{more}")
     copies = {test.table.ids[row] for row in test_rows.tolist()}
     free = [row for row in rows.tolist() if train.table.ids[row] not in copies]
     if not free:
@@ -185,7 +186,7 @@ def _train_and_test(config: FailureRun, path: str) -> tuple[Embeddings, Embeddin
         if train.split is None:
             raise ValueError(
                 f"{path} does not say which rows are for testing: give another file (embeddings.test=...), "
-                "or an array `split` of train, val and test."
+                f"or an array `split` of train, val and test. {NEEDS_TEST}"
             )
         return train, train
     test = load_embeddings(config.embeddings.test, **how)

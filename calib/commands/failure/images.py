@@ -15,9 +15,9 @@ from calib.core.hashing import stable_hash
 from calib.core.names import same_names
 from calib.core.text import few
 from calib.data import FewShotSplit, TaskData, check_overlap, few_shot_split
-from calib.data.task import Table
+from calib.data.task import AbsentSplitError, Table
 from calib.failure.cases import FailureCases
-from calib.failure.data import CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
+from calib.failure.data import NEEDS_TEST, CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
 from calib.failure.digests import prompt_digest
 from calib.io.files import read_json
 from calib.processes.join import pick_device
@@ -73,7 +73,10 @@ def from_images(config: FailureRun) -> FailureData:
         FileNotFoundError: A prompt, images or weights are not there.
         ValueError: They do not fit together, or there are too few images.
     """
-    task = load_task(config.data)
+    try:
+        task = load_task(config.data, needs=("train", "test"))
+    except AbsentSplitError as error:
+        raise ValueError(f"{error}{f' {NEEDS_TEST}' if 'test' not in error.there else ''}") from error
     prompt, backbone = _prompt_and_backbone(config, task)
     shots = _prompt_shots(prompt, config, task.train)
     copies = set(task.test.ids)
@@ -124,12 +127,16 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
         say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
-    asked = "name" in given(config.backbone, BackboneConfig())
-    if asked and config.backbone.name != prompt.backbone["name"]:
-        raise ValueError(
-            f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}; leave out backbone.name "
-            f"(it is {config.backbone.name})."
-        )
+    made = {"name": prompt.backbone["name"], **(prompt.backbone.get("build") or {})}
+    asked = given(config.backbone, BackboneConfig()) - {"weights", "tokenizer"}  # which may have moved
+    for key in sorted(asked):
+        value, own = getattr(config.backbone, key), made.get(key, getattr(BackboneConfig(), key))
+        if value not in ({own, prompt.backbone["name"]} if key == "name" else {own}):
+            said = "" if key == "name" else f" with backbone.{key}={'null' if own is None else own}"
+            raise ValueError(
+                f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}{said}; leave out "
+                f"backbone.{key} (it is {value})."
+            )
     if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "

@@ -33,9 +33,9 @@ from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.processes.join import check_started
 from calib.prompts.export import Prompt
-from calib.runs.folder import REUSED, RunFolder, check_same_data
+from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
-from calib.runs.opening import opened
+from calib.runs.opening import check_same_data, opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again

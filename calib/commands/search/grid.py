@@ -13,8 +13,7 @@ from calib.config import FailureRun, PromptRun, load_config
 from calib.config.written import divided, from_argument, read
 from calib.core.errors import unknown_name
 
-# Validation metrics a sweep can be ordered by, and whether less is better.
-CHOOSE_BY = {"nll": True, "brier": True, "ece": True, "accuracy": False}
+CHOOSE_BY = ("nll", "brier", "ece", "accuracy")  # validation metrics a sweep can be ordered by
 Settings = TypeVar("Settings")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 

@@ -18,8 +18,8 @@ from uuid import uuid4
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from calib.commands.search.grid import CHOOSE_BY
 from calib.commands.search.space import Choice, Search, Span
+from calib.commands.search.table import best_is_least
 from calib.core.errors import first_line
 from calib.core.hashing import json_digest
 from calib.io.files import finite
@@ -223,7 +223,7 @@ class Study:
         part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
         storage = _storage(part)
         directions = optuna.study.StudyDirection
-        direction = directions.MINIMIZE if CHOOSE_BY[self._settings.by] else directions.MAXIMIZE
+        direction = directions.MINIMIZE if best_is_least(self._settings.by) else directions.MAXIMIZE
         study = optuna.create_study(study_name=NAME, storage=storage, direction=direction)
         study.set_user_attr(SEARCH, _digest(self._search))
         storage.remove_session()

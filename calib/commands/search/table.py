@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.commands.search.grid import CHOOSE_BY, Point
+from calib.commands.search.grid import Point
 from calib.metrics import METRICS, columns_of
 from calib.report.compare import over_seeds
 from calib.report.tables import aligned, format_cell
@@ -19,11 +19,12 @@ def sweep_table(
     """Return the table in Markdown and the settings with the best validation metric.
 
     One row per setting, in the order of that metric, its mean over seeds; mean rank is the mean of its ranks
-    within each seed, ties sharing theirs. Test metrics stand beside it and decide nothing.
+    within each seed, ties sharing theirs. Test metrics stand beside it and decide nothing; where no run has
+    any, the other validation metrics do.
 
     Args:
         results: Point, seed and the content of metrics.json of every run.
-        by: A key of `CHOOSE_BY`.
+        by: One of `CHOOSE_BY`.
 
     Returns:
         Markdown, and the best row's settings; None for it where there is no run or no validation shot.
@@ -36,13 +37,16 @@ def sweep_table(
         scores = {
             name: {seed: values["val"][by] for seed, values in runs.items()} for name, runs in rows.items()
         }
-        ranks = _mean_ranks(scores, less_is_better=CHOOSE_BY[by])
-        order = sorted(rows, key=lambda name: _sort_key(scores[name], CHOOSE_BY[by]))
+        ranks = _mean_ranks(scores, less_is_better=best_is_least(by))
+        order = sorted(rows, key=lambda name: _sort_key(scores[name], best_is_least(by)))
     else:
         order = list(rows)
     columns = {name: column for name, column in columns_of(METRICS).items() if METRICS[name].compared}
-    tested = (f"test {column.title}" for column in columns.values())
-    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *tested]
+    tested = any("test" in values for runs in rows.values() for values in runs.values())
+    split, prefix = ("test", "test") if tested else ("val", "val.")
+    beside = {key: column for key, column in columns.items() if tested or (validated and key != by)}
+    titles = (f"{prefix} {column.title}" for column in beside.values())
+    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *titles]
     body = []
     for name in order:
         runs = list(rows[name].values())
@@ -50,13 +54,23 @@ def sweep_table(
         if validated:
             cell = over_seeds(list(scores[name].values()))
             chosen = [format_cell(columns[by], cell), f"{ranks[name]:.1f}"]
-        tests = [
-            format_cell(column, over_seeds([run["test"].get(key) for run in runs]))
-            for key, column in columns.items()
+        others = [
+            format_cell(column, over_seeds([run.get(split, {}).get(key) for run in runs]))
+            for key, column in beside.items()
         ]
-        body.append([name, str(len(runs)), *chosen, *tests])
+        body.append([name, str(len(runs)), *chosen, *others])
     best = order[0] if validated else None
     return aligned(header, body), best
+
+
+def best_is_least(by: str) -> bool:
+    """Return whether settings with less of a metric are better.
+
+    Example:
+        >>> best_is_least("ece"), best_is_least("accuracy")
+        (True, False)
+    """
+    return not METRICS[by].higher_is_better
 
 
 def _sort_key(scores: Mapping[int, float], less_is_better: bool) -> float:

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -21,13 +21,14 @@ from calib.commands.search.space import Search
 from calib.commands.search.stacks import Run, new_run, stacks, train_stack
 from calib.commands.search.study import AGAIN, PATIENCE, Claimed, Study, StudyError
 from calib.commands.search.table import sweep_table
+from calib.config import handed_on
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
 from calib.runs.folder import OTHER, RunFolder
 from calib.runs.marks import ForeignFileError
-from calib.runs.prepare import SharedInputs
+from calib.runs.prepare import RunInputs, SharedInputs
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,8 @@ def tune(search: Search) -> dict[str, Any]:
     if settings.workers == 1:
         commons: dict[str, SharedInputs] = {}
         first = _runs(0, search.first, search, folder / ".first")
-        next(
-            stacks(first, commons, len(first))
-        )  # what is wrong with the data is said before anything is written
+        # What is wrong with the data is said before anything is written.
+        _check_validated(next(stacks(first, commons, len(first))))
         claim(folder, search)
         work(search, folder, commons)
         return report(search, folder)
@@ -98,7 +98,9 @@ def tune(search: Search) -> dict[str, Any]:
     words = [f"{key}={value}" for key, value in own.items()]
     devices = usable_devices(search.config(search.first, search.seeds[0]).trainer)
     environments = environments_of(settings.workers, devices, cores=usable_cores())
-    for number, status in enumerate(run_workers([*search.arguments, *words], environments)):
+    with handed_on(search.arguments) as arguments:
+        statuses = run_workers([*arguments, *words], environments)
+    for number, status in enumerate(statuses):
         if status:
             log.warning("Worker %d ended with status %d.", number + 1, status)
     if not RunFolder(folder).search.is_file():
@@ -174,6 +176,8 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
         todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
+        for stack in todo:
+            _check_validated(stack)
     except (ForeignFileError, StudyError):
         raise
     except ValueError as error:  # settings that are possible one by one, and not together
@@ -185,6 +189,21 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
         if failed:
             raise StoppedError(next(iter(failed.values())))
     return fmean(run.folder.results()["val"][search.settings.by] for run in runs)
+
+
+def _check_validated(stack: Sequence[tuple[Run, RunInputs]]) -> None:
+    """Refuse runs of which one has no validation image: nothing could be chosen by it.
+
+    Raises:
+        ValueError: There is such a run.
+    """
+    for run, inputs in stack:
+        if inputs.val is None:
+            data = run.config.data
+            raise ValueError(
+                f"No image is left for validation, on which settings are chosen: data.shots={data.shots} "
+                "takes all that each class has (data.at_most=true). Give a smaller data.shots."
+            )
 
 
 def _runs(number: int, changes: Mapping[str, str], search: Search, folder: Path) -> list[Run]:

@@ -1,4 +1,4 @@
-"""Images in class folders: `<root>/{train,test[,val]}/<class>/*`, or the same under `<root>/images`."""
+"""Images in class folders: `<root>/{train[,test][,val]}/<class>/*`, or the same under `<root>/images`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDECARS = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".h
 def load_image_folder(root: str | Path, *, class_names: ClassNames | None = None) -> Splits:
     """Return the splits of a folder of images.
 
-    The layout is `<root>/{train,test[,val]}/<class>/*`, or with the splits under `<root>/images`; a prompt
+    The layout is `<root>/{train[,test][,val]}/<class>/*`, or with the splits under `<root>/images`; a prompt
     can also be applied to `<root>/test/<class>/*` alone, and to `<root>/<class>/*`. A class may have no
     folder, or an empty one, in some split. One numbering of the classes, the sorted folder names, serves all
     splits; folders called by numbers are labels already. Class names come from `class_names`,
@@ -78,8 +78,8 @@ def _no_split(base: Path, split: str, unsplit: bool) -> str:
         return f"{base} has {empty}; it has: {listed}."
     return (
         f"{base} has no 'train' and 'test' folders; it has: {listed}. Expected "
-        "<root>/train/<class>/* and <root>/test/<class>/*. Images not split yet can be listed in a "
-        "table with a split column (data.name=table)."
+        "<root>/train/<class>/* and, for test results, <root>/test/<class>/*. Images not split yet can be "
+        "listed in a table with a split column (data.name=table)."
     )
 
 

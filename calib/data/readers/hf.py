@@ -190,7 +190,8 @@ def _choose_splits(loaded: Any, splits: Mapping[str, str]) -> dict[str, str]:
             chosen[ours] = found
     if not chosen:
         raise ValueError(
-            f"There is no split 'test', only {few(list(loaded))}. Say which: data.options.splits.test=NAME."
+            f"There is no split 'train' and no split 'test', only {few(list(loaded))}. Say which: "
+            "data.options.splits.train=NAME, data.options.splits.test=NAME."
         )
     return chosen
 

@@ -161,7 +161,7 @@ def _read(path: Path) -> dict[str, _Arrays]:
             f"{path} is not a MedMNIST .npz file ({error}). Was it cut off? Fetch it again."
         ) from error
     if not arrays:
-        raise ValueError(_absent(path, "test"))
+        raise ValueError(_absent(path, "train"))
     for split in SPLITS:
         images, labels = (key in arrays for key in _keys(split))
         if images != labels:

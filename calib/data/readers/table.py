@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calib.core.errors import unknown_name
 from calib.core.text import few
+from calib.data.images import odd_kind
 from calib.data.labels import number_labels
 from calib.data.notices import warn_of_unused_groups
 from calib.data.readers.table_paths import check_files, check_links, native, within
@@ -54,6 +55,8 @@ def load_table(
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"There is no folder or table {root} (data.root).")
+    if not root.is_dir() and (odd := odd_kind(root)) is not None:
+        raise ValueError(f"{root} is {odd}, not a table: a CSV, TSV or Parquet file (data.root).")
     if root.is_file():
         if table is not None:
             raise ValueError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.text import few
+from calib.data.images import odd_kind
 from calib.data.labels import label_text
 from calib.data.task import MEANT, SPLITS, UNSPLIT
 
@@ -67,6 +68,8 @@ def read_rows(
 
     Without a split column, and without another that looks like one, all rows are of the split `UNSPLIT`.
     """
+    if path.exists() and (odd := odd_kind(path)) is not None:
+        raise ValueError(f"{path} is {odd}, not a table: a CSV, TSV or Parquet file (data.options.table).")
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
@@ -100,9 +103,9 @@ def read_rows(
 def no_split_column(path: Path, header: Sequence[str], likely: str = "NAME") -> str:
     """Return the message for a table that does not say which images are for training."""
     return (
-        f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train, test "
-        f"and perhaps val, or say which it is: data.options.columns.split={likely}, or give one table per "
-        "split: data.options.table.train=train.csv data.options.table.test=test.csv."
+        f"{path} has no split column (columns: {few(header, 20)}). Add one with the values train and, where "
+        f"there are such images, test and val, or say which it is: data.options.columns.split={likely}, or "
+        "give one table per split: data.options.table.train=train.csv data.options.table.test=test.csv."
     )
 
 
