@@ -28,16 +28,7 @@ def failure_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        folder = RunFolder(path)
-        path = folder.failure
-        check_file(path, folder.mark)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
-        )
-    return path
+    return _export_path(path, "failure", "failure head", "train.py task=failure")
 
 
 def prompt_path(path: str | Path) -> Path:
@@ -46,15 +37,18 @@ def prompt_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
+    return _export_path(path, "prompt", "exported prompt", "train.py")
+
+
+def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
+    """Return a file, or of a run folder the one that is called by a key of `FILES`, if it is the run's own."""
     path = Path(path)
     if path.is_dir():
         folder = RunFolder(path)
-        path = folder.prompt
+        path = getattr(folder, name)
         check_file(path, folder.mark)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
-        )
+        raise FileNotFoundError(f"There is no {what} at '{path}'. Train one with {made_by}, or name the file.")
     return path
 
 
