@@ -41,14 +41,16 @@ def prompt_path(path: str | Path) -> Path:
 
 
 def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
-    """Return a file, or of a run folder the one that is called by a key of `FILES`, if it is the run's own."""
+    """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
     path = Path(path)
     if path.is_dir():
         folder = RunFolder(path)
         path = getattr(folder, name)
         check_file(path, folder.mark)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {what} at '{path}'. Train one with {made_by}, or name the file.")
+        raise FileNotFoundError(
+            f"There is no {what} at '{path}'. Train one with {made_by}, or name the file."
+        )
     return path
 
 
