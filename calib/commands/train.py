@@ -106,7 +106,7 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
 
 
 def fit_prompt(
-    config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, logger: list[Logger]
+    config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, loggers: list[Logger]
 ) -> Prompt:
     """Train one prompt, from its last checkpoint if there is one, and return it ready for export.
 
@@ -115,7 +115,7 @@ def fit_prompt(
         prepared: Backbone, task and shots.
         objective: What is minimised.
         folder: Where the checkpoints are.
-        logger: Where the curves go.
+        loggers: Where the curves go.
 
     Raises:
         FloatingPointError: A loss became NaN or infinite.
@@ -132,7 +132,7 @@ def fit_prompt(
         warmup_lr=settings.warmup_lr,
         n_bins=config.n_bins,
     )
-    trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
+    trainer = make_trainer(config, folder, loggers, validate=prepared.val is not None)
     fit(trainer, module, batches_of(config, prepared), folder=folder)
     return exported(config, prepared, objective, *module.trained())
 
