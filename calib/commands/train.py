@@ -20,6 +20,7 @@ from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.export import Prompt
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder, check_same_data, save_figure
@@ -29,7 +30,6 @@ from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
-ZERO_SHOT = "zero-shot"
 log = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ from calib.core.text import few
 from calib.data.task import TaskData, check_template
 from calib.prompts.export import Prompt
 
-METHOD = "zero-shot"
+ZERO_SHOT = "zero-shot"  # the method's name
 logger = logging.getLogger(__name__)
 
 
@@ -109,5 +109,5 @@ def template_prompt(
         logit_scale=float(backbone.logit_scale),
         backbone=backbone.export_description(),
         prompt={"template": task.template},
-        training={"method": METHOD, **training},
+        training={"method": ZERO_SHOT, **training},
     )
