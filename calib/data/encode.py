@@ -129,9 +129,9 @@ def cache_features(
     preprocessing, the rules by which images are read, and the views: if any of them changes, another file is
     looked for, so a stale one is never read. Labels, names, groups and the order of the images are not part
     of it; they are taken from the table. A damaged file, or one that belongs under another name, is reported
-    in the log and made anew. Files are written whole or not at all. Of jobs that
-    want the same features one encodes, and the others wait for it. An interrupted encoding goes on. The
-    processes of one job share the work evenly, and the file is the one that a single process makes.
+    in the log and made anew. Files are written whole or not at all. Of jobs that want the same features one
+    encodes, and the others wait for it. An interrupted encoding goes on. The processes of one job share the
+    work evenly, and the file is the one that a single process makes.
 
     Args:
         backbone: The frozen model.

@@ -229,7 +229,7 @@ def _as_one_of(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]
         if place.rank == 0:
             raise
         return stop.status
-    except Exception as error:
+    except Exception as error:  # whatever it is, one of the processes says it
         if _is_news(error, store):
             raise
         return 1
