@@ -82,10 +82,10 @@ def stacks(
     """
     groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
-        place = sharing_key(run.config)
-        if place not in shared:
-            shared[place] = load_shared(run.config)
-        prepared = draw(run.config, shared[place])
+        key = sharing_key(run.config)
+        if key not in shared:
+            shared[key] = load_shared(run.config)
+        prepared = draw(run.config, shared[key])
         check_trainable(run.objective, prepared.task.class_names)
         new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
         groups.setdefault(_stack_key(run.config), []).append((run, prepared))
