@@ -16,17 +16,6 @@ from calib.data import ImageTable, cache_features, encode_table
 from calib.data.records import ArraySource, FileSource
 
 
-@pytest.fixture
-def table(tmp_path: Path, write_image: Callable[..., Path]) -> ImageTable:
-    files = [write_image(tmp_path / "set" / f"{number}.png", number) for number in range(7)]
-    return ImageTable(
-        [FileSource(file) for file in files],
-        [0, 1, 2, 0, 1, 2, 0],
-        [file.name for file in files],
-        groups=[f"p{number // 2}" for number in range(7)],
-    )
-
-
 def test_features_are_those_of_each_image_in_batches_of_one_size(backbone: Any, table: ImageTable) -> None:
     encoded = encode_table(backbone, table, batch_size=3, meta={"licence": "CC0"})
     assert backbone.batches == [3, 3, 3]  # 7 images: the last batch is filled up
