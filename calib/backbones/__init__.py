@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from calib.backbones.base import Backbone
 from calib.backbones.options import BackboneOptions
-from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.backbones.preprocessing import Preprocessing
 from calib.core.errors import unknown_name
 
 
