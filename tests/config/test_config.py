@@ -24,7 +24,7 @@ from calib.config import (
 from calib.config.schema import READER_OPTIONS
 from calib.core import byname
 from calib.data import DATASETS
-from calib.data.specs import OF_ALL_IMAGES
+from calib.data.reader_options import OF_ALL_IMAGES
 
 
 def test_defaults_files_and_arguments_are_merged_in_order(tmp_path: Path) -> None:
