@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +17,7 @@ from calib.commands import usage
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
+from calib.commands.shown import show_warnings
 from calib.config import EvaluateRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
 from calib.core.errors import WriteError, unknown_name
@@ -304,44 +303,18 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
     given = row.read(argv)
     if not row.shared:
         main = row.function()
-        _quiet()
+        show_warnings()
         return main(given)
     from calib.processes.join import in_processes
     from calib.runs.trainer import check_trainer
 
-    _quiet()
+    show_warnings()
     trainer = getattr(given, "trainer", {})
     # What it takes is imported where it runs: not in a process that only starts others.
     with handed_on(argv) as words:
         return in_processes(
             name, words, trainer, lambda: row.function()(given), check=lambda: check_trainer(trainer)
         )
-
-
-class _SafeFormatter(logging.Formatter):
-    """Lines of the log without terminal commands and passwords, which file names and addresses may hold."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(redacted(super().format(record)))
-
-
-def _quiet() -> None:
-    """Show warnings and errors, but not the libraries' remarks on what the user did not choose."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("calib").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for remark in (
-        "isinstance.treespec, LeafSpec",
-        "module.s. in eval mode at the start of training",  # the frozen backbone, on purpose
-        "does not have many workers",
-        "Checkpoint directory",
-        "It is recommended to use .*sync_dist",  # every process logs the numbers of all
-        "find_unused_parameters=True was specified",
-        ".broadcast_buffers. is deprecated",  # its successor is not in older versions
-    ):
-        warnings.filterwarnings("ignore", message=f".*{remark}.*")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def load_study() -> ModuleType:
 
 def test_it_pools_seeds_and_says_what_is_left_out(tmp_path: Path, capsys) -> None:
     study = load_study()
-    quick = ["trainer.max_epochs=1", "scores=[entropy,logit_scaling]", "data.views=1"]
+    quick = ["trainer.max_epochs=1", "scores=[entropy,logit_scaling]", "data.views=1", "n_resamples=50"]
     arguments = ["cxr3", "--out", str(tmp_path), "--seeds", "2", "--sizes", "8,500", "--settings", *quick]
     assert study.main(arguments) == 0
     printed = capsys.readouterr().out

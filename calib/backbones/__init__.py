@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from calib.backbones.base import Backbone
 from calib.backbones.options import BackboneOptions
-from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.backbones.preprocessing import Preprocessing
 from calib.core.errors import unknown_name
 
 
@@ -154,9 +154,7 @@ def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: 
 
     name, said_weights, said_tokenizer = str(build["name"]), build.get("weights"), build.get("tokenizer")
     asks: list[tuple[str, str]] = []
-    if name.startswith(
-        HUB_NAME
-    ):  # what the user names has to be this very model, and nothing else is fetched
+    if name.startswith(HUB_NAME):  # what the user names has to be this very model; nothing else is fetched
         named = str(weights or "").removeprefix(HUB)
         models = [name.removeprefix(HUB_NAME)]
         if said_weights is not None and on_hub(said_weights):

@@ -309,9 +309,7 @@ def wrap_open_clip(tokenizer: Any, context_length: int) -> PromptTokenizer:
         end=tuple(end),
         pad_id=pad_id,
         context_length=context_length,
-        vocab_size=max(
-            tokenizer.tokenizer.vocab_size, max(*row, pad_id) + 1
-        ),  # marks may lie behind the words
+        vocab_size=max(tokenizer.tokenizer.vocab_size, max(*row, pad_id) + 1),  # marks may lie behind words
         digest=_digest(tokenizer.tokenizer.get_vocab()),
         unknown_id=tokenizer.tokenizer.unk_token_id,
     )

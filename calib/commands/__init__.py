@@ -1,1 +1,1 @@
-"""What a user types: `main(argv)` of every command."""
+"""What a user types: the `main` of every command."""

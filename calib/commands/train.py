@@ -22,6 +22,7 @@ from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.export import Prompt
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder, save_figure
@@ -31,7 +32,6 @@ from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
-ZERO_SHOT = "zero-shot"
 log = logging.getLogger(__name__)
 
 
@@ -109,7 +109,7 @@ def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepa
 
 
 def fit_prompt(
-    config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, logger: list[Logger]
+    config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, loggers: list[Logger]
 ) -> Prompt:
     """Train one prompt, from its last checkpoint if there is one, and return it ready for export.
 
@@ -118,7 +118,7 @@ def fit_prompt(
         prepared: Backbone, task and shots.
         objective: What is minimised.
         folder: Where the checkpoints are.
-        logger: Where the curves go.
+        loggers: Where the curves go.
 
     Raises:
         FloatingPointError: A loss became NaN or infinite.
@@ -135,7 +135,7 @@ def fit_prompt(
         warmup_lr=settings.warmup_lr,
         n_bins=config.n_bins,
     )
-    trainer = make_trainer(config, folder, logger, validate=prepared.val is not None)
+    trainer = make_trainer(config, folder, loggers, validate=prepared.val is not None)
     fit(trainer, module, batches_of(config, prepared), folder=folder)
     return exported(config, prepared, objective, *module.trained())
 

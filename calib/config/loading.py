@@ -289,8 +289,11 @@ def _read_change(change: str) -> dict[str, Any]:
     key, _, value = change.partition("=")
     try:
         nested = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}=0"]))
-    except Exception as error:
-        raise ValueError(f"Argument '{redacted(change)}' cannot be read: {first_line(error)}") from error
+    except (OmegaConfBaseException, LookupError, RecursionError) as error:  # brackets, dots without end
+        raise ValueError(
+            f"Argument '{redacted(change)}' cannot be read ({first_line(error)}): a key is names with dots "
+            "between them, as in data.shots=16."
+        ) from error
     return typing.cast(dict[str, Any], _filled(nested, from_argument(value)))
 
 

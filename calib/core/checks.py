@@ -12,9 +12,8 @@ from calib.core.text import few
 # How far from 1 the norm of a feature may be that was divided by it:
 FLOAT32_NORM = 1e-3  # in float32, sums over thousands of terms included
 HALF_NORM = 1e-2  # and then rounded to float16 or bfloat16
-LARGEST_LOGIT_SCALE = (
-    12.0  # as a log: exp(12) is 160,000. Above it surely the scale itself was given, e.g. 100
-)
+# As a log: exp(12) is 160,000. Above it surely the scale itself was given, e.g. 100.
+LARGEST_LOGIT_SCALE = 12.0
 
 
 def as_float64(values: Tensor) -> Tensor:
@@ -28,6 +27,19 @@ def as_float64(values: Tensor) -> Tensor:
         [1.0, 0.0]
     """
     return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 if it was in half precision, else as it is.
+
+    Args:
+        tensor: Any shape, any number type.
+
+    Example:
+        >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def check_tensor(value: object, name: str) -> None:

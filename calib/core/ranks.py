@@ -72,7 +72,7 @@ def decided(decide: Callable[[], T]) -> T:
         before = _deciding.set(True)
         try:
             told[0] = decide()
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is raised in all
             if world_size() == 1:
                 raise
             told[1] = error

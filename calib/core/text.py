@@ -12,13 +12,8 @@ from pathlib import Path
 SECRET_VARIABLES = re.compile(
     r".*(?:PASSWORD|PASSWD|PASSPHRASE|_PASS|_PWD|_KEY|_APIKEY|_TOKEN|_SECRET|_PAT|_CREDENTIALS?)", re.I
 )
-
-
 SHORTEST = 8  # a value of fewer letters is no password but might be a common word
-
-
 HIDDEN = "***"
-
 
 _SECRET_WORDS = (
     r"(?:access|auth|bearer|id|refresh|session|security|api|private|personal)?[_-]?token|(?:api|access|secret|"
@@ -26,8 +21,6 @@ _SECRET_WORDS = (
     r"pass(?:word|wd|phrase)|pwd|credentials?"
 )
 _SECRET_KEY = re.compile(rf"(?:.*[_-])?(?:{_SECRET_WORDS})", re.I)
-
-
 _PATTERNS = (
     re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # https://user:password@host
     re.compile(r"(?<=://)[^/\s@:]{16,}(?=@)"),  # https://token@host

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from calib.core import ranks
 from calib.core.hashing import stable_hash
+from calib.data.ahead import read_ahead
 from calib.data.features import FeatureTable
 from calib.data.records import ImageTable
 
@@ -171,7 +171,8 @@ class BatchLoader:
         skip = self._resume[1] if self._resume[0] == epoch else 0  # after a finished epoch comes another one
         self._resume = (0, 0)
         keys = [(epoch, index) for index in self.batch_sampler][skip:]
-        for number, batch in enumerate(self._fetch(keys), start=skip + 1):
+        fetched = read_ahead(self.source, keys, workers=self.num_workers)
+        for number, batch in enumerate(fetched, start=skip + 1):
             self._done = (epoch, number)
             yield batch
 
@@ -195,9 +196,3 @@ class BatchLoader:
 
     def _settings(self) -> dict[str, Any]:
         return {key: getattr(self.batch_sampler, key) for key in ("size", "batch_size", "seed", "drop_last")}
-
-    def _fetch(self, keys: list[tuple[int, Tensor]]) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            return (self.source[key] for key in keys)
-        # The keys are the sampler's items, and the source fetches a whole batch for one key.
-        return iter(DataLoader(self.source, batch_size=None, sampler=keys, num_workers=self.num_workers))  # type: ignore[arg-type]

@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_norm
 
@@ -48,6 +47,7 @@ from calib.core.text import few
 from calib.data.features import FeatureTable
 from calib.io.npz import read_npz
 from calib.io.strictjson import parse_json
+from calib.io.tensors import read_safetensors
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
@@ -215,12 +215,7 @@ def _read(path: Path) -> dict[str, Any]:
             ) from error
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}). Was it cut off?") from error
+    tensors, metadata = read_safetensors(path)
     arrays = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         for name, tensor in tensors.items()

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import PIL
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 import calib
 from calib.core import ranks
 from calib.core.checks import check_kind
 from calib.core.hashing import stable_hash
+from calib.data.ahead import read_ahead
 from calib.data.cached import features_key, read_cached
 from calib.data.encoding_parts import encode_in_parts
 from calib.data.features import FeatureTable
@@ -132,9 +132,9 @@ def cache_features(
     preprocessing, the rules by which images are read, and the views: if any of them changes, another file is
     looked for, so a stale one is never read. Labels, names, groups and the order of the images are not part
     of it; they are taken from the table. A damaged file, or one that belongs under another name, is reported
-    in the log and made anew. Files are written whole or not at all. Of jobs that
-    want the same features one encodes, and the others wait for it. An interrupted encoding goes on. The
-    processes of one job share the work evenly, and the file is the one that a single process makes.
+    in the log and made anew. Files are written whole or not at all. Of jobs that want the same features one
+    encodes, and the others wait for it. An interrupted encoding goes on. The processes of one job share the
+    work evenly, and the file is the one that a single process makes.
 
     Args:
         backbone: The frozen model.
@@ -300,11 +300,7 @@ class _Looks:
             (row, range(max(start - row * per, 0), min(stop - row * per, per)))
             for row in range(start // per, -(-stop // per))
         ]
-        if self.workers == 0:
-            images: Iterable[Tensor] = (self[key] for key in keys)
-        else:
-            images = DataLoader(self, batch_size=None, sampler=keys, num_workers=self.workers)  # type: ignore[arg-type]
-        return (each for image in images for each in image)
+        return (each for image in read_ahead(self, keys, workers=self.workers) for each in image)
 
 
 def _workers(backbone: Backbone, asked: int | None) -> int:

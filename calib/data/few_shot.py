@@ -148,8 +148,8 @@ def few_shot_split(
     shots contain the 8 of the same seed. Where groups are fewer, some are kept back for validation, in
     proportion to the shots.
     Differs: the official CalibPrompt draw depends on the order in which the file system lists the files,
-        ignores
-    seed 0, takes fewer images without a word where a class is small, and validates on the test split.
+        ignores seed 0, takes fewer images without a word where a class is small, and validates on the test
+        split.
 
     Args:
         labels: (N,) class indices; every class from 0 to the largest must occur.

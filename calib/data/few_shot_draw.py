@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.core.hashing import stable_hash
 
-logger = logging.getLogger("calib.data.few_shot")
+logger = logging.getLogger(__name__)
 
 
 def pools_of(labels: Tensor, ids: Sequence[str], seed: int, n_classes: int) -> list[list[int]]:

@@ -167,11 +167,10 @@ def decode_image(
             return deep_to_rgb(lambda: _identify(content, name), name, grey16_max=grey16_max)
         except OSError as error:
             raise ValueError(f"{name} {why_undecodable(content, error)}") from error
-    # Pillow's decoders raise errors of many types on damaged files, so all of them are caught here.
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged files
         raise ValueError(f"{name} {why_undecodable(content, error)}") from error
     return to_rgb(image, name, grey16_max=grey16_max, signed=signed)
 
@@ -192,9 +191,7 @@ def check_image(content: bytes, name: str) -> str:
 
 def _opened(content: bytes, name: str) -> tuple[bytes, Image.Image]:
     """Return what decides about the pixels of an encoded image, and the image, opened and checked."""
-    if content.startswith(
-        SIGNATURE
-    ):  # alone of the formats PNG has checksums, which decoding does not compare
+    if content.startswith(SIGNATURE):  # PNG alone has checksums, which decoding does not compare
         if content[12:16] == b"IHDR":
             _check_size(name, *(int.from_bytes(content[at : at + 4], "big") for at in (16, 20)))
         try:
@@ -233,7 +230,7 @@ def _identify(content: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         size = re.search(r"\d+ pixels", str(error))
         raise ValueError(_too_large(name, size.group() if size else "see its header")) from error
-    except Exception as error:
+    except Exception as error:  # of many types, as the file may be anything
         formats = ", ".join(FORMATS)
         raise ValueError(
             f"{name} is not an image that can be read ({formats}): it is {why_unreadable(content)}."

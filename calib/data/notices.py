@@ -12,13 +12,9 @@ from torch import Tensor
 from calib.core.text import few
 
 logger = logging.getLogger(__name__)
-
-
 PATIENT_COLUMN = re.compile(
     r"(^|_)(patient|subject|participant|donor|case|slide|wsi)s?_?(id|key|no|nr|num|number|name|code|uid)?$"
 )
-
-
 LOG_EVERY = 10.0  # seconds between two lines of progress
 
 

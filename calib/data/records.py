@@ -177,7 +177,7 @@ class ImageTable:
         ids = []
         for index in range(len(self)):
             ids.append(self._id(index))
-            progress.update(index)
+            progress.update(index + 1)
         return ids
 
     def unreadable(self, *, wholly: bool = False) -> dict[int, str]:
@@ -194,7 +194,7 @@ class ImageTable:
                     self.open(index)
             except (ValueError, OSError) as error:
                 bad[index] = str(error)
-            progress.update(index)
+            progress.update(index + 1)
         return bad
 
     def open(self, index: int) -> Image.Image:

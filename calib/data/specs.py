@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calib.core import byname
 from calib.core.errors import unknown_name
 from calib.data.first_look import looked_at
 from calib.data.notices import warn_of_absent_classes
+from calib.data.reader_options import check_options
 from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
@@ -24,16 +22,6 @@ from calib.data.records import ImageTable
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
 logger = logging.getLogger(__name__)
-
-OF_ALL_IMAGES: dict[str, Any] = {"grey16_max": int | None, "skip_unreadable": bool}  # whatever the reader
-
-KINDS: dict[Any, str] = {  # how the values of a reader's options are written
-    bool: "true or false",
-    int: "a whole number",
-    str: "text",
-    Mapping: "a mapping (.KEY=VALUE)",
-    Sequence: "a list ([A,B])",
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +89,9 @@ def load_data(
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     spec = DATASETS[name]
-    _check_options(spec, {**options, "grey16_max": grey16_max, "skip_unreadable": skip_unreadable})
+    check_options(
+        spec.name, spec.load, {**options, "grey16_max": grey16_max, "skip_unreadable": skip_unreadable}
+    )
     if root is None and spec.needs_root:
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
@@ -140,29 +130,6 @@ def load_data(
         licence=spec.licence,
         notes=spec.notes + splits.notes,
     )
-
-
-def _check_options(spec: DatasetSpec, options: Mapping[str, Any]) -> None:
-    """Refuse options that the data set's reader does not have, or whose values are of another kind."""
-    hints = typing.get_type_hints(spec.load) | OF_ALL_IMAGES
-    allowed = [*OF_ALL_IMAGES, *(each for each in byname.settings(spec.load) if each != "class_names")]
-    for option, value in options.items():
-        if option not in allowed:
-            kind = f"option of data set '{spec.name}'"
-            raise unknown_name(kind, option, allowed, prefix="data.options.")
-        union = isinstance(hints[option], types.UnionType)
-        parts = typing.get_args(hints[option]) if union else (hints[option],)
-        kinds = [typing.get_origin(part) or part for part in parts]
-        if not any(_is_a(value, kind) for kind in kinds):
-            said = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
-            raise ValueError(f"data.options.{option} must be {said}, not {value!r}.")
-
-
-def _is_a(value: object, kind: type) -> bool:
-    """Return whether a value is of a kind, where true is no number and text is no list."""
-    if isinstance(value, bool | str):
-        return kind is type(value)
-    return isinstance(value, kind)
 
 
 def _published(*folders: str) -> Callable[..., Splits]:

@@ -112,7 +112,7 @@ def _reason(content: bytes, kind: str) -> str:
     Image.preinit()
     try:
         Image.OPEN[kind][0](io.BytesIO(content), "")
-    except Exception as error:
+    except Exception as error:  # of many types, as the file may be anything: what it says is the answer
         return f" ({first_line(error)}). Was it cut off? Replace or remove it"
     return ""
 

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import lightning
 import torch
 from lightning import Trainer
 from torch import Tensor
 
-import calib
 from calib.core.checks import check_kind, check_whole
 from calib.core.errors import unknown_name
 from calib.data.features import FeatureTable
@@ -25,7 +23,7 @@ from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.prompts.export import Prompt
-from calib.training.fit import fit_quietly
+from calib.training.fit import fit_quietly, versions
 
 EVALUATED_AT_ONCE = 512  # validation images per batch
 # The defaults of `train.py task=failure`.
@@ -199,7 +197,7 @@ def fit_head(
             "images": len(cases),
             "failures": int(cases.failure.sum()),
             **({} if config is None else {"config": config}),
-            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+            "versions": versions(),
         },
     )
 

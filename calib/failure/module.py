@@ -51,7 +51,7 @@ class FailurePredictionModule(LightningModule):
         loss_settings: Mapping[str, Any] | None = None,
         optimizer: Mapping[str, Any],
         warmup_epochs: int = 5,
-        warmup_lr: float = 0.001,
+        warmup_lr: float = 1e-4,
     ) -> None:
         super().__init__()
         if loss not in FAILURE_LOSSES:

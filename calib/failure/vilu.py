@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calib.core.checks import check_logit_scale
+from calib.core.checks import at_least_float32, check_logit_scale
 from calib.failure.explain import Explanation, explain_failure
-from calib.failure.vilu_inputs import Inputs, at_least_float32, check_batch, check_sizes
+from calib.failure.vilu_inputs import Inputs, check_batch, check_sizes
 from calib.failure.vilu_mlp import folding_pays, join_parts, make_mlp, run_folded, slots_of
 from calib.scores.logits import log_odds
 

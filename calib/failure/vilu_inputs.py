@@ -93,8 +93,3 @@ def check_batch(
         if low < 0 or high >= len(texts):
             wrong = low if low < 0 else high
             raise ValueError(f"predictions must lie in 0..{len(texts) - 1}, got {wrong}.")
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 if it was in half precision, else as it is."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -20,24 +20,12 @@ from calib.io.strictjson import parse_json
 # The last key of a record and of our JSON files: tells whether a file was damaged or changed since. Files
 # of versions before it, such as the packaged features, have none. No protection from those who mean harm.
 CHECKSUM = "calib_crc32"
-
-
-# The key of a record or JSON file that says which run it belongs to, see `calib.runs.identity.run_mark`.
+# The key of a record or JSON file that says which run it belongs to, see `calib.runs.marks.run_mark`.
 MARK = "run"
-
-
 LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
-
-
 PART = ".part"  # how the names of files end that are being written
-
-
 PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ETIMEDOUT}
-
-
 PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
-
-
 # The folders that this process works in, each with a handle of it; see `kept`.
 _KEPT: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("kept", default=())
 
@@ -56,9 +44,8 @@ def kept(folder: str | Path) -> Iterator[None]:
         folder: The folder, which is there.
     """
     try:
-        handle = os.open(
-            folder, os.O_RDONLY
-        )  # while it is open, its number stays, also on network file systems
+        # While it is open, its number stays, also on network file systems.
+        handle = os.open(folder, os.O_RDONLY)
     except OSError:  # systems without handles of folders
         yield
         return

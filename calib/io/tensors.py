@@ -54,16 +54,7 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     path = Path(path)
     if path.is_dir():
         path = path / f"{kind}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
-        ) from error
+    tensors, metadata = read_safetensors(path)
     text = metadata.get(RECORD, "null")
     record = parse_json(text, source=f"The metadata of {path}")
     if isinstance(record, dict) and CHECKSUM in record:
@@ -75,6 +66,29 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
         found = record.get("kind") if isinstance(record, dict) else None
         raise ValueError(f"{path} is not a calib {kind} file (its kind is {found!r}).")
     return tensors, record
+
+
+def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of any safetensors file.
+
+    Args:
+        path: The file.
+        tensors: Whether the tensors are read; else there are none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is cut off, or is not safetensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = file.keys() if tensors else ()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
+        ) from error
 
 
 def kind_of(path: str | Path) -> str:
@@ -103,15 +117,7 @@ def mark_of(path: str | Path) -> str | None:
 
 def _record_of(path: Path) -> dict[str, Any]:
     """Return the record of a file, not compared with its checksum: the tensors are not read."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as safetensors ({error}). Was it cut off? Fetch or make it anew."
-        ) from error
+    _, metadata = read_safetensors(path, tensors=False)
     record = parse_json(metadata.get(RECORD, "null"), source=f"The metadata of {path}")
     return record if isinstance(record, dict) else {}
 

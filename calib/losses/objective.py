@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calib.core.byname import bind
+from calib.core.checks import at_least_float32
 from calib.core.errors import unknown_name
 from calib.losses.registry import LOSSES
 
@@ -86,7 +87,7 @@ class Objective:
             name: tensor for name, tensor in tensors.items() if name in self._takes and tensor is not None
         }
         _check_tensors(given)
-        given = {name: _at_least_float32(tensor) for name, tensor in given.items()}
+        given = {name: at_least_float32(tensor) for name, tensor in given.items()}
         values = {name: term(**given) for name, term in self._terms.items()}
         values["total"] = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return values
@@ -182,10 +183,6 @@ def _check_weight(name: str, weight: Any) -> float:
     if not number or not math.isfinite(weight) or weight < 0:
         raise ValueError(f"weight of loss {name!r} must be a finite number of at least 0, got {weight!r}.")
     return float(weight)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _check_tensors(tensors: Mapping[str, Tensor]) -> None:

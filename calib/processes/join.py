@@ -35,6 +35,7 @@ from torch import distributed
 from calib.core import ranks
 from calib.processes.heartbeat import watched
 from calib.processes.signals import LAUNCHER, Preempted
+from calib.processes.workers import usable_cores
 
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
 LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
@@ -160,7 +161,7 @@ def in_processes(
     if (devices, nodes) == (1, 1):
         return main()
     check()
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if devices > max(2, cores) and _devices(trainer)[0].type == "cpu":
         raise ValueError(
             f"trainer.devices={devices} would start as many processes on {cores} cores. On a CPU a process "
@@ -233,7 +234,7 @@ def _joined(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -
         if place.rank == 0 and not _has_failed(store, if_lost=False):
             raise
         return 130
-    except Exception as error:
+    except Exception as error:  # whatever it is, one of the processes says it
         if _is_news(error, store):
             raise
         return 1

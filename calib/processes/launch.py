@@ -19,6 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import calib
 from calib.processes.signals import LAUNCHER, SIGNALS, Preempted
+from calib.processes.workers import usable_cores
 
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what a launcher per machine is told
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
@@ -82,11 +83,10 @@ def _config(devices: int, nodes: int, folder: str) -> LaunchConfig:
 @contextlib.contextmanager
 def _environment(devices: int) -> Iterator[None]:
     """Set what the processes are started with: a share of the cores each, and this package."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     root = str(Path(calib.__file__).parents[1])
     path = os.environ.get("PYTHONPATH", "")
     before = dict(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
     os.environ[LAUNCHER] = str(os.getpid())
     if root != sysconfig.get_paths()["purelib"]:  # not installed, or in place
         os.environ["PYTHONPATH"] = os.pathsep.join([root, path] if path else [root])

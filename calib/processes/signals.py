@@ -42,17 +42,14 @@ class _Watch:
         self.raised = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if (
-            os.getpid() != self.process
-        ):  # a forked worker that reads images; the signal went to the whole group
+        if os.getpid() != self.process:  # a forked worker that reads images: the whole group was signalled
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
         if self.asked is None:
             self.asked = number
-        if (
-            not self.waits and not self.raised
-        ):  # a second signal must not disturb the clearing up after the first
+        # A second signal must not disturb the clearing up after the first.
+        if not self.waits and not self.raised:
             self.raised = True
             raise Preempted(self.asked)
 

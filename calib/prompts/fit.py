@@ -7,11 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
 from lightning import Trainer
 
-import calib
 from calib.backbones.base import Backbone
 from calib.core.checks import check_kind, check_whole
 from calib.data.datamodule import FewShotDataModule
@@ -22,7 +19,7 @@ from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
 from calib.prompts.zero_shot import zero_shot
-from calib.training.fit import fit_quietly
+from calib.training.fit import fit_quietly, versions
 
 OPTIMIZER = {"name": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -143,6 +140,6 @@ def fit_prompt(
             "seed": seed,
             "split": split.digest(),
             "data": task.name,
-            "versions": {each.__name__: each.__version__ for each in (calib, torch, lightning)},
+            "versions": versions(),
         },
     )

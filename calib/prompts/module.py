@@ -63,9 +63,8 @@ class PromptTuningModule(LightningModule):
         self.warmup_lr = warmup_lr
         # Every process sees the whole batches.
         self.step = PromptStep(objective, len(learner.class_names), n_bins=n_bins, sync=False)
-        self.strict_loading = (
-            False  # checkpoints hold the context only; on_load_checkpoint checks that it is there
-        )
+        # Checkpoints hold the context only; on_load_checkpoint checks that it is there.
+        self.strict_loading = False
 
     def text_features(self) -> Tensor:
         """Return the present class embeddings (C, D)."""

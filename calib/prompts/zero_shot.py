@@ -13,10 +13,10 @@ from calib.backbones.base import Backbone
 from calib.core.checks import check_kind
 from calib.core.names import check_class_names, check_tokens, plain_name
 from calib.core.text import few
-from calib.data.task import TaskData
+from calib.data.task import TaskData, check_template
 from calib.prompts.export import Prompt
 
-METHOD = "zero-shot"
+ZERO_SHOT = "zero-shot"  # the method's name
 logger = logging.getLogger(__name__)
 
 
@@ -49,11 +49,10 @@ def class_tokens(backbone: Backbone, class_names: Sequence[str], template: str) 
         template: A sentence with one `{}` for the class name.
 
     Raises:
-        ValueError: The template has no `{}`, a sentence is longer than the text tower takes, or two are the
-            same tokens.
+        ValueError: The template has not exactly one `{}`, a sentence is longer than the text tower takes, or
+            two are the same tokens.
     """
-    if template.count("{}") != 1:
-        raise ValueError(f"data.template needs exactly one {{}} for the class name, got {template!r}.")
+    check_template(template)
     names = check_class_names(class_names)
     tokens = backbone.tokenize([template.replace("{}", name) for name in names])
     check_tokens(names, tokens.tolist(), model=backbone.name)
@@ -110,5 +109,5 @@ def template_prompt(
         logit_scale=float(backbone.logit_scale),
         backbone=backbone.export_description(),
         prompt={"template": task.template},
-        training={"method": METHOD, **training},
+        training={"method": ZERO_SHOT, **training},
     )

@@ -11,7 +11,7 @@ from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
-from calib.runs.folder import RunFolder
+from calib.runs.folder import FILES, RunFolder
 from calib.runs.marks import check_file
 
 LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
@@ -28,16 +28,7 @@ def failure_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        folder = RunFolder(path)
-        path = folder.failure
-        check_file(path, folder.mark)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no failure head at '{path}'. Train one with train.py task=failure, or name the file."
-        )
-    return path
+    return _export_path(path, "failure", "failure head", "train.py task=failure")
 
 
 def prompt_path(path: str | Path) -> Path:
@@ -46,16 +37,21 @@ def prompt_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        folder = RunFolder(path)
-        path = folder.prompt
-        check_file(path, folder.mark)
-    if not path.is_file():
+    return _export_path(path, "prompt", "exported prompt", "train.py")
+
+
+def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
+    """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
+    found = Path(path)
+    if found.is_dir():
+        folder = RunFolder(found)
+        found = folder.path / FILES[name].path
+        check_file(found, folder.mark)
+    if not found.is_file():
         raise FileNotFoundError(
-            f"There is no exported prompt at '{path}'. Train one with train.py, or name the file."
+            f"There is no {what} at '{found}'. Train one with {made_by}, or name the file."
         )
-    return path
+    return found
 
 
 def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:

@@ -19,6 +19,7 @@ from calib.io.archives import check_archive
 from calib.io.files import atomic_path, write_text
 from calib.processes.signals import Preempted, asked_to_stop, take_over
 
+log = logging.getLogger(__name__)
 MARK_KEY = "calib_run"  # of a checkpoint: which run it belongs to
 # What Lightning needs to go on; without one of them it would end in the middle of restoring.
 NEEDED = (
@@ -59,9 +60,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if broken:
         raise ValueError(f"{broken[0]} holds NaN or infinite values")
     return dict(content)
-
-
-log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -142,13 +142,13 @@ def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
     return task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
 
 
-def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
+def draw(config: PromptRun, shared: SharedInputs) -> RunInputs:
     """Return a configuration's few-shot draw and its features.
 
     Raises:
         ValueError: A class has too few images, or an image cannot be read.
     """
-    backbone, task = common.backbone, common.task
+    backbone, task = shared.backbone, shared.task
     split = split_of(config, task)
     shots = task.train.subset(split.train)
     return RunInputs(
@@ -158,9 +158,9 @@ def draw(config: PromptRun, common: SharedInputs) -> RunInputs:
         if config.data.cache
         else shots,
         val=features_of(task.train.subset(split.val), backbone, config.data) if len(split.val) else None,
-        test=common.test,
-        zero_shot=template_prompt(backbone, task, common.text_features, training=facts_of(config)),
-        record={**split.to_dict(), **common.record},
+        test=shared.test,
+        zero_shot=template_prompt(backbone, task, shared.text_features, training=facts_of(config)),
+        record={**split.to_dict(), **shared.record},
     )
 
 

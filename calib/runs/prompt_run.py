@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import lightning
-import torch
 from torch import Tensor
 
-import calib
 from calib.config import PromptRun, to_dict
 from calib.core import ranks
 from calib.data import FewShotDataModule
@@ -22,6 +19,7 @@ from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
 from calib.runs.folder import RunFolder
 from calib.runs.prepare import RunInputs
+from calib.training.fit import versions
 
 
 def title(method: str, objective: Objective) -> str:
@@ -100,7 +98,7 @@ def exported(
             "seed": config.seed,
             "split": prepared.record["digest"],
             "config": to_dict(config),
-            "versions": {module.__name__: module.__version__ for module in (calib, torch, lightning)},
+            "versions": versions(),
         },
     )
 

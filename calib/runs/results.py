@@ -15,6 +15,7 @@ from calib.config import FailureRun, PromptRun
 from calib.data.predictions import Predictions
 from calib.losses import Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS, columns_of
+from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.runs.folder import RunFolder
 
@@ -91,7 +92,7 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
             "failure-head",
             {"head": written["head"], "seed": written["seed"], "data": written["data"]},
         )
-    folders = {"zero-shot": folder.baseline("zero-shot")}
+    folders = {ZERO_SHOT: folder.baseline(ZERO_SHOT)}
     if folder.baselines.is_dir():
         folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
     folders[written["method"]] = folder

@@ -122,7 +122,7 @@ def close_loggers(
 def make_trainer(
     config: PromptRun | FailureRun,
     folder: RunFolder,
-    logger: list[Logger],
+    loggers: list[Logger],
     *,
     validate: bool,
     every_n_epochs: int = 1,
@@ -134,7 +134,7 @@ def make_trainer(
     Args:
         config: The run's settings; `trainer` goes to `lightning.Trainer` as it is.
         folder: The run's folder.
-        logger: Where the curves go.
+        loggers: Where the curves go, from `make_loggers`.
         validate: Whether there are validation images.
         every_n_epochs: Epochs between two checkpoints.
         callbacks: Further callbacks.
@@ -156,7 +156,7 @@ def make_trainer(
         settings["strategy"] = DDPStrategy(broadcast_buffers=False, find_unused_parameters=may_rest)
     return Trainer(
         **settings,
-        logger=logger,
+        logger=loggers,
         callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
         default_root_dir=folder.path,
         plugins=[AtomicCheckpoints(ranks.decided(lambda: folder.mark))],

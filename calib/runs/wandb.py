@@ -167,7 +167,7 @@ class WandbLogger(Logger):
             return self._init("offline")
         try:
             return self._init("online")
-        except BaseException as error:
+        except BaseException as error:  # as in `_work`
             self.failed.add("online")
             if "offline" not in self._modes:
                 raise

@@ -108,10 +108,8 @@ class RelativeUncertainty:
         Raises:
             ValueError: There is no wrong or no right prediction to learn from, or an input is not as above.
         """
-        relative_logits(logits, labels)
+        wrong = _wrong(logits, labels)
         probs = scaled_logits(logits, self.temperature).softmax(dim=1)
-        wrong = logits.argmax(dim=1) != labels.to(logits.device)
-        _check_both(wrong)
         mixed = [group.T @ group / len(group) for group in (probs[wrong], probs[~wrong])]
         matrix = (self.weight * mixed[0] - (1 - self.weight) * mixed[1]).clamp_min(0).fill_diagonal_(0)
         matrix = (matrix + matrix.T) / 2  # a matrix product may round both halves differently
@@ -184,9 +182,7 @@ class LogisticScore:
         """
         from sklearn.linear_model import LogisticRegression  # slow to import and needed here only
 
-        relative_logits(logits, labels)
-        wrong = logits.argmax(dim=1) != labels.to(logits.device)
-        _check_both(wrong)
+        wrong = _wrong(logits, labels)
         features = _features(logits).cpu().numpy()
         centre, spread = features.mean(axis=0), features.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)  # a feature that never changes says nothing: slope 0
@@ -213,10 +209,14 @@ def _features(logits: Tensor) -> Tensor:
     return torch.stack([mcp(logits), margin(logits), entropy(logits)], dim=1)
 
 
-def _check_both(wrong: Tensor) -> None:
+def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return which predictions are wrong (N,), some and not all of them, once the inputs are checked."""
+    relative_logits(logits, labels)
+    wrong = logits.argmax(dim=1) != labels.to(logits.device)
     if bool(wrong.all()) or not bool(wrong.any()):
         which = "wrong" if bool(wrong.all()) else "right"
         raise ValueError(
             f"All {len(wrong)} validation predictions are {which}: nothing tells what makes one wrong. Fit "
             "on samples outside the training shots, some of them predicted wrongly and some rightly."
         )
+    return wrong

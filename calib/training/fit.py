@@ -10,9 +10,23 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import lightning
+import torch
 from lightning import LightningModule, Trainer
 
+import calib
+
 TALKATIVE = ("lightning.pytorch", "lightning.fabric")  # loggers
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what has trained, for the record of an export.
+
+    Example:
+        >>> list(versions())
+        ['calib', 'torch', 'lightning']
+    """
+    return {module.__name__: module.__version__ for module in (calib, torch, lightning)}
 
 
 def fit_quietly(

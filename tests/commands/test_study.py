@@ -6,14 +6,16 @@ import random
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests_shared import SHORT
 
 from calib.commands.search.space import Search, search_of
 from calib.commands.search.study import StudyError
-from calib.commands.search.tune import tune
+from calib.commands.search.tune import claim, report, tune, work
 from calib.io.files import read_json
+from calib.runs.prepare import SharedInputs
 
 SPACE = [*SHORT[1:], "trainer.max_epochs=1", "optim.lr=1e-3..1e-2:log", "preset=coop,ls", "prune=false"]
 
@@ -35,9 +37,20 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "t"
 
 
+SHARED: dict[str, SharedInputs] = {}  # the backbone and the data, loaded once for all of these searches
+
+
+def again(folder: Path) -> dict[str, Any]:
+    """Do what `tune` does with a folder and its study."""
+    search = search_in(folder)
+    claim(folder, search)
+    work(search, folder, SHARED)
+    return report(search, folder)
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(StudyError, match=r"t/study\.db.*Put back a copy of it, or delete it") as caught:
-        tune(search_in(folder))
+        again(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -91,7 +104,7 @@ def test_a_damaged_study_is_refused_by_name_or_gives_the_same_table(folder: Path
             data[draw.randrange(len(data))] = draw.randrange(256)
         path.write_bytes(bytes(data) if number % 3 else whole[: draw.randrange(len(whole))])
         try:
-            tune(search_in(folder))
+            again(folder)
         except StudyError as error:
             outcomes.add("refused")
             messages.append(str(error))
@@ -111,7 +124,7 @@ def test_the_study_of_another_search_is_refused(folder: Path, tmp_path: Path) ->
 
 def test_without_its_study_a_search_reads_its_runs_again(folder: Path, finished: Path) -> None:
     (folder / "study.db").unlink()
-    tune(search_in(folder))
+    again(folder)
     assert read_json(folder / "tune.json") == read_json(finished / "tune.json")
 
 
@@ -119,4 +132,4 @@ def test_a_study_of_a_version_that_did_not_say_its_search_is_read(folder: Path) 
     with sqlite3.connect(folder / "study.db") as database:
         database.execute("delete from study_user_attributes")
     database.close()
-    assert tune(search_in(folder))["finished"] == 2
+    assert again(folder)["finished"] == 2

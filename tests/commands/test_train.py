@@ -113,7 +113,7 @@ def test_changed_test_images_are_noticed_before_parts_are_mixed(
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
-    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=1"]
+    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=0"]
     run = [*data, f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
     train(settings(*run))
     (tmp_path / "run" / "metrics.json").unlink()  # as if it had been stopped after the baseline
@@ -130,7 +130,7 @@ def test_a_finished_run_is_not_shown_for_other_images(
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
-    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=1"]
+    data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=0"]
     run = [*data, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
     train(settings(*run))
     assert train(settings(*run))["reused"]
@@ -202,9 +202,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         "trainer.accelerator=cpu",
         "baselines=[]",
     ]
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*command, f"out={killed}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, f"out={killed}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     checkpoint = killed / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -213,7 +213,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "metrics.json").exists()
     for folder in (killed, whole):
-        subprocess.run([*command, f"out={folder}"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+        train(load_config([*arguments, f"out={folder}"], task="prompt"))
     logs = [(folder / "logs" / "metrics.csv").read_bytes() for folder in (killed, whole)]
     assert logs[0] == logs[1]  # every epoch once
     assert read_json(killed / "metrics.json") == read_json(whole / "metrics.json")
@@ -242,9 +242,10 @@ def test_encoding_at_every_step_sees_fresh_views(image_folder: Path, settings, t
     data = [
         "data.name=folder",
         f"data.root={image_folder}",
-        "data.shots=3",
+        "data.shots=1",
         "data.val_shots=0",
         "data.cache=false",
+        "trainer.max_epochs=2",
     ]
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     results = train(settings(*data, cache, f"out={tmp_path / 'a'}", "baselines=[]"))
@@ -306,6 +307,8 @@ def test_exactly_as_many_images_as_shots_are_enough_on_request(
         "data.name=folder",
         f"data.root={image_folder}",
         "data.shots=6",
+        "data.views=0",
+        "baselines=[]",
         f"data.cache_dir={tmp_path / 'c'}",
     ]
     with pytest.raises(

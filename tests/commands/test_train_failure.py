@@ -359,6 +359,7 @@ def test_a_prompt_of_all_images_is_cross_fitted(
         f"prompt={prompt}",
         f"out={tmp_path / 'run'}",
         f"data.cache_dir={tmp_path / 'cache'}",
+        "data.views=0",
         "folds=3",
     ]
     with pytest.raises(ValueError, match=r"Too few images.*what the prompt's shots leave"):

@@ -25,7 +25,7 @@ from calib.config import (
 from calib.config.schema import READER_OPTIONS
 from calib.core import byname
 from calib.data import DATASETS
-from calib.data.specs import OF_ALL_IMAGES
+from calib.data.reader_options import OF_ALL_IMAGES
 
 
 def test_defaults_files_and_arguments_are_merged_in_order(tmp_path: Path) -> None:
@@ -62,6 +62,8 @@ def test_settings_survive_yaml(tmp_path: Path, config: PromptRun | EvaluateRun) 
         ("data.shots=many", r"'data.shots' must be a whole number, not 'many'"),
         ("data=cxr3", r"write data.<key>=..., not 'cxr3'"),
         ("--seed=1", r"'seed=value' instead of '--seed=1'"),
+        ("[=1", r"'\[=1' cannot be read.*a key is names with dots between them"),
+        ("a." * 3000 + "b=1", r"cannot be read.*a key is names with dots between them"),
         ("data.shots=0", r"data.shots must be at least 1, got 0"),
         ("data.val_shots=-1", r"data.val_shots must be at least 0"),
         (

@@ -10,6 +10,9 @@ import pytest
 from fake_backbone import FakeBackbone
 from PIL import Image
 
+from calib.data import ImageTable
+from calib.data.records import FileSource
+
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -41,6 +44,18 @@ def make_folder(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..
         return root
 
     return make
+
+
+@pytest.fixture
+def table(tmp_path: Path, write_image: Callable[..., Path]) -> ImageTable:
+    """Return seven different images of three classes, two of each patient."""
+    files = [write_image(tmp_path / "set" / f"{number}.png", number) for number in range(7)]
+    return ImageTable(
+        [FileSource(file) for file in files],
+        [0, 1, 2, 0, 1, 2, 0],
+        [file.name for file in files],
+        groups=[f"p{number // 2}" for number in range(7)],
+    )
 
 
 @pytest.fixture

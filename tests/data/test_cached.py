@@ -13,18 +13,6 @@ import torch
 from calib.commands.cache import _file_entry
 from calib.data import ImageTable, cache_features, encode_table
 from calib.data.features import FeatureTable
-from calib.data.records import FileSource
-
-
-@pytest.fixture
-def table(tmp_path: Path, write_image: Callable[..., Path]) -> ImageTable:
-    files = [write_image(tmp_path / "set" / f"{number}.png", number) for number in range(7)]
-    return ImageTable(
-        [FileSource(file) for file in files],
-        [0, 1, 2, 0, 1, 2, 0],
-        [file.name for file in files],
-        groups=[f"p{number // 2}" for number in range(7)],
-    )
 
 
 @pytest.mark.parametrize(

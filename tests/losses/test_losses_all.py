@@ -8,7 +8,8 @@ from calib.losses import LOSSES
 
 ALL = sorted(LOSSES)
 ON_LOGITS = [name for name in ALL if "logits" in tensors(LOSSES[name])]
-SHIFTED = ["penalty", "logitnorm"]  # the losses that see more of an image's logits than their differences
+# The losses that see more of an image's logits than their differences.
+SHIFTED = ["penalty", "logitnorm"]
 
 
 def batch(dtype=torch.float64):

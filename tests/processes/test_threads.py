@@ -121,8 +121,9 @@ for number in (1, 2):
     torch.set_num_threads(number)
     out = f"{sys.argv[1]}/{number}"
     train(load_config([*sys.argv[2:], "baselines=[]", f"out={out}"], task="prompt"))
-    changes = ["trainer.max_epochs=2", "trainer.enable_progress_bar=false", "data.shots=30", "scores=[mcp]"]
-    train_failure(load_config(["task=failure", "data.name=cxr3", *changes, f"out={out}-f"], task="failure"))
+    changes = ["trainer.max_epochs=2", "trainer.enable_progress_bar=false", "data.shots=30"]
+    little = ["scores=[mcp]", "n_resamples=20", f"out={out}-f"]
+    train_failure(load_config(["task=failure", "data.name=cxr3", *changes, *little], task="failure"))
 """
 
 

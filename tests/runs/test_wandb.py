@@ -139,7 +139,7 @@ def hanging(*args, **kwargs) -> None:
 def test_an_outage_is_said_once_and_changes_nothing(
     owner, name: str, outage, runs, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("calib.runs.wandb.OFFLINE_SECONDS", 2)
+    monkeypatch.setattr("calib.runs.wandb.OFFLINE_SECONDS", 1)
     monkeypatch.setattr(owner, name, outage)
     results = train(settings(tmp_path / "r", "seed=1"))
     assert caplog.text.count("W&B has failed") == 1
@@ -163,7 +163,7 @@ def test_an_outage_is_said_once_and_changes_nothing(
 def test_every_call_may_fail(owner, name: str, outage, runs, tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(owner, name, outage)
     folder = RunFolder(tmp_path / "r")
-    logger = WandbLogger(settings(folder.path), folder, patience=2 if outage is hanging else 60)
+    logger = WandbLogger(settings(folder.path), folder, patience=0.5 if outage is hanging else 60)
     for step in (1, 3):
         logger.log_metrics({"train/total": 1.0 / step}, step)
     logger.log_results(lambda: results_of(RunFolder(runs[1])))

@@ -13,6 +13,7 @@ import torch
 
 from calib import cli
 from calib.commands.predict import predict
+from calib.commands.shown import SafeFormatter
 from calib.core.text import printable, safe_path, safe_text
 from calib.io.tensors import load_tensors, save_tensors
 from calib.report.plots import reliability_panels, risk_coverage_diagram
@@ -67,7 +68,7 @@ def test_errors_and_log_lines_hold_no_terminal_commands_and_no_passwords(
     assert "a-secret-token" not in shown
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(cli._SafeFormatter("%(message)s"))
+    handler.setFormatter(SafeFormatter("%(message)s"))
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: a-secret-token", ("\x1b[31m.png",), None)
     handler.emit(record)
     assert stream.getvalue() == "\\x1b[31m.png: ***\n"

@@ -252,7 +252,7 @@ def _read_script(path: Path, root: str) -> dict[str, Tensor]:
         return read_torchscript(path, root)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except Exception as error:
+    except Exception as error:  # pickle, zipfile and torch raise errors of many types on damaged files
         raise ValueError(
             f"{path} cannot be read as a TorchScript archive; it may be incomplete: {error}"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from calib.config import FailureRun
 from calib.core.hashing import json_digest
 from calib.data.embeddings import Embeddings, load_embeddings
+from calib.data.features import FeatureTable
 from calib.data.images import file_id
 from calib.data.predictions import Predictions
 from calib.failure.captions import CaptionPairs
@@ -37,7 +39,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
         text_features=train.text_features, class_names=train.class_names, logit_scale=train.logit_scale
     )
     rows, free, test_rows = _rows(train, test)
-    val_rows = train.rows("val")
+    left_out, val_rows = len(rows) - len(free), train.rows("val")
     try:
         split = draw_rows(
             train.table,
@@ -49,41 +51,20 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
             seed=config.seed,
         )
     except ValueError as error:
-        left_out = len(rows) - len(free)
         copies = f" ({left_out} rows that are test rows as well were left out.)" if left_out else ""
         raise ValueError(f"{train.path}: {error}{copies}") from error
     if len(val_rows):
         val_table = train.table.subset(val_rows)
         split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
-    shown = test.table.subset(test_rows)
-    names = [Path(source.path).name for source in (train, test)]
-    test_cases = _cases(test, test_rows)
-    predictions = Predictions(
-        logits=test_cases.logits[0],
-        labels=shown.labels,
-        image_features=shown.image_features,
-        ids=shown.ids,
-        names=shown.names,
-        class_names=judged.class_names,
-        groups=shown.groups,
-        about={"method": "embeddings", "seed": config.seed, "data": names[1]},
-    )
-    record = {
-        **split.to_dict(),
-        "fit_on": "all",
-        "prompt": text_digest(train.text_features),
-        "test": fingerprint(shown),
-        "test_copies_left_out": len(rows) - len(free),
-        "data": {"name": names[0], "test": names[1], "settings": asdict(config.embeddings)},
-        "files": [file_id(Path(source.path)) for source in (train, test)],
-    }
+    shown, test_cases = test.table.subset(test_rows), _cases(test, test_rows)
+    about = {"method": "embeddings", "seed": config.seed, "data": Path(test.path).name}
     return FailureData(
         judged=judged,
         cases=_cases(train, split.train),
         val=_cases(train, split.val) if len(split.val) else None,
-        test=predictions,
+        test=_predictions(test_cases, shown, judged.class_names, about),
         test_cases=test_cases,
-        record=record,
+        record={**split.to_dict(), **_facts(config, train, test, shown, left_out)},
     )
 
 
@@ -110,40 +91,50 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
     shown = test.table.subset(test_rows)
     blocks = _pairs(test, test_rows).blocks(size)
     cases = blocks.cases
-    predictions = Predictions(
-        logits=cases.logits[0],
-        labels=cases.labels,
-        image_features=shown.image_features,
-        ids=shown.ids,
-        names=shown.names,
-        class_names=[f"candidate {number}" for number in range(cases.logits.shape[2])],
-        groups=shown.groups,
-        about={"method": "captions", "seed": config.seed, "data": Path(test.path).name},
-    )
+    names = [f"candidate {number}" for number in range(cases.logits.shape[2])]
+    about = {"method": "captions", "seed": config.seed, "data": Path(test.path).name}
     ids = {part: list(pairs.ids) for part, pairs in parts.items()}
-    record = {
-        **ids,
-        "digest": json_digest(ids),
-        "fit_on": "all",
-        "prompt": text_digest(train.text_features),
-        "test": fingerprint(shown),
-        "test_copies_left_out": len(rows) - len(free),
-        "data": {
-            "name": Path(train.path).name,
-            "test": Path(test.path).name,
-            "settings": asdict(config.embeddings),
-        },
-        "files": [file_id(Path(source.path)) for source in (train, test)],
-    }
+    facts = _facts(config, train, test, shown, len(rows) - len(free))
     return FailureData(
         judged=FrozenClassifier(text_features=None, class_names=[], logit_scale=train.logit_scale),
         cases=parts["train"].blocks(size).cases,
         val=parts["val"].blocks(size).cases if len(parts["val"]) > 1 else None,
-        test=predictions,
+        test=_predictions(cases, shown, names, about),
         test_cases=cases,
-        record=record,
+        record={**ids, "digest": json_digest(ids), **facts},
         captions=Captions(pairs=parts["train"], test_rows=blocks.rows),
     )
+
+
+def _predictions(
+    cases: FailureCases, table: FeatureTable, class_names: list[str], about: dict[str, Any]
+) -> Predictions:
+    """Return what the model says about the test images of a table."""
+    return Predictions(
+        logits=cases.logits[0],
+        labels=cases.labels,
+        image_features=table.image_features,
+        ids=table.ids,
+        names=table.names,
+        class_names=class_names,
+        groups=table.groups,
+        about=about,
+    )
+
+
+def _facts(
+    config: FailureRun, train: Embeddings, test: Embeddings, shown: FeatureTable, left_out: int
+) -> dict[str, Any]:
+    """Return what split.json says of the two files and the test images, whatever is drawn from them."""
+    paths = [Path(source.path) for source in (train, test)]
+    return {
+        "fit_on": "all",
+        "prompt": text_digest(train.text_features),
+        "test": fingerprint(shown),
+        "test_copies_left_out": left_out,
+        "data": {"name": paths[0].name, "test": paths[1].name, "settings": asdict(config.embeddings)},
+        "files": [file_id(path) for path in paths],
+    }
 
 
 def _cases(source: Embeddings, rows: Tensor) -> FailureCases:

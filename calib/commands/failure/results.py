@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib.config import FailureRun
+from calib.core import ranks
 from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData
 from calib.failure.evaluation import (
@@ -23,6 +24,7 @@ from calib.io.tensors import save_tensors
 from calib.runs.folder import RunFolder, save_figure
 
 
+@ranks.by_first
 def write_results(
     config: FailureRun,
     data: FailureData,
@@ -31,7 +33,7 @@ def write_results(
     names: Sequence[str],
     folder: RunFolder,
 ) -> None:
-    """Judge the test images by every score and write all results; metrics.json comes last.
+    """Write the head, judge the test images by every score and write all results; metrics.json comes last.
 
     Args:
         config: The settings.
@@ -41,6 +43,7 @@ def write_results(
         names: The other scores, from `score_names`.
         folder: The run's folder.
     """
+    export.save(folder.failure, run=folder.mark)
     test, head = data.test, head_name(export.head)
     scores = fit_scores(names, cases, data.judged.text_features)
     judged = judge(scores, data.test_cases, export, groups=test.groups)

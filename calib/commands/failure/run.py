@@ -6,7 +6,6 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -84,23 +83,10 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         cases = _cases(config, data, folder)
         with run_loggers(config, folder) as loggers:
             export = _fit(config, data, cases, head, loss, folder, loggers)
-            _write(config, data, cases, export, names, folder)
+            write_results(config, data, cases, export, names, folder)
             results = _results(folder, reused=False)
             close_loggers(loggers, results["scores"][results["head"]], folder)
     return results
-
-
-@ranks.by_first
-def _write(
-    config: FailureRun,
-    data: FailureData,
-    cases: FailureCases,
-    export: FailureHead,
-    names: Sequence[str],
-    folder: RunFolder,
-) -> None:
-    export.save(folder.failure, run=folder.mark)
-    write_results(config, data, cases, export, names, folder)
 
 
 def _as_begun(config: FailureRun, data: FailureData, folder: RunFolder) -> FailureData:
@@ -169,14 +155,14 @@ def _fit(
     head: ViLU,
     loss: dict[str, Any],
     folder: RunFolder,
-    logger: list[Logger],
+    loggers: list[Logger],
 ) -> FailureHead:
     """Train the head, from its last checkpoint if there is one, and return it ready for export."""
     epochs = int(config.trainer.get("max_epochs") or CHECKPOINTS)
     trainer = make_trainer(
         config,
         folder,
-        logger,
+        loggers,
         validate=data.val is not None,
         every_n_epochs=max(1, epochs // CHECKPOINTS),
         may_rest=not config.head.keep_frozen,

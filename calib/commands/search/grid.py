@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from calib.config import FailureRun, PromptRun, load_config
+from calib.config import PromptRun, load_config
 from calib.config.written import divided, from_argument, read
 from calib.core.errors import unknown_name
 
@@ -212,5 +212,5 @@ def values_of(text: str) -> list[str]:
 def _settings(fixed: Sequence[str], point: Point) -> PromptRun:
     changes = [f"{key}={value}" for key, value in point.changes.items()]
     config = load_config([*fixed, *changes, "baselines=[]"], task="prompt")
-    assert not isinstance(config, FailureRun)
+    assert isinstance(config, PromptRun)
     return config

@@ -71,21 +71,21 @@ def new_run(point: Point, config: PromptRun, path: Path) -> Run:
 
 
 def stacks(
-    runs: Sequence[Run], commons: dict[str, SharedInputs], size: int
+    runs: Sequence[Run], shared: dict[str, SharedInputs], size: int
 ) -> Iterator[list[tuple[Run, RunInputs]]]:
     """Yield the runs in groups that can be trained side by side, with their data.
 
     Args:
         runs: Runs to train.
-        commons: Backbones and data sets already there; new ones are added.
+        shared: Backbones and data sets already there; new ones are added.
         size: Runs per group at most.
     """
     groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
-        place = sharing_key(run.config)
-        if place not in commons:
-            commons[place] = load_shared(run.config)
-        prepared = draw(run.config, commons[place])
+        key = sharing_key(run.config)
+        if key not in shared:
+            shared[key] = load_shared(run.config)
+        prepared = draw(run.config, shared[key])
         check_trainable(run.objective, prepared.task.class_names)
         new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
         groups.setdefault(_stack_key(run.config), []).append((run, prepared))

@@ -32,8 +32,6 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 WARM_UP = 4  # no trial is stopped in the first quarter of its epochs: they are the warm-up and say little
 SEARCH = "search"  # of a study: the digest of the search whose trials it holds
 log = logging.getLogger(__name__)
-
-
 AGAIN = (
     "Put back a copy of it, or delete it: the same command then searches again, and reads finished runs from "
     "their folders."
@@ -193,11 +191,9 @@ class Study:
         """Say what goes wrong with the file as one error that names it, whatever library it comes from."""
         try:
             yield
-        except (ValueError, OSError, BusyError) as error:
-            if isinstance(error, StudyError | OSError):
-                raise
-            raise StudyError(self._damaged(error)) from error
-        except Exception as error:  # of SQLAlchemy, sqlite3 and optuna, which share no class
+        except (StudyError, OSError):
+            raise
+        except Exception as error:  # of SQLAlchemy, sqlite3, optuna and json, which share no class
             raise StudyError(self._damaged(error)) from error
 
     def _damaged(self, error: Exception) -> str:

@@ -107,15 +107,15 @@ def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[
     """
     named = {run.point.name: run for run in runs}
     missing = {name: run for name, run in named.items() if run.config.overwrite or not run.folder.finished}
-    commons: dict[str, SharedInputs] = {}
+    shared: dict[str, SharedInputs] = {}
     begun = []
     for path, names in _members(folder):
         if set(names) <= named.keys() and missing.keys() & set(names):
-            made = list(stacks([named[name] for name in names], commons, len(names)))
+            made = list(stacks([named[name] for name in names], shared, len(names)))
             if len(made) == 1 and stack_folder(folder, made[0]).path == path:
                 begun += made
                 missing = {name: run for name, run in missing.items() if name not in names}
-    return [*begun, *stacks(list(missing.values()), commons, size)]
+    return [*begun, *stacks(list(missing.values()), shared, size)]
 
 
 def _members(folder: Path) -> list[tuple[Path, list[str]]]:

@@ -87,12 +87,12 @@ def tune(search: Search) -> dict[str, Any]:
     settings = search.settings
     folder = Path(settings.out or Path("runs") / f"tune-{json_digest(sorted(search.arguments))[:6]}")
     if settings.workers == 1:
-        commons: dict[str, SharedInputs] = {}
+        shared: dict[str, SharedInputs] = {}
         first = _runs(0, search.first, search, folder / ".first")
         # What is wrong with the data is said before anything is written.
-        _check_validated(next(stacks(first, commons, len(first))))
+        _check_validated(next(stacks(first, shared, len(first))))
         claim(folder, search)
-        work(search, folder, commons)
+        work(search, folder, shared)
         return report(search, folder)
     own = {**asdict(settings), "workers": 1, "out": str(folder)}
     words = [f"{key}={value}" for key, value in own.items()]
@@ -136,13 +136,13 @@ def claim(folder: Path, search: Search) -> None:
         raise ValueError(f"The folder '{folder}' belongs to another search: {said}. {OTHER}")
 
 
-def work(search: Search, folder: Path, commons: dict[str, SharedInputs]) -> None:
+def work(search: Search, folder: Path, shared: dict[str, SharedInputs]) -> None:
     """Train trials until none is left.
 
     Args:
         search: What is searched.
         folder: Its folder, claimed.
-        commons: Backbones and data that are there; each is loaded once per process.
+        shared: Backbones and data that are there; each is loaded once per process.
     """
     config = search.config(search.first, search.seeds[0])
     study = Study(folder, search, epochs=int(config.trainer.get("max_epochs") or 1))
@@ -151,7 +151,7 @@ def work(search: Search, folder: Path, commons: dict[str, SharedInputs]) -> None
             if claimed is None:
                 return
             try:
-                value = _value(claimed, study, search, commons)
+                value = _value(claimed, study, search, shared)
             except StoppedError as stop:
                 study.tell(claimed, why=str(stop))
                 shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
@@ -164,7 +164,7 @@ def work(search: Search, folder: Path, commons: dict[str, SharedInputs]) -> None
                 log.info("Trial %d: val. %s %.4f with %s", claimed.number, by, value, _words(claimed))
 
 
-def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, SharedInputs]) -> float:
+def _value(claimed: Claimed, study: Study, search: Search, shared: dict[str, SharedInputs]) -> float:
     """Train a trial's seeds side by side and return their mean validation metric."""
     twin = study.twin(claimed)
     if twin is not None:
@@ -175,7 +175,7 @@ def _value(claimed: Claimed, study: Study, search: Search, commons: dict[str, Sh
         return twin.value
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
-        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, commons, len(runs)))
+        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, shared, len(runs)))
         for stack in todo:
             _check_validated(stack)
     except (ForeignFileError, StudyError):

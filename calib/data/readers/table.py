@@ -16,8 +16,6 @@ from calib.data.records import FileSource, ImageTable
 from calib.data.task import SPLITS, ClassNames, Splits
 
 KEY_OF = {name: key for key, usual in COLUMNS.items() for name in usual}
-
-
 TABLE_SUFFIXES = (*DELIMITERS, ".parquet")
 
 

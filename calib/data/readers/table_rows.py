@@ -22,18 +22,10 @@ COLUMNS = {
     "group": ("group", "patient", "patient_id"),
     "id": ("id",),
 }
-
-
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-
-
 SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t"}  # how a tab can be written on a command line
-
-
 MAX_ROWS = 10_000_000  # of a Parquet table, whose rows can be repeated without end in few bytes
-
-
-MAX_BYTES = 4 << 30
+MAX_BYTES = 4 << 30  # of its columns, unpacked
 
 
 @dataclass(frozen=True)
