@@ -84,6 +84,13 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[str]:
             yield from keys_of(inner, f"{prefix}{name}.")
 
 
+def test_help_names_every_loss_with_its_settings(capsys) -> None:
+    assert main(["train", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "smac (alpha=0.05), as, mdca" in printed
+    assert "mmce (kernel_width=0.4, official=false)" in printed
+
+
 def test_without_a_command_the_commands_are_listed(capsys) -> None:
     assert main([]) == 2
     printed = capsys.readouterr().out
