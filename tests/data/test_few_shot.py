@@ -138,7 +138,7 @@ def test_a_small_class_is_named_with_its_numbers() -> None:
     )
     with pytest.raises(ValueError, match=message):
         few_shot_split(labels, ids, 4, val_shots=2, seed=0, class_names=["A", "STR", "C"])
-    message = r"Class 0 has 20 different images in 1 groups .*; 2 training and 2 .* without a shared group"
+    message = r"Class 1 has 5 different images in 1 groups .*; 2 training and 2 .* without a shared group"
     with pytest.raises(ValueError, match=message):
         few_shot_split(labels, ids, 2, val_shots=2, seed=0, groups=["p"] * 45)
 
@@ -181,6 +181,8 @@ def test_a_class_without_any_image_is_named() -> None:
         ValueError, match=r"Class 1 has 0 different images.*Add images of this class, or leave"
     ):
         few_shot_split(labels, ids, None, seed=0)
+    with pytest.raises(ValueError, match=r"Class 1 \('b'\) has 0 .*Add images"):  # not class 0, with 8
+        few_shot_split(*make([8]), 8, val_shots=4, seed=0, class_names=["a", "b"])
     with pytest.raises(ValueError, match=r"Class 3 \('d'\) has 0 different images"):
         few_shot_split(*make([4, 4, 4]), 2, seed=0, class_names=["a", "b", "c", "d"])
 
