@@ -13,6 +13,7 @@ from calib.config import DataConfig, part_from_dict, setting_of
 from calib.prompts.export import Prompt
 from calib.runs.identity import flat
 
+SHARES = ("\\\\", "//")  # how paths of Windows to other machines begin
 PIXELS = ("grey16_max",)  # options that say what pixels mean, whatever data they are of
 
 
@@ -72,6 +73,8 @@ def _risks(data: DataConfig) -> Iterator[tuple[str, Any, str]]:
     options = data.options
     if data.name == "hf" and data.root is not None and not os.path.exists(data.root):
         yield "root", data.root, f"names data that may be on the Hugging Face hub ({data.root})"
+    elif data.root is not None and data.root[:2] in SHARES:
+        yield "root", data.root, f"names data on another machine ({data.root})"
     if options.get("dataset") is not None:
         yield "options", options, f"names a data set on the Hugging Face hub ({options['dataset']})"
     if options.get("allow_outside"):

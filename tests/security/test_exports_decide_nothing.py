@@ -122,6 +122,8 @@ def test_the_cache_is_where_this_command_says(
             {"name": "table", "root": "/tmp", "options": {"table": {"train": "a.csv", "test": "../b.csv"}}},
             "data.options.table.train=a.csv data.options.table.test=../b.csv",
         ),
+        ({"name": "folder", "root": "//evil/share"}, "data.root=//evil/share"),
+        ({"name": "folder", "root": r"\\evil\share"}, r"'data.root=\\evil\share'"),
         ({"name": "hf", "options": {"dataset": "$(id)"}}, "'data.options.dataset=$(id)'"),
     ],
 )
