@@ -307,3 +307,9 @@ def test_a_number_without_end_is_refused(text: str) -> None:
     for key in ("optim.lr", "optim.weight_decay"):
         with pytest.raises(ValueError, match=rf"{key} must be"):
             load_config([f"{key}={text}"], task="prompt")
+
+
+def test_what_cannot_be_resolved_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("preset: ${data}\n")
+    with pytest.raises(ValueError, match=r"cannot be resolved: .*read from .*s\.yaml"):
+        load_config([str(tmp_path / "s.yaml")], task="prompt")
