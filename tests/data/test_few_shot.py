@@ -138,7 +138,7 @@ def test_a_small_class_is_named_with_its_numbers() -> None:
     )
     with pytest.raises(ValueError, match=message):
         few_shot_split(labels, ids, 4, val_shots=2, seed=0, class_names=["A", "STR", "C"])
-    message = r"Class 1 has 5 different images in 1 groups .*; 2 training and 2 .* without a shared group"
+    message = r"Class 0 has 20 different images in 1 groups .*; 2 training and 2 .* without a shared group"
     with pytest.raises(ValueError, match=message):
         few_shot_split(labels, ids, 2, val_shots=2, seed=0, groups=["p"] * 45)
 
