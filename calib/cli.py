@@ -20,6 +20,7 @@ from calib.commands.search.space import search_of
 from calib.commands.shown import show_warnings
 from calib.config import EvaluateRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
+from calib.config.names import check_root
 from calib.core.errors import WriteError, unknown_name
 from calib.core.text import printable, redacted
 from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
@@ -305,6 +306,7 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
         main = row.function()
         show_warnings()
         return main(given)
+    check_root(getattr(given, "data", None))
     from calib.processes.join import in_processes
     from calib.runs.trainer import check_trainer
 

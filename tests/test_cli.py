@@ -18,7 +18,8 @@ import calib.cli
 from calib.backbones import create_backbone
 from calib.cli import COMMANDS, After, Command, main, run
 from calib.commands.failure.run import loss_settings
-from calib.config import SCHEMAS, FailureLossConfig, dataclass_of, load_config
+from calib.config import SCHEMAS, DataConfig, FailureLossConfig, dataclass_of, load_config
+from calib.config.names import LAYOUTS, check_root
 from calib.data import load_data
 from calib.failure.evaluation import score_names
 from calib.losses import LOSSES, Objective, resolve_terms
@@ -84,6 +85,13 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[str]:
             yield from keys_of(inner, f"{prefix}{name}.")
 
 
+def test_help_names_every_loss_with_its_settings(capsys) -> None:
+    assert main(["train", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "smac (alpha=0.05), as, mdca" in printed
+    assert "mmce (kernel_width=0.4, official=false)" in printed
+
+
 def test_without_a_command_the_commands_are_listed(capsys) -> None:
     assert main([]) == 2
     printed = capsys.readouterr().out
@@ -106,6 +114,7 @@ def test_help_of_predict(capsys) -> None:
     [
         (["train", "sed=1"], 1),
         (["evaluate", "runs/x", "n_bin=3"], 1),
+        (["train", "data.name=folder", "data.root=no/such"], 1),
         (["train", "-h"], 0),
         (["predict", "runs/x", "x.png", "--batch-size", "0"], 1),
         (["predict", "runs/x", "x.png", "--devise", "cpu"], 2),
@@ -124,6 +133,20 @@ def test_a_typo_and_help_are_answered_before_anything_heavy_is_imported(
         "assert not {'torch', 'lightning'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_images_that_are_not_there_are_answered_in_the_words_of_the_reader(name: str, tmp_path: Path) -> None:
+    said = []
+    for ask in (
+        lambda: check_root(DataConfig(name=name, root=str(tmp_path / "no"))),
+        lambda: load_data(name, tmp_path / "no"),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"\(data\.root\)") as caught:
+            ask()
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    check_root(DataConfig(name=name, root=str(tmp_path)))
 
 
 # What is typed, and what says no to that name where it is used.

@@ -9,7 +9,9 @@ import textwrap
 import typing
 from typing import Any
 
-from calib.config import SCHEMAS, dataclass_of
+from calib.config import SCHEMAS, PromptRun, dataclass_of
+from calib.config.names import TABLES
+from calib.core.tables import names_in, settings_in
 
 WIDTH = 108
 INDENT = " " * 6
@@ -44,7 +46,19 @@ def _lines(schema: type, values: Any, prefix: str) -> list[str]:
         else:
             lines.append(f"  {prefix}{field.name}={_written(value)}")
             lines += _wrapped(said[field.name], INDENT)
+            if (schema, field.name) == (PromptRun, "loss"):
+                lines += _wrapped(_losses(), INDENT)
     return lines
+
+
+def _losses() -> str:
+    """Return every loss with its own settings and their defaults."""
+    table = TABLES["loss"][0]
+    listed = []
+    for name in names_in(*table):
+        own = ", ".join(f"{key}={_written(value)}" for key, value in settings_in(*table, name).items())
+        listed.append(f"{name} ({own})" if own else name)
+    return f"The losses, each with a weight and these settings: {', '.join(listed)}."
 
 
 def _wrapped(text: str, start: str) -> list[str]:

@@ -33,6 +33,10 @@ def check_keys(values: Any, schema: type, *, known: Sequence[str], source: str, 
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
+            first, *rest = str(key).split(".")
+            if rest and first in fields:
+                nested = ": {".join([first, *rest]) + ": ..." + "}" * len(rest)
+                raise ValueError(f"{source}: in a file the key '{name}' is written without dots, {nested}.")
             likely = _likely(name, [*known, *(prefix + field for field in fields)])
             error = unknown_name("key", key, fields, prefix=prefix, meant=likely)
             raise ValueError(f"{source}: {error}")

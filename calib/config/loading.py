@@ -127,10 +127,10 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     for values, source in read_changes:
         merged = _merge(merged, values, schema, source=source, task=task)
     try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
-    try:
+        try:
+            config = OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            raise ValueError(f"The settings cannot be resolved: {first_line(error)}") from error
         check_ranges(config)
         check_names(config)
     except ValueError as error:

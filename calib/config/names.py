@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from calib.config.schema import FailureRun, PromptRun
@@ -20,6 +21,9 @@ TABLES = {
     "score": [("calib.scores.registry", "SCORES")],
     "weighting": [("calib.losses.failure", "WEIGHTINGS")],
 }
+
+# Data sets whose images lie in a place here, and what that place is.
+LAYOUTS = {"folder": "folder", "table": "folder or table", "medmnist": "file or folder"}
 
 
 def check_names(config: Any) -> None:
@@ -48,6 +52,23 @@ def check_names(config: Any) -> None:
         _check("weighting", config.loss.weighting)
         for score in config.scores:
             _check("score", score)
+
+
+def check_root(data: Any) -> None:
+    """Refuse images of one's own that are not there, with the words of the readers; imports none of them.
+
+    Args:
+        data: Settings of the data; anything else passes.
+
+    Raises:
+        FileNotFoundError: There is no such folder or file.
+    """
+    what = LAYOUTS.get(getattr(data, "name", ""))
+    if what is None or data.root is None:
+        return
+    root = Path(data.root).expanduser()
+    if not (root.is_dir() if what == "folder" else root.exists()):
+        raise FileNotFoundError(f"There is no {what} {root} (data.root).")
 
 
 def known_names(kind: str) -> list[str]:

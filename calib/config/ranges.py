@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
@@ -72,6 +73,8 @@ def _check(key: str, one: Setting, value: Any) -> None:
         return
     if one.one_of and value not in one.one_of:
         raise unknown_name(f"value of {key}", value, one.one_of)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, got {value}.")
     if one.at_least is not None and not (isinstance(value, int | float) and value >= one.at_least):
         raise ValueError(f"{key} must be at least {one.at_least}, got {value}.")
     if one.above is not None and one.below is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from calib.core.text import names_a_secret, redacted
+from calib.core.text import HIDDEN, names_a_secret, redacted
 
 MAX_YAML = 1 << 20  # bytes of a file of settings
 MAX_VALUES = 200_000  # of a file of settings, its aliases written out
@@ -76,10 +76,13 @@ def check_values(values: Any, source: str) -> None:
                 "${data.name}, and to nothing else: not to environment variables either, since settings are "
                 "saved and shared."
             )
+        if "\0" in text:
+            raise SettingsError(f"{source}: key '{key}' holds a null byte, which no text has.")
         if redacted(text) != text or (text and names_a_secret(key.rpartition(".")[2])):
             raise SettingsError(
-                f"{source}: key '{key}' holds a password or an access token, and settings are saved and "
-                "shared. Leave it to the environment (HF_TOKEN, WANDB_API_KEY, ~/.netrc)."
+                f"{source.replace(text, HIDDEN)}: key '{key}' holds a password or an access token, and "
+                "settings are saved and shared. Leave it to the environment (HF_TOKEN, WANDB_API_KEY, "
+                "~/.netrc)."
             )
     if references > MAX_REFERENCES:
         raise SettingsError(

@@ -174,7 +174,7 @@ def few_shot_split(
     if at_most:
         train, val = draw_at_most(pools, owner, shots, val_shots)
         _say_fewer(train, val, shots, val_shots, class_names)
-    for label, pool in enumerate(pools):
+    for label, pool in sorted(enumerate(pools), key=lambda each: bool(each[1])):  # an empty one is named
         few_val = len(val[label]) < val_shots and not at_most
         if len(train[label]) < (1 if at_most else shots or 1) or few_val:
             name = f" ('{class_names[label]}')" if class_names and label < len(class_names) else ""

@@ -75,6 +75,29 @@ def number_labels(
     return indices, [str(name) for name in class_names]
 
 
+def check_texts(class_names: ClassNames | None) -> None:
+    """Refuse class names that are no text: other programs make other things of words such as no and 010.
+
+    Args:
+        class_names: Names in label order, or label to name. None: there are none to check.
+
+    Raises:
+        ValueError: They are a single text, or a name is of another type; the message shows it.
+
+    Example:
+        >>> check_texts([False, "yes"])
+        Traceback (most recent call last):
+        ValueError: data.class_names must hold text, not False (bool). Put it in quotes.
+    """
+    if isinstance(class_names, str):
+        raise ValueError(f"data.class_names must be a list of names, not the text {class_names!r}.")
+    for name in class_names.values() if isinstance(class_names, Mapping) else class_names or ():
+        if not isinstance(name, str):
+            raise ValueError(
+                f"data.class_names must hold text, not {name!r} ({type(name).__name__}). Put it in quotes."
+            )
+
+
 def are_indices(found: Sequence[str]) -> bool:
     """Return whether labels are indices already: whole numbers, or true and false."""
     return bool(_indices(found))

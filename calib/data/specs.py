@@ -11,6 +11,7 @@ from typing import Any
 
 from calib.core.errors import unknown_name
 from calib.data.first_look import looked_at
+from calib.data.labels import check_texts
 from calib.data.notices import warn_of_absent_classes
 from calib.data.reader_options import check_options
 from calib.data.readers.embedded import embedded_reader
@@ -97,6 +98,7 @@ def load_data(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
         )
     root = None if root is None else os.path.expanduser(root)
+    check_texts(class_names)
     if spec.class_names is not None:
         class_names = (
             spec.class_names

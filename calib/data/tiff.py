@@ -35,6 +35,8 @@ def why_misread(image: Image.Image) -> str | None:
         return "stores colour (YCbCr) at a lower resolution, uncompressed. Save it as RGB"
     if photo == INKS and tags.get(INK_SET, 1) != 1:
         return "is of inks other than cyan, magenta, yellow and black. Save it as RGB"
+    if photo == INKS and bits > 8:  # Pillow keeps the upper half of each value
+        return f"has inks (CMYK) of {bits} bits, of which no more than 8 are read. Save it as RGB"
     if image.mode in ("P", "PA") and palette is not None and 0 < max(palette) < 256:
         return "has a palette of 8-bit colours, where 16 bits are meant, and would be black. Save it as RGB"
     return None

@@ -26,22 +26,24 @@ LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
 PART = ".part"  # how the names of files end that are being written
 PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ETIMEDOUT}
 PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
-# The folders that this process works in, each with a handle of it; see `kept`.
-_KEPT: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("kept", default=())
+# The folders that this process works in, each with a handle of it and its sign; see `kept`.
+_KEPT: ContextVar[tuple[tuple[str, int, _Sign | None], ...]] = ContextVar("kept", default=())
 
 
 class MovedError(OSError):
-    """A folder was renamed or removed while it was worked in; the message says what to do."""
+    """A folder was renamed, removed or emptied while it was worked in; the message says what to do."""
 
 
 @contextlib.contextmanager
-def kept(folder: str | Path) -> Iterator[None]:
-    """Have nothing written in a folder, while the block runs, once it is renamed, removed or replaced.
+def kept(folder: str | Path, sign: str | Path | None = None) -> Iterator[None]:
+    """Have nothing written in a folder, while the block runs, once it is renamed, removed or emptied.
 
     `atomic_path` would make it anew: half a folder, beside the one that was meant.
 
     Args:
         folder: The folder, which is there.
+        sign: A file in it that stays there once it is written: without it the folder was emptied. None: there
+            is none.
     """
     try:
         # While it is open, its number stays, also on network file systems.
@@ -49,7 +51,9 @@ def kept(folder: str | Path) -> Iterator[None]:
     except OSError:  # systems without handles of folders
         yield
         return
-    before = _KEPT.set((*_KEPT.get(), (os.path.abspath(folder), handle)))
+    before = _KEPT.set(
+        (*_KEPT.get(), (os.path.abspath(folder), handle, None if sign is None else _Sign(sign)))
+    )
     try:
         yield
     finally:
@@ -57,12 +61,31 @@ def kept(folder: str | Path) -> Iterator[None]:
         os.close(handle)
 
 
+class _Sign:
+    """A file that stays where it is once it was seen."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._seen = os.path.abspath(path), False
+
+    def is_gone(self) -> bool:
+        """Return whether the file was there and is no more."""
+        there = os.path.exists(self.path)
+        self._seen = self._seen or there
+        return self._seen and not there
+
+
 def _refuse_moved(path: Path) -> None:
-    for folder, handle in _KEPT.get():
-        if not Path(os.path.abspath(path)).is_relative_to(folder):
+    target = os.path.abspath(path)
+    for folder, handle, sign in _KEPT.get():
+        if not Path(target).is_relative_to(folder):
             continue
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                if sign is not None and sign.is_gone() and target != sign.path:
+                    raise MovedError(
+                        f"The folder '{folder}' was emptied while this process worked in it; nothing more is "
+                        "written. Remove what is left of it, and begin anew with the same command."
+                    )
                 continue
         raise MovedError(
             f"The folder '{folder}' was renamed or removed while this process worked in it; nothing more is "

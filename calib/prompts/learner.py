@@ -114,6 +114,14 @@ def _sentence(
     """Return the tokens (L,) of one class's sentence and the places (M,) of the context in it."""
     filler = [backbone.filler_id]
     name_pieces = backbone.piece_ids(f"{name}.")
+    count = n_ctx + len(name_pieces)  # counted before they are made: a number from a file may be any
+    fits = count <= backbone.max_pieces
+    if not fits and (not truncate or class_position != "end" or n_ctx >= backbone.max_pieces):
+        raise ValueError(
+            f"Class name '{name}' does not fit: {n_ctx} context tokens and {len(name_pieces)} tokens "
+            f"of the name make {count}, and {backbone.name} takes {backbone.max_pieces}. Shorten "
+            "the name (data.class_names) or lower prompt.n_ctx."
+        )
     if class_position == "end":
         pieces, slots = filler * n_ctx + name_pieces, list(range(n_ctx))
     else:
@@ -122,14 +130,7 @@ def _sentence(
         before = n_ctx // 2 if class_position == "middle" else 0
         pieces = filler * before + bare + filler * (n_ctx - before) + stop
         slots = list(range(before)) + list(range(before + len(bare), len(bare) + n_ctx))
-    if len(pieces) > backbone.max_pieces:
-        if not truncate or class_position != "end" or n_ctx >= backbone.max_pieces:
-            raise ValueError(
-                f"Class name '{name}' does not fit: {n_ctx} context tokens and {len(pieces) - n_ctx} tokens "
-                f"of the name make {len(pieces)}, and {backbone.name} takes {backbone.max_pieces}. Shorten "
-                "the name (data.class_names) or lower prompt.n_ctx."
-            )
-        pieces = pieces[: backbone.max_pieces]
+    pieces = pieces[: backbone.max_pieces]
     return backbone.assemble(pieces), torch.tensor(slots) + backbone.start_length
 
 

@@ -195,7 +195,7 @@ class RunFolder:
             WriteError: It cannot be written.
         """
         try:
-            with locked(self.lock, patience=patience), kept(self.path):
+            with locked(self.lock, patience=patience), kept(self.path, self.config):
                 if tidy:
                     remove_unfinished(self.path)
                     for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):

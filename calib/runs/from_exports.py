@@ -13,6 +13,9 @@ from calib.config import DataConfig, part_from_dict, setting_of
 from calib.prompts.export import Prompt
 from calib.runs.identity import flat
 
+SHARES = ("\\\\", "//")  # how paths of Windows to other machines begin
+PIXELS = ("grey16_max",)  # options that say what pixels mean, whatever data they are of
+
 
 def own_data(prompt: Prompt, source: str) -> DataConfig | None:
     """Return the data settings a prompt was trained with, checked like any others. None: it has none.
@@ -36,7 +39,8 @@ def data_from_export(
     """Return the data settings of a prompt, changed by what the user asked for on this command.
 
     Of the export is never taken what affects no result: where the cache lies, how many images are encoded at
-    once. What would use the network or leave the folder of the data has to be asked for.
+    once; and where other data are named, not where its own lie and how these are read. What would use the
+    network or leave the folder of the data has to be asked for.
 
     Args:
         own: The prompt's, from `own_data`.
@@ -51,6 +55,9 @@ def data_from_export(
     names = {each.name for each in fields(DataConfig)}
     free = {name for name in names if setting_of(DataConfig, name).affects == "nothing"}
     from_here = (free | set(asked) | (names - set(take) if take else set())) - {"name"}
+    if "name" in asked and here.name != own.name:  # which lie elsewhere and are read otherwise
+        from_here.add("root")
+        own = replace(own, options={key: own.options[key] for key in PIXELS if key in own.options})
     data = replace(own, **{name: getattr(here, name) for name in from_here}, name=here.name or own.name)
     if "root" in asked and "options" not in asked and data.root is not None and os.path.isfile(data.root):
         data.options = {key: value for key, value in data.options.items() if key != "table"}  # root is one
@@ -68,6 +75,8 @@ def _risks(data: DataConfig) -> Iterator[tuple[str, Any, str]]:
     options = data.options
     if data.name == "hf" and data.root is not None and not os.path.exists(data.root):
         yield "root", data.root, f"names data that may be on the Hugging Face hub ({data.root})"
+    elif data.root is not None and data.root[:2] in SHARES:
+        yield "root", data.root, f"names data on another machine ({data.root})"
     if options.get("dataset") is not None:
         yield "options", options, f"names a data set on the Hugging Face hub ({options['dataset']})"
     if options.get("allow_outside"):

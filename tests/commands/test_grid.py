@@ -47,6 +47,8 @@ def test_a_random_sample_keeps_all_seeds_of_each_combination() -> None:
         (["baselines=[coop]"], "A sweep has no baselines.*preset=calibprompt,coop"),
         (["optim.lr=0.1,fast"], "optim.lr"),
         (["optim.lrr=0.1,0.2"], "Did you mean 'optim.lr'"),
+        (["seed=1,2,1"], "seed=1,2,1 lists a value twice"),
+        (["preset=coop,ls,coop"], "lists a value twice"),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], message: str) -> None:
@@ -65,3 +67,19 @@ def test_bad_arguments_are_named(arguments: list[str], message: str) -> None:
 def test_lists_and_ranges_that_say_something_else_are_refused(argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expand([argument])
+
+
+def test_points_whose_values_read_alike_have_folders_of_their_own() -> None:
+    same = ["data.template='a {}','a, {}','a? {}'", "seed=1..2"]
+    found = names(*same)
+    assert len(set(found)) == 6
+    assert found == names(*same)
+    assert len({name.casefold() for name in names("prompt.init=Scan,scan", "prompt.n_ctx=1")}) == 2
+    plain = names("data.template='a {}','b {}'")
+    assert plain == ["data.template-_a", "data.template-_b"]
+
+
+def test_a_folder_name_is_never_longer_than_a_file_system_takes() -> None:
+    long = names(f"data.template='{'病' * 90} {{}}','{'病' * 90}, {{}}','b {{}}'")
+    assert len(set(long)) == 3
+    assert all(len(name.encode()) <= 200 for name in long)

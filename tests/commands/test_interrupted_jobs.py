@@ -152,6 +152,23 @@ def test_a_sweep_killed_between_two_runs_of_a_stack_writes_the_rest_from_the_sam
     assert not list((tmp_path / "cut").glob(".stack-*"))
 
 
+def test_a_run_whose_folder_is_emptied_stops(runs, tmp_path: Path, monkeypatch, capsys) -> None:
+    """As by `rm -r` that meets a file written meanwhile: the folder itself stays."""
+    write, folder = calib.runs.last_state.write_curves, tmp_path / "run"
+
+    def empty(path: Path, rows) -> None:
+        write(path, rows)
+        if len(rows) == 2:
+            for each in folder.iterdir():
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calib.runs.last_state, "write_curves", empty)
+        assert run("train", [*ALONE, f"out={folder}"]) == 1
+    assert "run' was emptied while this process worked in it" in capsys.readouterr().err
+    assert run("train", [*ALONE, f"out={folder}"]) == 0
+
+
 @pytest.mark.parametrize("how", ["rename", "remove"])
 def test_a_run_whose_folder_is_renamed_or_removed_stops_and_makes_nothing(
     runs, tmp_path: Path, monkeypatch, capsys, caplog, how: str

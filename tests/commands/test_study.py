@@ -122,6 +122,13 @@ def test_the_study_of_another_search_is_refused(folder: Path, tmp_path: Path) ->
     assert "holds the trials of another search than search.json beside it" in refused(folder)
 
 
+def test_the_prompt_of_another_trial_is_refused_by_name(folder: Path) -> None:
+    first, second = sorted(folder.glob("trial-*"))[:2]
+    shutil.copy(second / "prompt.safetensors", first / "prompt.safetensors")
+    with pytest.raises(ValueError, match=rf"{first.name}/prompt\.safetensors belongs to another run"):
+        tune(search_in(folder))
+
+
 def test_without_its_study_a_search_reads_its_runs_again(folder: Path, finished: Path) -> None:
     (folder / "study.db").unlink()
     again(folder)

@@ -287,3 +287,29 @@ def test_the_types_of_the_options_are_those_that_the_readers_take() -> None:
             kinds = {typing.get_origin(part) or part for part in parts} - {type(None)}
             known = {Mapping: dict, Sequence: list}
             assert {known.get(kind, kind) for kind in kinds} == ours[option], (spec.name, option)
+
+
+@pytest.mark.parametrize(
+    ("text", "nested"),
+    [("optim.lr: 1", "optim: {lr: ...}"), ("data.options.flag: x", "data: {options: {flag: ...}}")],
+)
+def test_a_key_with_dots_in_a_file_is_answered_with_how_it_is_written(
+    tmp_path: Path, text: str, nested: str
+) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ValueError, match="without dots") as caught:
+        load_config([str(tmp_path / "s.yaml")], task="prompt")
+    assert str(caught.value).endswith(f"is written without dots, {nested}.")
+
+
+@pytest.mark.parametrize("text", ["inf", ".inf", "1e400", "-inf", "nan"])
+def test_a_number_without_end_is_refused(text: str) -> None:
+    for key in ("optim.lr", "optim.weight_decay"):
+        with pytest.raises(ValueError, match=rf"{key} must be"):
+            load_config([f"{key}={text}"], task="prompt")
+
+
+def test_what_cannot_be_resolved_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("preset: ${data}\n")
+    with pytest.raises(ValueError, match=r"cannot be resolved: .*read from .*s\.yaml"):
+        load_config([str(tmp_path / "s.yaml")], task="prompt")

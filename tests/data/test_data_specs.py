@@ -2,6 +2,7 @@ import csv
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -283,3 +284,17 @@ def test_missing_packaged_features_are_explained(tmp_path: Path, monkeypatch: py
         FileNotFoundError, match=r"lacks the packaged features of 'lc25000'; give the images \(data\.root\)"
     ):
         load_data("lc25000")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([False, True, "x"], r"must hold text, not False \(bool\)"),
+        ([1, 2, 3], r"must hold text, not 1 \(int\)"),
+        ({"pneumonia": "P", "covid19": None, "no_finding": "N"}, r"must hold text, not None"),
+        ("abc", "must be a list of names, not the text 'abc'"),
+    ],
+)
+def test_class_names_that_are_no_text_are_refused(names: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_data("cxr3", class_names=names)

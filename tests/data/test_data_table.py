@@ -252,6 +252,11 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
             "disease,",
             r"no column for the label \(one of: label, class\).*data\.options\.columns\.label=NAME",
         ),
+        (
+            "file,label",
+            "x,label",
+            r"no column for the file .*Say which it is: data\.options\.columns\.file=x\.",
+        ),
         ("split,patient", "fold,patient", r"has no split column \(columns: file, label, fold, patient\)"),
         ("file,label", "file,file", r"more than one column 'file'"),
         ("patient\n", "group\n", None),

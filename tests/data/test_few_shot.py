@@ -181,6 +181,8 @@ def test_a_class_without_any_image_is_named() -> None:
         ValueError, match=r"Class 1 has 0 different images.*Add images of this class, or leave"
     ):
         few_shot_split(labels, ids, None, seed=0)
+    with pytest.raises(ValueError, match=r"Class 1 \('b'\) has 0 .*Add images"):  # not class 0, with 8
+        few_shot_split(*make([8]), 8, val_shots=4, seed=0, class_names=["a", "b"])
     with pytest.raises(ValueError, match=r"Class 3 \('d'\) has 0 different images"):
         few_shot_split(*make([4, 4, 4]), 2, seed=0, class_names=["a", "b", "c", "d"])
 

@@ -163,6 +163,8 @@ def test_palettes_with_alpha_are_laid_over_black(tmp_path: Path) -> None:
         (tiff(EIGHT[..., 0], t262=None), r"does not say whether 0 is black or white"),
         (tiff(joined(EIGHT, EIGHT[..., :1]), t262=[5], t332=[2]), r"of inks other than cyan"),
         (tiff(EIGHT[..., 0], t262=[3], t320=[255] * 768), r"palette of 8-bit colours"),
+        (tiff(joined(TWELVE, OPAQUE), t262=[5]), r"has inks \(CMYK\) of 16 bits"),
+        (tiff(joined(FULL, OPAQUE), ">", t262=[5]), r"has inks \(CMYK\) of 16 bits"),
         (tiff(FULL[..., 0], ">", t262=[0]), r"16-bit unsigned .*photometric interpretation 0"),
     ],
 )  # fmt: skip

@@ -212,6 +212,23 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, how: str) -> Non
         write_text(folder / "deep" / "b.txt", "b")
 
 
+def test_a_folder_that_was_emptied_is_not_filled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with kept(folder, folder / "config.yaml"):
+        write_text(folder / "before.txt", "there is no config.yaml yet")
+        write_text(folder / "config.yaml", "1")
+        write_text(folder / "after.txt", "and now there is")
+        for path in folder.iterdir():
+            path.unlink()
+        for _ in range(2):
+            with pytest.raises(MovedError, match=r"run' was emptied.*Remove what is left"):
+                write_text(folder / "deep" / "b.txt", "b")
+        assert not list(folder.iterdir())
+        write_text(folder / "config.yaml", "begun anew, as overwrite=true does")
+        write_text(folder / "b.txt", "b")
+
+
 def test_a_folder_is_kept_by_its_path_whatever_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

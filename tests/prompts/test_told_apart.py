@@ -70,3 +70,9 @@ def test_a_name_without_a_known_word_is_pointed_out(
 def test_clip_can_spell_any_word(embedded: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     assert zero_shot_features(embedded, ["正常", "肺炎", "bénin", "benin"], "{}.").shape[0] == 4
     assert not caplog.text
+
+
+def test_a_context_that_no_text_tower_takes_is_refused_before_it_is_made(embedded: Backbone) -> None:
+    for truncate in (False, True):
+        with pytest.raises(ValueError, match="'normal' does not fit: 1000000000 context tokens"):
+            PromptLearner(embedded, ["normal", "tumour"], n_ctx=10**9, truncate=truncate)

@@ -122,6 +122,8 @@ def test_the_cache_is_where_this_command_says(
             {"name": "table", "root": "/tmp", "options": {"table": {"train": "a.csv", "test": "../b.csv"}}},
             "data.options.table.train=a.csv data.options.table.test=../b.csv",
         ),
+        ({"name": "folder", "root": "//evil/share"}, "data.root=//evil/share"),
+        ({"name": "folder", "root": r"\\evil\share"}, r"'data.root=\\evil\share'"),
         ({"name": "hf", "options": {"dataset": "$(id)"}}, "'data.options.dataset=$(id)'"),
     ],
 )
@@ -153,6 +155,24 @@ def test_data_that_the_user_names_are_looked_for(
     assert entry.data.options == {"allow_outside": True}
     (entry,) = find_entries(evaluation(path, "data.options.table=mine.csv"))
     assert entry.data.options == {"table": "mine.csv"}
+
+
+def test_how_its_own_data_are_read_is_nothing_to_other_data(runs: dict[int, Path], tmp_path: Path) -> None:
+    """A prompt of a table is judged on a folder: columns and place of the table are not the folder's."""
+    options = {"columns": {"label": "diagnosis"}, "delimiter": ";", "grey16_max": 4095}
+    change = {"name": "table", "root": "labels.csv", "options": options, "class_names": ["x", "y", "z"]}
+    path = resigned(runs, tmp_path / "export", change, *DATA)
+    (entry,) = find_entries(evaluation(path, "data.name=folder", "data.root=images"))
+    assert (entry.data.name, entry.data.root) == ("folder", "images")
+    assert (entry.data.options, entry.data.class_names) == ({"grey16_max": 4095}, ["x", "y", "z"])
+    (entry,) = find_entries(evaluation(path, "data.name=cxr3"))
+    assert (entry.data.name, entry.data.root) == ("cxr3", None)
+    for same in (
+        ["data.root=other.csv"],
+        ["data.name=table", "data.root=other.csv"],
+    ):  # other rows, read alike
+        (entry,) = find_entries(evaluation(path, *same))
+        assert (entry.data.root, entry.data.options) == ("other.csv", options)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,16 @@ def test_what_stands_under_the_name_of_a_secret_is_refused(key: str) -> None:
         with pytest.raises(ValueError, match=rf"{key}' holds a password") as caught:
             from_dict(place, task="prompt", source="theirs")
         assert "x1" not in str(caught.value)
+    for argument in (f"data.options={{{key}: x1}}", f"data.options.{key}=x1", f'trainer.{key}="x1"'):
+        with pytest.raises(ValueError, match=rf"{key}' holds a password") as caught:
+            load_config([argument], task="prompt")
+        assert "x1" not in str(caught.value)
+
+
+def test_a_null_byte_is_refused_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text('out: "a\\0b"')
+    with pytest.raises(ValueError, match="key 'out' holds a null byte"):
+        load_config([str(tmp_path / "s.yaml")], task="prompt")
 
 
 @pytest.mark.parametrize(

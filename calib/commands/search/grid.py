@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from calib.config import PromptRun, load_config
 from calib.config.written import divided, from_argument, read
 from calib.core.errors import unknown_name
+from calib.core.hashing import json_digest
 
 CHOOSE_BY = ("nll", "brier", "ece", "accuracy")  # validation metrics a sweep can be ordered by
 Settings = TypeVar("Settings")
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
+SHORT_NAME = 40  # letters that a longer name, or one that two points share, is cut to
 
 
 @dataclass
@@ -58,15 +62,20 @@ class Point:
 
     Attributes:
         changes: Dotted key to value, as written.
+        numbered: Whether the folder name ends with a digest, as the values alone would not tell it apart.
     """
 
     changes: dict[str, str]
+    numbered: bool = False
 
     @property
     def name(self) -> str:
         """A folder name made of the varied values."""
         words = [f"{'.'.join(key.split('.')[-2:])}-{value}" for key, value in self.changes.items()]
-        return re.sub(r"[^\w.+-]+", "_", "_".join(words)).strip("_") or "run"
+        plain = re.sub(r"[^\w.+-]+", "_", "_".join(words)).strip("_") or "run"
+        if not self.numbered and len(plain.encode()) <= LONGEST_NAME:
+            return plain
+        return f"{plain[:SHORT_NAME]}-{json_digest(self.changes)[:8]}"
 
     def without_seed(self) -> str:
         """What the runs of several seeds have in common, for the rows of a table."""
@@ -89,7 +98,7 @@ def expand(
 
     Raises:
         FileNotFoundError: A YAML file does not exist.
-        ValueError: A setting is wrong, `baselines` is given, or a key is named twice.
+        ValueError: A setting is wrong, `baselines` is given, or a key or a value is named twice.
 
     Example:
         >>> [point.name for point, _ in expand(["preset=coop,ls", "seed=1..2"])]
@@ -106,6 +115,8 @@ def expand(
             raise ValueError(
                 "A sweep has no baselines. Sweep over objectives instead: preset=calibprompt,coop."
             )
+        if len(set(values)) != len(values):
+            raise ValueError(f"{key}={value} lists a value twice.")
         if len(values) > 1:
             choices[key] = values
         else:
@@ -120,7 +131,13 @@ def expand(
         for changes in combinations
         for one in seeds or [""]
     ]
-    return [(point, _settings(fixed, point)) for point in points]
+    return [(point, _settings(fixed, point)) for point in _told_apart(points)]
+
+
+def _told_apart(points: Sequence[Point]) -> list[Point]:
+    """Return points of which each has a folder name of its own, on any file system."""
+    counts = Counter(point.name.casefold() for point in points)
+    return [replace(point, numbered=counts[point.name.casefold()] > 1) for point in points]
 
 
 def sweep_of(argv: Sequence[str]) -> Sweep:

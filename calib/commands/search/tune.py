@@ -240,6 +240,8 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
             point = Point({"trial": str(trial.number), **trial.user_attrs["changes"]})
             folders = {seed: _run_folder(folder, trial.number, seed) for seed in search.seeds}
             if all(each.finished for each in folders.values()):
+                for each in folders.values():
+                    each.check_marks()
                 found = {seed: each.results() for seed, each in folders.items()}
                 _check_value(trial, found, search, folder)
                 results += [(point, seed, values) for seed, values in found.items()]

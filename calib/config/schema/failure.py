@@ -14,7 +14,9 @@ class EmbeddingsConfig:
     """Features made by other code, for a model of which nothing else is there; see calib.data.embeddings.
 
     Attributes:
-        train: The file (safetensors or npz) the head is trained on. None: images are used, see `data`.
+        train: The file (safetensors or npz) the head is trained on. None: images are used, see `data`. Its
+            arrays: image_features (N, D) and text_features (C, D) of unit norm, labels (N,), logit_scale (the
+            log) or scale; if there are any, class_names, predictions, split, groups, ids, names.
         test: The file results are reported on. None: the rows of `train` whose `split` is "test".
         normalize: Bring features to unit norm; false refuses those that are not.
         captions: The files hold pairs of images and captions instead of classes. The candidates of an image

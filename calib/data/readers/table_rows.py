@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.text import few
-from calib.data.images import odd_kind
+from calib.data.images import has_image_suffix, odd_kind
 from calib.data.labels import label_text
 from calib.data.task import MEANT, SPLITS, UNSPLIT
 
@@ -215,12 +215,22 @@ def _column_names(
                     "Make one column of them, which names the class of each image, e.g. with pandas: "
                     f"table['label'] = table[{hot[:10]}{' + [...]' * (len(hot) > 10)}].idxmax(1)."
                 )
-            likely = next((name for name in header if name.lower() in usual), "NAME")
+            likely = next((name for name in header if name.lower() in usual), None)
+            if likely is None and key == "file":
+                likely = next((name for name in header if _names_images(records, name)), None)
             raise ValueError(
                 f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
-                f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely}."
+                f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely or 'NAME'}."
             )
     return names
+
+
+def _names_images(records: Sequence[tuple[str, dict[str, Any]]], name: str) -> bool:
+    """Return whether every cell of a column ends like an image."""
+    cells = [record[name] for _, record in records]
+    return bool(cells) and all(
+        isinstance(cell, str) and has_image_suffix(Path(cell.strip())) for cell in cells
+    )
 
 
 def _label(record: Mapping[str, Any], column: str | None, where: str) -> str:
