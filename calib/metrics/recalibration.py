@@ -25,6 +25,7 @@ GainScore = Literal["nll", "brier"]
 _Convex = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 _PRECISION = 1e-10  # of a minimum, as half the squared Newton decrement relative to the value
 _STEPS = 100  # Newton needs about six
+_BLOCK = 2**15  # numbers that are worked on at once, which stay in the processor's cache
 
 
 def calibration_slope(confidence: Tensor, correct: Tensor) -> Tensor:
@@ -269,28 +270,33 @@ def _logistic(design: np.ndarray, y: np.ndarray) -> _Convex:
 def _softmax_fit(z: np.ndarray, y: np.ndarray) -> _Convex:
     """Return the penalised negative log-likelihood of softmax(beta z + b) at the point (beta, b)."""
     classes = z.shape[1]
+    rows = max(1, _BLOCK // classes)
     own = z[np.arange(len(y)), y]
     drawn = np.bincount(y, minlength=classes)
     neutral = np.array([1.0] + [0.0] * classes)
 
     def of(point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        eta = point[0] * z + point[1:]
-        top = eta.max(axis=1)
-        p = np.exp(eta - top[:, None])
-        total = p.sum(axis=1)
-        p /= total[:, None]
-        expected = (p * z).sum(axis=1)
         away = point - neutral
-        fit = (np.log(total) + top).sum() - point[0] * own.sum() - drawn @ point[1:]
-        value = float(fit + away @ away / 2)
-        gradient = np.concatenate([[(expected - own).sum()], p.sum(axis=0) - drawn]) + away
+        value = away @ away / 2 - point[0] * own.sum() - drawn @ point[1:]
+        gradient = away - np.concatenate([[own.sum()], drawn])
         hessian = np.eye(classes + 1)
-        spread = p * (z - expected[:, None])
-        hessian[0, 0] += (spread * z).sum()
-        hessian[0, 1:] += spread.sum(axis=0)
+        for start in range(0, len(z), rows):
+            x = z[start : start + rows]
+            eta = point[0] * x + point[1:]
+            top = eta.max(axis=1)
+            p = np.exp(eta - top[:, None])
+            total = p.sum(axis=1)
+            p /= total[:, None]
+            sums, expected = p.sum(axis=0), (p * x).sum(axis=1)
+            spread = p * (x - expected[:, None])
+            value += (np.log(total) + top).sum()
+            gradient[0] += expected.sum()
+            gradient[1:] += sums
+            hessian[0, 0] += (spread * x).sum()
+            hessian[0, 1:] += spread.sum(axis=0)
+            hessian[1:, 1:] += np.diag(sums) - p.T @ p
         hessian[1:, 0] = hessian[0, 1:]
-        hessian[1:, 1:] += np.diag(p.sum(axis=0)) - p.T @ p
-        return value, gradient, hessian
+        return float(value), gradient, hessian
 
     return of
 

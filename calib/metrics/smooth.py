@@ -48,7 +48,7 @@ def smooth_calibration_error(
         >>> confidence, correct = torch.tensor([0.9, 0.9, 0.6, 0.6]), torch.tensor([True, True, False, True])
         >>> round(float(smooth_calibration_error(confidence, correct)), 3)
         0.09
-        >>> round(float(smooth_calibration_error(confidence, correct, bandwidth=0.02)), 3)  # (2 0.1 + 2 0.1) / 4
+        >>> round(float(smooth_calibration_error(confidence, correct, bandwidth=0.02)), 3)
         0.1
 
     Source: Blasiok and Nakkiran 2023 (arXiv 2309.12236), section 3: reflected Gaussian kernel, definitions of
@@ -96,8 +96,8 @@ def _errors(at: np.ndarray, residuals: np.ndarray, cells: int) -> Callable[[floa
         residual = np.fft.irfft(coefficients * np.exp(-halves * sigma**2), 2 * cells)[: cells + 1]
         size = np.abs(residual)
         left, right = size[:-1], size[1:]
-        # The trapezoidal rule, but two triangles where |residual| touches 0; on either side of such a kink the
-        # rule falls short by the slope times the squared step / 12.
+        # The trapezoidal rule, but two triangles where |residual| touches 0; on either side of such a kink
+        # the rule falls short by the slope times the squared step / 12.
         crossed = residual[:-1] * residual[1:] < 0
         total = left + right
         kinks = total[crossed] / 6 - left[crossed] * right[crossed] / total[crossed]

@@ -113,7 +113,7 @@ def _figure(panels: list[tuple[str, Outcomes]], n_bins: int, independent: bool) 
     grid[0, 0].set_ylabel("Accuracy (%)")
     grid[1, 0].set_ylabel("Samples (%)")
     grid[1, 0].set_ylim(0, 1.3 * max(bar.get_height() for axes in grid[1] for bar in axes.patches))
-    columns = {1: 2, 2: 3}.get(len(panels), 6)  # as many of the names as fit the width
+    columns = {1: 2, 2: 3, 3: 3}.get(len(panels), 6)  # as many of the names as fit the width
     legend = [axes.get_legend_handles_labels() for axes in grid[:, 0]]
     handles, names = (above + below for above, below in zip(*legend, strict=True))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
@@ -142,7 +142,7 @@ def _draw_band(axes: Axes, p: Outcomes, n_bins: int) -> None:
     low, high, left = (values[held].numpy() for values in (*ends, bin_edges(n_bins)[:-1]))
     middle, arm = left + 0.5 / n_bins, 0.22 / n_bins
     style: dict[str, Any] = {"color": "black", "linewidth": 1.1, "zorder": 4, "clip_on": False}
-    axes.vlines(middle, low, high, label=f"{BAND:.0%} of calibrated models", **style)
+    axes.vlines(middle, low, high, label=f"Calibrated model ({100 * BAND:.0f} %)", **style)
     for end in (low, high):
         axes.hlines(end, middle - arm, middle + arm, **style)
 

@@ -63,7 +63,7 @@ def test_brackets_hold_the_accuracies_of_calibrated_models() -> None:
     axes = reliability_diagram(probs, labels).axes[0]
     low, high = consistency_band(probs.max(dim=1).values, n_bins=10)
     held = (~low.isnan()).nonzero().flatten().tolist()
-    bracket = next(each for each in axes.collections if "calibrated" in each.get_label())
+    bracket = next(each for each in axes.collections if "Calibrated" in each.get_label())
     drawn = [np.array(segment)[:, 1] for segment in bracket.get_segments()]
     assert np.allclose(drawn, np.stack([low[held], high[held]], axis=1))
     assert [segment[0, 0] for segment in bracket.get_segments()] == pytest.approx(
