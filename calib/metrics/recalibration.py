@@ -152,8 +152,8 @@ def recalibration_gain(
 
     The calibration error of a proper score is its excess over that of the best recalibration,
     E S(p) - min_g E S(g(p)). Any g that was fitted on other samples gives less than the minimum on average:
-    unlike ECE, the gain does not grow by noise, and that of a calibrated model is about 0, on average a little
-    below. g is refitted without each fold on the rest:
+    unlike ECE, the gain does not grow by noise, and that of a calibrated model is about 0, on average a
+    little below. g is refitted without each fold on the rest:
 
         g(p) = softmax(beta log p + b),   minimum over beta and b (C,) of
         sum_i NLL_i + ((beta - 1)^2 + |b|^2) / 2
