@@ -18,7 +18,7 @@ from calib.core.hashing import json_digest
 from calib.data import FeatureTable
 from calib.data.predictions import Predictions
 from calib.data.task import AbsentSplitError
-from calib.metrics import METRICS, columns_of, summarize
+from calib.metrics import METRICS, columns_of, needed_by, summarize
 from calib.report.compare import compare, over_seeds
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
@@ -75,9 +75,10 @@ def _report(
         name: {e.seed: p for e, p in zip(entries, predictions, strict=True) if e.method == name}
         for name in methods
     }
+    shown = needed_by(columns_of(METRICS))
     table = results_table(
         {
-            name: {key: over_seeds([values[key] for values in seeds.values()]) for key in columns_of(METRICS)}
+            name: {key: over_seeds([values[key] for values in seeds.values()]) for key in shown}
             for name, seeds in metrics.items()
         }
     )
@@ -183,7 +184,8 @@ def _reliability(by_method: Mapping[str, Mapping[int, Predictions]], n_bins: int
         )
         for name, seeds in by_method.items()
     }
-    return reliability_panels(panels, n_bins=n_bins)
+    once = all(len(seeds) == 1 for seeds in by_method.values())
+    return reliability_panels(panels, n_bins=n_bins, independent=once)
 
 
 def file_names(entries: Sequence[Entry]) -> list[str]:

@@ -88,7 +88,9 @@ class Predictions:
         return self.probs.max(dim=1).values
 
     def metrics(self, *, n_bins: int = 10) -> dict[str, Any]:
-        """Return every metric by name as a float (fractions, never percent); see `calib.metrics.summarize`.
+        """Return every metric by name as a float (fractions, never percent), and calibration in detail.
+
+        What is in it: `calib.metrics.summarize`.
 
         Args:
             n_bins: Bins of ECE and its kin.

@@ -24,6 +24,7 @@ from calib.metrics.calibration import (
     overconfidence,
     underconfidence,
 )
+from calib.metrics.chance import consistency_band, null_ece, null_ece_quantile
 from calib.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -33,7 +34,14 @@ from calib.metrics.classification import (
     negative_log_likelihood_from_probs,
     per_class_table,
 )
-from calib.metrics.columns import Column, columns_of
+from calib.metrics.columns import Column, columns_of, needed_by
+from calib.metrics.corp import (
+    Decomposition,
+    classwise_corp_decomposition,
+    corp_decomposition,
+    isotonic_recalibration,
+)
+from calib.metrics.details import summarize_calibration
 from calib.metrics.failure import (
     FAILURE_METRICS,
     FailureMetric,
@@ -54,7 +62,9 @@ from calib.metrics.failure import (
 )
 from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothed_accuracy
 from calib.metrics.kinds import BinSums, ClassCounts, MeanOverSamples, WholeSet
+from calib.metrics.recalibration import calibration_intercept, calibration_slope, recalibration_gain
 from calib.metrics.registry import METRICS, Metric, interval_statistic, summarize
+from calib.metrics.smooth import smooth_calibration_error
 
 if TYPE_CHECKING:
     from calib.metrics.modules import (

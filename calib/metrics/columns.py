@@ -16,6 +16,8 @@ class Column:
         decimals: Decimals shown.
         signed: Whether a positive value has a "+".
         order: Position among the columns, lowest first; equal ones stand as in the table of metrics.
+        beside: A metric whose value is shown in brackets behind this one. None: nothing is.
+        beside_title: What stands in brackets behind the title.
 
     Example:
         >>> Column("ECE %").scale, Column("NLL", decimals=3).scale
@@ -26,6 +28,8 @@ class Column:
     decimals: int = 1
     signed: bool = False
     order: int = 100
+    beside: str | None = None
+    beside_title: str = ""
 
     @property
     def scale(self) -> int:
@@ -51,3 +55,18 @@ def columns_of(table: Mapping[str, _HasColumn]) -> dict[str, Column]:
     """
     shown = {name: metric.column for name, metric in table.items() if metric.column is not None}
     return dict(sorted(shown.items(), key=lambda item: item[1].order))
+
+
+def needed_by(columns: Mapping[str, Column]) -> list[str]:
+    """Return the metrics that a table with these columns shows, those in brackets among them.
+
+    Args:
+        columns: Metric to column.
+
+    Example:
+        >>> ece = Column("ECE %", beside="null_ece", beside_title="chance")
+        >>> needed_by({"ece": ece, "nll": Column("NLL")})
+        ['ece', 'null_ece', 'nll']
+    """
+    pairs = ((name, column.beside) for name, column in columns.items())
+    return [name for pair in pairs for name in pair if name is not None]

@@ -196,11 +196,11 @@ class ClassScore(OfKind):
 
 
 class SetCalibrationError(OfKind):
-    """Adaptive ECE or KDE-ECE, which need all samples at once; states are lists of (B,) confidences and hits.
+    """Adaptive, KDE- or smooth ECE, which need all samples at once; states are lists of (B,) tensors.
 
     Args:
-        score: "ace" or "kde_ece".
-        n_bins: Number of equal-mass bins of "ace"; "kde_ece" has none.
+        score: "ace", "kde_ece", "smooth_ece" or "null_ece".
+        n_bins: Number of bins of "ace" and "null_ece"; the others have none.
         **settings: Handed to torchmetrics.Metric.
 
     Raises:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib.core.errors import unknown_name
 from calib.metrics.calibration import adaptive_calibration_error, error_from_sums
+from calib.metrics.chance import null_ece
 from calib.metrics.classification import (
     balanced_accuracy_from_counts,
     brier_per_sample,
@@ -19,9 +20,11 @@ from calib.metrics.classification import (
     per_class_table,
 )
 from calib.metrics.columns import Column
+from calib.metrics.details import calibration_details
 from calib.metrics.kde import kde_calibration_error
 from calib.metrics.kinds import BinSums, ClassCounts, Kind, MeanOverSamples, WholeSet
 from calib.metrics.outcomes import Outcomes
+from calib.metrics.smooth import smooth_calibration_error
 from calib.stats import Statistic
 
 
@@ -95,7 +98,12 @@ METRICS: dict[str, Metric] = {
     "ece": _calibration_error(
         BinSums(error_from_sums),
         "mean |confidence - accuracy| over equally wide bins",
-        column=Column("ECE %", order=4),
+        column=Column("ECE %", order=4, beside="null_ece", beside_title="chance"),
+    ),
+    "null_ece": Metric(
+        WholeSet(null_ece),
+        "mean ECE of a perfectly calibrated model with these confidences",
+        higher_is_better=None,
     ),
     "mce": _calibration_error(
         BinSums(partial(error_from_sums, norm="max")), "largest |confidence - accuracy| of a bin"
@@ -109,6 +117,9 @@ METRICS: dict[str, Metric] = {
         BinSums(error_from_sums, per_class=True), "ECE of each class probability, averaged"
     ),
     "kde_ece": _calibration_error(WholeSet(kde_calibration_error), "mean |confidence - smoothed accuracy|"),
+    "smooth_ece": _calibration_error(
+        WholeSet(smooth_calibration_error), "ECE smoothed as widely as it is large, without bins"
+    ),
     "brier": Metric(
         MeanOverSamples(brier_per_sample),
         "squared error of the probabilities, summed over classes",
@@ -140,7 +151,7 @@ METRICS: dict[str, Metric] = {
 def summarize(
     logits: Tensor, labels: Tensor, *, class_names: Sequence[str] | None = None, n_bins: int = 10
 ) -> dict[str, Any]:
-    """Return every metric of METRICS by name as a float, and n, n_bins and per_class.
+    """Return every metric of METRICS by name as a float, and n, n_bins, per_class and calibration.
 
     Args:
         logits: (N, C), finite; the softmax is taken in float64.
@@ -149,9 +160,9 @@ def summarize(
         n_bins: Number of bins of every binned metric.
 
     Returns:
-        Floats under the names of METRICS, ints n and n_bins, and per_class, the list of `per_class_table`.
-        What is undefined is nan: kde_ece of a single sample, and quantities of classes without samples or
-        predictions.
+        Floats under the names of METRICS, ints n and n_bins; per_class, the list of `per_class_table`;
+        calibration, the dictionary of `summarize_calibration`. What is undefined is nan: kde_ece of a single
+        sample, quantities of classes without samples or predictions, and what calibration names.
 
     Raises:
         ValueError: If the inputs are not as above or the number of names is not C.
@@ -172,6 +183,7 @@ def summarize(
         "n": len(p.labels),
         "n_bins": n_bins,
         "per_class": per_class_table(p.probs, p.labels, class_names=class_names, n_bins=n_bins),
+        "calibration": calibration_details(p, n_bins=n_bins),
     }
 
 
@@ -186,8 +198,9 @@ def interval_statistic(name: str, *, n_bins: int = 10) -> Statistic:
     75 % and 86 %. Hence `Metric.interval_kind`. Where a decision hangs on it, look at Brier score and NLL,
     which are plain means.
 
-    "ace" and "kde_ece" rank or smooth the resample itself and take the slow path; a resample repeats samples,
-    so the leave-one-out of "kde_ece" still sees copies of the sample it leaves out.
+    "ace", "kde_ece", "smooth_ece" and "null_ece" rank, smooth or count the resample itself and take the slow
+    path, one resample at a time; a resample repeats samples, so the leave-one-out of "kde_ece" still sees
+    copies of the sample it leaves out.
 
     Args:
         name: A key of METRICS.

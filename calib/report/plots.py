@@ -18,6 +18,7 @@ from torch import Tensor
 from calib.core.binning import BinStatistics, bin_edges, bin_statistics
 from calib.core.text import printable
 from calib.metrics.calibration import error_from_sums
+from calib.metrics.chance import consistency_band, null_ece
 from calib.metrics.failure import aurc, risk_coverage_curve
 from calib.metrics.outcomes import Outcomes
 
@@ -31,25 +32,30 @@ _LINES: tuple[tuple[str, Any], ...] = (  # colour and dashes
     ("#E69F00", (0, (1, 0.5))),
     (SKY, (0, (3, 1))),
 )
+BAND = 0.95  # of the accuracies of a calibrated bin
 FEW = 20  # accepted samples, below which a risk is all chance
 _WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
 def reliability_diagram(
-    probs: Tensor, labels: Tensor, *, n_bins: int = 10, title: str | None = None
+    probs: Tensor, labels: Tensor, *, n_bins: int = 10, title: str | None = None, independent: bool = True
 ) -> Figure:
     """Return a reliability diagram with the histogram of the confidences below it.
 
     Above, each bin that holds samples has a bar up to its accuracy, and a hatched bar from there to its mean
     confidence: the gap. The ECE is the mean of the gaps, weighted with the shares of the histogram. A bin
-    without samples has no bar at all. Below, the share of the samples in each bin with their number, and
-    lines at accuracy and mean confidence.
+    without samples has no bar at all. The bracket of a bin holds 95 % of the accuracies that a perfectly
+    calibrated model has there by chance, with as many samples of these confidences: a bar that ends inside
+    says nothing against the model. What such a model's ECE is on average stands behind the ECE ("chance").
+    Below, the share of the samples in each bin with their number, and lines at accuracy and mean confidence.
 
     Args:
         probs: (N, C) in [0, 1], rows sum to 1.
         labels: (N,) class indices.
         n_bins: Number of equally wide bins on [0, 1].
         title: Written above; None for nothing.
+        independent: Whether the samples are. Where several seeds predict the same images they are not: chance
+            is larger than it would seem, and neither brackets nor its ECE are shown.
 
     Raises:
         ValueError: If the inputs are not as above.
@@ -58,17 +64,22 @@ def reliability_diagram(
         >>> import torch
         >>> figure = reliability_diagram(torch.tensor([[0.95, 0.05], [1.0, 0.0]]), torch.tensor([0, 1]))
         >>> figure.axes[0].texts[0].get_text().splitlines()
-        ['ECE 47.5 %, n = 2', 'Accuracy 50.0 %, Confidence 97.5 %']
+        ['ECE 47.5 % (chance 4.8 %), n = 2', 'Accuracy 50.0 %, Confidence 97.5 %']
+
+    Source: Broecker and Smith 2007 (consistency bars).
     """
-    return _figure([(title or "", Outcomes.from_probs(probs, labels))], n_bins)
+    return _figure([(title or "", Outcomes.from_probs(probs, labels))], n_bins, independent)
 
 
-def reliability_panels(systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: int = 10) -> Figure:
+def reliability_panels(
+    systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: int = 10, independent: bool = True
+) -> Figure:
     """Return reliability diagrams of several systems side by side, on the same axes.
 
     Args:
         systems: Title -> (probs (N, C), labels (N,)), at least one; drawn from left to right.
         n_bins: Number of equally wide bins on [0, 1].
+        independent: Whether the samples of a system are, see `reliability_diagram`.
 
     Raises:
         ValueError: If there is no system, or the inputs are not as above.
@@ -82,24 +93,27 @@ def reliability_panels(systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: 
     """
     if not systems:
         raise ValueError("Expected at least one system to draw, got none.")
-    return _figure([(title, Outcomes.from_probs(*given)) for title, given in systems.items()], n_bins)
+    panels = [(title, Outcomes.from_probs(*given)) for title, given in systems.items()]
+    return _figure(panels, n_bins, independent)
 
 
-def _figure(panels: list[tuple[str, Outcomes]], n_bins: int) -> Figure:
+def _figure(panels: list[tuple[str, Outcomes]], n_bins: int, independent: bool) -> Figure:
     figure = Figure(figsize=(0.6 + 3.2 * len(panels), 4.8), dpi=200, layout="constrained")
     grid = figure.subplots(
         2, len(panels), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
     )
     for (title, p), above, below in zip(panels, *grid, strict=True):
         stats = BinStatistics(*(s.cpu() for s in bin_statistics(p.confidence, p.correct, n_bins)))
-        _draw_bars(above, stats, _caption(p, stats))
+        _draw_bars(above, stats, _caption(p, stats, independent))
+        if independent:
+            _draw_band(above, p, n_bins)
         _draw_histogram(below, stats, p)
         above.set_title(printable(title), fontsize=11, pad=26, parse_math=False)  # a "$" is a dollar
         below.set_xlabel("Confidence (%)")
     grid[0, 0].set_ylabel("Accuracy (%)")
     grid[1, 0].set_ylabel("Samples (%)")
     grid[1, 0].set_ylim(0, 1.3 * max(bar.get_height() for axes in grid[1] for bar in axes.patches))
-    columns = {1: 2, 2: 3}.get(len(panels), 5)  # as many of the five names as fit the width
+    columns = {1: 2, 2: 3, 3: 3}.get(len(panels), 6)  # as many of the names as fit the width
     legend = [axes.get_legend_handles_labels() for axes in grid[:, 0]]
     handles, names = (above + below for above, below in zip(*legend, strict=True))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
@@ -121,6 +135,18 @@ def _draw_bars(axes: Axes, stats: BinStatistics, caption: str) -> None:
     _tidy(axes)
 
 
+def _draw_band(axes: Axes, p: Outcomes, n_bins: int) -> None:
+    """Draw the accuracies of a calibrated model as a bracket in every bin that holds samples."""
+    ends = [end.cpu() for end in consistency_band(p.confidence, n_bins=n_bins, level=BAND)]
+    held = ~ends[0].isnan()
+    low, high, left = (values[held].numpy() for values in (*ends, bin_edges(n_bins)[:-1]))
+    middle, arm = left + 0.5 / n_bins, 0.22 / n_bins
+    style: dict[str, Any] = {"color": "black", "linewidth": 1.1, "zorder": 4, "clip_on": False}
+    axes.vlines(middle, low, high, label=f"Calibrated model ({100 * BAND:.0f} %)", **style)
+    for end in (low, high):
+        axes.hlines(end, middle - arm, middle + arm, **style)
+
+
 def _draw_histogram(axes: Axes, stats: BinStatistics, p: Outcomes) -> None:
     n_bins = len(stats.counts)
     shares = (stats.counts / stats.counts.sum()).numpy()
@@ -137,13 +163,15 @@ def _draw_histogram(axes: Axes, stats: BinStatistics, p: Outcomes) -> None:
     _tidy(axes)
 
 
-def _caption(p: Outcomes, stats: BinStatistics) -> str:
+def _caption(p: Outcomes, stats: BinStatistics, independent: bool) -> str:
     shares = {
         "ECE": float(error_from_sums(stats)),
         "Accuracy": _mean(p.correct),
         "Confidence": _mean(p.confidence),
     }
     ece, accuracy, confidence = (f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    if independent:
+        ece += f" (chance {100 * float(null_ece(p.confidence, n_bins=len(stats.counts))):.1f} %)"
     return f"{ece}, n = {len(p.labels):,}\n{accuracy}, {confidence}"
 
 

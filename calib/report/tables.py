@@ -82,17 +82,32 @@ def metrics_table(
 ) -> str:
     """Return a Markdown table, aligned for reading as it is: a row per name, a column per metric.
 
+    A column may have another metric in brackets behind its own (`Column.beside`), as the ECE has that of a
+    perfectly calibrated model; differences have none.
+
     Args:
         corner: What stands above the names of the rows.
         columns: Metric to column, as from `calib.metrics.columns_of`.
         rows: Name to metrics; one that a row lacks is n/a.
         difference: Whether the numbers are differences.
     """
-    body = [
-        [name, *(format_cell(column, row.get(key), difference=difference) for key, column in columns.items())]
-        for name, row in rows.items()
+    bracketed = {key: column.beside for key, column in columns.items() if column.beside and not difference}
+
+    def cell(key: str, column: Column, row: Mapping[str, Cell | float | None]) -> str:
+        text = format_cell(column, row.get(key), difference=difference)
+        if key not in bracketed:
+            return text
+        beside = row.get(bracketed[key])
+        return f"{text} ({format_cell(column, beside.value if isinstance(beside, Cell) else beside)})"
+
+    titles = [
+        f"{column.title} ({column.beside_title})" if key in bracketed else column.title
+        for key, column in columns.items()
     ]
-    return aligned([corner, *(column.title for column in columns.values())], body)
+    body = [
+        [name, *(cell(key, column, row) for key, column in columns.items())] for name, row in rows.items()
+    ]
+    return aligned([corner, *titles], body)
 
 
 def results_table(rows: Mapping[str, Mapping[str, Cell | float | None]]) -> str:

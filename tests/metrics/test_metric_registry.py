@@ -21,6 +21,7 @@ PUBLIC = {
     "ace": "adaptive_calibration_error",
     "classwise_ece": "classwise_calibration_error",
     "kde_ece": "kde_calibration_error",
+    "smooth_ece": "smooth_calibration_error",
     "brier": "brier_score",
     "nll": "negative_log_likelihood",
     "confidence": "mean_confidence",
@@ -35,7 +36,7 @@ def random_logits(n=50, classes=3, seed=0):
 
 
 def test_names_are_the_same_everywhere():
-    assert list(summarize(*random_logits())) == [*METRICS, "n", "n_bins", "per_class"]
+    assert list(summarize(*random_logits())) == [*METRICS, "n", "n_bins", "per_class", "calibration"]
     assert set(metric_collection(3).keys()) == set(METRICS)
 
 
@@ -84,6 +85,8 @@ def test_saturated_and_wrong_is_the_worst():
         "mce": 1,
         "ace": 1,
         "kde_ece": 1,
+        "smooth_ece": pytest.approx(1, abs=1e-9),
+        "null_ece": 0,
         "brier": 2,
         "nll": 1000,
         "overconfidence": 1,
@@ -134,7 +137,10 @@ def test_what_is_biased_upwards_is_larger_in_small_samples():
     parts = [summarize(*part) for part in zip(logits.split(30), labels.split(30), strict=True)]
     for name, metric in METRICS.items():
         bias = sum(part[name] for part in parts) / len(parts) - whole[name]
-        assert (bias > 0.02) == metric.biased_upwards, (name, bias)
+        if name != "null_ece":  # it is that bias
+            assert (bias > 0.02) == metric.biased_upwards, (name, bias)
+    chance = sum(part["null_ece"] for part in parts) / len(parts)
+    assert sum(part["ece"] for part in parts) / len(parts) == pytest.approx(chance, abs=0.005)
 
 
 def test_a_function_of_unknown_tensors_is_refused():

@@ -42,6 +42,7 @@ NAMED = [
     (lambda: ClassScore(4, "macro_f1"), "macro_f1"),
     (lambda: SetCalibrationError("ace", 7), "ace"),
     (lambda: SetCalibrationError("kde_ece"), "kde_ece"),
+    (lambda: SetCalibrationError("null_ece", 7), "null_ece"),
 ]
 
 
@@ -84,7 +85,7 @@ def test_metrics_that_keep_the_same_share_it():
     assert {tuple(sorted(names)) for names in groups if len(names) > 1} == {
         ("ece", "mce", "overconfidence", "underconfidence"),
         ("balanced_accuracy", "macro_f1"),
-        ("ace", "kde_ece"),
+        ("ace", "kde_ece", "smooth_ece"),
     }
 
 

@@ -13,7 +13,17 @@ from torch import Tensor
 from calib.metrics import FAILURE_METRICS, METRICS, failure_statistic, metric_collection, summarize
 
 LOGITS = st.sampled_from([-40.0, -3.0, -1.0, 0.0, 0.25, 1.0, 1.0000001, 3.0, 40.0])  # with many ties
-IN_UNIT = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "mce", "ace", "classwise_ece", "confidence")
+IN_UNIT = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "ece",
+    "mce",
+    "ace",
+    "classwise_ece",
+    "confidence",
+    "smooth_ece",
+)
 RANKED = {
     "fpr_at_tpr": {"tpr": 0.95},
     "risk_at_coverage": {"coverage": 0.5},
@@ -64,6 +74,8 @@ def test_metrics_stay_in_their_range(given_: tuple[Tensor, Tensor]) -> None:
     assert values["confidence_gap"] == pytest.approx(values["confidence"] - values["accuracy"], abs=1e-9)
     assert abs(values["confidence_gap"]) <= values["ece"] + 1e-9  # the triangle inequality over bins
     assert values["ece"] <= values["mce"] + 1e-9
+    assert abs(values["confidence_gap"]) <= values["smooth_ece"] + 1e-4  # and over the interval
+    assert 0 <= values["null_ece"] <= 0.5
 
 
 @given(predictions(), st.integers(1, 11))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calib.metrics import summarize
+from calib.metrics import consistency_band, summarize
 from calib.metrics.failure import aurc
 from calib.report.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
 
@@ -52,7 +52,29 @@ def test_the_numbers_written_are_the_metrics():
     text = reliability_diagram(logits.softmax(dim=1), labels, title="CE").axes[0].texts[0].get_text()
     names = {"ECE": "ece", "Accuracy": "accuracy", "Confidence": "confidence"}
     ece, accuracy, confidence = (f"{k} {100 * summary[v]:.1f} %" for k, v in names.items())
-    assert text.splitlines() == [f"{ece}, n = 60", f"{accuracy}, {confidence}"]
+    chance = f"(chance {100 * summary['null_ece']:.1f} %)"
+    assert text.splitlines() == [f"{ece} {chance}, n = 60", f"{accuracy}, {confidence}"]
+
+
+def test_brackets_hold_the_accuracies_of_calibrated_models() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    probs, labels = logits.softmax(dim=1), torch.randint(0, 3, (60,), generator=generator)
+    axes = reliability_diagram(probs, labels).axes[0]
+    low, high = consistency_band(probs.max(dim=1).values, n_bins=10)
+    held = (~low.isnan()).nonzero().flatten().tolist()
+    bracket = next(each for each in axes.collections if "Calibrated" in each.get_label())
+    drawn = [np.array(segment)[:, 1] for segment in bracket.get_segments()]
+    assert np.allclose(drawn, np.stack([low[held], high[held]], axis=1))
+    assert [segment[0, 0] for segment in bracket.get_segments()] == pytest.approx(
+        [b / 10 + 0.05 for b in held]
+    )
+
+
+def test_pooled_seeds_have_no_brackets_and_no_chance() -> None:
+    axes = reliability_panels({"pooled": example()}, independent=False).axes[0]
+    assert not axes.collections
+    assert "chance" not in axes.texts[0].get_text()
 
 
 def test_panels_share_their_axes_and_keep_their_order():
@@ -62,7 +84,7 @@ def test_panels_share_their_axes_and_keep_their_order():
     assert {axes.get_ylim() for axes in top} == {(0, 1)}
     assert {axes.get_xlim() for axes in figure.axes} == {(0, 1)}
     assert len({axes.get_ylim() for axes in bottom}) == 1
-    assert len(figure.legends[0].get_texts()) == 5
+    assert len(figure.legends[0].get_texts()) == 6
 
 
 def test_figures_are_saved_without_pyplot(tmp_path):

@@ -17,7 +17,8 @@ def test_fractions_are_shown_in_percent_and_gaps_with_their_sign() -> None:
     table = results_table({"CE": values, "longer name": values | {"confidence_gap": -0.05, "nll": 1.5}})
     header, rule, first, second = table.splitlines()
     assert [len(line) for line in (rule, first, second)] == [len(header)] * 3
-    assert cells(header) == ["method", *(column.title for column in columns_of(METRICS).values())]
+    titles = [column.title for column in columns_of(METRICS).values()]
+    assert cells(header) == ["method", *("ECE % (chance)" if title == "ECE %" else title for title in titles)]
     shown = dict(zip(cells(header), cells(second), strict=True))
     assert (shown["method"], shown["accuracy %"], shown["Brier"]) == ("longer name", "12.3", "0.123")
     assert (shown["NLL"], shown["conf. - acc. %"]) == ("1.500", "-5.0")
@@ -28,6 +29,22 @@ def test_fractions_are_shown_in_percent_and_gaps_with_their_sign() -> None:
 def test_columns_stand_in_their_order_and_others_behind_them() -> None:
     places = [column.order for column in columns_of(METRICS).values()]
     assert places == sorted(places)
+
+
+def test_the_ece_has_that_of_a_calibrated_model_behind_it() -> None:
+    rows = {
+        "one run": {"ece": 0.054, "null_ece": 0.031},
+        "seeds": {"ece": Cell(0.054, sd=0.01), "null_ece": Cell(0.031, sd=0.001)},
+        "of an older version": {"ece": 0.054},
+    }
+    shown = [cells(line)[4] for line in results_table(rows).splitlines()]
+    assert shown[0] == "ECE % (chance)"
+    assert shown[2:] == ["5.4 (3.1)", "5.4 ± 1.0 (3.1)", "5.4 (n/a)"]
+    table = metrics_table("", {"ece": columns_of(METRICS)["ece"]}, {"mine": {"ece": 0.054}}, difference=True)
+    assert [cells(line) for line in (table.splitlines()[0], table.splitlines()[-1])] == [
+        ["", "ECE %"],
+        ["mine", "+5.4"],
+    ]
 
 
 def test_undefined_values_and_single_runs() -> None:
