@@ -6,8 +6,9 @@ Recorded outputs with labels: an .npz with probs or logits and labels, or a .jso
 items.jsonl (the first rotation of MMBench questions with four listed options; the classes are the letters A
 to D). A few rows of each class are drawn, at most half of a class, every calibrator is fitted to them with
 its default settings and judged on all other rows: once as it is, once told the true class shares. "chosen" is
-what cross-validation on the drawn rows takes, none included; "chosen, 1 se" asks for an NLL lower by one
-standard error. No setting depends on the data set. Finished draws are read back from the CSV.
+what cross-validation on the drawn rows takes, none included, among the candidates that are tried by default
+or among all; "1 se" asks for an NLL lower by one standard error. No setting depends on the data set. Finished
+draws are read back from the CSV.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from calib.metrics import (
     negative_log_likelihood_from_probs,
 )
 from calib.posthoc import CALIBRATORS, make_calibrator
-from calib.posthoc.choice import MOST_CLASSES, NONE, choose_calibrator
+from calib.posthoc.choice import DEFAULT, MOST_CLASSES, NONE, choose_calibrator
 from calib.report.tables import aligned
 
 METRICS = ("accuracy", "ece", "nll", "brier")
-CHOSEN = {"chosen": 0.0, "chosen, 1 se": 1.0}
+CHOSEN = {"chosen": 0.0, "chosen, 1 se": 1.0, "chosen of all": 0.0, "chosen of all, 1 se": 1.0}
 METHODS = (NONE, *CALIBRATORS, *CHOSEN)
 CELL = ("data", "per_class", "weights", "draw")
 FIELDS = (*CELL, "method", *METRICS, "chosen", "problem")
@@ -156,6 +157,7 @@ def judge(logits: Tensor, labels: Tensor, cell: tuple[str, ...]) -> list[Row]:
             and math.isfinite(row.difference)
             and row.difference < -margin * row.standard_error
             and not fitted[row.name].get("problem")
+            and ("all" in method or row.name in DEFAULT)
         ]
         name = min(better, key=lambda row: row.nll or 0.0).name if better else NONE
         rows.append({**fitted[name], "method": method, "chosen": name})
@@ -189,7 +191,7 @@ def read_rows(file: Path) -> list[Row]:
     for row in rows:
         if row["method"] in METHODS:
             by_cell.setdefault(key(row), {})[row["method"]] = row
-    whole = [cell for cell in by_cell.values() if "chosen, 1 se" in cell]  # the last row of a draw
+    whole = [cell for cell in by_cell.values() if METHODS[-1] in cell]  # the last row of a draw
     return [row for cell in whole for row in cell.values()]
 
 

@@ -35,6 +35,7 @@ def calibrate(
     outputs: Outputs,
     *,
     method: str | None = None,
+    candidates: Sequence[str] | None = None,
     shares: Mapping[str, float] | None = None,
     folds: int = 5,
     seed: int = 0,
@@ -46,6 +47,7 @@ def calibrate(
     Args:
         outputs: With labels.
         method: Fit this calibrator, whatever cross-validation says. None: the best one there, if any helps.
+        candidates: Among which, as for `choose_calibrator`; with a method nobody asks.
         shares: Every class and how often it occurs where the mapping is used. None: as among the labels.
         folds: As for `choose_calibrator`.
         seed: Likewise.
@@ -62,7 +64,7 @@ def calibrate(
     choice = choose_calibrator(
         logits,
         labels,
-        candidates=None if method is None else [method],
+        candidates=candidates if method is None else [method],
         folds=folds,
         groups=outputs.groups,
         shares=wanted,
@@ -131,7 +133,8 @@ def weighted_ece(probs: Tensor, labels: Tensor, weights: Tensor, n_bins: int) ->
     """
     confidence, predictions = probs.max(dim=1)
     right = (predictions == labels).double() * weights
-    sums = sum_by_bin(bin_indices(confidence, n_bins), confidence * weights, right, n_bins)
+    bins = bin_indices(confidence.clamp_max(1), n_bins)  # a sum of shares may round to more than 1
+    sums = sum_by_bin(bins, confidence * weights, right, n_bins)
     return float((sums.value_sums - sums.target_sums).abs().sum() / weights.sum())
 
 
@@ -197,11 +200,12 @@ def outputs_of(given: argparse.Namespace) -> Outputs:
         FileNotFoundError: A file, folder, or what it needs is not there.
         ValueError: It cannot be used; the message says why.
     """
-    reading: dict[str, Any] = {"kind": given.kind, "label": given.label, "group": given.group}
+    reading: dict[str, Any] = {"kind": given.kind, "label": given.label or "label", "group": given.group}
     source = Path(given.source)
     if not (source.is_dir() or source.name == "prompt.safetensors"):
-        if given.on is not None:
-            raise ValueError(f"--on is for runs: {source} is a file of outputs itself.")
+        for name in ("on", "weights", "tokenizer"):
+            if getattr(given, name) is not None:
+                raise ValueError(f"--{name} is for runs: {source} is a file of outputs itself.")
         return read_outputs(source, class_names=given.classes, **reading)
     if given.classes is not None:
         raise ValueError("--classes: the classes are those of the run, in its order.")
@@ -233,6 +237,7 @@ def main(given: argparse.Namespace) -> int:
     mapping_found, text = calibrate(
         outputs,
         method=given.method,
+        candidates=given.candidates,
         shares=given.shares,
         folds=given.folds,
         seed=given.seed,

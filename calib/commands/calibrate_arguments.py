@@ -21,7 +21,7 @@ Labelled outputs of any model: a CSV, TSV or Parquet table with a column label a
 for every class, or columns called as the classes with --kind and --classes; or an .npz or .safetensors file
 with labels and probs or logits (class_names, groups). They must be of cases the model was not trained on.
 
-Without --method every calibrator is fitted on parts of the rows and judged on the others. The one with the
+Without --method the candidates are fitted on parts of the rows and judged on the others. The one with the
 lowest mean NLL there is taken, if it is lower than that of doing nothing; else nothing is written.
 """
 
@@ -46,11 +46,14 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--method", metavar="NAME", help="fit this one, whatever cross-validation says (default: it chooses)"
     )
+    parser.add_argument(
+        "--candidates",
+        metavar="A,B,...",
+        help="among which it chooses, or all (default: temperature_prior,svs,sms: few rows move them little)",
+    )
     parser.add_argument("--kind", help="what plain columns hold: probs or logits")
     parser.add_argument("--classes", metavar="A,B,...", help="the classes in the order wanted")
-    parser.add_argument(
-        "--label", default="label", metavar="COLUMN", help="column of labels (default: label)"
-    )
+    parser.add_argument("--label", metavar="COLUMN", help="column of labels (default: label)")
     parser.add_argument(
         "--group", metavar="COLUMN", help="column of patients, slides, ... (default: group, patient)"
     )
@@ -84,6 +87,7 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_args(argv)
     _check(given)
     given.classes = None if given.classes is None else classes_of(given.classes)
+    given.candidates = None if given.candidates is None else candidates_of(given.candidates)
     given.shares = None if given.shares is None else shares_of(given.shares)
     return given
 
@@ -94,6 +98,10 @@ def _check(given: argparse.Namespace) -> None:
     known = names_in("calib.posthoc.registry", "CALIBRATORS")
     if given.method is not None and given.method not in known:
         raise unknown_name("calibrator", given.method, known)
+    if given.method is not None and given.candidates is not None:
+        raise ValueError(
+            "--method takes that calibrator, --candidates chooses among several: give one of them."
+        )
     for name, least in (("folds", 2), ("seed", 0), ("bins", 1)):
         if getattr(given, name) < least:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(given, name)}.")
@@ -110,7 +118,7 @@ def _check(given: argparse.Namespace) -> None:
             )
         )
     if mapping:
-        fits = ("on", "method", "classes", "shares", "weights", "tokenizer")
+        fits = ("on", "method", "candidates", "classes", "label", "group", "shares", "weights", "tokenizer")
         useless = [f"--{name}" for name in fits if getattr(given, name) is not None]
         if useless:
             raise ValueError(
@@ -118,6 +126,24 @@ def _check(given: argparse.Namespace) -> None:
             )
         if given.out is None:
             raise ValueError("--apply needs --out FILE: where the calibrated outputs go.")
+
+
+def candidates_of(text: str) -> list[str]:
+    """Return the calibrators in "A,B,...", or all of them.
+
+    Raises:
+        ValueError: A name is unknown.
+
+    Example:
+        >>> candidates_of("svs,sms")
+        ['svs', 'sms']
+    """
+    known = names_in("calib.posthoc.registry", "CALIBRATORS")
+    names = known if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise unknown_name("calibrator", name, known)
+    return names
 
 
 def classes_of(text: str) -> list[str]:

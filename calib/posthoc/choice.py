@@ -18,7 +18,10 @@ from calib.posthoc.registry import CALIBRATORS, make_calibrator
 from calib.posthoc.shares import class_weights
 
 NONE = "none"  # the candidate that leaves everything as it is
-MOST_CLASSES = 100  # up to which candidates with C^2 parameters are tried where none are named
+# Tried where none are named: what few rows move little. Among twelve, luck wins too often
+# (benchmarks/posthoc_study.py).
+DEFAULT = ("temperature_prior", "svs", "sms")
+MOST_CLASSES = 100  # up to which those with C^2 parameters are among them
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ def choose_calibrator(
         logits: (N, C) of outputs the model was not trained on, C at least 2, finite.
         labels: (N,) class indices.
         candidates: Keys of CALIBRATORS, or calibrators by names of your own (they are copied, not fitted).
-            None: all of CALIBRATORS; above 100 classes those without C^2 parameters.
+            None: temperature_prior, svs and sms (above 100 classes without sms), which few rows move little.
+            All of CALIBRATORS are more to choose from than few rows can tell apart.
         folds: Parts, at least 2; as many as groups (rows) where there are fewer.
         groups: N names of patients, slides, ...; a group stays in one part. None: every row by itself.
         shares: (C,) class shares where it is used, as in `Calibrator.fit`; they weigh fits and judgements.
@@ -186,9 +190,8 @@ def _candidates(
             check_kind(calibrator, Calibrator, f"candidates[{name!r}]", "make_calibrator returns one.")
         found = dict(given)
     elif given is None:
-        found = {
-            name: row() for name, row in CALIBRATORS.items() if classes <= MOST_CLASSES or not row.quadratic
-        }
+        rows = {name: CALIBRATORS[name] for name in DEFAULT}
+        found = {name: row() for name, row in rows.items() if classes <= MOST_CLASSES or not row.quadratic}
     else:
         found = {name: make_calibrator(name) for name in given if name != NONE}
     if not found or NONE in found:

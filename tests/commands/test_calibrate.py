@@ -46,7 +46,7 @@ def test_the_winner_is_written_and_applied(tmp_path: Path, capsys, monkeypatch) 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "val.csv")
     write(tmp_path / "new.csv", 50, seed=9, labelled=False)
-    assert run("val.csv") == 0
+    assert run("val.csv", "--candidates", "all") == 0
     printed = capsys.readouterr().out
     assert "200 labelled rows (no finding" in printed
     assert all(f"| {name} " in printed for name in ("none", *CALIBRATORS))
@@ -131,6 +131,9 @@ def test_what_cannot_be_done_is_said_before_any_work(tmp_path: Path, capsys, mon
             ["val.csv", "--method", "temprature"],
             "Unknown calibrator 'temprature'. Did you mean 'temperature'",
         ),
+        (["val.csv", "--candidates", "svs,smss"], "Unknown calibrator 'smss'. Did you mean 'sms'"),
+        (["val.csv", "--candidates", "svs", "--method", "svs"], "give one of them"),
+        (["val.csv", "--weights", "w"], "--weights is for runs"),
         (["val.csv", "--kind", "prob"], "Did you mean 'probs'"),
         (["val.csv", "--folds", "1"], "--folds must be at least 2"),
         (["val.csv", "--margin", "nan"], "--margin must be"),
