@@ -18,7 +18,7 @@ from torch import Tensor
 from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_text
-from calib.data.labels import are_indices, label_text
+from calib.data.labels import WHOLE_NUMBER, label_text
 from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
 from calib.io.files import atomic_path, write_text
 
@@ -199,8 +199,10 @@ def label_indices(labels: Sequence[Any], where: Sequence[str], class_names: Sequ
             raise ValueError(f"{place} has no label.")
         texts.append(text)
     index = {name_key(name): number for number, name in enumerate(class_names)}
-    if are_indices(sorted(set(texts))) and not {name_key(text) for text in texts} <= index.keys():
+    whole = all(map(WHOLE_NUMBER.fullmatch, texts))
+    if whole and not {name_key(text) for text in texts} <= index.keys():
         index = {str(number): number for number in range(len(class_names))}
+        texts = [str(int(float(text))) for text in texts]
     found = []
     for text, place in zip(texts, where, strict=True):
         if name_key(text) not in index:
