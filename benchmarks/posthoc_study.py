@@ -185,8 +185,9 @@ def read_rows(file: Path) -> list[Row]:
     """Return the rows of all draws that were written whole, those of a draw that was begun twice once."""
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [dict(zip(FIELDS, row, strict=True)) for row in csv.reader(stream) if len(row) == len(FIELDS)]
+    # Line by line: the quote of a line that was cut off would swallow those after it.
+    lines = [next(csv.reader([line]), []) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [dict(zip(FIELDS, line, strict=True)) for line in lines if len(line) == len(FIELDS)]
     by_cell: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         if row["method"] in METHODS:
