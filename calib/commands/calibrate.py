@@ -25,6 +25,7 @@ from calib.posthoc.shares import check_shares, class_weights
 from calib.prompts.export import Prompt
 from calib.report.tables import aligned
 from calib.runs.exports import prompt_path
+from calib.runs.folder import FILES
 from calib.runs.validation import validation_predictions
 
 DEFAULT = "calibrator.json"
@@ -202,7 +203,7 @@ def outputs_of(given: argparse.Namespace) -> Outputs:
     """
     reading: dict[str, Any] = {"kind": given.kind, "label": given.label or "label", "group": given.group}
     source = Path(given.source)
-    if not (source.is_dir() or source.name == "prompt.safetensors"):
+    if not (source.is_dir() or source.name == FILES["prompt"].path):
         for name in ("on", "weights", "tokenizer"):
             if getattr(given, name) is not None:
                 raise ValueError(f"--{name} is for runs: {source} is a file of outputs itself.")
