@@ -25,6 +25,7 @@ def load_study() -> ModuleType:
     return study
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_and_counts_each_draw_once(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
