@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast
 
 import calib
 from calib.commands import usage
+from calib.commands.calibrate_arguments import calibrate_arguments
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
@@ -161,6 +162,11 @@ COMMANDS = {
         main="calib.commands.predict:main",
         read=predict_arguments,
     ),
+    "calibrate": Command(
+        summary="fit a calibrator to labelled outputs of a run or of any model, or apply one",
+        main="calib.commands.calibrate:main",
+        read=calibrate_arguments,
+    ),
 }
 
 
@@ -294,8 +300,7 @@ def _without_screen(command: str, reason: OSError) -> int:
 
 def _help(row: Command) -> str:
     """Return usage, examples and every setting with its default."""
-    settings = settings_help(row.task)
-    return f"{row.usage}\nSettings and their defaults (task {row.task}):\n\n{settings}\n"
+    return f"{row.usage}\nSettings and their defaults (task {row.task}):\n\n{settings_help(row.task)}\n"
 
 
 def _run(name: str, row: Command, argv: Sequence[str]) -> int:

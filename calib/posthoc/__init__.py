@@ -1,7 +1,24 @@
 """What is fitted on validation outputs: calibrators."""
 
 from calib.core.rooms import offered
-from calib.posthoc.scaling import fit_temperature
+from calib.posthoc.binning import BetaCalibration, HistogramBinning, IsotonicCalibration
+from calib.posthoc.calibrator import Calibrator
+from calib.posthoc.choice import Candidate, Choice, choose_calibrator
+from calib.posthoc.linear import MatrixScaling, PlattScaling, VectorScaling
+from calib.posthoc.registry import CALIBRATORS, calibrator_from_record, make_calibrator
+from calib.posthoc.scaling import (
+    TemperatureMix,
+    TemperatureScaling,
+    TemperatureWithPrior,
+    fit_temperature,
+)
+from calib.posthoc.structured import (
+    DirichletCalibration,
+    StructuredMatrixScaling,
+    StructuredVectorScaling,
+)
+from calib.posthoc.two_signal import TwoSignalPlatt
+from calib.posthoc.zero_shot import DistanceAwareCalibration, sample_adaptive_scaling
 
 
 def __dir__() -> list[str]:

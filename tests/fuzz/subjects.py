@@ -29,11 +29,14 @@ from torch.nn.functional import normalize
 from calib.backbones.tokenization import _digest, bert_tokenizer
 from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
+from calib.core.names import name_key
 from calib.data.embeddings import load_embeddings
 from calib.data.encode import cache_features
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
 from calib.data.images import open_image
+from calib.data.mapping import OutputMapping
+from calib.data.outputs import read_outputs
 from calib.data.predictions import Predictions
 from calib.data.readers.folder import read_class_names
 from calib.data.readers.hf import load_hf
@@ -46,6 +49,7 @@ from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
+from calib.posthoc import make_calibrator
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
@@ -301,6 +305,50 @@ def embeddings(folder: Path) -> list[Subject]:
         Subject("embeddings npz", folder / "plain.npz", load_embeddings, mutations.BYTES),
         Subject("embeddings packed npz", folder / "packed.npz", load_embeddings, mutations.BYTES),
         Subject("embeddings safetensors", folder / "e.safetensors", reads, user_made, says),
+    ]
+
+
+def outputs(folder: Path) -> list[Subject]:
+    """Return the file of a calibrator, and outputs of any model: npz, Parquet, CSV."""
+    logits = torch.arange(24.0).reshape(8, 3).sin() * 4
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    names = ["normal", "tumour", "été"]
+    calibrator = make_calibrator("svs").fit(logits, labels)
+    OutputMapping(names, calibrator, {"rows": 8}).save(folder / "calibrator.json")
+    np.savez(folder / "outputs.npz", logits=logits.numpy(), labels=labels.numpy(), class_names=names)
+    columns = {f"logit({name})": logits[:, c].double().tolist() for c, name in enumerate(names)}
+    columns["label"] = [names[label] for label in labels]
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "outputs.parquet", write_page_checksum=True)
+    with (folder / "outputs.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+
+    def maps(path: Path) -> Any:
+        loaded = OutputMapping.load(path)
+        return [loaded.class_names, loaded.about, loaded.calibrator(logits)]
+
+    def reads(path: Path) -> Any:
+        found = read_outputs(path)
+        classes = [found.class_names[label] for label in found.labels.tolist()]
+        return [
+            found.logits.tolist(),
+            [name_key(name) for name in found.class_names],
+            list(map(name_key, classes)),
+        ]
+
+    def says(path: Path) -> Any:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head, *body = (line for line in csv.reader(file) if any(map(str.strip, line)))
+        head = [name.strip() for name in head]
+        of = {name[6:-1]: i for i, name in enumerate(head) if name.startswith("logit(")}
+        numbers = [[float(line[i]) for i in of.values()] for line in body]
+        said = [name_key(line[head.index("label")]) for line in body]
+        return [numbers, list(map(name_key, of)), said]
+
+    return [
+        Subject("calibrator.json", folder / "calibrator.json", maps, mutations.JSON),
+        Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
+        Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),
+        Subject("outputs CSV", folder / "outputs.csv", reads, mutations.TEXT, says),
     ]
 
 
@@ -567,6 +615,7 @@ GROUPS: dict[str, Callable[[Path], list[Subject]]] = {
     "features": feature_files,
     "embeddings": embeddings,
     "tables": tables,
+    "outputs": outputs,
     "runs": run_files,
     "images": images,
     "weights": weights,

@@ -1,0 +1,263 @@
+"""`calib calibrate`: fit a calibrator to labelled outputs of a run or of any model, or apply one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib import __version__
+from calib.core.binning import bin_indices, sum_by_bin
+from calib.core.errors import unknown_name
+from calib.core.names import name_key
+from calib.core.text import few, printable
+from calib.data.mapping import OutputMapping, check_format
+from calib.data.outputs import Outputs, of_predictions, read_outputs
+from calib.io.files import blocking_file
+from calib.posthoc.choice import NONE, Candidate, Choice, choose_calibrator
+from calib.posthoc.registry import make_calibrator
+from calib.posthoc.shares import check_shares, class_weights
+from calib.prompts.export import Prompt
+from calib.report.tables import aligned
+from calib.runs.exports import prompt_path
+from calib.runs.folder import FILES
+from calib.runs.validation import validation_predictions
+
+DEFAULT = "calibrator.json"
+FEW = 10  # rows of a class, below which a note says so
+
+
+def calibrate(
+    outputs: Outputs,
+    *,
+    method: str | None = None,
+    candidates: Sequence[str] | None = None,
+    shares: Mapping[str, float] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    margin: float = 0.0,
+    n_bins: int = 10,
+) -> tuple[OutputMapping | None, str]:
+    """Return the mapping fitted to labelled outputs, None where none helps, and what is said about it.
+
+    Args:
+        outputs: With labels.
+        method: Fit this calibrator, whatever cross-validation says. None: the best one there, if any helps.
+        candidates: Among which, as for `choose_calibrator`; with a method nobody asks.
+        shares: Every class and how often it occurs where the mapping is used. None: as among the labels.
+        folds: As for `choose_calibrator`.
+        seed: Likewise.
+        margin: Likewise.
+        n_bins: Bins of the ECE shown.
+
+    Raises:
+        ValueError: Outputs or shares are not as above, or the calibrator cannot be fitted.
+    """
+    if outputs.labels is None:
+        raise ValueError(f"{outputs.path} has no labels: nothing can be fitted.")
+    logits, labels, names = outputs.logits, outputs.labels, outputs.class_names
+    wanted = None if shares is None else in_class_order(shares, names)
+    choice = choose_calibrator(
+        logits,
+        labels,
+        candidates=candidates if method is None else [method],
+        folds=folds,
+        groups=outputs.groups,
+        shares=wanted,
+        seed=seed,
+        margin=margin,
+    )
+    weights = class_weights(labels, len(names), wanted)
+    lines = [_heading(outputs, choice, wanted, n_bins), "", _table(choice, method, labels, weights, n_bins)]
+    lines += [f"{row.name}: {row.problem}" for row in choice.candidates.values() if row.problem]
+    calibrator = choice.calibrator
+    if method is not None and calibrator is None:
+        calibrator = make_calibrator(method).fit(logits, labels, shares=wanted)
+    lines += ["", _verdict(choice, method)]
+    if calibrator is None:
+        return None, "\n".join(lines)
+    about = {
+        "calib": __version__,
+        "rows": len(labels),
+        "kind": outputs.kind,
+        "shares": None if wanted is None else dict(zip(names, wanted.tolist(), strict=True)),
+        "chosen": "asked for" if method is not None else "cross-validation",
+        "folds": choice.folds,
+        "seed": seed,
+        "cross_validated_nll": {name: row.nll for name, row in choice.candidates.items()},
+    }
+    return OutputMapping(list(names), calibrator, about), "\n".join(lines)
+
+
+def in_class_order(shares: Mapping[str, float], class_names: Sequence[str]) -> Tensor:
+    """Return the shares of the classes (C,), in their order.
+
+    Raises:
+        ValueError: A name is unknown, a class is missing, or they do not sum to 1.
+
+    Example:
+        >>> in_class_order({"b": 0.25, "a": 0.75}, ["a", "b"]).tolist()
+        [0.75, 0.25]
+    """
+    known = {name_key(name) for name in class_names}
+    for name in shares:
+        if name_key(name) not in known:
+            raise ValueError(f"--shares: {unknown_name('class', name, class_names)}")
+    by_key = {name_key(name): share for name, share in shares.items()}
+    missing = [name for name in class_names if name_key(name) not in by_key]
+    if missing or len(by_key) < len(shares):
+        raise ValueError(f"--shares must name every class once; missing: {few(missing) or 'none'}.")
+    try:
+        return check_shares([by_key[name_key(name)] for name in class_names], len(class_names))
+    except ValueError as error:
+        raise ValueError(f"--shares: {error}") from error
+
+
+def weighted_ece(probs: Tensor, labels: Tensor, weights: Tensor, n_bins: int) -> float:
+    """Return the ECE of rows that count differently; with equal weights it is the ECE.
+
+    Args:
+        probs: (N, C).
+        labels: (N,).
+        weights: (N,) at least 0.
+        n_bins: Equally wide bins.
+
+    Example:
+        >>> probs, labels = torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1])
+        >>> weighted_ece(probs, labels, torch.tensor([1.5, 0.5]), 10)
+        0.0
+    """
+    confidence, predictions = probs.max(dim=1)
+    right = (predictions == labels).double() * weights
+    bins = bin_indices(confidence.clamp_max(1), n_bins)  # a sum of shares may round to more than 1
+    sums = sum_by_bin(bins, confidence * weights, right, n_bins)
+    return float((sums.value_sums - sums.target_sums).abs().sum() / weights.sum())
+
+
+def _heading(outputs: Outputs, choice: Choice, shares: Tensor | None, n_bins: int) -> str:
+    assert outputs.labels is not None
+    counts = torch.bincount(outputs.labels, minlength=len(outputs.class_names)).tolist()
+    said = few([f"{name} {count}" for name, count in zip(outputs.class_names, counts, strict=True)], 12)
+    groups = "" if outputs.groups is None else f" of {len(set(outputs.groups))} groups"
+    lines = [
+        f"{len(outputs.labels)} labelled rows{groups} ({said}), cross-validated in {choice.folds} parts; ECE "
+        f"with {n_bins} bins{', rows weighted by the shares' if shares is not None else ''}."
+    ]
+    scarce = [name for name, count in zip(outputs.class_names, counts, strict=True) if count < FEW]
+    if scarce:
+        lines.append(f"Fewer than {FEW} rows: {few(scarce, 12)}. What is said of these classes is uncertain.")
+    if shares is None and 0 in counts:
+        lines.append(
+            "A class without rows is learned to be rare, as it is here. If it is not where the outputs are "
+            "used, label some rows of it."
+        )
+    if shares is None and len(set(counts)) == 1:
+        lines.append(
+            "There are equally many rows of every class. If that is not so where the outputs are used, say "
+            "how often each occurs (--shares): otherwise calibration can make probabilities worse there."
+        )
+    return "\n".join(lines)
+
+
+def _table(choice: Choice, method: str | None, labels: Tensor, weights: Tensor, n_bins: int) -> str:
+    taken = method or choice.name
+    rows = []
+    for row in choice.candidates.values():
+        cells = ["n/a"] * 4
+        if row.probs is not None and row.nll is not None:
+            right = (row.probs.argmax(dim=1) == labels).double()
+            cells = [
+                f"{row.nll:.4f}",
+                "" if row.name == NONE else _difference(row),
+                f"{100 * weighted_ece(row.probs, labels, weights, n_bins):.1f}",
+                f"{100 * float((right * weights).sum() / weights.sum()):.1f}",
+            ]
+        rows.append([row.name, *cells, "x" if row.name == taken else ""])
+    return aligned(["calibrator", "NLL", "minus none (± se)", "ECE %", "accuracy %", "taken"], rows)
+
+
+def _difference(row: Candidate) -> str:
+    return f"{row.difference:+.4f} ± {row.standard_error:.4f}"
+
+
+def _verdict(choice: Choice, method: str | None) -> str:
+    if method is None and choice.calibrator is None:
+        return "No calibrator has a lower cross-validated NLL than none: leave the outputs as they are."
+    if method is None:
+        return f"{choice.name} has the lowest cross-validated NLL, lower than none."
+    helps = "lowers" if choice.calibrator is not None else "does not lower"
+    return f"{method} was asked for; cross-validation says that it {helps} the NLL."
+
+
+def outputs_of(given: argparse.Namespace) -> Outputs:
+    """Return the labelled outputs that the arguments of the command name.
+
+    Raises:
+        FileNotFoundError: A file, folder, or what it needs is not there.
+        ValueError: It cannot be used; the message says why.
+    """
+    reading: dict[str, Any] = {"kind": given.kind, "label": given.label or "label", "group": given.group}
+    source = Path(given.source)
+    if not (source.is_dir() or source.name == FILES["prompt"].path):
+        for name in ("on", "weights", "tokenizer"):
+            if getattr(given, name) is not None:
+                raise ValueError(f"--{name} is for runs: {source} is a file of outputs itself.")
+        return read_outputs(source, class_names=given.classes, **reading)
+    if given.classes is not None:
+        raise ValueError("--classes: the classes are those of the run, in its order.")
+    if given.on is not None:
+        names = Prompt.load(prompt_path(source)).class_names
+        return read_outputs(given.on, class_names=names, **reading)
+    found = validation_predictions(source, weights=given.weights, tokenizer=given.tokenizer)
+    return of_predictions(found, prompt_path(source))
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run `calib calibrate` with what `calibrate_arguments` returned. Returns the exit status."""
+    say = sys.stdout.write
+    if given.apply is not None:
+        mapping, out = OutputMapping.load(given.source), Path(given.out)
+        _check_out(out, [given.source, given.apply])
+        check_format(Path(given.apply), out)
+        outputs = read_outputs(given.apply, kind=given.kind, class_names=mapping.class_names, labelled=False)
+        probs = mapping.apply(outputs, out)
+        say(f"{len(probs)} rows, calibrated by {mapping.calibrator.name}, in {out}\n")
+        return 0
+    out = Path(given.out or DEFAULT)
+    _check_out(out, [given.source, *([] if given.on is None else [given.on])])
+    if out.suffix.lower() != ".json":
+        raise ValueError(f"--out {out} must end in .json: it is the file of a calibrator.")
+    if out.exists():
+        OutputMapping.load(out)  # nothing but an earlier calibrator is replaced
+    outputs = outputs_of(given)
+    mapping_found, text = calibrate(
+        outputs,
+        method=given.method,
+        candidates=given.candidates,
+        shares=given.shares,
+        folds=given.folds,
+        seed=given.seed,
+        margin=given.margin,
+        n_bins=given.bins,
+    )
+    say(printable(f"{text}\n"))
+    if mapping_found is None:
+        if out.exists():
+            say(f"{out} is of an earlier fit, and was left as it was.\n")
+        return 0
+    mapping_found.save(out)
+    say(f"Written: {out}. Apply it: calib calibrate {out} --apply FILE --out FILE\n")
+    return 0
+
+
+def _check_out(out: Path, inputs: Sequence[str]) -> None:
+    """Refuse a file that could not be written after the work, or would replace what is read."""
+    if out.is_dir() or blocking_file(out.parent) is not None:
+        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
+    if out.exists() and out.resolve() in {Path(path).resolve() for path in inputs}:
+        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")

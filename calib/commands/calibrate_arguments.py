@@ -1,0 +1,188 @@
+"""The arguments of `calib calibrate`, read without the imports that take seconds."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+
+from calib.core.errors import unknown_name
+from calib.core.tables import names_in
+
+MORE = """\
+examples:
+  calib calibrate runs/mine                                       (on its validation images)
+  calib calibrate outputs.csv --shares no_finding=0.6,pneumonia=0.3,covid=0.1
+  calib calibrate outputs.csv --kind probs --classes benign,malignant --method temperature_prior
+  calib calibrate runs/mine --on validation.csv --out mine.json
+  calib calibrate calibrator.json --apply new.csv --out calibrated.csv
+
+Labelled outputs of any model: a CSV, TSV or Parquet table with a column label and p(CLASS) or logit(CLASS)
+for every class, or columns called as the classes with --kind and --classes; or an .npz or .safetensors file
+with labels and probs or logits (class_names, groups). They must be of cases the model was not trained on.
+
+Without --method the candidates are fitted on parts of the rows and judged on the others. The one with the
+lowest mean NLL there is taken, if it is lower than that of doing nothing; else nothing is written.
+"""
+
+
+def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of `calib.commands.calibrate.main`; shares as a dictionary, classes as a list.
+
+    Raises:
+        ValueError: A name is unknown, a number is out of range, or options do not go together.
+        SystemExit: An option is unknown, or help was asked for.
+    """
+    parser = argparse.ArgumentParser(
+        prog="calib calibrate",
+        description="Fit a calibrator to labelled outputs of a run or of any model, or apply one.",
+        epilog=MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", help="a run folder, a file of labelled outputs, or with --apply a calibrator.json"
+    )
+    parser.add_argument("--on", metavar="FILE", help="labelled outputs for the classes of the run, to fit on")
+    parser.add_argument(
+        "--method", metavar="NAME", help="fit this one, whatever cross-validation says (default: it chooses)"
+    )
+    parser.add_argument(
+        "--candidates",
+        metavar="A,B,...",
+        help="among which it chooses, or all (default: temperature_prior,svs,sms: few rows move them little)",
+    )
+    parser.add_argument("--kind", help="what plain columns hold: probs or logits")
+    parser.add_argument("--classes", metavar="A,B,...", help="the classes in the order wanted")
+    parser.add_argument("--label", metavar="COLUMN", help="column of labels (default: label)")
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of patients, slides, ... (default: group, patient)"
+    )
+    parser.add_argument(
+        "--shares", metavar="A=0.6,B=0.4", help="how often the classes occur where the calibrator is used"
+    )
+    parser.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="parts for cross-validation (default: 5)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the division into parts (default: 0)"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="ask for an NLL lower by X standard errors than doing nothing (default: 0, lower at all)",
+    )
+    parser.add_argument(
+        "--bins", type=int, default=10, metavar="N", help="bins of the ECE shown (default: 10)"
+    )
+    parser.add_argument("--apply", metavar="FILE", help="outputs to which the calibrator.json is applied")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="the calibrator (default: calibrator.json), or with --apply the new outputs",
+    )
+    parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
+    parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
+    given = parser.parse_args(argv)
+    _check(given)
+    given.classes = None if given.classes is None else classes_of(given.classes)
+    given.candidates = None if given.candidates is None else candidates_of(given.candidates)
+    given.shares = None if given.shares is None else shares_of(given.shares)
+    return given
+
+
+def _check(given: argparse.Namespace) -> None:
+    if given.kind not in (None, "probs", "logits"):
+        raise ValueError(f"--kind {unknown_name('kind of outputs', given.kind, ('probs', 'logits'))}")
+    known = names_in("calib.posthoc.registry", "CALIBRATORS")
+    if given.method is not None and given.method not in known:
+        raise unknown_name("calibrator", given.method, known)
+    if given.method is not None and given.candidates is not None:
+        raise ValueError(
+            "--method takes that calibrator, --candidates chooses among several: give one of them."
+        )
+    for name, least in (("folds", 2), ("seed", 0), ("bins", 1)):
+        if getattr(given, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(given, name)}.")
+    if not (math.isfinite(given.margin) and given.margin >= 0):
+        raise ValueError(f"--margin must be a number of at least 0, not {given.margin}.")
+    mapping = given.source.lower().endswith(".json")
+    if mapping != (given.apply is not None):
+        raise ValueError(
+            f"{given.source}: "
+            + (
+                "a calibrator is applied with --apply FILE --out FILE."
+                if mapping
+                else "--apply takes a calibrator: calib calibrate calibrator.json --apply FILE --out FILE."
+            )
+        )
+    if mapping:
+        fits = ("on", "method", "candidates", "classes", "label", "group", "shares", "weights", "tokenizer")
+        useless = [f"--{name}" for name in fits if getattr(given, name) is not None]
+        if useless:
+            raise ValueError(
+                f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
+            )
+        if given.out is None:
+            raise ValueError("--apply needs --out FILE: where the calibrated outputs go.")
+
+
+def candidates_of(text: str) -> list[str]:
+    """Return the calibrators in "A,B,...", or all of them.
+
+    Raises:
+        ValueError: A name is unknown.
+
+    Example:
+        >>> candidates_of("svs,sms")
+        ['svs', 'sms']
+    """
+    known = names_in("calib.posthoc.registry", "CALIBRATORS")
+    names = known if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise unknown_name("calibrator", name, known)
+    return names
+
+
+def classes_of(text: str) -> list[str]:
+    """Return the names in "A,B,...".
+
+    Raises:
+        ValueError: A name is empty.
+
+    Example:
+        >>> classes_of("benign, malignant")
+        ['benign', 'malignant']
+    """
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise ValueError(f"--classes {text}: names separated by commas, none of them empty.")
+    return names
+
+
+def shares_of(text: str) -> dict[str, float]:
+    """Return the shares in "A=0.6,B=0.4" by name; whether they are those of the classes is checked later.
+
+    Raises:
+        ValueError: It is not written so, or a name stands twice.
+
+    Example:
+        >>> shares_of("benign=0.9,malignant=0.1")
+        {'benign': 0.9, 'malignant': 0.1}
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.rpartition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not (name and equals and 0 <= value <= 1) or name in shares:
+            raise ValueError(
+                f"--shares {text}: expected CLASS=SHARE,CLASS=SHARE,... with every class once and "
+                f"shares from 0 to 1; '{part.strip()}' is not so."
+            )
+        shares[name] = value
+    return shares

@@ -1,0 +1,144 @@
+"""The file of a fitted calibrator: the mapping, its class names in order, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from calib.data.output_tables import check_names, write_calibrated
+from calib.data.outputs import Outputs
+from calib.io.files import atomic_path, is_strings, read_json, write_json
+from calib.posthoc import Calibrator, calibrator_from_record
+
+KIND = "calibrator"
+VERSION = 1
+KEYS = ("kind", "version", "class_names", "calibrator", "about")
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMapping:
+    """A calibrator for outputs of certain classes.
+
+    Attributes:
+        class_names: C names in the order of its parameters.
+        calibrator: Fitted on C classes.
+        about: What it was fitted on, and what cross-validation said: for readers, nothing depends on it.
+    """
+
+    class_names: list[str]
+    calibrator: Calibrator
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a JSON file with a checksum, atomically.
+
+        Args:
+            path: The file.
+        """
+        record = {
+            "kind": KIND,
+            "version": VERSION,
+            "class_names": self.class_names,
+            "calibrator": self.calibrator.to_record(),
+            "about": self.about,
+        }
+        write_json(path, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> OutputMapping:
+        """Return the mapping in a file written by `save`, checked.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, of another kind or version, or its parts do not fit together.
+        """
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get("kind") != KIND:
+            raise ValueError(f"{path} is not a file of a calibrator, as `calib calibrate` writes it.")
+        if record.get("version") != VERSION or {*record} != {*KEYS}:
+            raise ValueError(
+                f"{path} must have version {VERSION} and the keys {', '.join(KEYS)}; it has version "
+                f"{record.get('version')!r} and {', '.join(record)}. Fit it anew."
+            )
+        names, about = record["class_names"], record["about"]
+        if not is_strings(names) or not isinstance(about, dict):
+            raise ValueError(f"{path}: class_names must be a list of strings, and about a mapping.")
+        check_names(names, Path(path))
+        try:
+            calibrator = calibrator_from_record(record["calibrator"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if calibrator.classes != len(names):
+            raise ValueError(
+                f"{path}: the calibrator is of {calibrator.classes} classes, and there are {len(names)} "
+                "names."
+            )
+        return cls(names, calibrator, about)
+
+    def apply(self, outputs: Outputs, out: str | Path) -> Tensor:
+        """Return calibrated probabilities (N, C) of outputs, and write them as the outputs were.
+
+        A table stays a table: its rows, columns and their order, see `write_calibrated`. Arrays become an npz
+        file with probs, class_names, and of labels, groups and ids what there was.
+
+        Args:
+            outputs: With the class names of this mapping, in its order.
+            out: The file, .npz for arrays and of the table's own format for tables.
+
+        Raises:
+            ValueError: The classes are others, or the file would be of another format.
+            WriteError: It cannot be written.
+        """
+        if outputs.class_names != self.class_names:
+            raise ValueError(f"{outputs.path} must be read with the class names of the mapping.")
+        out = Path(out)
+        check_format(outputs.path, out)
+        probs = self.calibrator(outputs.logits)
+        if outputs.table is not None:
+            best = (outputs.logits if self.calibrator.keeps_argmax else probs).argmax(dim=1)
+            write_calibrated(outputs.table, outputs.columns, probs, best, out)
+            return probs
+        arrays: Mapping[str, Any] = {
+            "probs": probs.numpy(),
+            "class_names": outputs.class_names,
+            "labels": None if outputs.labels is None else outputs.labels.numpy(),
+            "groups": outputs.groups,
+            "ids": outputs.ids,
+        }
+        ready = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        with atomic_path(out) as part, part.open("wb") as file:
+            np.savez(file, **ready)  # type: ignore[arg-type]
+        return probs
+
+
+def check_format(path: Path, out: Path) -> None:
+    """Refuse to write calibrated outputs in another format than `OutputMapping.apply` does.
+
+    Raises:
+        ValueError: The ending of `out` is another.
+
+    Example:
+        >>> check_format(Path("a.csv"), Path("b.txt"))
+        Traceback (most recent call last):
+        ValueError: --out b.txt must end in .csv, as a.csv is written again in its own format.
+    """
+    arrays = path.suffix.lower() in (".npz", ".safetensors")
+    wanted = ".npz" if arrays else path.suffix.lower()
+    if out.suffix.lower() != wanted:
+        why = "arrays are written so" if arrays else f"{path} is written again in its own format"
+        raise ValueError(f"--out {out} must end in {wanted}, as {why}.")
+
+
+def is_mapping(path: str | Path) -> bool:
+    """Return whether a file is called as mappings are: a JSON file.
+
+    Example:
+        >>> is_mapping("runs/mine/calibrator.json"), is_mapping("outputs.csv")
+        (True, False)
+    """
+    return Path(path).suffix.lower() == ".json"
