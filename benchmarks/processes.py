@@ -35,7 +35,7 @@ from calib.core import ranks
 from calib.data import ImageTable, cache_features
 from calib.data.records import FileSource
 from calib.losses import Objective
-from calib.prompts import module as prompt_tuning
+from calib.prompts import step as prompt_step
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
 from calib.report.tables import aligned
@@ -97,7 +97,7 @@ def encode(images: str, count: int, cache: str) -> dict[str, Any]:
 
 def steps(n_classes: int, specific: bool, share: bool, n_steps: int) -> dict[str, Any]:
     """Return the median seconds of training steps at PLIP's size."""
-    prompt_tuning.CLASSES_TO_SHARE = 2 if share else 10**9
+    prompt_step.CLASSES_TO_SHARE = 2 if share else 10**9
     backbone = create_backbone("plip", weights="random")
     names = [f"tissue number {number}" for number in range(n_classes)]
     learner = PromptLearner(backbone, names, class_specific=specific, seed=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.config import PromptRun, load_config
 
@@ -16,7 +16,7 @@ from calib.config import PromptRun, load_config
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., PromptRun]:
     """Return a function (*changes) -> settings of a short run."""
-    return lambda *changes: load_config([*SHORT, *changes], task="prompt")
+    return lambda *changes: load_config([*SHORT, *PLAIN, *changes], task="prompt")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> dict[int, P
     for seed in (1, 2):
         train(settings(f"seed={seed}", f"out={folder / str(seed)}"))
     return {seed: folder / str(seed) for seed in (1, 2)}
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run with the defaults: calibprompt, calibrated by its 8 shots of cxr3, and coop."""
+    from calib.commands.train import train
+
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    train(load_config([*SHORT, f"out={folder}"], task="prompt"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,13 @@ def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys
         "zero-shot",
         "coop (CE)",
         "calibprompt (CE + SMAC + AS)",
+        "calibprompt calibrated (experts)",
         "ECE %",
         "545 test images, seed 1",
     ):
         assert text in printed
+    assert re.search(r"^Calibrated by its own 24 shots: experts \(prompt \d+ %, images \d+ %", printed, re.M)
+    assert "\nTheir negative log-likelihood, each left out: none " in printed
     export = re.search(r"runs/embedded-cxr3-calibprompt-8shot-s1-\w{6}/prompt.safetensors", printed)
     assert export is not None
     assert (tmp_path / export.group()).is_file()

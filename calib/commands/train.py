@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
 from calib.config import PromptRun, check_config
@@ -22,14 +22,17 @@ from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
 from calib.prompts.export import Prompt
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.stack import PromptStackModule, StackedLoader, validation_of
 from calib.prompts.zero_shot import ZERO_SHOT
-from calib.report.plots import reliability_panels
+from calib.report.plots import reliability_panels, save_figure
 from calib.report.tables import results_table
-from calib.runs.folder import REUSED, RunFolder, save_figure
+from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
 from calib.runs.opening import check_same_data, opened
 from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
+from calib.runs.results import CALIBRATED, about_calibration, methods_of
+from calib.runs.shots import calibrated_by_shots, members_of
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 log = logging.getLogger(__name__)
@@ -38,18 +41,19 @@ log = logging.getLogger(__name__)
 def train(config: PromptRun) -> dict[str, Any]:
     """Run the whole job and return the metrics of every method and where things lie.
 
-    Trains the preset and each baseline on the same shots, exports the prompts, evaluates them and zero-shot
-    on the test split, where there is one, and writes everything to the run folder. An interrupted run of the
-    same settings is continued; what is finished is read back. Several processes encode and train together;
-    the first one decides what there is to do, evaluates and writes.
+    Trains the preset and each baseline on the same shots, calibrates the preset's prompt by them, exports the
+    prompts, evaluates them and zero-shot on the test split, where there is one, and writes everything to the
+    run folder. An interrupted run of the same settings is continued; what is finished is read back. Several
+    processes encode and train together; the first one decides what there is to do, evaluates and writes.
 
     Args:
         config: The settings.
 
     Returns:
         {"methods": {name: test metrics}, "val": {name: metrics on the validation shots}, "titles": {name:
-        name with its losses}, "folder": path, "prompt": path, "reused": whether nothing was trained}. Without
-        test images "methods" is empty, and without validation shots "val".
+        name with its losses}, "calibration": what the shots say, None where they were not asked, "folder":
+        path, "prompt": path, "reused": whether nothing was trained}. Without test images "methods" is empty,
+        and without validation shots "val".
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -71,20 +75,28 @@ def train(config: PromptRun) -> dict[str, Any]:
             _check_data(config, folder)
             if job.lacks_report():
                 job.lock()
-                _write_report(config, folders)
+                _write_report(config, folder)
         else:
             prepared = prepare(config)
             new_learner(config, prepared)  # a class name that does not fit is refused before any is written
             for objective in objectives.values():
                 check_trainable(objective, prepared.task.class_names)
+            members_of(config, prepared, objectives[config.preset])  # nor shots that cannot be divided
             job.claim(prepared.record)
             evaluate_prompt(config, prepared.zero_shot, prepared, folders[ZERO_SHOT])
             for run, run_folder in job.turns():
                 _train_one(run, run_folder, objectives[run.preset], prepared)
-            _write_report(config, folders)
+            _write_report(config, folder)
+    written = _read_results(folder)
+    tests, vals = _by_split(written)
+    calibration = list(written.values())[-1].get("calibration")
+    if calibration is not None:
+        titles[f"{config.preset} {CALIBRATED}"] = f"{config.preset} {CALIBRATED} ({calibration['method']})"
     return {
-        **_read_results(folders),
+        "methods": tests,
+        "val": vals,
         "titles": {ZERO_SHOT: ZERO_SHOT, **titles},
+        "calibration": calibration,
         "folder": str(folder.path),
         "prompt": str(folder.prompt),
         "reused": job.finished,
@@ -92,9 +104,16 @@ def train(config: PromptRun) -> dict[str, Any]:
 
 
 def _baselines(config: PromptRun, folder: RunFolder) -> dict[str, PromptRun]:
-    """Return the settings of every prompt that is trained beside the preset."""
+    """Return the settings of every prompt that is trained beside the preset, and not calibrated."""
     return {
-        name: replace(config, preset=name, loss={}, baselines=[], out=str(folder.baseline(name).path))
+        name: replace(
+            config,
+            preset=name,
+            loss={},
+            baselines=[],
+            calibrate=replace(config.calibrate, method="none", prevalence=None),
+            out=str(folder.baseline(name).path),
+        )
         for name in config.baselines
         if name != config.preset
     }
@@ -103,14 +122,14 @@ def _baselines(config: PromptRun, folder: RunFolder) -> dict[str, PromptRun]:
 def _train_one(config: PromptRun, folder: RunFolder, objective: Objective, prepared: RunInputs) -> None:
     log.info("Training %s on %d images.", title(config.preset, objective), len(prepared.train))
     with run_loggers(config, folder) as loggers:
-        prompt = fit_prompt(config, prepared, objective, folder, loggers)
-        test = evaluate_prompt(config, prompt, prepared, folder)
+        prompt, found = fit_prompt(config, prepared, objective, folder, loggers)
+        test = evaluate_prompt(config, prompt, prepared, folder, found)
         close_loggers(loggers, test, folder, n_bins=config.n_bins)
 
 
 def fit_prompt(
     config: PromptRun, prepared: RunInputs, objective: Objective, folder: RunFolder, loggers: list[Logger]
-) -> Prompt:
+) -> tuple[Prompt, dict[str, Any]]:
     """Train one prompt, from its last checkpoint if there is one, and return it ready for export.
 
     Args:
@@ -120,13 +139,19 @@ def fit_prompt(
         folder: Where the checkpoints are.
         loggers: Where the curves go.
 
+    Returns:
+        The prompt, and what metrics.json says of its calibration; nothing where none is asked for.
+
     Raises:
         FloatingPointError: A loss became NaN or infinite.
     """
     seed_everything(config.seed, workers=True, verbose=False)
-    backbone, settings = prepared.backbone, config.optim
+    trainer = make_trainer(config, folder, loggers, validate=prepared.val is not None)
+    if config.calibrate.method != "none":
+        return _fit_with_folds(config, prepared, objective, trainer, folder)
+    settings = config.optim
     module = PromptTuningModule(
-        backbone,
+        prepared.backbone,
         new_learner(config, prepared),
         objective,
         prepared.zero_shot.text_features,
@@ -135,9 +160,29 @@ def fit_prompt(
         warmup_lr=settings.warmup_lr,
         n_bins=config.n_bins,
     )
-    trainer = make_trainer(config, folder, loggers, validate=prepared.val is not None)
     fit(trainer, module, batches_of(config, prepared), folder=folder)
-    return exported(config, prepared, objective, *module.trained())
+    return exported(config, prepared, objective, *module.trained()), {}
+
+
+def _fit_with_folds(
+    config: PromptRun, prepared: RunInputs, objective: Objective, trainer: Trainer, folder: RunFolder
+) -> tuple[Prompt, dict[str, Any]]:
+    """Train a prompt beside those of its folds, and calibrate it by what these say of the shots."""
+    trained = members_of(config, prepared, objective)
+    module = PromptStackModule(
+        prepared.backbone,
+        [member.prompt for member in trained.members],
+        prepared.zero_shot.text_features,
+        optimizer=config.optim.name,
+        n_bins=config.n_bins,
+        shown=0,
+    )
+    batches = [member.batches for member in trained.members]
+    train = StackedLoader([each.train_dataloader() for each in batches])
+    fit(trainer, module, train, validation_of(batches), folder=folder)
+    texts, contexts = module.trained()
+    prompt = exported(config, prepared, objective, texts[0], contexts[0])
+    return calibrated_by_shots(config, prepared, prompt, trained, texts[1:])
 
 
 def heading(config: PromptRun, images: str) -> str:
@@ -181,10 +226,11 @@ def _check_data(config: PromptRun, folder: RunFolder) -> None:
 
 
 @ranks.by_first
-def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
+def _write_report(config: PromptRun, folder: RunFolder) -> None:
     """Write the table of a finished job, and the reliability diagrams of its test images."""
-    folder = folders[config.preset]
-    write_text(folder.table, shown(config, *_by_split(folders)) + "\n")
+    folders = methods_of(folder)
+    written = {name: each.results() for name, each in folders.items()}
+    write_text(folder.table, shown(config, *_by_split(written)) + "\n")
     if not folder.tested:
         return
     predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
@@ -193,20 +239,18 @@ def _write_report(config: PromptRun, folders: dict[str, RunFolder]) -> None:
 
 
 @ranks.by_first
-def _read_results(folders: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of every method, once the job's own export could be read."""
-    tests, vals = _by_split(folders)
-    *_, folder = folders.values()
+def _read_results(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return what every method's metrics.json says, once the job's own export could be read."""
+    written = {name: each.results() for name, each in methods_of(folder).items()}
     Prompt.load(folder.prompt)  # one that was damaged since is not announced
-    return {"methods": tests, "val": vals}
+    return written
 
 
-def _by_split(folders: dict[str, RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _by_split(written: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of every method on the test images and on the validation shots; empty without."""
-    found = {name: each.results() for name, each in folders.items()}
 
     def on(split: str) -> dict[str, Any]:
-        return {name: each[split] for name, each in found.items() if split in each}
+        return {name: each[split] for name, each in written.items() if split in each}
 
     return on("test"), on("val")
 
@@ -216,15 +260,18 @@ def main(config: PromptRun) -> int:
     started = time.monotonic()
     results = train(config)
     say = sys.stdout.write
+    titles = results["titles"]
     tests, vals = (
-        {results["titles"][name]: row for name, row in results[key].items()} for key in ("methods", "val")
+        {titles.get(name, name): row for name, row in results[key].items()} for key in ("methods", "val")
     )
     say(f"\n{shown(config, tests, vals, shlex.quote(results['folder']))}\n\n")
+    if results["calibration"] is not None:
+        say(about_calibration(results["calibration"]) + "\n")
     if results["reused"]:
         say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
-    say(f"Calibrated prompt: {results['prompt']}\n")
+    say(f"Prompt, ready for use: {results['prompt']}\n")
     rest = "Reliability diagrams, metrics, predictions" if tests else "Metrics, curves"
     say(f"{rest}: {results['folder']}\n")
     return 0

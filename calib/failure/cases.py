@@ -47,6 +47,8 @@ class FailureCases:
         source: (N,) int64 in [0, K): whose texts judged the image.
         predictions: (V, N) int64.
         logits: (V, N, C).
+        calibrated: Whether the logits are more than the scaled cosines to the texts, so that a residual head
+            has to be told them.
     """
 
     image_features: Tensor
@@ -55,6 +57,7 @@ class FailureCases:
     source: Tensor
     predictions: Tensor
     logits: Tensor
+    calibrated: bool = False
 
     @classmethod
     def of(
@@ -65,6 +68,7 @@ class FailureCases:
         *,
         logit_scale: float,
         predictions: Tensor | None = None,
+        logits: Tensor | None = None,
     ) -> FailureCases:
         """Return the cases of one model.
 
@@ -73,10 +77,13 @@ class FailureCases:
             labels: (N,) int64.
             text_features: (C, D) unit norm.
             logit_scale: Log of the scale.
-            predictions: (N,) or (V, N) int64. None: the most similar class.
+            predictions: (N,) or (V, N) int64. None: that of the largest logit.
+            logits: (V, N, C) of a model that is more than its texts. None: the scaled cosines.
         """
         views = image_features if image_features.dim() == 3 else image_features[None]
-        logits = math.exp(logit_scale) * views @ text_features.T  # (V, N, C)
+        calibrated = logits is not None
+        if logits is None:
+            logits = math.exp(logit_scale) * views @ text_features.T  # (V, N, C)
         picked = logits.argmax(dim=2) if predictions is None else predictions.expand(views.shape[:2])
         return cls(
             image_features=views,
@@ -85,6 +92,7 @@ class FailureCases:
             source=torch.zeros(len(labels), dtype=torch.int64),
             predictions=picked,
             logits=logits,
+            calibrated=calibrated,
         )
 
     @classmethod
@@ -104,11 +112,12 @@ class FailureCases:
             logit_scale: As in `of`.
             predictions: As in `of`.
         """
-        views = table.image_features[None].cpu()  # (1, N, D)
-        if table.augmented_features is not None:
-            views = torch.cat([views, table.augmented_features.transpose(0, 1).cpu()])
         return cls.of(
-            views, table.labels.cpu(), text_features, logit_scale=logit_scale, predictions=predictions
+            all_views(table),
+            table.labels.cpu(),
+            text_features,
+            logit_scale=logit_scale,
+            predictions=predictions,
         )
 
     @classmethod
@@ -128,7 +137,16 @@ class FailureCases:
             raise ValueError(f"image_features must be (N, {dim}) for this prompt, and they are {width} wide.")
         if last >= size:
             raise ValueError(f"labels must lie in 0..{size - 1}, the classes of the prompt, got {last}.")
-        return cls.of_table(table, prompt.text_features.cpu(), logit_scale=scale_of(prompt))
+        views = all_views(table)
+        return cls.of(
+            views,
+            table.labels.cpu(),
+            prompt.text_features.cpu(),
+            logit_scale=scale_of(prompt),
+            logits=None
+            if prompt.calibration is None
+            else torch.stack([prompt.logits(view) for view in views]),
+        )
 
     @classmethod
     def join(cls, parts: Sequence[FailureCases]) -> FailureCases:
@@ -149,6 +167,7 @@ class FailureCases:
             labels=torch.cat([part.labels for part in parts]),
             text_features=torch.cat([part.text_features for part in parts]),
             source=torch.cat(shifted),
+            calibrated=any(part.calibrated for part in parts),
             **rows,
         )
 
@@ -174,7 +193,9 @@ class FailureCases:
         """Return the batch for (epoch, row indices): epoch e sees view e modulo V."""
         epoch, index = key
         view = epoch % len(self.image_features)
+        told = {"model_logits": self.logits[view][index]} if self.calibrated else {}
         return {
+            **told,
             "image_features": self.image_features[view][index],
             "labels": self.labels[index],
             "predictions": self.predictions[view][index],
@@ -199,6 +220,14 @@ class FailureCases:
             source = dataclasses.replace(self, **{name: getattr(self, name)[:1] for name in fields})
         order = BatchOrder(len(self), batch_size, seed=seed, drop_last=drop_last, shared=True)
         return BatchLoader(source, order)
+
+
+def all_views(table: FeatureTable) -> Tensor:
+    """Return the features of a table's images, the plain ones first, (V, N, D) on the CPU."""
+    views = table.image_features[None].cpu()  # (1, N, D)
+    if table.augmented_features is not None:
+        views = torch.cat([views, table.augmented_features.transpose(0, 1).cpu()])
+    return views
 
 
 def scale_of(prompt: Prompt) -> float:

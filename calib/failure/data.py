@@ -113,12 +113,13 @@ class FailureData:
         return [self.test.names[row] for row in self.captions.test_rows[source].tolist()]
 
 
-def cases_of(test: Predictions, text_features: Tensor) -> FailureCases:
+def cases_of(test: Predictions, text_features: Tensor, *, calibrated: bool = False) -> FailureCases:
     """Return a prompt's predictions as cases.
 
     Args:
         test: What the prompt says.
         text_features: (C, D) of the prompt.
+        calibrated: Whether the logits are those of a calibration.
     """
     return FailureCases(
         image_features=test.image_features[None],
@@ -127,6 +128,7 @@ def cases_of(test: Predictions, text_features: Tensor) -> FailureCases:
         source=torch.zeros(len(test.labels), dtype=torch.int64),
         predictions=test.logits.argmax(dim=1)[None],
         logits=test.logits[None],
+        calibrated=calibrated,
     )
 
 
@@ -183,8 +185,3 @@ def draw_rows(
         names=[table.names[row] for row in rows],
     )
     return replace(split, train=index[split.train], val=index[split.val])
-
-
-def owners(table: Table) -> list[str]:
-    """Return what must not be divided: the group of every image, or the image itself."""
-    return list(table.ids) if table.groups is None else [str(group) for group in table.groups]

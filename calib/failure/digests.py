@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
 from torch import Tensor
 
 from calib.prompts.export import Prompt
@@ -49,17 +50,34 @@ def text_digest(text_features: Tensor) -> str:
 
 
 def prompt_digest(prompt: Prompt) -> str:
-    """Return the sha256 of what a prompt predicts with: class names in order and text features.
+    """Return the sha256 of what a prompt predicts with: class names in order, text features, decisive maps.
 
-    The temperature is no part of it, as it changes no prediction.
+    A temperature and a calibration by one factor are no part of it, as they change no prediction.
 
     Args:
         prompt: Learned or zero-shot.
     """
     names = json.dumps(prompt.class_names, ensure_ascii=False)
-    return hashlib.sha256(f"{names}\n{text_digest(prompt.text_features)}".encode()).hexdigest()
+    parts = [names, text_digest(prompt.text_features)]
+    decisive = _decisive_map(prompt)
+    if decisive is not None:
+        parts.append(text_digest(decisive))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def same_prompt(ours: Prompt, theirs: Prompt) -> bool:
-    """Return whether two prompts predict the same but for rounding: classes in order, text features."""
-    return ours.class_names == theirs.class_names and same_text(ours.text_features, theirs.text_features)
+    """Return whether two prompts predict the same but for rounding: classes, text features, decisive maps."""
+    if ours.class_names != theirs.class_names or not same_text(ours.text_features, theirs.text_features):
+        return False
+    mine, other = _decisive_map(ours), _decisive_map(theirs)
+    if mine is None or other is None:
+        return mine is other
+    size = float(mine.abs().max())
+    return same_text(mine / size, other / size)
+
+
+def _decisive_map(prompt: Prompt) -> Tensor | None:
+    """Return the map (C, D + 1) of a calibration that may change predictions. None: there is none."""
+    if prompt.calibration is None or prompt.calibration.method == "scale":
+        return None
+    return torch.cat([prompt.calibration.weight, prompt.calibration.bias[:, None]], dim=1)

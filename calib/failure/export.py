@@ -20,6 +20,7 @@ from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
 from calib.io.tensors import save_tensors
+from calib.prompts.calibration import Calibration, same_calibration
 from calib.prompts.export import Prompt
 
 ROWS_AT_ONCE = 4096  # bounds the memory of the attention, (rows, C)
@@ -42,6 +43,8 @@ class FailureHead:
             their width are all there is to recognise it by.
         prompt: `prompt_digest` of the prompt it judges. None: no prompt export was involved.
         training: Objective, seed, data set, how the failures were obtained, software versions.
+        calibration: That of the prompt it judges, whose confidence a residual head starts at. None: it had
+            none.
     """
 
     head: ViLU = field(repr=False)
@@ -51,6 +54,7 @@ class FailureHead:
     backbone: dict[str, Any] | None = field(default=None, repr=False)
     prompt: str | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)
@@ -96,7 +100,7 @@ class FailureHead:
                 rows = slice(start, start + ROWS_AT_ONCE)
                 picked = None if predictions is None else predictions[rows]
                 given = self._arguments(image_features[rows], texts, picked)
-                logits[rows] = self.head(*given).double().cpu()
+                logits[rows] = self.head(*given, model_logits=self._model_logits(given[0])).double().cpu()
         return logits.sigmoid().to(image_features.device)
 
     def explain(
@@ -125,7 +129,8 @@ class FailureHead:
             raise ValueError("This failure head was saved without training means, so it cannot explain.")
         self._check_features(image_features, "image_features")
         given = self._arguments(image_features, self._texts(text_features), predictions)
-        return self.head.explain(*given, means=self.means, logits=logits, top=top)
+        told = self._model_logits(given[0])
+        return self.head.explain(*given, means=self.means, logits=logits, model_logits=told, top=top)
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.
@@ -141,6 +146,16 @@ class FailureHead:
                 f"{few(prompt.class_names)}. Train one for this prompt."
             )
         self.check_text(prompt.text_features)
+        if not same_calibration(self.calibration, prompt.calibration):
+            ours, theirs = (
+                "as it was trained" if each is None else "calibrated"
+                for each in (self.calibration, prompt.calibration)
+            )
+            raise ValueError(
+                f"This failure head judges the prompt {ours}, and the one at hand is {theirs}"
+                f"{' in another way' if ours == theirs else ''}. Take the prompt it was trained for (a run "
+                "keeps the one without calibration in 'bare'), or train a head for this one."
+            )
         if self.backbone is not None:
             check_same_backbone(
                 self.backbone, prompt.backbone, what=MADE_FOR, at_hand="the prompt was made for"
@@ -196,6 +211,8 @@ class FailureHead:
         tensors = {} if texts is None else {"text_features": texts.float()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
+        if self.calibration is not None:
+            tensors |= self.calibration.tensors()
         record = {
             "kind": KIND,
             "version": VERSION,
@@ -206,6 +223,7 @@ class FailureHead:
             "prompt": self.prompt,
             "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
+            "calibration": None if self.calibration is None else self.calibration.record(),
         }
         save_tensors(path, tensors, record, run=run)
 
@@ -226,6 +244,10 @@ class FailureHead:
         like = self.head.mlp[0].get_parameter("weight")
         given = (image_features.to(like), text_features.to(like))
         return given if predictions is None else (*given, predictions.to(like.device))
+
+    def _model_logits(self, image_features: Tensor) -> Tensor | None:
+        """Return the logits of the calibrated prompt; None where the texts are all there is."""
+        return None if self.calibration is None else self.calibration.logits(image_features)
 
     def _texts(self, given: Tensor | None) -> Tensor:
         """Return the candidates: the head's own, or for a head of captions those that were given."""

@@ -190,6 +190,7 @@ def fit_head(
         means=part_means(trained, cases),
         backbone=None if judged.prompt is None else judged.prompt.backbone,
         prompt=None if judged.prompt is None else prompt_digest(judged.prompt),
+        calibration=None if judged.prompt is None else judged.prompt.calibration,
         training={
             "loss": {loss: dict(loss_settings)},
             "seed": seed,
@@ -214,7 +215,12 @@ def part_means(head: ViLU, cases: FailureCases) -> dict[str, Tensor]:
         rows = (cases.source == model).nonzero().flatten()
         if not len(rows):
             continue
-        means = head.part_means(cases.image_features[0][rows], texts, cases.predictions[0][rows])
+        means = head.part_means(
+            cases.image_features[0][rows],
+            texts,
+            cases.predictions[0][rows],
+            model_logits=cases.logits[0][rows] if cases.calibrated else None,
+        )
         for name, value in means.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(rows) / len(cases)
     return sums

@@ -16,9 +16,11 @@ from calib.failure.digests import text_digest
 from calib.failure.official import check_names_and_shapes
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_tensor, require_version
+from calib.prompts.calibration import Calibration
 
 KIND = "failure"
-VERSION = 1
+VERSION = 2
+OLDER = (1,)  # of prompts without a calibration
 RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
 
 
@@ -43,11 +45,14 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         "text_features": _read_texts(tensors, record, head, path),
         "means": _read_means(tensors, head, path),
         **{key: record[key] for key in ("class_names", "backbone", "prompt", "training")},
+        "calibration": Calibration.read(
+            tensors, record.get("calibration"), (len(record["class_names"]), head.dim), path=path
+        ),
     }
 
 
 def _check_record(record: Mapping[str, Any], path: str | Path) -> None:
-    require_version(record, VERSION, path=path)
+    require_version(record, VERSION, path=path, older=OLDER)
     require_keys(record, RECORD, path=path)
     if not require_strings(record, "class_names", path=path) and record["text_digest"] is not None:
         raise ValueError(f"{path}: class_names must be a list of names, and it is empty.")

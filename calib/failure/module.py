@@ -72,15 +72,21 @@ class FailurePredictionModule(LightningModule):
         images, picked = batch["image_features"], batch["predictions"]
         if "text_features" in batch:
             return self.head(images, batch["text_features"], picked)
+        told = batch.get("model_logits")
         if len(self.text_features) == 1:
-            return self.head(images, self.text_features[0], picked)
+            return self.head(images, self.text_features[0], picked, model_logits=told)
         logits = images.new_zeros(len(images))
         # The models of the batch of all processes: with other shares the head is called as often, perhaps
         # with no image.
         used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
         for model in used.nonzero().flatten().tolist():
             rows = (batch["source"] == model).nonzero().flatten()
-            part = self.head(images[rows], self.text_features[model], picked[rows])
+            part = self.head(
+                images[rows],
+                self.text_features[model],
+                picked[rows],
+                model_logits=None if told is None else told[rows],
+            )
             logits = logits.index_copy(0, rows, part.to(logits))
         return logits
 

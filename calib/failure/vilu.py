@@ -168,6 +168,8 @@ class ViLU(nn.Module):
         image_features: Tensor,
         text_features: Tensor | None = None,
         predictions: Tensor | None = None,
+        *,
+        model_logits: Tensor | None = None,
     ) -> Tensor:
         """Return the failure logit of every image: above 0 means the prediction is likely wrong.
 
@@ -177,6 +179,8 @@ class ViLU(nn.Module):
             image_features: (B, D) unit norm.
             text_features: (C, D) unit norm: the classes, or the captions of the batch. LVU needs none.
             predictions: (B,) int64 in [0, C), what the model predicted. None: the most similar candidate.
+            model_logits: (B, C) of a model that is more than its texts, whose confidence a residual head
+                starts at. None: the scaled cosines.
 
         Returns:
             (B,).
@@ -187,11 +191,16 @@ class ViLU(nn.Module):
         """
         if self.training and self.options["use_attention"]:
             self.iteration_count += 1
-        inputs = self.inputs(image_features, text_features, predictions)
+        inputs = self.inputs(image_features, text_features, predictions, model_logits=model_logits)
         return self._score(inputs)
 
     def inputs(
-        self, image_features: Tensor, text_features: Tensor | None, predictions: Tensor | None = None
+        self,
+        image_features: Tensor,
+        text_features: Tensor | None,
+        predictions: Tensor | None = None,
+        *,
+        model_logits: Tensor | None = None,
     ) -> Inputs:
         """Return what the head sees of a batch: attention, prediction and confidence, before the MLP.
 
@@ -199,6 +208,7 @@ class ViLU(nn.Module):
             image_features: As in `forward`.
             text_features: As in `forward`.
             predictions: As in `forward`.
+            model_logits: As in `forward`.
 
         Raises:
             ValueError: As in `forward`.
@@ -207,15 +217,18 @@ class ViLU(nn.Module):
         if text_features is None or not self.needs_text:
             return Inputs(image_features, None, None, None, None, None)
         logits = self.logits(image_features, text_features)  # (B, C)
+        judged = logits if model_logits is None else model_logits
+        if judged.shape != logits.shape:
+            raise ValueError(f"model_logits must be {tuple(logits.shape)}, not {tuple(judged.shape)}.")
         if predictions is None:
-            predictions = logits.argmax(1)
+            predictions = judged.argmax(1)
         attention = keys = confidence = None
         if self.options["use_attention"]:
             queries, keys = self._queries_and_keys(image_features, text_features)
             frozen = queries is image_features  # then attention and prediction share one product
             attention = (logits if frozen else self.logits(queries, keys)).softmax(1)
         if self.options["residual"]:
-            confidence = self.mcp_scale * log_odds(logits, predictions) + self.mcp_offset
+            confidence = self.mcp_scale * log_odds(judged, predictions) + self.mcp_offset
         picked = predictions if self.options["use_predicted_caption"] else None
         return Inputs(image_features, text_features, attention, keys, picked, confidence)
 
@@ -233,6 +246,7 @@ class ViLU(nn.Module):
         *,
         means: Mapping[str, Tensor],
         logits: Tensor | None = None,
+        model_logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
         """Return why the head trusts or doubts each prediction: see `Explanation`.
@@ -245,6 +259,7 @@ class ViLU(nn.Module):
                 compared with.
             logits: (B, C) of the model that is judged: the confidence it has elsewhere is the one that is
                 quoted. None: the head's own.
+            model_logits: As in `forward`.
             top: How many alternative classes to name, at least 1; fewer where there are fewer.
 
         Raises:
@@ -252,8 +267,10 @@ class ViLU(nn.Module):
         """
         check_batch(self.dim, image_features, text_features, predictions, needs_text=self.needs_text)
         with torch.no_grad():
-            inputs = self.inputs(image_features, text_features, predictions)
+            inputs = self.inputs(image_features, text_features, predictions, model_logits=model_logits)
             own = self.logits(image_features, text_features)
+            if model_logits is not None and logits is None:
+                logits = model_logits
             if logits is not None and logits.shape != own.shape:
                 raise ValueError(f"logits must be {tuple(own.shape)}, not {tuple(logits.shape)}.")
             return explain_failure(
@@ -263,7 +280,9 @@ class ViLU(nn.Module):
                 means=means,
                 weights=own.softmax(1) if inputs.attention is None else inputs.attention,
                 logits=own if logits is None else logits.to(own.device),
-                predictions=own.argmax(1) if predictions is None else predictions,
+                predictions=(own if logits is None else logits).argmax(1)
+                if predictions is None
+                else predictions,
                 top=top,
             )
 
@@ -273,6 +292,8 @@ class ViLU(nn.Module):
         image_features: Tensor,
         text_features: Tensor | None = None,
         predictions: Tensor | None = None,
+        *,
+        model_logits: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the mean of every part of the head's input over images, for `explain`.
 
@@ -280,11 +301,12 @@ class ViLU(nn.Module):
             image_features: As in `forward`; usually all training images.
             text_features: As in `forward`.
             predictions: As in `forward`.
+            model_logits: As in `forward`.
 
         Returns:
             Each (D,): image, and as far as the head uses them alternatives and predicted; () confidence.
         """
-        inputs = self.inputs(image_features, text_features, predictions)
+        inputs = self.inputs(image_features, text_features, predictions, model_logits=model_logits)
         means = {name: part.mean(0) for name, part in inputs.parts().items()}
         return means if inputs.confidence is None else {**means, "confidence": inputs.confidence.mean()}
 

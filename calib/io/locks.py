@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from calib.core.errors import WriteError
+from calib.io.files import PART
 
 # What systems say where a file system has no locks, e.g. Lustre without -o flock, NFS without its service.
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -109,3 +110,20 @@ def _acquire(lock: BaseFileLock, path: Path, patience: float, waiting: str | Non
             raise BusyError(path) from error
         logger.info(waiting)
         lock.acquire()
+
+
+def holds_nothing(folder: Path, *, but: Path) -> bool:
+    """Return whether a folder is missing or holds only what comes and goes with a process at work.
+
+    That is its lock, and files being written: all that is there when one is killed in its first moments.
+
+    Args:
+        folder: The folder.
+        but: Its lock.
+    """
+    if not folder.exists():
+        return True
+    return all(
+        path.name.startswith(but.name) or (path.name.startswith(".") and path.suffix == PART)
+        for path in folder.iterdir()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +139,29 @@ def require_keys(record: Mapping[str, Any], keys: Iterable[str], *, path: str | 
 
 
 def require_version(
-    record: Mapping[str, Any], version: int, *, path: str | Path, key: str = "version"
+    record: Mapping[str, Any],
+    version: int,
+    *,
+    path: str | Path,
+    key: str = "version",
+    older: Sequence[int] = (),
 ) -> None:
     """Refuse a file of another version of its format.
 
     Args:
         record: The record of a loaded file.
-        version: The one version that can be read.
+        version: The version that is written.
         path: The file, for the message.
         key: Where the record says it.
+        older: Earlier versions that can be read as well.
 
     Raises:
         ValueError: It says another version, or none.
     """
-    if record.get(key) != version:
+    if record.get(key) not in (*older, version):
+        read = " and ".join(map(str, (*older, version)))
         raise ValueError(
-            f"{path} has {key} {record.get(key)!r}; this version reads {version}. Make it anew, or use the "
+            f"{path} has {key} {record.get(key)!r}; this version reads {read}. Make it anew, or use the "
             "calib that wrote it."
         )
 

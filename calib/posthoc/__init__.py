@@ -1,4 +1,4 @@
-"""What is fitted on validation outputs: calibrators."""
+"""What makes confidences right: calibrators of any labelled outputs, and calibration from the shots alone."""
 
 from calib.core.rooms import offered
 from calib.posthoc.binning import BetaCalibration, HistogramBinning, IsotonicCalibration
@@ -12,6 +12,8 @@ from calib.posthoc.scaling import (
     TemperatureWithPrior,
     fit_temperature,
 )
+from calib.posthoc.shot_parts import ShotCalibration, ShotPriors, Shots
+from calib.posthoc.shots import calibrate_from_shots
 from calib.posthoc.structured import (
     DirichletCalibration,
     StructuredMatrixScaling,

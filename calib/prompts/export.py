@@ -32,9 +32,11 @@ from calib.io.tensors import (
     require_version,
     save_tensors,
 )
+from calib.prompts.calibration import Calibration
 
 KIND = "prompt"
-VERSION = 1
+VERSION = 2
+OLDER = (1,)  # without a calibration
 _SAID = {str: "text", int: "whole number", dict: "mapping"}
 RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
 LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
@@ -44,7 +46,8 @@ LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}
 class Prompt:
     """A learned (or zero-shot) prompt, finished for use.
 
-    `logits = exp(logit_scale) / temperature * image_features @ text_features.T`
+    `logits = exp(logit_scale) / temperature * image_features @ text_features.T`, or where it is calibrated
+    `logits = image_features @ calibration.weight.T + calibration.bias`.
 
     Attributes:
         text_features: (C, D) unit norm: the finished class embeddings.
@@ -56,6 +59,8 @@ class Prompt:
         prompt: n_ctx, class_position, class_specific, init of a learned prompt; template of a zero-shot one.
         temperature: Divides the logits; 1 unless fitted on validation images.
         training: Objective, seed, split digest, data set, software versions.
+        calibration: What makes the confidences right, in the place of the prompt's own logits. None: these
+            are used as they are.
     """
 
     text_features: Tensor = field(repr=False)
@@ -66,6 +71,11 @@ class Prompt:
     prompt: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict, repr=False)
+    calibration: Calibration | None = None
+
+    def bare(self) -> Prompt:
+        """Return the prompt without its calibration: the logits it was trained with."""
+        return replace(self, calibration=None)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the logits (N, C) of images.
@@ -84,6 +94,8 @@ class Prompt:
             )
         advice = "Divide each row by its norm, as encode_image does."
         check_unit_norm(image_features, "image_features", tolerance=HALF_NORM, advice=advice)
+        if self.calibration is not None:
+            return self.calibration.logits(image_features)
         text = self.text_features.to(image_features)
         return (
             torch.tensor(self.logit_scale).exp().to(image_features)
@@ -137,6 +149,7 @@ class Prompt:
             class_names=list(class_names),
             text_features=self.text_features[order],
             context=self.context[order] if per_class and self.context is not None else self.context,
+            calibration=None if self.calibration is None else self.calibration.in_order(order),
         )
 
     def check_backbone(self, backbone: Backbone) -> None:
@@ -185,7 +198,10 @@ class Prompt:
             "backbone": self.backbone,
             "prompt": self.prompt,
             "training": self.training,
+            "calibration": None if self.calibration is None else self.calibration.record(),
         }
+        if self.calibration is not None:
+            tensors |= self.calibration.tensors()
         save_tensors(path, tensors, record, run=run)
 
     @classmethod
@@ -197,7 +213,7 @@ class Prompt:
             ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
         """
         tensors, record = load_tensors(path, kind=KIND)
-        require_version(record, VERSION, path=path)
+        require_version(record, VERSION, path=path, older=OLDER)
         require_keys(record, RECORD, path=path)
         names = require_strings(record, "class_names", path=path)
         if not names or len(set(names)) < len(names):
@@ -215,6 +231,8 @@ class Prompt:
         if context is not None:
             shape = (len(names), None, None) if context.dim() == 3 else (None, None)
             require_tensor(tensors, "context", shape, path=path)
+        width = text_features.shape[1]
+        calibration = Calibration.read(tensors, record.get("calibration"), (len(names), width), path=path)
         return cls(
             text_features=text_features,
             class_names=names,
@@ -224,6 +242,7 @@ class Prompt:
             prompt=record["prompt"],
             temperature=float(record["temperature"]),
             training=record["training"],
+            calibration=calibration,
         )
 
 

@@ -18,6 +18,8 @@ from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.shots import ShotSettings, calibrated, folds_of, plans_of
+from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt, validation_of
 from calib.prompts.zero_shot import zero_shot
 from calib.training.fit import fit_quietly, versions
 
@@ -31,7 +33,10 @@ def fit_prompt(
     shots: int | None = 8,
     objective: str | Mapping[str, Mapping[str, Any]] = "calibprompt",
     seed: int = 1,
-    val_shots: int = 4,
+    calibrate: str = "auto",
+    folds: int = 4,
+    prevalence: Mapping[str, float] | None = None,
+    val_shots: int = 0,
     at_most: bool = False,
     epochs: int = 50,
     batch_size: int = 16,
@@ -59,6 +64,10 @@ def fit_prompt(
         objective: A preset (`calib.losses.PRESETS`), or losses by name with their settings, for instance
             {"ce": {}, "smac": {"alpha": 0.1}, "as": {"weight": 0.01}}.
         seed: Draws the shots, starts the context, orders the batches.
+        calibrate: How the shots make its confidences right: "scale", "experts", "auto" (experts, unless the
+            left-out shots speak against it) or "none"; see `calib.posthoc.calibrate_from_shots`.
+        folds: Parts of the shots, for each of which a prompt is trained without it, side by side.
+        prevalence: Class name to how frequent it is where the prompt will be used. None: as among the shots.
         val_shots: Validation images per class, from the rest of the training split. They change nothing here,
             but keep the draw that of `calib train`.
         at_most: Whether both are upper limits: a class with fewer images gives what it has.
@@ -106,33 +115,48 @@ def fit_prompt(
         "init_std": init_std,
         "class_position": class_position,
     }
-    learner = PromptLearner(backbone, task.class_names, **made, seed=seed)  # type: ignore[arg-type]
+    settings = ShotSettings(method=calibrate, folds=folds, prevalence=prevalence)
+    settings.check(task.class_names)
+    table = encode(backbone, task.train.subset(split.train), views=views, cache=cache)
+    left_out = folds_of(table, settings, task.class_names)
     watched = trainer is not None and len(split.val) > 0  # a quiet one shows nothing
     val = encode(backbone, task.train.subset(split.val), cache=cache) if watched else None
-    batches = FewShotDataModule(
-        encode(backbone, task.train.subset(split.train), views=views, cache=cache),
-        val,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    module = PromptTuningModule(
-        backbone,
-        learner,
-        losses,
-        fixed.text_features,
-        optimizer={**OPTIMIZER, **optimizer},
-        warmup_epochs=warmup_epochs,
-        warmup_lr=warmup_lr,
-        n_bins=n_bins,
-    )
+    optim = {**OPTIMIZER, **optimizer}
+    prompts, batches = [], []
+    for plan in plans_of(len(table), left_out, seed):
+        learner = PromptLearner(backbone, task.class_names, **made, seed=plan.seed)  # type: ignore[arg-type]
+        own = {name: value for name, value in optim.items() if name != "name"}
+        prompts.append(StackedPrompt(learner, losses, own, warmup_epochs, warmup_lr, fold=plan.fold))
+        seen = table.subset(plan.rows)
+        batches.append(
+            FewShotDataModule(seen, None if plan.fold else val, batch_size=batch_size, seed=plan.seed)
+        )
     device = backbone.device
-    fit_quietly(module, batches, max_epochs=epochs, trainer=trainer)
+    module: PromptStackModule | PromptTuningModule
+    if left_out:
+        module = PromptStackModule(
+            backbone, prompts, fixed.text_features, optimizer=optim["name"], n_bins=n_bins, shown=0
+        )
+        train = StackedLoader([each.train_dataloader() for each in batches])
+        fit_quietly(module, train, validation_of(batches) or None, max_epochs=epochs, trainer=trainer)
+    else:
+        module = PromptTuningModule(
+            backbone,
+            prompts[0].learner,
+            losses,
+            fixed.text_features,
+            optimizer=optim,
+            warmup_epochs=warmup_epochs,
+            warmup_lr=warmup_lr,
+            n_bins=n_bins,
+        )
+        fit_quietly(module, batches[0], max_epochs=epochs, trainer=trainer)
     module.to(device)  # Lightning leaves everything on the CPU
-    text_features, context = module.trained()
-    return replace(
+    texts, contexts = module.trained()
+    prompt = replace(
         fixed,
-        text_features=text_features,
-        context=context,
+        text_features=texts[0] if left_out else texts,
+        context=contexts[0] if isinstance(contexts, list) else contexts,
         prompt=made,
         training={
             "method": objective if isinstance(objective, str) else "custom",
@@ -143,3 +167,7 @@ def fit_prompt(
             "versions": versions(),
         },
     )
+    if not left_out:
+        return prompt
+    plain = table.with_views(0)
+    return calibrated(prompt, texts[1:], left_out, plain, fixed.text_features, settings)[0]

@@ -99,13 +99,18 @@ class PromptLearner(nn.Module):
         """
         if classes is None:
             return backbone.encode_prompts(self.context, self.tokens, self.positions)
+        tokens, positions = self.some(classes)
+        context = self.context[classes] if self.context.ndim == 3 else self.context
+        return backbone.encode_prompts(context, tokens, positions)
+
+    def some(self, classes: slice) -> tuple[Tensor, Tensor]:
+        """Return tokens (c, L) and places (c, M) of some classes, the same objects each time."""
         tokens, positions = self._some.get(
             [self.tokens, self.positions],
             lambda: (self.tokens[classes], self.positions[classes]),
             also=(classes.start, classes.stop),
         )
-        context = self.context[classes] if self.context.ndim == 3 else self.context
-        return backbone.encode_prompts(context, tokens, positions)
+        return tokens, positions
 
 
 def _sentence(

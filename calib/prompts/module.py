@@ -13,10 +13,8 @@ from calib.backbones.base import Backbone
 from calib.core import ranks
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner
-from calib.prompts.step import PromptStep, loss_tensors
+from calib.prompts.step import PromptStep, features_and_labels, loss_tensors, shares_classes
 from calib.training.optim import constant_warmup, make_optimizer
-
-CLASSES_TO_SHARE = 2  # per process, at least
 
 
 class PromptTuningModule(LightningModule):
@@ -28,7 +26,7 @@ class PromptTuningModule(LightningModule):
     Any number of processes compute the objective of the whole batch, so that losses which are statistics of a
     batch mean the same. Batches of features are the same in every process; of images each has its share, and
     their features are gathered. The work that is divided is that of the towers: images, and classes where
-    every process has `CLASSES_TO_SHARE` at least. Losses are computed in float32 whatever the precision.
+    every process has two at least. Losses are computed in float32 whatever the precision.
 
     Args:
         backbone: The frozen model; left out of checkpoints.
@@ -69,7 +67,7 @@ class PromptTuningModule(LightningModule):
     def text_features(self) -> Tensor:
         """Return the present class embeddings (C, D)."""
         n_classes = len(self.learner.class_names)
-        if ranks.world_size() == 1 or n_classes < CLASSES_TO_SHARE * ranks.world_size():
+        if not shares_classes(n_classes):
             return self.learner(self.backbone)
         return ranks.gathered_with_gradient(self.learner(self.backbone, ranks.share(n_classes)))
 
@@ -80,7 +78,7 @@ class PromptTuningModule(LightningModule):
 
     def tensors(self, batch: Mapping[str, Tensor], text_features: Tensor) -> dict[str, Tensor]:
         """Return everything a loss may ask for by name, for the batch of all processes."""
-        features, labels = self._image_features(batch)
+        features, labels = features_and_labels(self.backbone, batch)
         return loss_tensors(
             features, labels, text_features, self.zero_shot_features, self.backbone.logit_scale
         )
@@ -136,13 +134,3 @@ class PromptTuningModule(LightningModule):
             shape = None if found is None else tuple(found.shape)
             raise ValueError(f"The checkpoint's context has shape {shape}, this run's has {wanted}.")
         self.step.take_up(checkpoint["losses"])
-
-    def _image_features(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return image features (B, D) and labels (B,) of the batch of all processes."""
-        if "image_features" in batch:
-            return batch["image_features"], batch["labels"]
-        images = batch["images"]
-        features = images.new_empty(0, self.backbone.embed_dim)
-        if len(images):
-            features = self.backbone.encode_image(images)
-        return ranks.gathered(features), ranks.gathered(batch["labels"])

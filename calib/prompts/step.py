@@ -7,10 +7,36 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from calib.backbones.base import Backbone
+from calib.core import ranks
 from calib.losses import Objective
 from calib.metrics import metric_collection
 from calib.training.loss_means import LossMeans
 from calib.training.precision import full_precision
+
+CLASSES_TO_SHARE = 2  # per process, at least
+
+
+def shares_classes(n_classes: int) -> bool:
+    """Return whether the processes of a job divide the classes among them: each has two at least."""
+    return ranks.world_size() > 1 and n_classes >= CLASSES_TO_SHARE * ranks.world_size()
+
+
+def features_and_labels(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return image features (B, D) and labels (B,) of the batch of all processes.
+
+    Args:
+        backbone: The frozen model.
+        batch: `labels`, and either `image_features`, the same in every process, or this process's share of
+            the `images` (B, 3, H, W).
+    """
+    if "image_features" in batch:
+        return batch["image_features"], batch["labels"]
+    images = batch["images"]
+    features = images.new_empty(0, backbone.embed_dim)
+    if len(images):
+        features = backbone.encode_image(images)
+    return ranks.gathered(features), ranks.gathered(batch["labels"])
 
 
 class PromptStep(nn.Module):

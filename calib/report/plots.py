@@ -7,6 +7,7 @@ display and no closing, and are saved with `figure.savefig(path)`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from calib.core.binning import BinStatistics, bin_edges, bin_statistics
 from calib.core.text import printable
+from calib.io.files import atomic_path
 from calib.metrics.calibration import error_from_sums
 from calib.metrics.chance import consistency_band, null_ece
 from calib.metrics.failure import aurc, risk_coverage_curve
@@ -260,3 +262,9 @@ def risk_coverage_diagram(
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     _tidy(axes)
     return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG, atomically."""
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png", dpi=150)

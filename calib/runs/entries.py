@@ -12,11 +12,13 @@ import torch
 
 from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given
 from calib.losses import PRESETS
+from calib.prompts.calibration import same_calibration
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.identity import flat
+from calib.runs.results import CALIBRATED
 
 
 @dataclass
@@ -57,6 +59,7 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
         paths.append(prompt_path(run))
         if Path(run).is_dir():
             beside = sorted(RunFolder(run).baselines.glob(f"*/{FILES['prompt'].path}"))
+            beside += [path for path in [RunFolder(run).bare_run.prompt] if path.is_file()]
             for folder in (Path(run), *(path.parent for path in beside)):
                 RunFolder(folder).check_marks()
             paths += beside
@@ -93,6 +96,7 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     facts = {
         "method": method,
         "loss": _changed_settings(method, training.get("objective", {})),
+        "calibrated": _calibrated(training.get("config") or {}) if learned else "",
         "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
         "shots": f"{own.shots} shots" if learned else "",
         "backbone": prompt.backbone["name"],
@@ -101,6 +105,13 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     if learned:
         facts |= _other_settings(training.get("config", {}))
     return Entry(path, prompt, data, facts)
+
+
+def _calibrated(config: Mapping[str, Any]) -> str:
+    """Return a word for a prompt that its shots calibrate, or could have: where nothing helped, as well."""
+    method = (config.get("calibrate") or {}).get("method", "none")
+    words = {"none": "", "auto": CALIBRATED}
+    return words.get(method, f"{CALIBRATED} ({method})")
 
 
 def _untrained(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +157,7 @@ def _name_methods(entries: list[Entry]) -> None:
             values.setdefault(key, set()).update({said} - {""})
     varying = [key for key, different in values.items() if key != "method" and len(different) > 1]
     for entry in entries:
-        shown = [entry.facts.get(key, "") for key in ("loss", *varying)]
+        shown = [entry.facts.get(key, "") for key in ("calibrated", "loss", *varying)]
         parts = [entry.facts["method"], *(said for said in shown if said)]
         entry.method = " ".join(dict.fromkeys(parts))
 
@@ -155,10 +166,17 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
     kept: dict[tuple[str, int], Entry] = {}
     for entry in entries:
         twin = kept.setdefault((entry.method, entry.seed), entry)
-        if twin is not entry and not torch.equal(twin.prompt.text_features, entry.prompt.text_features):
+        if twin is not entry and not _same(twin.prompt, entry.prompt):
             raise ValueError(
                 f"{twin.path} and {entry.path} are different prompts, both '{entry.method}' with seed "
                 f"{entry.seed}. "
                 "Evaluate them one at a time."
             )
     return list(kept.values())
+
+
+def _same(first: Prompt, second: Prompt) -> bool:
+    """Return whether two prompts predict the same."""
+    return torch.equal(first.text_features, second.text_features) and same_calibration(
+        first.calibration, second.calibration
+    )

@@ -11,7 +11,9 @@ from calib.config import EvaluateRun, to_yaml
 from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
-from calib.runs.folder import OTHER, RunFolder, holds_nothing, save_figure
+from calib.io.locks import holds_nothing
+from calib.report.plots import save_figure
+from calib.runs.folder import OTHER, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class EvaluationFolder:
             raise ValueError(f"The folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
         if self._folder.config.is_file():
             raise ValueError(f"'{self.path}' is the folder of a run, whose results would be lost. {OTHER}")
-        if not self._folder.evaluation.is_file() and not holds_nothing(self.path):
+        if not self._folder.evaluation.is_file() and not holds_nothing(self.path, but=self._folder.lock):
             raise ValueError(f"The folder '{self.path}' holds files but no evaluation. {OTHER}")
 
     def write(

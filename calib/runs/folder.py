@@ -13,8 +13,6 @@ from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
 from calib.core.errors import unknown_name
 from calib.io.files import (
     MARK,
-    PART,
-    atomic_path,
     blocking_file,
     check_sealed_text,
     kept,
@@ -24,7 +22,7 @@ from calib.io.files import (
     write_json,
     write_text,
 )
-from calib.io.locks import BusyError, is_held, locked
+from calib.io.locks import BusyError, holds_nothing, is_held, locked
 from calib.runs.identity import describe_differences
 from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, record_in, refuse_foreign
 
@@ -61,6 +59,7 @@ FILES: dict[str, RunFile] = {
     "checkpoint": RunFile("checkpoints/last.ckpt", by=(*RUN, "sweep", "tune")),
     "curves": RunFile("logs/metrics.csv"),
     "baselines": RunFile("baselines", by=("prompt",)),
+    "bare": RunFile("bare", by=("prompt",)),
     "folds": RunFile("folds", by=("failure",)),
     "wandb": RunFile("wandb"),
     "wandb_id": RunFile("wandb/id.txt"),
@@ -115,9 +114,22 @@ class RunFolder:
         return RunFolder(self.baselines / name)
 
     @property
+    def bare_run(self) -> RunFolder:
+        """The folder of what the run's prompt does without its calibration."""
+        return RunFolder(self.bare)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether it lies among the baselines of another run."""
         return self.path.resolve().parent.name == FILES["baselines"].path
+
+    @property
+    def _owner(self) -> RunFolder | None:
+        """The run whose mark a folder without a split.json carries: a zero-shot baseline, a bare prompt."""
+        path = self.path.resolve()
+        if self.is_baseline:
+            return RunFolder(path.parent.parent)
+        return RunFolder(path.parent) if path.name == FILES["bare"].path else None
 
     def fold(self, number: int) -> RunFolder:
         """Return the folder of a prompt that is trained without some of the shots."""
@@ -136,7 +148,16 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run has written its metrics, the last thing a run does, and still has its export."""
-        return self.metrics.is_file() and (self.prompt.is_file() or self.failure.is_file())
+        if not self.metrics.is_file() or not (self.prompt.is_file() or self.failure.is_file()):
+            return False
+        return not self.calibrated or self.bare_run.finished
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the finished run's prompt is calibrated, so that the bare one lies beside it."""
+        written = read_json(self.metrics)
+        said = written.get("calibration") if isinstance(written, dict) else None
+        return isinstance(said, dict) and said.get("method") != "none"
 
     def results(self) -> dict[str, Any]:
         """Return the metrics of a finished run; "test" and "val" where there are such images.
@@ -167,8 +188,8 @@ class RunFolder:
 
     @property
     def _own_split(self) -> Path:
-        inner = self.is_baseline and not self.split.is_file()
-        return RunFolder(self.path.resolve().parent.parent).split if inner else self.split
+        """The split.json of the run; a zero-shot baseline and a bare prompt have that of their job."""
+        return self.split if self._owner is None or self.split.is_file() else self._owner.split
 
     def check_marks(self) -> None:
         """Refuse a folder in which a file of another run lies.
@@ -198,7 +219,14 @@ class RunFolder:
             with locked(self.lock, patience=patience), kept(self.path, self.config):
                 if tidy:
                     remove_unfinished(self.path)
-                    for inner in (self.checkpoint.parent, self.curves.parent, self.baselines, self.folds):
+                    inside = (
+                        self.checkpoint.parent,
+                        self.curves.parent,
+                        self.baselines,
+                        self.bare,
+                        self.folds,
+                    )
+                    for inner in inside:
                         remove_unfinished(inner, deep=True)
                 yield
         except BusyError as error:
@@ -226,7 +254,7 @@ class RunFolder:
         if config.overwrite or not self.path.exists():
             return
         if not self.config.is_file():
-            if not holds_nothing(self.path):
+            if not holds_nothing(self.path, but=self.lock):
                 raise ValueError(f"The folder '{self.path}' holds files but no run (no config.yaml). {OTHER}")
             return
         differences = self._differences(config)
@@ -312,22 +340,3 @@ class RunFolder:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-
-
-def holds_nothing(folder: Path) -> bool:
-    """Return whether a folder is missing or holds only what comes and goes with a process at work.
-
-    That is its lock, and files being written: all that is there when one is killed in its first moments.
-    """
-    if not folder.exists():
-        return True
-    return all(
-        path.name.startswith(FILES["lock"].path) or (path.name.startswith(".") and path.suffix == PART)
-        for path in folder.iterdir()
-    )
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    with atomic_path(path) as part:
-        figure.savefig(part, format="png", dpi=150)

@@ -94,7 +94,7 @@ def settings_that_affect(what: Affects, config: PromptRun | FailureRun) -> dict[
 
     Example:
         >>> settings_that_affect("draw", PromptRun())
-        {'data.shots': 8, 'data.val_shots': 4, 'data.at_most': False}
+        {'data.shots': 8, 'data.val_shots': 0, 'data.at_most': False}
     """
     return {key: value for key, value, one in each_setting(config) if one.affects == what}
 

@@ -118,6 +118,8 @@ class Job(Generic[Settings]):
         if config is not None and not folder.has_export(config.task):
             return False
         folder.check_marks()
+        if folder.calibrated:
+            folder.bare_run.check_marks()
         return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -105,7 +105,31 @@ def exported(
 
 @ranks.by_first
 def evaluate_prompt(
-    config: PromptRun, prompt: Prompt, prepared: RunInputs, folder: RunFolder
+    config: PromptRun,
+    prompt: Prompt,
+    prepared: RunInputs,
+    folder: RunFolder,
+    found: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a prompt's export, test predictions and metrics, and return the metrics.
+
+    What is written is about the prompt as it predicts; that of a calibrated one without its calibration lies
+    in `bare`.
+
+    Args:
+        config: The run's settings.
+        prompt: What was trained.
+        prepared: Backbone, task and shots.
+        folder: The run's folder.
+        found: What metrics.json says besides: calibration and cross-fitted shots.
+    """
+    if prompt.calibration is not None:
+        _write_evaluated(config, _without_calibration(prompt), prepared, folder.bare_run, {})
+    return _write_evaluated(config, prompt, prepared, folder, found or {})
+
+
+def _write_evaluated(
+    config: PromptRun, prompt: Prompt, prepared: RunInputs, folder: RunFolder, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write a prompt's export, test predictions and metrics, and return the test metrics.
 
@@ -121,8 +145,16 @@ def evaluate_prompt(
     prompt.save(folder.prompt, run=mark)
     if predictions is not None:
         predictions.save(folder.predictions, run=mark)
-    write_json(folder.metrics, {**results, MARK: mark})
-    return results.get("test", {})
+    write_json(folder.metrics, {**results, **found, MARK: mark})
+    test: dict[str, Any] = results.get("test", {})
+    return test
+
+
+def _without_calibration(prompt: Prompt) -> Prompt:
+    """Return a calibrated prompt as it was trained, and as if no calibration had been asked for."""
+    config = prompt.training["config"]
+    asked = {**config["calibrate"], "method": "none"}
+    return replace(prompt.bare(), training={**prompt.training, "config": {**config, "calibrate": asked}})
 
 
 def _metrics(predictions: Predictions, config: PromptRun) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Everything at the end is read from the run's folder, so it is the same whoever t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.runs.folder import RunFolder
 
+CALIBRATED = "calibrated"
 OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
 
 
@@ -70,6 +72,49 @@ def metric_names(config: PromptRun | FailureRun) -> set[str]:
     return names | {f"test/{name}" for name in (*METRICS, *official, "n", "n_bins")}
 
 
+def methods_of(folder: RunFolder) -> dict[str, RunFolder]:
+    """Return what a finished run of a prompt shows, by name: zero-shot, baselines, the prompt, calibrated.
+
+    Args:
+        folder: The run's folder. That of a baseline shows itself alone.
+    """
+    folders = {ZERO_SHOT: folder.baseline(ZERO_SHOT)}
+    if folder.baselines.is_dir():
+        folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
+    written = folder.results()
+    method = str(written["method"])
+    if folder.calibrated:
+        folders[method] = folder.bare_run
+        method = f"{method} {CALIBRATED}"
+    folders[method] = folder
+    return {name: each for name, each in folders.items() if each.finished}
+
+
+def about_calibration(record: Mapping[str, Any]) -> str:
+    """Return in a few lines what the shots said about the confidences, for people.
+
+    Args:
+        record: What metrics.json says under "calibration".
+
+    Example:
+        >>> print(about_calibration({"method": "experts", "shots": 24,
+        ...                          "left_out_nll": {"none": 0.61, "experts": 0.54},
+        ...                          "expert_shares": {"prompt": 0.3, "images": 0.7}}))
+        Calibrated by its own 24 shots: experts (prompt 30 %, images 70 %).
+        Their negative log-likelihood, each left out: none 0.610, experts 0.540.
+    """
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in record["expert_shares"].items())
+    said = ", ".join(f"{name} {value:.3f}" for name, value in record["left_out_nll"].items())
+    if record["method"] == "scale":
+        shares = f"logits x {record['weights']['prompt']:.2f}"
+    first = f"Calibrated by its own {record['shots']} shots: {record['method']} ({shares})."
+    if record["method"] == "none":
+        first = (
+            f"Not calibrated: nothing does better on the {record['shots']} shots than the prompt as it is."
+        )
+    return f"{first}\nTheir negative log-likelihood, each left out: {said}."
+
+
 def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
     """Return what a finished run's folder has to show.
 
@@ -92,11 +137,7 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
             "failure-head",
             {"head": written["head"], "seed": written["seed"], "data": written["data"]},
         )
-    folders = {ZERO_SHOT: folder.baseline(ZERO_SHOT)}
-    if folder.baselines.is_dir():
-        folders |= {path.name: RunFolder(path) for path in sorted(folder.baselines.iterdir())}
-    folders[written["method"]] = folder
-    folders = {name: each for name, each in folders.items() if each.finished}
+    folders = methods_of(folder)
     figures: dict[str, Figure | Path] = {}
     if folder.tested:
         predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 from toy_outputs import outputs
 
 from calib import cli
@@ -186,7 +186,7 @@ def test_rows_of_equal_weight_have_the_ece_of_the_metrics() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate") / "run"
-    train(load_config([*SHORT, "baselines=[]", f"out={folder}"], task="prompt"))
+    train(load_config([*SHORT, *PLAIN, "baselines=[]", f"out={folder}"], task="prompt"))
     return folder
 
 

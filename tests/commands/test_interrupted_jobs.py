@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 import calib.runs.folder
 import calib.runs.last_state
@@ -23,7 +23,7 @@ from calib.io.files import read_json
 from calib.runs.evaluation_folder import EvaluationFolder
 from calib.runs.folder import RunFolder
 
-ALONE = [*SHORT, "baselines=[]"]
+ALONE = [*SHORT, *PLAIN, "baselines=[]"]
 
 
 def test_a_disk_that_fills_up_while_training_costs_one_epoch(
@@ -116,7 +116,7 @@ def test_a_run_killed_before_its_table_gets_it(runs, tmp_path: Path, capsys) -> 
     shutil.copytree(runs[1], folder)
     for name in ("table.md", "reliability.png"):
         (folder / name).unlink()
-    assert run("train", [*SHORT, f"out={folder}"]) == 0
+    assert run("train", [*SHORT, *PLAIN, f"out={folder}"]) == 0
     assert "finished before" in capsys.readouterr().out
     assert (folder / "table.md").read_text() == (runs[1] / "table.md").read_text()
     assert (folder / "reliability.png").stat().st_size > 10_000
@@ -135,7 +135,7 @@ def test_a_sweep_killed_between_two_runs_of_a_stack_writes_the_rest_from_the_sam
         written.append(run.point.name)
         _write_run(run, *rest)
 
-    arguments = [*SHORT, "preset=coop,calibprompt", "seed=1,2"]
+    arguments = [*SHORT, "preset=coop,calibprompt", "seed=1,2", "stack=20"]  # with the prompts of their folds
     assert run("sweep", [*arguments, f"out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr("calib.commands.search.stacks._write_run", killed_at_the_third)
@@ -147,8 +147,9 @@ def test_a_sweep_killed_between_two_runs_of_a_stack_writes_the_rest_from_the_sam
         assert run("sweep", [*arguments, f"out={tmp_path / 'cut'}"]) == 0
     assert "Going on after epoch 3" in caplog.text
     for name in ("preset-calibprompt_seed-2", "preset-coop_seed-1"):
-        whole, cut = (tmp_path / folder / name / "predictions.safetensors" for folder in ("whole", "cut"))
-        assert whole.read_bytes() == cut.read_bytes()
+        whole, cut = (tmp_path / folder / name for folder in ("whole", "cut"))
+        for file in ("predictions.safetensors", "metrics.json", "bare/predictions.safetensors"):
+            assert (whole / file).read_bytes() == (cut / file).read_bytes()
     assert not list((tmp_path / "cut").glob(".stack-*"))
 
 

@@ -165,6 +165,7 @@ def injected(start, arguments: list[str], count: int, tmp_path: Path, seed: int)
     life = time.monotonic() - began
     wanted = contents(whole)
     assert {"run/metrics.json", "run/prompt.safetensors", "run/logs/metrics.csv"} <= wanted.keys()
+    assert {"run/bare/metrics.json", "run/bare/prompt.safetensors"} <= wanted.keys()  # calibrated by folds
     print(f"\nuninterrupted: {life:.1f} s")
     number, todo = 0, moments(count, life, draw)
     while todo:
@@ -211,6 +212,7 @@ def test_runs_on_packaged_features_survive_14_kills(zygote, tmp_path: Path) -> N
 def test_runs_that_encode_images_survive_11_kills(zygote, pictures: Path, tmp_path: Path) -> None:
     start = lambda folder, arguments: Forked(zygote, folder, arguments)  # noqa: E731
     data = ["data.name=folder", f"data.root={pictures}", "data.views=2", "data.encode_batch_size=1"]
+    data += ["data.val_shots=4"]
     injected(start, [*SETTINGS, *data], 11, tmp_path, SEED + 1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.commands.search.space import Search, search_of
 from calib.commands.search.study import StudyError
@@ -17,7 +17,8 @@ from calib.commands.search.tune import claim, report, tune, work
 from calib.io.files import read_json
 from calib.runs.prepare import SharedInputs
 
-SPACE = [*SHORT[1:], "trainer.max_epochs=1", "optim.lr=1e-3..1e-2:log", "preset=coop,ls", "prune=false"]
+SPACE = [*SHORT[1:], *PLAIN, "trainer.max_epochs=1", "optim.lr=1e-3..1e-2:log", "preset=coop,ls"]
+SPACE += ["prune=false"]
 
 
 def search_in(folder: Path, *changes: str) -> Search:

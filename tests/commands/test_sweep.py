@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
 from calib.commands.search.grid import sweep_of
@@ -25,7 +25,7 @@ VARIED = ["preset=coop,calibprompt", "optim.lr=0.002,0.01", "seed=1,2"]
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("sweep") / "s"
-    return folder, sweep(sweep_of([*SHORT, *VARIED, f"out={folder}", "stack=5"]))
+    return folder, sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}", "stack=5"]))
 
 
 def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_every_run_equals_the_same_run_alone(swept, tmp_path: Path) -> None:
     for preset, lr, seed in (("coop", 0.002, 1), ("calibprompt", 0.01, 2)):
         out = tmp_path / f"{preset}"
         changes = [f"preset={preset}", f"optim.lr={lr}", f"seed={seed}", "baselines=[]", f"out={out}"]
-        train(load_config([*SHORT, *changes], task="prompt"))
+        train(load_config([*SHORT, *PLAIN, *changes], task="prompt"))
         here = folder / f"preset-{preset}_optim.lr-{lr}_seed-{seed}"
         alone, beside = (Prompt.load(f / "prompt.safetensors") for f in (out, here))
         assert alone.context is not None
@@ -81,17 +81,17 @@ def test_the_order_is_that_of_the_validation_metric(swept) -> None:
 
 def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     folder, results = swept
-    again = sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))
+    again = sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}"]))
     assert (again["trained"], again["table"]) == (0, results["table"])
     export = folder / "preset-coop_optim.lr-0.01_seed-2" / "prompt.safetensors"
     before = Prompt.load(export)
     export.unlink()
-    assert sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))["trained"] == 1
+    assert sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}"]))["trained"] == 1
     assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
 
 
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
-    wanted = sweep_of([*SHORT, *VARIED, f"out={tmp_path / 's'}"])
+    wanted = sweep_of([*SHORT, *PLAIN, *VARIED, f"out={tmp_path / 's'}"])
     from calib.prompts.stack import PromptStackModule
 
     original = PromptStackModule.on_train_epoch_start
@@ -118,7 +118,7 @@ def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog
 
 def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) -> None:
     out = tmp_path / "s"
-    arguments = [*SHORT, "optim.lr=0.002,1e38", "optim.warmup_epochs=0", f"out={out}"]
+    arguments = [*SHORT, *PLAIN, "optim.lr=0.002,1e38", "optim.warmup_epochs=0", f"out={out}"]
     assert main(["sweep", *arguments]) == 1
     printed = capsys.readouterr().out
     assert "Failed: optim.lr-1e38: Training stopped in epoch" in printed
@@ -130,13 +130,13 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) ->
 def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
     varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
     with caplog.at_level("INFO", logger="calib"):
-        results = sweep(sweep_of([*SHORT, *varied, f"out={tmp_path / 's'}"]))
+        results = sweep(sweep_of([*SHORT, *PLAIN, *varied, f"out={tmp_path / 's'}"]))
     assert results["trained"] == 4
     assert "Training 4 prompts side by side on 6 or 24 images" in caplog.text
     for shots, batch_size in ((2, 5), (8, 16)):  # 2 batches of an epoch, of up to 5
         own = [f"data.shots={shots}", f"data.batch_size={batch_size}", *varied[2:], "baselines=[]"]
         alone = tmp_path / f"alone-{shots}"
-        train(load_config([*SHORT, *own, f"out={alone}"], task="prompt"))
+        train(load_config([*SHORT, *PLAIN, *own, f"out={alone}"], task="prompt"))
         beside = tmp_path / "s" / f"data.shots-{shots}_data.batch_size-{batch_size}"
         contexts = [Prompt.load(f / "prompt.safetensors").context for f in (alone, beside)]
         assert torch.allclose(*contexts, atol=1e-5)
@@ -167,7 +167,7 @@ def test_the_runs_of_a_sweep_can_be_evaluated(swept, tmp_path: Path, capsys) -> 
 )
 def test_bad_settings_are_named_before_anything_is_written(arguments, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        sweep(sweep_of([*arguments, *SHORT, f"out={tmp_path / 's'}"]))
+        sweep(sweep_of([*arguments, *SHORT, *PLAIN, f"out={tmp_path / 's'}"]))
     assert not (tmp_path / "s").exists()
 
 
@@ -177,7 +177,7 @@ def test_the_folder_of_a_run_is_not_taken(runs, tmp_path: Path) -> None:
 
 
 def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
-    arguments = ["data.val_shots=0", "preset=coop,ls", f"out={tmp_path / 's'}"]
+    arguments = [PLAIN[0], "data.val_shots=0", "preset=coop,ls", f"out={tmp_path / 's'}"]
     results = sweep(sweep_of([*SHORT, *arguments]))
     assert results["best"] is None
     assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
@@ -187,10 +187,10 @@ def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
 def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
     """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""
     with caplog.at_level("INFO", logger="calib"):
-        sweep(sweep_of([*SHORT, "data.shots=8,16", setting, f"out={tmp_path / 's'}"]))
+        sweep(sweep_of([*SHORT, *PLAIN, "data.shots=8,16", setting, f"out={tmp_path / 's'}"]))
     assert caplog.text.count("Training 1 prompts side by side") == 2
     own = ["data.shots=16", setting, "baselines=[]", f"out={tmp_path / 'alone'}"]
-    train(load_config([*SHORT, *own], task="prompt"))
+    train(load_config([*SHORT, *PLAIN, *own], task="prompt"))
     folders = (tmp_path / "alone", tmp_path / "s" / "data.shots-16")
     contexts = [Prompt.load(f / "prompt.safetensors").context for f in folders]
     assert torch.allclose(*contexts, atol=1e-5)
@@ -223,5 +223,5 @@ def test_a_run_of_a_sweep_with_a_file_of_another_run_is_refused(swept, tmp_path:
         own = (first / name).read_bytes()
         shutil.copy(second / name, first / name)
         with pytest.raises(ForeignFileError, match=rf"{first.name}/{name} belongs to another run"):
-            sweep(sweep_of([*SHORT, *VARIED, f"out={folder}"]))
+            sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}"]))
         (first / name).write_bytes(own)

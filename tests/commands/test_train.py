@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests_shared import SHORT
 
 from calib.backbones import create_backbone
 from calib.commands.train import train
@@ -30,16 +31,21 @@ from calib.runs.prompt_run import check_trainable
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_run_folder_holds_what_the_readme_says(runs: dict[int, Path]) -> None:
-    names = {path.name for path in runs[1].iterdir()}
-    files = {"config.yaml", "split.json", "metrics.json", "prompt.safetensors", "predictions.safetensors"}
-    assert names == files | {"reliability.png", "table.md", "checkpoints", "logs", "baselines", ".lock"}
-    assert {path.name for path in (runs[1] / "baselines").iterdir()} == {"zero-shot", "coop"}
-    assert sum(path.stat().st_size for path in runs[1].rglob("*.ckpt")) < 200_000
-    with (runs[1] / "logs" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    assert all(float(row["train/total"]) > 0 and float(row["val/ece"]) >= 0 for row in rows)
+def test_the_run_folder_holds_what_the_readme_says(calibrated: Path, runs: dict[int, Path]) -> None:
+    results = {"metrics.json", "prompt.safetensors", "predictions.safetensors"}
+    whole = results | {"config.yaml", "split.json", "reliability.png", "table.md", "checkpoints", "logs"}
+    for run, bare in ((calibrated, {"bare"}), (runs[1], set())):
+        assert {path.name for path in run.iterdir()} == whole | {"baselines", ".lock"} | bare
+        assert {path.name for path in (run / "baselines").iterdir()} == {"zero-shot", "coop"}
+        assert not (run / "baselines" / "coop" / "bare").exists()
+        assert {path.name for path in run.glob("bare/*")} == (results if bare else set())
+        with (run / "logs" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+        assert all(float(row["train/total"]) > 0 for row in rows)
+        assert {"val/ece" in row for row in rows} == {not bare}  # without validation images by default
+        size = sum(path.stat().st_size for path in run.rglob("*.ckpt"))
+        assert size < (600_000 if bare else 200_000)  # with the prompts of 4 folds
 
 
 def test_the_written_settings_are_valid_input(runs: dict[int, Path], settings) -> None:
@@ -108,6 +114,18 @@ def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings
     assert not load_config([str(folder / "config.yaml")], task="prompt").overwrite
 
 
+def test_overwriting_a_calibrated_run_leaves_nothing_of_it(
+    calibrated: Path, settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(calibrated, folder)
+    with pytest.raises(ValueError, match=r"another configuration: calibrate\.method is 'auto' there"):
+        train(settings(f"out={folder}"))
+    results = train(settings(f"out={folder}", "baselines=[]", "overwrite=true"))
+    assert list(results["methods"]) == ["zero-shot", "calibprompt"]
+    assert (results["calibration"], (folder / "bare").exists()) == (None, False)
+
+
 def test_changed_test_images_are_noticed_before_parts_are_mixed(
     image_folder: Path, settings, tmp_path: Path
 ) -> None:
@@ -168,6 +186,21 @@ def test_a_lost_export_is_made_again_and_a_damaged_one_named(runs, settings, tmp
         train(settings("seed=1", f"out={folder}"))
 
 
+@pytest.mark.parametrize("name", ["prompt.safetensors", "metrics.json"])
+def test_what_is_lost_of_the_bare_prompt_is_made_again(calibrated: Path, tmp_path: Path, name: str) -> None:
+    """Once the calibrated prompt was then shown under the name of the bare one."""
+    folder = tmp_path / "run"
+    shutil.copytree(calibrated, folder)
+    lost = folder / "bare" / name
+    before = Prompt.load(folder / "bare").text_features, (folder / "bare" / "metrics.json").read_bytes()
+    lost.unlink()
+    results = train(load_config([*SHORT, f"out={folder}"], task="prompt"))
+    assert not results["reused"]
+    assert list(results["methods"]) == ["zero-shot", "coop", "calibprompt", "calibprompt calibrated"]
+    assert torch.equal(Prompt.load(folder / "bare").text_features, before[0])
+    assert (folder / "bare" / "metrics.json").read_bytes() == before[1]
+
+
 def test_a_damaged_checkpoint_is_named(runs, settings, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs[1], folder)
@@ -196,12 +229,7 @@ def test_zs_norm_alone_is_refused_with_two_classes() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    arguments = [
-        "trainer.max_epochs=12",
-        "trainer.enable_progress_bar=false",
-        "trainer.accelerator=cpu",
-        "baselines=[]",
-    ]
+    arguments = [*SHORT, "trainer.max_epochs=12", "baselines=[]"]  # with the prompts of folds
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, str(ROOT / "train.py"), *arguments, f"out={killed}"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -216,7 +244,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         train(load_config([*arguments, f"out={folder}"], task="prompt"))
     logs = [(folder / "logs" / "metrics.csv").read_bytes() for folder in (killed, whole)]
     assert logs[0] == logs[1]  # every epoch once
-    assert read_json(killed / "metrics.json") == read_json(whole / "metrics.json")
+    for name in ("metrics.json", "bare/metrics.json"):
+        assert read_json(killed / name) == read_json(whole / name)
 
 
 def test_images_are_encoded_once_and_cached(

@@ -17,16 +17,16 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
-from calib.commands.failure.cross_fit import make_folds
 from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import FailureRun, load_config, to_yaml
 from calib.data import load_data
+from calib.data.folds import make_folds
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
@@ -217,7 +217,7 @@ def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_pa
 
 def test_images_outside_suffice_where_there_are_enough(failure_settings, tmp_path: Path) -> None:
     lc = ["data.name=lc25000", "data.shots=4"]
-    train(load_config([*SHORT, *lc, "baselines=[]", f"out={tmp_path / 'p'}"], task="prompt"))
+    train(load_config([*SHORT, *PLAIN, *lc, "baselines=[]", f"out={tmp_path / 'p'}"], task="prompt"))
     train_failure(failure_settings(f"prompt={tmp_path / 'p'}", f"out={tmp_path / 'f'}", "scores=[mcp]"))
     split, own = read_json(tmp_path / "f" / "split.json"), read_json(tmp_path / "p" / "split.json")
     assert split["fit_on"] == "outside"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 import calib
 from calib.commands import train as command
@@ -89,7 +89,7 @@ def test_validation_results_are_called_so(made: Made, capsys: pytest.CaptureFixt
     results = results_of(RunFolder(made.run))
     assert (results.name, results.figures) == ("validation_results", {})
     assert [row[0] for row in results.rows] == ["zero-shot", "calibprompt"]
-    assert command.main(load_config([*SHORT, *made.said], task="prompt")) == 0
+    assert command.main(load_config([*SHORT, *PLAIN, *made.said], task="prompt")) == 0
     shown = capsys.readouterr().out
     assert "| calibprompt (CE + SMAC + AS) |" in shown
     assert "There are no test images, so there are no test results." in shown
@@ -183,7 +183,7 @@ def test_without_validation_shots_a_sentence_is_all_there_is(
 
 def test_a_sweep_shows_validation_metrics_by_their_name(made: Made, tmp_path: Path) -> None:
     said = [each for each in made.said if not each.startswith(("out=", "baselines="))]
-    found = sweep(sweep_of([*SHORT, *said, "optim.lr=0.002,0.2", f"out={tmp_path / 's'}"]))
+    found = sweep(sweep_of([*SHORT, PLAIN[0], *said, "optim.lr=0.002,0.2", f"out={tmp_path / 's'}"]))
     header, _, *rows = (line.split("|")[1:-1] for line in found["table"].splitlines())
     titles = [each.strip() for each in header]
     assert titles[:6] == ["settings", "seeds", "val. NLL", "mean rank", "val. accuracy %", "val. bal. acc. %"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
 from calib.commands.search import tune as job
@@ -29,7 +29,7 @@ from calib.io.files import read_json, write_json
 from calib.prompts.stack import PromptStackModule
 from calib.runs.marks import ForeignFileError
 
-SPACE = [*SHORT, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]
+SPACE = [*SHORT, *PLAIN, "optim.lr=1e-4..1e-2:log", "preset=coop,calibprompt", "seed=1,2"]
 
 
 def search_in(folder: Path, arguments: Sequence[str] = SPACE, **own: Any) -> Search:
@@ -152,8 +152,8 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     tmp_path: Path, caplog
 ) -> None:
     folder = tmp_path / "t"
-    space = [*SHORT, "optim.lr=0.001,0.002,0.003,1e38", "optim.warmup_epochs=0", "trainer.max_epochs=4"]
-    space.remove("trainer.max_epochs=3")
+    rates = ["optim.lr=0.001,0.002,0.003,1e38", "optim.warmup_epochs=0", "trainer.max_epochs=4"]
+    space = [*SHORT[1:], *PLAIN, *rates]
     with caplog.at_level("INFO", logger="calib"):
         found = tune(search_in(folder, space, trials=12, prune=False))
     assert "Stopped: trial" in found["table"]
@@ -169,11 +169,11 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
 
 def all_images(image_folder: Path, tmp_path: Path, *changes: str) -> list[str]:
     data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
-    return [*SHORT, *data, "data.views=0", "data.at_most=true", *changes]
+    return [*SHORT, *data, PLAIN[0], "data.views=0", "data.at_most=true", *changes]
 
 
 def test_without_an_image_left_for_validation_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
-    space = all_images(image_folder, tmp_path, "data.shots=6", "optim.lr=0.001,0.01")
+    space = all_images(image_folder, tmp_path, PLAIN[1], "data.shots=6", "optim.lr=0.001,0.01")
     with pytest.raises(ValueError, match=r"No image is left for validation, .* data\.shots=6 takes all"):
         tune(search_in(tmp_path / "t", space))
     assert not (tmp_path / "t").exists()
@@ -197,9 +197,14 @@ def test_the_median_stops_a_trial(tmp_path: Path) -> None:
             for epoch in range(1, 5):
                 value = 0.5 + 0.01 * number if number < 5 else 0.9
                 prompts = [
-                    SimpleNamespace(failed=None, curves=[{"epoch": epoch - 1, "val/nll": value + shift}])
+                    SimpleNamespace(
+                        failed=None, fold=False, curves=[{"epoch": epoch - 1, "val/nll": value + shift}]
+                    )
                     for shift in (-0.3, 0.3)
                 ]
+                prompts.append(
+                    SimpleNamespace(failed=None, fold=True, curves=[])
+                )  # without validation images
                 module = SimpleNamespace(prompts=prompts)
                 if number == 5 and epoch == 3:  # the warm-up, a quarter of 8 epochs, is over
                     with pytest.raises(job.StoppedError, match=r"after epoch 2: val\. nll 0\.9000 is worse"):
@@ -265,7 +270,7 @@ def test_what_no_trial_could_do_is_said_before_anything_is_written(change, messa
 
 
 def test_values_that_do_not_go_together_stop_their_trial_only(tmp_path: Path) -> None:
-    space = [*SHORT, "data.shots=2,500", "optim.lr=0.001,0.002"]
+    space = [*SHORT, *PLAIN, "data.shots=2,500", "optim.lr=0.001,0.002"]
     found = tune(search_in(tmp_path / "t", space, trials=5))
     assert found["stopped"] > 0
     assert found["finished"] + found["stopped"] == 5

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.data import FeatureTable
 
@@ -102,7 +102,7 @@ def both(command: list[str], where: Path, *own: list[str]) -> list[tuple[int, st
 
 @pytest.mark.slow
 def test_of_two_runs_in_one_folder_one_is_refused_and_nothing_is_mixed(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *SHORT, "trainer.max_epochs=30", "out=run"]
+    command = [sys.executable, str(ROOT / "train.py"), *SHORT, *PLAIN, "trainer.max_epochs=30", "out=run"]
     ended = both(command, tmp_path, ["optim.lr=0.002"], ["optim.lr=0.004"])
     assert sorted(status for status, _ in ended) == [0, 1], ended
     (refused,) = (said for status, said in ended if status == 1)
@@ -120,7 +120,7 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_nothing_is_mixed(tmp_path:
 
 @pytest.mark.slow
 def test_of_two_sweeps_in_one_folder_one_is_refused(tmp_path: Path) -> None:
-    arguments = ["trainer.max_epochs=30", *SHORT[1:], "seed=1,2", "out=s"]
+    arguments = ["trainer.max_epochs=30", *SHORT[1:], *PLAIN, "seed=1,2", "out=s"]
     ended = both([sys.executable, "-m", "calib.cli", "sweep", *arguments], tmp_path, [], [])
     assert 0 in [status for status, _ in ended], ended
     for status, said in ended:

@@ -109,7 +109,7 @@ def test_a_key_in_the_wrong_place_is_answered_with_the_right_one(argument: str, 
 
 
 def test_a_key_like_no_other_gets_no_suggestion() -> None:
-    with pytest.raises(ValueError, match=r"Unknown key 'zzz'\. Known: backbone, baselines, data,"):
+    with pytest.raises(ValueError, match=r"Unknown key 'zzz'\. Known: backbone, baselines, calibrate, data,"):
         load_config(["zzz=1"], task="prompt")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from calib.config import FailureRun, PromptRun
+from calib.config import DataConfig, FailureRun, PromptRun
 from calib.failure.report import failure_table
 from calib.metrics import (
     FAILURE_METRICS,
@@ -83,7 +83,8 @@ def test_one_row_is_a_metric_everywhere(toy):
     assert interval.estimate == pytest.approx(toy, abs=1e-12)
     assert interval.low < interval.high
 
-    assert {"val/toy", "test/toy"} <= metric_names(PromptRun())
+    assert {"val/toy", "test/toy"} <= metric_names(PromptRun(data=DataConfig(val_shots=4)))
+    assert "val/toy" not in metric_names(PromptRun())  # there are no validation images
 
     header, _, row = results_table({"mine": summary}).splitlines()
     assert header.split("|")[-2].strip() == "TOY"  # the last column, where none is asked for

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 
 from calib.cli import run
 from calib.failure.module import FailurePredictionModule
@@ -22,7 +22,8 @@ from calib.prompts.module import PromptTuningModule
 from calib.prompts.stack import PromptStackModule
 
 ROOT = Path(__file__).parents[2]
-PROMPT = ["train", *SHORT, "data.batch_size=8", "baselines=[]", "out=run"]  # 3 steps per epoch
+PROMPT = ["train", *SHORT, *PLAIN, "data.batch_size=8", "baselines=[]", "out=run"]  # 3 steps per epoch
+CALIBRATED = ["train", *SHORT, "data.batch_size=8", "baselines=[]", "out=run"]  # and prompts of folds
 SWEEP = ["sweep", *SHORT, "data.batch_size=8", "preset=coop,calibprompt", "seed=1,2", "out=run"]
 FAILURE = ["train", "configs/failure.yaml", *SHORT, "data.shots=16", "data.batch_size=16", "out=run"]
 FAILURE += ["n_resamples=20", "head.hidden=[16]", "scores=[entropy]"]
@@ -85,6 +86,7 @@ def signal_in_step(module: type, step: int, number: int, monkeypatch) -> None:
         ("prompt", PROMPT, PromptTuningModule, 5, USR1, "step 2 of 3 of epoch 2"),
         pytest.param("prompt", PROMPT, PromptTuningModule, 6, TERM, "all steps of epoch 2", marks=slow),
         pytest.param("prompt", PROMPT, PromptTuningModule, 9, TERM, "all steps of epoch 3", marks=slow),
+        pytest.param("folds", CALIBRATED, PromptStackModule, 5, USR1, "step 2 of 3 of epoch 2", marks=slow),
         pytest.param("sweep", SWEEP, PromptStackModule, 5, TERM, "step 2 of 3 of epoch 2", marks=slow),
         ("failure", FAILURE, FailurePredictionModule, 5, TERM, "step 2 of 3 of epoch 2"),
     ],
@@ -235,7 +237,7 @@ def test_under_slurm_the_run_is_saved_queued_again_and_gone_on_with(tmp_path: Pa
     scontrol(tmp_path)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     environment = {**os.environ, **SLURM, "PATH": path}
-    arguments = [*SHORT, "trainer.max_epochs=40", "baselines=[]", "out=run"]
+    arguments = [*SHORT, *PLAIN, "trainer.max_epochs=40", "baselines=[]", "out=run"]
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests_shared import SHORT
 
 from calib.commands.predict import predict
 from calib.commands.train import train
-from calib.config import EvaluateRun, PromptRun
+from calib.config import EvaluateRun, PromptRun, load_config
 from calib.io.files import read_json, write_json
 from calib.io.tensors import load_tensors, mark_of, save_tensors
 from calib.prompts.export import Prompt
@@ -79,6 +80,21 @@ def test_a_finished_run_with_a_file_of_another_is_not_shown(
     with pytest.raises(ForeignFileError, match=rf"{name} belongs to another run than its folder.*delete it"):
         again(settings, folder)
     with pytest.raises(ForeignFileError, match=rf"{name} belongs to another run"):
+        find_entries(EvaluateRun(runs=[str(folder.path)]))
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "prompt.safetensors", "predictions.safetensors"])
+def test_a_file_of_another_run_beside_a_calibrated_prompt_is_not_shown(
+    calibrated: Path, runs: dict[int, Path], tmp_path: Path, name: str
+) -> None:
+    folder = RunFolder(shutil.copytree(calibrated, tmp_path / "run"))
+    marks = {mark_of(each.prompt) for each in (folder, folder.bare_run)}
+    assert marks == {folder.mark, folder.bare_run.mark, mark_of(folder.bare_run.predictions)}
+    assert len(marks) == 1
+    shutil.copy(runs[2] / name, folder.bare / name)
+    with pytest.raises(ForeignFileError, match=rf"bare/{name} belongs to another run than its folder"):
+        train(load_config([*SHORT, f"out={folder.path}"], task="prompt"))
+    with pytest.raises(ForeignFileError, match=rf"bare/{name} belongs to another run"):
         find_entries(EvaluateRun(runs=[str(folder.path)]))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
-from tests_shared import SHORT
+from tests_shared import PLAIN, SHORT
 from wandb_files import offline_runs
 
 from calib.commands.failure.run import train_failure
@@ -26,6 +26,7 @@ from calib.runs.results import metric_names, results_of
 from calib.runs.wandb import STEP, WandbLogger
 
 RELEASE = threading.Event()  # lets go of what hangs
+METHODS = ("zero-shot", "coop", "calibprompt", "calibprompt calibrated")
 MEDIA = {"results", "reliability", "risk_coverage"}
 
 
@@ -46,7 +47,8 @@ def fresh(monkeypatch, tmp_path: Path) -> Iterator[None]:
 
 
 def settings(out: Path, *changes: str, task: str = "prompt"):
-    return load_config([*SHORT, "log.wandb=offline", f"out={out}", *changes], task=task)
+    plain = PLAIN if task == "prompt" else []
+    return load_config([*SHORT, *plain, "log.wandb=offline", f"out={out}", *changes], task=task)
 
 
 def names_in(run) -> set[str]:
@@ -61,7 +63,7 @@ def csv_rows(folder: Path) -> list[dict[str, str]]:
 
 def test_an_offline_run_holds_curves_settings_table_diagram_and_export(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-4711")
-    config = settings(tmp_path / "mine", "log.tags=[a,b]", "loss.smac.alpha=0.1")
+    config = settings(tmp_path / "mine", "log.tags=[a,b]", "loss.smac.alpha=0.1", "calibrate.method=auto")
     train(config)
     (run,) = offline_runs(tmp_path / "mine")
     assert (run.project, run.name, run.exit_code) == ("calib", "mine", 0)
@@ -78,7 +80,7 @@ def test_an_offline_run_holds_curves_settings_table_diagram_and_export(tmp_path:
     folder = next((tmp_path / "mine" / "wandb").glob("offline-run-*"))
     assert [path.suffix for path in folder.glob("files/media/images/*")] == [".png"]
     table = next(folder.glob("files/media/table/*.json")).read_text()
-    assert all(method in table for method in ("zero-shot", "coop", "calibprompt"))
+    assert all(f'"{method}"' in table for method in METHODS)
     assert "hush-hush" not in run.text
     assert all(b"hush-hush" not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
     (baseline,) = offline_runs(tmp_path / "mine" / "baselines" / "coop")
@@ -300,7 +302,7 @@ def watched(self, metrics, step=None):
         wandb_setup.singleton()._connection._proc._process.send_signal(signal.{name})
 wandb_logger.WandbLogger.log_metrics = watched
 from calib.cli import run
-sys.exit(run("train", {[*SHORT, "log.wandb=offline", f"out={tmp_path / 'r'}"]}))
+sys.exit(run("train", {[*SHORT, *PLAIN, "log.wandb=offline", f"out={tmp_path / 'r'}"]}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env={**os.environ}

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from calib.commands.train import fit_prompt
 from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
+from calib.data.folds import make_folds, owners
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
-from calib.failure.data import CrossFit, owners
+from calib.failure.data import CrossFit
 from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
+from calib.prompts.shots import calibrated_like
 from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
 from calib.runs.marks import check_file, checked_mark
@@ -63,48 +64,10 @@ def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureC
             log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
             record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
             one = _fold_prompt(own, plan, texts, images.subset(rest), record, folder.fold(number + 1))
+            if plan.prompt.calibration is not None:
+                one = calibrated_like(plan.prompt, one, features.with_views(0).subset(rest), texts())
             parts.append(FailureCases.of_prompt(one, features.subset(judged_here)))
     return FailureCases.join(parts)
-
-
-def make_folds(
-    labels: Tensor, owner: Sequence[str], n_folds: int, class_names: Sequence[str]
-) -> list[list[int]]:
-    """Return the rows of each fold: as many folds as asked for or as can be filled, classes spread evenly.
-
-    Args:
-        labels: (N,) class indices.
-        owner: (N,) groups, which are never divided; the id of the image where groups are not known.
-        n_folds: Folds wanted, at least 2.
-        class_names: For messages.
-
-    Raises:
-        ValueError: Without some fold a class would have no image left.
-
-    Example:
-        >>> make_folds(torch.tensor([0, 0, 0, 1, 1]), ["a", "a", "b", "c", "d"], 2, ["x", "y"])
-        [[0, 1, 4], [2, 3]]
-    """
-    members: dict[str, list[int]] = {}
-    for row, name in enumerate(owner):
-        members.setdefault(name, []).append(row)
-    n_folds = min(n_folds, len(members))
-    folds: list[list[int]] = [[] for _ in range(n_folds)]
-    counts = torch.zeros(n_folds, len(class_names), dtype=torch.int64)
-    for rows in members.values():
-        mine = labels[rows].bincount(minlength=len(class_names))
-        fold = min(range(n_folds), key=lambda k: (int((counts[k] * mine).sum()), len(folds[k]), k))
-        folds[fold] += rows
-        counts[fold] += mine
-    total = counts.sum(dim=0)
-    for fold in range(n_folds):
-        for label in (counts[fold] == total).nonzero().flatten().tolist():
-            if total[label]:
-                raise ValueError(
-                    f"Cross-fitting needs images of every class in two groups at least; all "
-                    f"{total[label]} of class {label} ('{class_names[label]}') stay together."
-                )
-    return [sorted(rows) for rows in folds if rows]
 
 
 def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
@@ -125,6 +88,7 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
     return replace(
         own,
         baselines=[],
+        calibrate=replace(own.calibrate, method="none", prevalence=None),
         out=None,
         trainer={**{key: value for key, value in own.trainer.items() if key not in elsewhere}, **here},
         data=replace(own.data, **files),
@@ -155,12 +119,12 @@ def _fold_prompt(
         train=images,
         val=None,
         test=None,  # not looked at
-        zero_shot=replace(plan.prompt, context=None, text_features=texts()),
+        zero_shot=replace(plan.prompt, context=None, text_features=texts(), calibration=None),
         record=record,
     )
     objective = Objective(resolve_terms(own.preset, own.loss))
     config = replace(own, out=str(folder.path))
-    fitted = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
+    fitted, _ = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
     _write_fold(fitted, folder)
     return fitted
 

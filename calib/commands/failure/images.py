@@ -113,7 +113,7 @@ def from_images(config: FailureRun) -> FailureData:
         cases=cases,
         val=val,
         test=test,
-        test_cases=cases_of(test, prompt.text_features),
+        test_cases=cases_of(test, prompt.text_features, calibrated=prompt.calibration is not None),
         record=record,
         cross_fit=crossed,
     )

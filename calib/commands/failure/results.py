@@ -21,7 +21,8 @@ from calib.failure.export import FailureHead
 from calib.failure.report import failures_csv, heading, risk_coverage_figure, tables
 from calib.io.files import MARK, write_json, write_text
 from calib.io.tensors import save_tensors
-from calib.runs.folder import RunFolder, save_figure
+from calib.report.plots import save_figure
+from calib.runs.folder import RunFolder
 
 
 @ranks.by_first

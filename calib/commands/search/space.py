@@ -240,8 +240,11 @@ def _check(search: Search) -> None:
     for key, one in search.space.items():
         for value in one.ends:
             config = search.config({**search.first, key: value}, search.seeds[0])
-            if not config.data.val_shots:
-                raise ValueError("Settings are chosen on validation images: data.val_shots must be above 0.")
+            if not config.data.val_shots and config.calibrate.method == "none":
+                raise ValueError(
+                    "Settings are chosen on validation images, or on the shots by the prompts of folds: "
+                    "data.val_shots must be above 0, or calibrate.method another than none."
+                )
             if config.overwrite:
                 raise ValueError(
                     "A search is not replaced by overwrite=true: give another folder (out=FOLDER)."

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, seed_everything
 from torch import Tensor
@@ -14,16 +15,16 @@ from torch import Tensor
 from calib.commands.search.grid import Point
 from calib.config import PromptRun
 from calib.core.hashing import json_digest
-from calib.data.batches import BatchLoader
 from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.processes.join import check_started
-from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
+from calib.prompts.stack import PromptStackModule, StackedLoader, validation_of
 from calib.runs.folder import RunFolder
 from calib.runs.identity import each_setting, relevant_settings, settings_that_affect
 from calib.runs.last_state import write_curves
 from calib.runs.prepare import RunInputs, SharedInputs, draw, load_shared
-from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner
+from calib.runs.prompt_run import check_trainable, evaluate_prompt, exported
+from calib.runs.shots import RunMembers, calibrated_by_shots, members_of
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def stacks(
     Args:
         runs: Runs to train.
         shared: Backbones and data sets already there; new ones are added.
-        size: Runs per group at most.
+        size: Prompts per group at most, those of the folds of a calibrated run among them.
     """
     groups: dict[str, list[tuple[Run, RunInputs]]] = {}
     for run in runs:
@@ -87,12 +88,14 @@ def stacks(
             shared[key] = load_shared(run.config)
         prepared = draw(run.config, shared[key])
         check_trainable(run.objective, prepared.task.class_names)
-        new_learner(run.config, prepared)  # a class name that does not fit is refused before any training
+        members_of(run.config, prepared, run.objective)  # what does not fit is refused before any training
         groups.setdefault(_stack_key(run.config), []).append((run, prepared))
     for group in groups.values():
         group.sort(key=_batches)  # those of one stack should end an epoch together
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+        asked = group[0][0].config.calibrate  # the same in all of the group
+        runs_at_once = size if asked.method == "none" else max(1, size // (1 + asked.folds))
+        for start in range(0, len(group), runs_at_once):
+            yield group[start : start + runs_at_once]
 
 
 def train_stack(
@@ -110,28 +113,21 @@ def train_stack(
     """
     first, prepared = stack[0]
     seed_everything(first.config.seed, workers=True, verbose=False)
-    prompts = [
-        StackedPrompt(
-            new_learner(run.config, data),
-            run.objective,
-            {name: getattr(run.config.optim, name) for name in ("lr", "momentum", "weight_decay")},
-            run.config.optim.warmup_epochs,
-            run.config.optim.warmup_lr,
-        )
-        for run, data in stack
-    ]
+    trained = [members_of(run.config, data, run.objective) for run, data in stack]
+    members = [member for each in trained for member in each.members]
     module = PromptStackModule(
         prepared.backbone,
-        prompts,
+        [member.prompt for member in members],
         prepared.zero_shot.text_features,
         optimizer=first.config.optim.name,
         n_bins=first.config.n_bins,
     )
-    modules = [batches_of(run.config, data) for run, data in stack]
-    train = StackedLoader([data.train_dataloader() for data in modules])
-    vals = [loader for data in modules if isinstance(loader := data.val_dataloader(), BatchLoader)]
+    train = StackedLoader([member.batches.train_dataloader() for member in members])
+    val = validation_of([member.batches for member in members])
     sizes = sorted({len(data.train) for _, data in stack})
-    log.info("Training %d prompts side by side on %s images.", len(stack), " or ".join(map(str, sizes)))
+    on = " or ".join(map(str, sizes))
+    beside = f", and {len(members) - len(stack)} of their folds" if len(members) > len(stack) else ""
+    log.info("Training %d prompts side by side on %s images%s.", len(stack), on, beside)
     with folder.locked():
         write_json(folder.members, [run.point.name for run, _ in stack])
         write_json(folder.split, {MARK: _stack_digest(stack)})
@@ -140,24 +136,35 @@ def train_stack(
             first.config,
             folder,
             [],
-            validate=bool(vals),
+            validate=isinstance(val, StackedLoader),
             every_n_epochs=max(1, epochs // 5),
             callbacks=callbacks,
         )
-        fit(trainer, module, train, StackedLoader(vals) if vals else [], folder=folder)
-        texts = module.text_features().detach().cpu()  # (S, C, D)
-        failed = {}
-        for (run, data), prompt, text in zip(stack, prompts, texts, strict=True):
-            if prompt.failed is not None:
-                failed[run.point.name] = prompt.failed
+        fit(trainer, module, train, val, folder=folder)
+        failed, row = {}, 0
+        texts, _ = module.trained()  # (S, C, D)
+        for (run, data), each in zip(stack, trained, strict=True):
+            mine = texts[row : row + len(each.members)]
+            row += len(mine)
+            why = next((member.prompt.failed for member in each.members if member.prompt.failed), None)
+            if why is not None:
+                failed[run.point.name] = why
             elif run.config.overwrite or not run.folder.finished:
-                _write_run(run, data, prompt, text)
+                _write_run(run, data, each, mine)
     shutil.rmtree(folder.path)
     return failed
 
 
-def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: Tensor) -> None:
-    """Write the folder of one run as train.py does."""
+def _write_run(run: Run, data: RunInputs, members: RunMembers, texts: Tensor) -> None:
+    """Write the folder of one run as train.py does.
+
+    Args:
+        run: The run.
+        data: Backbone, task and shots.
+        members: What it has trained.
+        texts: (1 + K, C, D) unit norm, of its prompt and of those of its folds.
+    """
+    prompt = members.own
     with run.folder.locked():
         run.folder.check(run.config)
         run.folder.claim(run.config, data.record)
@@ -167,8 +174,11 @@ def _write_run(run: Run, data: RunInputs, prompt: StackedPrompt, text_features: 
                 values = {name: value for name, value in row.items() if name != "step"}
                 for logger in loggers:
                     logger.log_metrics(values, step=int(row["step"]))
-            export = exported(run.config, data, run.objective, text_features, prompt.learner.context)
-            test = evaluate_prompt(run.config, export, data, run.folder)
+            export = exported(run.config, data, run.objective, texts[0], prompt.learner.context)
+            found: dict[str, Any] = {}
+            if members.left_out:
+                export, found = calibrated_by_shots(run.config, data, export, members, texts[1:])
+            test = evaluate_prompt(run.config, export, data, run.folder, found)
             close_loggers(loggers, test, run.folder, n_bins=run.config.n_bins)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from calib.commands.search.grid import Sweep
 from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
-from calib.commands.search.table import sweep_table
+from calib.commands.search.table import chosen_on, sweep_table
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.runs.folder import FILES, OTHER, RunFolder
@@ -32,8 +32,8 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
         wanted: From `calib.commands.search.grid.sweep_of`.
 
     Returns:
-        {"table": Markdown, "best": settings with the best validation metric, "folder": path, "trained":
-        number of runs trained now, "failed": {name: why}}.
+        {"table": Markdown, "best": settings with the best metric, "chosen_on": of which images, "folder":
+        path, "trained": number of runs trained now, "failed": {name: why}}.
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -74,6 +74,7 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
     return {
         "table": "\n\n".join(lines),
         "best": best,
+        "chosen_on": chosen_on([values for _, values in results]),
         "folder": str(folder),
         "trained": trained,
         "failed": failed,
@@ -111,7 +112,7 @@ def _stacks_to_train(runs: Sequence[Run], folder: Path, size: int) -> list[list[
     begun = []
     for path, names in _members(folder):
         if set(names) <= named.keys() and missing.keys() & set(names):
-            made = list(stacks([named[name] for name in names], shared, len(names)))
+            made = list(stacks([named[name] for name in names], shared, sys.maxsize))
             if len(made) == 1 and stack_folder(folder, made[0]).path == path:
                 begun += made
                 missing = {name: run for name, run in missing.items() if name not in names}
@@ -146,5 +147,5 @@ def main(wanted: Sweep) -> int:
     if results["trained"]:
         say(f"Trained and evaluated {results['trained']} runs in {time.monotonic() - started:.0f} s.\n")
     best = results["best"] or "unknown (there are none; data.val_shots says how many)"
-    say(f"Best on the validation shots: {best}\nRuns and table: {results['folder']}\n")
+    say(f"Best on the {results['chosen_on']}: {best}\nRuns and table: {results['folder']}\n")
     return 1 if results["failed"] else 0

@@ -32,21 +32,24 @@ def sweep_table(
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
     for point, seed, values in results:
         rows.setdefault(point.without_seed(), {})[seed] = values
-    validated = bool(rows) and all("val" in values for runs in rows.values() for values in runs.values())
+    every = [values for runs in rows.values() for values in runs.values()]
+    validated = bool(rows) and all(chosen_by(values) for values in every)
     if validated:
         scores = {
-            name: {seed: values["val"][by] for seed, values in runs.items()} for name, runs in rows.items()
+            name: {seed: chosen_by(values)[by] for seed, values in runs.items()}
+            for name, runs in rows.items()
         }
         ranks = _mean_ranks(scores, less_is_better=best_is_least(by))
         order = sorted(rows, key=lambda name: _sort_key(scores[name], best_is_least(by)))
     else:
         order = list(rows)
     columns = {name: column for name, column in columns_of(METRICS).items() if METRICS[name].compared}
-    tested = any("test" in values for runs in rows.values() for values in runs.values())
+    tested = any("test" in values for values in every)
     split, prefix = ("test", "test") if tested else ("val", "val.")
     beside = {key: column for key, column in columns.items() if tested or (validated and key != by)}
     titles = (f"{prefix} {column.title}" for column in beside.values())
-    header = ["settings", "seeds", f"val. {columns[by].title}", "mean rank", *titles]
+    source = "shots" if chosen_on(every) == "left-out shots" else "val."
+    header = ["settings", "seeds", f"{source} {columns[by].title}", "mean rank", *titles]
     body = []
     for name in order:
         runs = list(rows[name].values())
@@ -61,6 +64,29 @@ def sweep_table(
         body.append([name, str(len(runs)), *chosen, *others])
     best = order[0] if validated else None
     return aligned(header, body), best
+
+
+def chosen_by(values: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return the metrics that settings are chosen by: of the validation images, else of the left-out shots.
+
+    Args:
+        values: The content of a run's metrics.json.
+
+    Returns:
+        Name to value; empty where there are neither.
+    """
+    found: Mapping[str, float] = values.get("val") or values.get("shots") or {}
+    return found
+
+
+def chosen_on(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return which images settings are chosen on, in words.
+
+    Args:
+        results: The content of metrics.json of every run.
+    """
+    shots = results and not any("val" in values for values in results) and chosen_by(results[0])
+    return "left-out shots" if shots else "validation shots"
 
 
 def best_is_least(by: str) -> bool:

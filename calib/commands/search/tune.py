@@ -20,7 +20,7 @@ from calib.commands.search.grid import Point
 from calib.commands.search.space import Search
 from calib.commands.search.stacks import Run, new_run, stacks, train_stack
 from calib.commands.search.study import AGAIN, PATIENCE, Claimed, Study, StudyError
-from calib.commands.search.table import sweep_table
+from calib.commands.search.table import chosen_by, chosen_on, sweep_table
 from calib.config import handed_on
 from calib.core.hashing import json_digest
 from calib.io.files import blocking_file, read_json, write_json, write_text
@@ -53,9 +53,10 @@ class Watch(Callback):
         for prompt in pl_module.prompts:
             if prompt.failed is not None:
                 raise StoppedError(prompt.failed)
-        rows = [prompt.curves[-1] for prompt in pl_module.prompts if prompt.curves]
+        prompts = [prompt for prompt in pl_module.prompts if not prompt.fold]
+        rows = [prompt.curves[-1] for prompt in prompts if prompt.curves]
         values = [row[f"val/{self.by}"] for row in rows if f"val/{self.by}" in row]
-        if not rows or len(values) < len(pl_module.prompts):
+        if not rows or len(values) < len(prompts):
             return
         epoch = int(rows[0]["epoch"])
         if epoch not in self.claimed.reported:
@@ -90,7 +91,7 @@ def tune(search: Search) -> dict[str, Any]:
         shared: dict[str, SharedInputs] = {}
         first = _runs(0, search.first, search, folder / ".first")
         # What is wrong with the data is said before anything is written.
-        _check_validated(next(stacks(first, shared, len(first))))
+        _check_validated(next(stacks(first, shared, sys.maxsize)))
         claim(folder, search)
         work(search, folder, shared)
         return report(search, folder)
@@ -161,7 +162,7 @@ def work(search: Search, folder: Path, shared: dict[str, SharedInputs]) -> None:
                 # What a process had left that was killed just then.
                 shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
                 by = search.settings.by
-                log.info("Trial %d: val. %s %.4f with %s", claimed.number, by, value, _words(claimed))
+                log.info("Trial %d: %s %.4f with %s", claimed.number, by, value, _words(claimed))
 
 
 def _value(claimed: Claimed, study: Study, search: Search, shared: dict[str, SharedInputs]) -> float:
@@ -175,7 +176,7 @@ def _value(claimed: Claimed, study: Study, search: Search, shared: dict[str, Sha
         return twin.value
     try:
         runs = _runs(claimed.number, claimed.changes, search, study.folder)
-        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, shared, len(runs)))
+        todo = [] if all(run.folder.finished for run in runs) else list(stacks(runs, shared, sys.maxsize))
         for stack in todo:
             _check_validated(stack)
     except (ForeignFileError, StudyError):
@@ -188,17 +189,17 @@ def _value(claimed: Claimed, study: Study, search: Search, shared: dict[str, Sha
         failed = train_stack(stack, RunFolder(_stack_folder(study.folder, claimed.number)), watch)
         if failed:
             raise StoppedError(next(iter(failed.values())))
-    return fmean(run.folder.results()["val"][search.settings.by] for run in runs)
+    return fmean(chosen_by(run.folder.results())[search.settings.by] for run in runs)
 
 
 def _check_validated(stack: Sequence[tuple[Run, RunInputs]]) -> None:
-    """Refuse runs of which one has no validation image: nothing could be chosen by it.
+    """Refuse runs of which one has nothing to be chosen by: no validation image, no prompts of folds.
 
     Raises:
         ValueError: There is such a run.
     """
     for run, inputs in stack:
-        if inputs.val is None:
+        if inputs.val is None and run.config.calibrate.method == "none":
             data = run.config.data
             raise ValueError(
                 f"No image is left for validation, on which settings are chosen: data.shots={data.shots} "
@@ -265,17 +266,18 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
         {"trial": t.number, "state": t.state.name.lower(), "value": t.value, **t.user_attrs} for t in trials
     ]
     write_json(RunFolder(folder).tune, {"best": best, **counts, "trials": listed})
-    return {"table": text, "best": best, "folder": str(folder), **counts}
+    told = chosen_on([values for _, _, values in results])
+    return {"table": text, "best": best, "chosen_on": told, "folder": str(folder), **counts}
 
 
 def _check_value(
     trial: FrozenTrial, found: Mapping[int, Mapping[str, Any]], search: Search, folder: Path
 ) -> None:
     """Refuse a study that says another value of a trial than the runs of the trial do."""
-    own = fmean(values["val"][search.settings.by] for values in found.values())
+    own = fmean(chosen_by(values)[search.settings.by] for values in found.values())
     if trial.value is None or not math.isclose(trial.value, own, rel_tol=1e-9, abs_tol=1e-12):
         raise StudyError(
-            f"{RunFolder(folder).study} says that trial {trial.number} has val. {search.settings.by} "
+            f"{RunFolder(folder).study} says that trial {trial.number} has {search.settings.by} "
             f"{trial.value}, and its runs have {own}. {AGAIN}"
         )
 
@@ -300,7 +302,7 @@ def main(search: Search) -> int:
     if best is not None:
         words = " ".join(f"{key}={value}" for key, value in best["changes"].items())
         value = f"{search.settings.by} {best['value']:.4f}"
-        say(f"Best on the validation shots: trial {best['trial']}, {words} ({value})\n")
+        say(f"Best on the {found['chosen_on']}: trial {best['trial']}, {words} ({value})\n")
         say(f"Train it alone: {best['command']}\n")
     say(f"Runs, table and study: {found['folder']}\n")
     if found["elsewhere"]:

@@ -14,7 +14,7 @@ from calib.config.schema.parts import (
     LogConfig,
     OptimConfig,
 )
-from calib.config.schema.prompt import ParityConfig, PromptConfig, PromptRun
+from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConfig, PromptRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
 SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}

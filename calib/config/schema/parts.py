@@ -78,7 +78,8 @@ class DataConfig:
         name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own.
         root: Folder or file of the images. None: the packaged features of the two embedded tasks.
         shots: Training images per class. None: all.
-        val_shots: Validation images per class, taken from the rest of the training split.
+        val_shots: Validation images per class, taken from the rest of the training split, for curves and for
+            choosing settings; calibration needs none.
         at_most: shots and val_shots are upper limits: a class with fewer images gives what it has, training
             first, and a line says so. false: such a class is refused.
         batch_size: Images per training step.
@@ -99,7 +100,7 @@ class DataConfig:
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
     root: str | None = setting(None, affects="encoding", told=True, of_prompt=True, place=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
-    val_shots: int = setting(4, affects="draw", at_least=0)
+    val_shots: int = setting(0, affects="draw", at_least=0)
     at_most: bool = setting(False, affects="draw")
     batch_size: int = setting(16, affects="training", at_least=1, sets_length=True)
     views: int = setting(8, affects="training", at_least=0)
