@@ -39,7 +39,7 @@ def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys
     ):
         assert text in printed
     assert re.search(r"^Calibrated by its own 24 shots: experts \(prompt \d+ %, images \d+ %", printed, re.M)
-    assert "\nTheir negative log-likelihood, each left out: none " in printed
+    assert "\nNegative log-likelihood of the shots, each left out: none " in printed
     export = re.search(r"runs/embedded-cxr3-calibprompt-8shot-s1-\w{6}/prompt.safetensors", printed)
     assert export is not None
     assert (tmp_path / export.group()).is_file()

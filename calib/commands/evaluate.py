@@ -169,7 +169,8 @@ def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable,
         other = [each for each in EVALUATED if each != split and each in error.there]
         instead = "".join(f", or the {each} split (split={each})" for each in other)
         raise ValueError(
-            f"{error} To evaluate {entry.path}, give other data (data.root=IMAGES){instead}."
+            f"{error} To evaluate {entry.path}, give data with test images (data.root=IMAGES, with "
+            f"test/<class>/* or <class>/* alone){instead}."
         ) from error
     table = task.splits()[split]
     return features_of(table, backbone, entry.data), task.class_names

@@ -16,6 +16,7 @@ What numbers are is said by names, never guessed from values.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,9 @@ from calib.io.tensors import RECORD
 ARRAYS = (".npz", ".safetensors")
 STRINGS = ("class_names", "groups", "ids", "labels")
 SUM_TOLERANCE = 1e-3  # by how much a row of probabilities may miss 1: it was printed with few digits
+
+TELLING = 20  # probabilities between 0 and 1 show how many digits were written
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +181,7 @@ they are logits, say --kind logits.
     sums = values.sum(dim=1)
     for wrong, problem in (
         ((values < 0).any(dim=1), "one is below 0"),
-        ((sums - 1).abs() > SUM_TOLERANCE, "they sum to {:g}, not to 1 (within 0.001)"),
+        ((sums - 1).abs() > SUM_TOLERANCE + 1e-9, "they sum to {:g}, not to 1 (within 0.001)"),
     ):
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
@@ -185,7 +189,33 @@ they are logits, say --kind logits.
                 f"{where[row]}: these are no probabilities: {problem.format(float(sums[row]))}. If they are "
                 "logits, say --kind logits."
             )
-    return (values / sums[:, None]).clamp_min(torch.finfo(torch.float64).tiny).log()
+    zeros = values == 0
+    if bool(zeros.any()):
+        floor = _below_rounding(values)
+        log.warning(
+            "%s: %d of %d probabilities are 0, as rounded ones are, and an impossible class cannot be "
+            "calibrated: they are read as %g. Write more digits, or logits.",
+            where[int(zeros.any(dim=1).nonzero()[0])],
+            int(zeros.sum()),
+            values.numel(),
+            floor,
+        )
+        values = torch.where(zeros, floor, values)
+        sums = values.sum(dim=1)
+    return (values / sums[:, None]).log()
+
+
+def _below_rounding(values: Tensor) -> float:
+    """Return half a unit of the last digit that probabilities were rounded to, where enough of them show it.
+
+    Else half of the sixth digit, which `calib predict` writes, or half of the least number.
+    """
+    broken = values[(values > 0) & (values < 1)]
+    for digits in range(2, 7) if len(broken) >= TELLING else ():
+        scaled = broken * 10**digits
+        if bool(((scaled - scaled.round()).abs() < 1e-6).all()):
+            return float(0.5 * 10**-digits)
+    return min(float(values[values > 0].min()) / 2, 5e-7)
 
 
 def _check_finite(values: Tensor, where: Sequence[str]) -> None:

@@ -111,7 +111,8 @@ def _calibrated(config: Mapping[str, Any]) -> str:
     """Return a word for a prompt that its shots calibrate, or could have: where nothing helped, as well."""
     method = (config.get("calibrate") or {}).get("method", "none")
     words = {"none": "", "auto": CALIBRATED}
-    return words.get(method, f"{CALIBRATED} ({method})")
+    word = words.get(method, f"{CALIBRATED} ({method})")
+    return f"{word} for stated shares" if word and config["calibrate"].get("prevalence") else word
 
 
 def _untrained(options: Mapping[str, Any]) -> dict[str, Any]:

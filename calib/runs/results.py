@@ -101,7 +101,7 @@ def about_calibration(record: Mapping[str, Any]) -> str:
         ...                          "left_out_nll": {"none": 0.61, "experts": 0.54},
         ...                          "expert_shares": {"prompt": 0.3, "images": 0.7}}))
         Calibrated by its own 24 shots: experts (prompt 30 %, images 70 %).
-        Their negative log-likelihood, each left out: none 0.610, experts 0.540.
+        Negative log-likelihood of the shots, each left out: none 0.610, experts 0.540.
     """
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in record["expert_shares"].items())
     said = ", ".join(f"{name} {value:.3f}" for name, value in record["left_out_nll"].items())
@@ -112,7 +112,14 @@ def about_calibration(record: Mapping[str, Any]) -> str:
         first = (
             f"Not calibrated: nothing does better on the {record['shots']} shots than the prompt as it is."
         )
-    return f"{first}\nTheir negative log-likelihood, each left out: {said}."
+    if not record["shots"]:
+        first = f"Calibrated by what is assumed beforehand: {record['method']} ({shares})."
+        said += "; the experts could not be judged, since a class has a single shot or group"
+    stated = record.get("prevalence")
+    if stated:
+        listed = ", ".join(f"{name} {100 * share:g} %" for name, share in stated.items())
+        first += f"\nFor the stated class shares: {listed}, whatever those of the test images are."
+    return f"{first}\nNegative log-likelihood of the shots, each left out: {said}."
 
 
 def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:

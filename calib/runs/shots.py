@@ -115,7 +115,7 @@ def calibrated_by_shots(
 
     Returns:
         The prompt, and {"calibration": what was fitted, "shots": metrics of the shots, each judged by what
-        did not see it}.
+        did not see it; left out where nothing could be left out}.
     """
     shots = plain_shots(config, prepared)
     done, found = calibrated(
@@ -126,16 +126,20 @@ def calibrated_by_shots(
         prepared.zero_shot.text_features,
         shot_settings(config),
     )
-    names = prompt.class_names
-    metrics = summarize(found.logits, shots.labels, class_names=names, n_bins=config.n_bins)
-    return done, {
+    asked = config.calibrate.prevalence
+    said: dict[str, Any] = {
         "calibration": {
             "method": "none" if done.calibration is None else done.calibration.method,
             "weights": found.weights,
+            **({} if asked is None else {"prevalence": dict(asked)}),
             **found.facts(),
-        },
-        "shots": {**metrics, "nll": found.nll.get(found.method, metrics["nll"])},
+        }
     }
+    if found.method in found.nll:  # else nothing could be left out to judge it by
+        names = prompt.class_names
+        metrics = summarize(found.logits, shots.labels, class_names=names, n_bins=config.n_bins)
+        said["shots"] = {**metrics, "nll": found.nll[found.method]}
+    return done, said
 
 
 def plain_shots(config: PromptRun, prepared: RunInputs) -> FeatureTable:

@@ -18,6 +18,7 @@ from calib.config import load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
+from calib.runs.results import about_calibration
 
 QUICK = [*SHORT, "data.shots=4", "data.views=2", "baselines=[]"]
 
@@ -158,4 +159,7 @@ def test_encoding_at_every_step_is_calibrated_too(image_folder: Path, tmp_path: 
 
 def test_one_shot_per_class_is_enough(tmp_path: Path) -> None:
     run(tmp_path / "r", "data.shots=1")
-    assert read_json(tmp_path / "r" / "metrics.json")["calibration"]["method"] == "experts"
+    metrics = read_json(tmp_path / "r" / "metrics.json")
+    assert metrics["calibration"]["method"] == "experts"
+    assert "shots" not in metrics  # nothing could be left out, and nothing can be chosen by it
+    assert "Calibrated by what is assumed beforehand" in about_calibration(metrics["calibration"])

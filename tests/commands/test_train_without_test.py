@@ -144,9 +144,10 @@ def test_test_images_elsewhere_give_the_test_results(made: Made, tmp_path: Path)
         found = evaluated(*changes)
         assert (found["n"], found["nll"]) == (9, pytest.approx(expected["nll"], abs=1e-5))
     message = (
-        r"has no 'test' folder; it has: train, val\. To evaluate .*prompt\.safetensors, give other data "
+        r"has no 'test' folder; it has: train, val\. To evaluate .*prompt\.safetensors, give data with "
+        r"test images \(data\.root=IMAGES, with test/<class>/\* or <class>/\* alone\)"
     )
-    with pytest.raises(ValueError, match=message + r"\(data\.root=IMAGES\), or the val split \(split=val\)"):
+    with pytest.raises(ValueError, match=message + r", or the val split \(split=val\)"):
         evaluated()
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from calib.data.mapping import OutputMapping
-from calib.data.outputs import in_order, read_outputs
+from calib.data.outputs import in_order, logits_of, read_outputs
 from calib.data.predictions import Predictions
 from calib.io.files import read_json, write_json
 from calib.posthoc import TemperatureScaling
@@ -142,7 +142,7 @@ def test_rows_printed_with_few_digits_are_probabilities(tmp_path: Path) -> None:
     assert found.sum(dim=1).tolist() == pytest.approx([1] * 4)
     certain = read_outputs(probs_csv(tmp_path, values=[[1, 0, 0], *PROBS[1:]])).logits
     assert bool(certain.isfinite().all())
-    assert certain.softmax(dim=1)[0].tolist() == pytest.approx([1, 0, 0])
+    assert certain.softmax(dim=1)[0].tolist() == pytest.approx([1, 0, 0], abs=2e-6)
 
 
 def test_what_numbers_are_is_never_guessed(tmp_path: Path) -> None:
@@ -299,3 +299,16 @@ def test_parquet_and_arrays_keep_their_form(tmp_path: Path) -> None:
         mapping().apply(
             read_outputs(tmp_path / "a.npz", labelled=False, class_names=NAMES[::-1]), tmp_path / "c.npz"
         )
+
+
+def test_probabilities_rounded_to_0_are_read_as_half_of_the_last_digit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = torch.tensor([[0.25, 0.75, 0.0], [0.99, 0.01, 0.0]]).double().repeat(10, 1)
+    found = logits_of(values, "probs", [f"a.csv, line {row}" for row in range(2, 22)]).exp()
+    assert found[0].tolist() == pytest.approx([0.25 / 1.005, 0.75 / 1.005, 0.005 / 1.005])
+    assert "a.csv, line 2: 20 of 60 probabilities are 0" in caplog.text
+    exact = torch.tensor([[0.123456789, 1 - 0.123456789, 0.0]]).double()
+    assert float(logits_of(exact, "probs", ["row"])[0, 2].exp()) == pytest.approx(5e-7, rel=1e-3)
+    rounded = torch.tensor([[0.5, 0.499]]).double()  # off by 0.001
+    assert float(logits_of(rounded, "probs", ["row"]).exp().sum()) == pytest.approx(1)

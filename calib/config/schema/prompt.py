@@ -34,11 +34,12 @@ class CalibrateConfig:
 
     Attributes:
         method: "experts": the prompt beside zero-shot and a linear discriminant of the same shots. "scale":
-            one factor for the logits, which changes no prediction. "auto": experts, unless the left-out
-            shots speak clearly against it. "none": the prompt alone, as the paper.
+            one factor for the logits, which changes no prediction (a prevalence does). "auto": experts,
+            unless the left-out shots speak clearly against it. "none": the prompt alone, as the paper.
         folds: Parts of the shots. For each a further prompt is trained without it, side by side.
-        prevalence: How frequent the classes are where the prompt will be used, e.g.
-            calibrate.prevalence={no finding: 0.7, pneumonia: 0.3}. null: as frequent as among the shots.
+        prevalence: How frequent the classes are where the prompt will be used, all of them, in quotes:
+            'calibrate.prevalence={no finding: 0.6, pneumonia: 0.3, COVID-19: 0.1}'. null: as frequent as
+            among the shots.
         scale_median: Median of the factor of "scale" before any shot is seen, where 1 gives the prompt's
             logits the spread of those of zero-shot, calibrated by the shots.
         scale_sd: Standard deviation of its log.

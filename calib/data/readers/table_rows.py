@@ -63,7 +63,9 @@ def read_rows(
     if path.exists() and (odd := odd_kind(path)) is not None:
         raise ValueError(f"{path} is {odd}, not a table: a CSV, TSV or Parquet file (data.options.table).")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no table {path}.")
+        raise FileNotFoundError(
+            f"There is no table {path}. Images of your own in class folders are read by data.name=folder."
+        )
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
     names = _column_names(header, columns, path, records)
     unsplit = None
