@@ -285,10 +285,23 @@ def test_disabled_by_the_environment(tmp_path: Path, monkeypatch) -> None:
     assert not (tmp_path / "r" / "wandb").exists()
 
 
+SERVICE = """
+def service():
+    import time
+    from wandb.sdk import wandb_setup
+    for _ in range(600):  # it starts in a thread, on a busy machine late
+        process = getattr(getattr(wandb_setup.singleton()._connection, "_proc", None), "_process", None)
+        if process is not None:
+            return process
+        time.sleep(0.1)
+    raise SystemExit("W&B's service has not started in a minute.")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGSTOP", "SIGKILL"])
 def test_a_service_that_dies_or_freezes_keeps_no_process(name: str, tmp_path: Path) -> None:
-    code = f"""
+    code = f"""{SERVICE}
 import os, signal, sys, time
 from calib.runs import wandb as wandb_logger
 wandb_logger.OFFLINE_SECONDS = 4
@@ -298,8 +311,7 @@ def watched(self, metrics, step=None):
     calls.append(step)
     if len(calls) == 3:
         time.sleep(3)
-        from wandb.sdk import wandb_setup
-        wandb_setup.singleton()._connection._proc._process.send_signal(signal.{name})
+        service().send_signal(signal.{name})
 wandb_logger.WandbLogger.log_metrics = watched
 from calib.cli import run
 sys.exit(run("train", {[*SHORT, *PLAIN, "log.wandb=offline", f"out={tmp_path / 'r'}"]}))
@@ -316,7 +328,7 @@ sys.exit(run("train", {[*SHORT, *PLAIN, "log.wandb=offline", f"out={tmp_path / '
 @pytest.mark.slow
 def test_a_frozen_service_does_not_stop_the_training(tmp_path: Path) -> None:
     """What a logger of fewer lines would lose: `run.log` of wandb 0.31 waits for ever after 237 such rows."""
-    code = f"""
+    code = f"""{SERVICE}
 import signal, time
 from calib.config import load_config
 from calib.runs import wandb as wandb_logger
@@ -327,8 +339,7 @@ logger = wandb_logger.WandbLogger(config, RunFolder({str(tmp_path / "r")!r}))
 row = {{f"train/{{number}}": 1.0 for number in range(20)}}
 logger.log_metrics(row, step=0)
 time.sleep(5)
-from wandb.sdk import wandb_setup
-wandb_setup.singleton()._connection._proc._process.send_signal(signal.SIGSTOP)
+service().send_signal(signal.SIGSTOP)
 for step in range(1, 1000):
     logger.log_metrics(row, step=step)
 logger.finish()
