@@ -71,8 +71,9 @@ def preemptible() -> Iterator[None]:
     take_over()
     try:
         yield
-    except RuntimeError as error:
-        if _watch.asked is not None and "DataLoader worker" in str(error):  # it got the signal, too
+    except Exception as error:  # of any type: an import that was interrupted breaks what comes after it
+        worker = "DataLoader worker" in str(error)  # it got the signal, too
+        if _watch.asked is not None and (_watch.raised or worker):
             raise Preempted(_watch.asked) from error
         raise
     finally:

@@ -186,6 +186,24 @@ def test_in_another_thread_nothing_is_installed() -> None:
     assert errors == []
 
 
+def test_what_a_stop_breaks_is_no_error_of_its_own() -> None:
+    """Once a stop in the middle of an import ended in the error of what then asked for the module."""
+
+    def interrupted() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+        finally:
+            raise RecursionError("numpy.linalg, half imported")
+
+    with pytest.raises(Preempted) as stop, preemptible():
+        interrupted()
+    assert stop.value.status == 138
+    assert isinstance(stop.value.__cause__, RecursionError)
+    with pytest.raises(RecursionError), preemptible():
+        raise RecursionError("nobody asked to stop")
+
+
 def test_a_worker_killed_by_the_same_signal_is_no_error_of_its_own() -> None:
     def interrupted() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
