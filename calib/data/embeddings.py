@@ -45,7 +45,7 @@ from calib.core.errors import unknown_name
 from calib.core.names import plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
-from calib.io.npz import read_npz
+from calib.io.npz import plain_npz
 from calib.io.strictjson import parse_json
 from calib.io.tensors import read_safetensors
 
@@ -206,13 +206,7 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """Return the file's arrays, and its lists of strings, by name."""
     if path.suffix == ".npz":
-        try:
-            return read_npz(path)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} cannot be read as npz without pickled objects ({error}). Save plain arrays of "
-                "numbers and strings."
-            ) from error
+        return plain_npz(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
     tensors, metadata = read_safetensors(path)

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from calib.core.checks import as_float64
@@ -41,9 +40,9 @@ from calib.data.output_tables import (
     read_output_table,
 )
 from calib.data.predictions import KIND, Predictions
-from calib.io.npz import read_npz
+from calib.io.npz import plain_npz
 from calib.io.strictjson import parse_json
-from calib.io.tensors import RECORD
+from calib.io.tensors import RECORD, read_safetensors
 
 ARRAYS = (".npz", ".safetensors")
 STRINGS = ("class_names", "groups", "ids", "labels")
@@ -292,31 +291,15 @@ def _of_arrays(arrays: Mapping[str, Any], path: Path, kind: str | None, labelled
 
 
 def _is_ours(path: Path) -> bool:
-    metadata = _metadata(path)
+    _, metadata = read_safetensors(path, tensors=False)
     record = parse_json(metadata.get(RECORD, "null"), source=f"The metadata of {path}")
     return isinstance(record, dict) and record.get("kind") == KIND
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}). Was it cut off?") from error
-
-
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npz":
-        try:
-            return read_npz(path)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} cannot be read as npz without pickled objects ({error}). Save plain arrays of "
-                "numbers and strings."
-            ) from error
-    metadata = _metadata(path)
-    with safe_open(str(path), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return plain_npz(path)
+    tensors, metadata = read_safetensors(path)
     arrays = {n: (t.double() if t.is_floating_point() else t).numpy() for n, t in tensors.items()}
     for name in STRINGS:
         if name in metadata:

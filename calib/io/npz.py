@@ -43,6 +43,21 @@ def read_npz(path: str | Path, wanted: Callable[[str], bool] = lambda name: True
     return arrays
 
 
+def plain_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file of numbers and strings, by name.
+
+    Raises:
+        ValueError: As `read_npz`; the message names the file and says what to do.
+    """
+    try:
+        return read_npz(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read as npz without pickled objects ({error}). Save plain arrays of "
+            "numbers and strings."
+        ) from error
+
+
 def names_in_npz(path: str | Path) -> list[str]:
     """Return the names of the arrays in an npz file that was read before."""
     with zipfile.ZipFile(path) as archive:
