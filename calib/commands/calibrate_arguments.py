@@ -26,6 +26,11 @@ lowest mean NLL there is taken, if it is lower than that of doing nothing; else 
 """
 
 
+# What only fitting uses, and of that the numbers with their defaults.
+FITS = ("on", "method", "candidates", "classes", "label", "group", "shares", "weights", "tokenizer")
+NUMBERS: dict[str, int | float] = {"folds": 5, "seed": 0, "margin": 0.0, "bins": 10}
+
+
 def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of `calib.commands.calibrate.main`; shares as a dictionary, classes as a list.
 
@@ -60,22 +65,15 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--shares", metavar="A=0.6,B=0.4", help="how often the classes occur where the calibrator is used"
     )
-    parser.add_argument(
-        "--folds", type=int, default=5, metavar="N", help="parts for cross-validation (default: 5)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the division into parts (default: 0)"
-    )
+    parser.add_argument("--folds", type=int, metavar="N", help="parts for cross-validation (default: 5)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the division into parts (default: 0)")
     parser.add_argument(
         "--margin",
         type=float,
-        default=0.0,
         metavar="X",
         help="ask for an NLL lower by X standard errors than doing nothing (default: 0, lower at all)",
     )
-    parser.add_argument(
-        "--bins", type=int, default=10, metavar="N", help="bins of the ECE shown (default: 10)"
-    )
+    parser.add_argument("--bins", type=int, metavar="N", help="bins of the ECE shown (default: 10)")
     parser.add_argument("--apply", metavar="FILE", help="outputs to which the calibrator.json is applied")
     parser.add_argument(
         "--out",
@@ -85,11 +83,37 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
     parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
     given = parser.parse_args(argv)
+    _check_source(given)
+    for name, default in NUMBERS.items():
+        if getattr(given, name) is None:
+            setattr(given, name, default)
     _check(given)
     given.classes = None if given.classes is None else classes_of(given.classes)
     given.candidates = None if given.candidates is None else candidates_of(given.candidates)
     given.shares = None if given.shares is None else shares_of(given.shares)
     return given
+
+
+def _check_source(given: argparse.Namespace) -> None:
+    """Refuse what does not belong to the source: a calibrator is applied, anything else is fitted on."""
+    mapping = given.source.lower().endswith(".json")
+    if mapping != (given.apply is not None):
+        raise ValueError(
+            f"{given.source}: "
+            + (
+                "a calibrator is applied with --apply FILE --out FILE."
+                if mapping
+                else "--apply takes a calibrator: calib calibrate calibrator.json --apply FILE --out FILE."
+            )
+        )
+    if mapping:
+        useless = [f"--{name}" for name in (*FITS, *NUMBERS) if getattr(given, name) is not None]
+        if useless:
+            raise ValueError(
+                f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
+            )
+        if given.out is None:
+            raise ValueError("--apply needs --out FILE: where the calibrated outputs go.")
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -107,25 +131,6 @@ def _check(given: argparse.Namespace) -> None:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(given, name)}.")
     if not (math.isfinite(given.margin) and given.margin >= 0):
         raise ValueError(f"--margin must be a number of at least 0, not {given.margin}.")
-    mapping = given.source.lower().endswith(".json")
-    if mapping != (given.apply is not None):
-        raise ValueError(
-            f"{given.source}: "
-            + (
-                "a calibrator is applied with --apply FILE --out FILE."
-                if mapping
-                else "--apply takes a calibrator: calib calibrate calibrator.json --apply FILE --out FILE."
-            )
-        )
-    if mapping:
-        fits = ("on", "method", "candidates", "classes", "label", "group", "shares", "weights", "tokenizer")
-        useless = [f"--{name}" for name in fits if getattr(given, name) is not None]
-        if useless:
-            raise ValueError(
-                f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
-            )
-        if given.out is None:
-            raise ValueError("--apply needs --out FILE: where the calibrated outputs go.")
 
 
 def candidates_of(text: str) -> list[str]:

@@ -248,3 +248,11 @@ def test_a_run_without_validation_images_asks_for_others(trained: Path, capsys, 
         changed(**settings)
         with pytest.raises(ValueError, match=message):
             validation_predictions(trained)
+
+
+@pytest.mark.parametrize("option", ["folds", "seed", "margin", "bins", "method"])
+def test_what_only_fitting_uses_is_refused_beside_apply(option: str) -> None:
+    value = "svs" if option == "method" else "3"
+    words = ["calibrator.json", "--apply", "new.csv", "--out", "o.csv", f"--{option}", value]
+    with pytest.raises(ValueError, match=rf"^--{option}: nothing is fitted with --apply"):
+        calibrate_arguments(words)
