@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from calib.core.checks import as_float64, check_labels, check_logits
 from calib.scores.images import check_queries, unit_features
 from calib.scores.logits import mcp
-from calib.scores.state import require_fitted
+from calib.scores.state import Shapes, require_fitted
 
 
 class LogitScaling:
@@ -56,6 +56,15 @@ class LogitScaling:
     """
 
     same_classes: ClassVar[bool] = True  # the network's inputs are their logits
+    STATE: ClassVar[Shapes] = {
+        "_text_features": ("C", "D"),
+        "_spread": (),
+        "_matrix": ("C + 2 D", "H"),
+        "_bias": ("H",),
+        "_output": ("H",),
+        "_offset": (),
+    }
+    POSITIVE: ClassVar[tuple[str, ...]] = ("_spread",)
 
     def __init__(
         self,
@@ -100,7 +109,7 @@ class LogitScaling:
         if bool(right.all()) or not bool(right.any()):
             which = "right" if bool(right.all()) else "wrong"
             raise ValueError(f"All {len(right)} predictions are {which}: there is nothing to tell apart.")
-        self._text_features, self._spread = texts, as_float64(logits).std()
+        self._text_features, self._spread = texts, float(as_float64(logits).std())
         inputs, values = self._inputs(features, logits), as_float64(logits).detach().clone()
         generator = torch.Generator().manual_seed(self.seed)
         width = inputs.shape[1]
@@ -108,7 +117,8 @@ class LogitScaling:
         bias, output = torch.zeros(2, self.hidden)
         offset = torch.tensor(math.log(math.e - 1), dtype=torch.float64)  # softplus of it is 1
         weights = [weight.to(inputs).requires_grad_() for weight in (matrix, bias, output, offset)]
-        matrix, bias, output, offset = self._weights = weights
+        self._matrix, self._bias, self._output, self._offset = weights
+        matrix, bias, output, offset = weights
         groups = [
             {"params": [matrix, output], "weight_decay": self.weight_decay},
             {"params": [bias, offset], "weight_decay": 0.0},
@@ -119,7 +129,7 @@ class LogitScaling:
                 optimizer.zero_grad()
                 self._loss(self._factor(inputs)[:, None] * values, labels, right).backward()
                 optimizer.step()
-        self._weights = [weight.detach() for weight in self._weights]
+        self._matrix, self._bias, self._output, self._offset = (weight.detach() for weight in weights)
         return self
 
     def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
@@ -144,8 +154,7 @@ class LogitScaling:
         return torch.cat([centred, features, predicted], dim=1)  # (N, C + 2 D)
 
     def _factor(self, inputs: Tensor) -> Tensor:
-        matrix, bias, output, offset = self._weights
-        return softplus((inputs @ matrix + bias).relu() @ output + offset)
+        return softplus((inputs @ self._matrix + self._bias).relu() @ self._output + self._offset)
 
     def _loss(self, scaled: Tensor, labels: Tensor, right: Tensor) -> Tensor:
         log_probs = scaled.log_softmax(dim=1)
