@@ -52,6 +52,21 @@ def parts_of(doubt: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """What the parts of a doubt said of images that they had not seen.
+
+    Attributes:
+        scores: (n, P), in the order of the stack's names.
+        failure: (n,) bool.
+        folds: (n,) int64, of the cross-validation that chose the ridge.
+    """
+
+    scores: Tensor
+    failure: Tensor
+    folds: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Doubt:
     """P(wrong) from several scores, ready to judge.
 
@@ -59,11 +74,13 @@ class Doubt:
         stack: The weights, by the names of the scores.
         scores: The scores by name, fitted on all images; without the head's, which the head has.
         left_out: Score to the reason why it is no part.
+        seen: What the stack was fitted on. None: it was read from a file, which does not hold it.
     """
 
     stack: DoubtStack
     scores: dict[str, ReadyScore] = field(repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
+    seen: OutOfFold | None = field(default=None, repr=False)
 
     def values(
         self,
@@ -265,12 +282,13 @@ def fit_doubt(
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ValueError(f"No score can be fitted that a doubt could be made of ({why}).")
     kept = [name for name in names if name in columns]
-    stack = DoubtStack(kept).fit(
-        torch.stack([columns[name] for name in kept], dim=1),
-        cases.failure[rows],
+    seen = OutOfFold(
+        scores=torch.stack([columns[name] for name in kept], dim=1),
+        failure=cases.failure[rows],
         folds=_ridge_folds(cases, rows, [folds[k] for k in numbers]),
     )
-    return Doubt(stack, scores, left_out)
+    stack = DoubtStack(kept).fit(seen.scores, seen.failure, folds=seen.folds)
+    return Doubt(stack, scores, left_out, seen)
 
 
 def _out_of_fold(
