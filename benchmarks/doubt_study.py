@@ -204,7 +204,7 @@ def write_cell(at: Place, seed: int, seeds: Sequence[int], backbone: Backbone, g
     probs = {HEAD if name == own else name: value for name, value in judged.probs.items()}
     seen = head.doubt.seen
     tensors = {f"score|{name}": value for name, value in values.items()}
-    tensors |= {f"prob|{name}": value for name, value in probs.items()}
+    tensors |= {f"prob|{name}": value.clone() for name, value in probs.items()}
     tensors |= {f"seen|{name}": seen.scores[:, k].clone() for k, name in enumerate(head.doubt.stack.names)}
     tensors |= {"failure": judged.failure, "seen_failure": seen.failure, "seen_folds": seen.folds}
     record = {
