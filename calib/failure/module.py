@@ -160,9 +160,8 @@ class FailurePredictionModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its per-epoch schedule."""
         settings = dict(self.optimizer_settings)
-        heads = [self.head, *(head for head in self.folds if isinstance(head, ViLU))]
         decay = settings.get("weight_decay", 0.0)
-        groups = [group for head in heads for group in head.parameter_groups(decay)]
+        groups = [group for head in self._heads() for group in head.parameter_groups(decay)]
         optimizer = make_optimizer(groups, **settings)
         epochs, start = self.trainer.max_epochs or 1, self.warmup_lr / settings["lr"]
 
@@ -184,8 +183,10 @@ class FailurePredictionModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        for head in (self.head, *self.folds):
-            clip(head.parameters(), gradient_clip_val)
+        for head in self._heads():
+            clip(
+                [each for group in head.parameter_groups(0.0) for each in group["params"]], gradient_clip_val
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sum of the epoch's losses: every process takes up an equal part of that of all."""
@@ -207,6 +208,10 @@ class FailurePredictionModule(LightningModule):
             )
         self._sum = checkpoint["losses"]["sum"].to(self.device)
         self._steps = int(checkpoint["losses"]["steps"])
+
+    def _heads(self) -> list[ViLU]:
+        """Return the head and those of the folds."""
+        return [self.head, *(head for head in self.folds if isinstance(head, ViLU))]
 
     def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
         failure = batch["predictions"] != batch["labels"]
