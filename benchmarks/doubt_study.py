@@ -78,6 +78,7 @@ SHOTS = 8  # of the prompts
 HEAD_EPOCHS = 50
 METRICS = {"auroc": "AUROC %", "fpr95": "FPR95 %", "aurc": "AURC %"}
 LEVEL = 0.95
+RESAMPLES = 1000
 log = logging.getLogger("doubt_study")
 
 
@@ -159,8 +160,8 @@ class Place:
 
     @property
     def cache(self) -> Path:
-        """Return the folder of encoded images."""
-        return self.out / "cache"
+        """Return the folder of encoded images, one for test and development."""
+        return (self.out.parent if self.out.name == "development" else self.out) / "cache"
 
 
 @functools.cache
@@ -295,7 +296,7 @@ def _prompts(data: str, seeds: tuple[int, ...], cache: Path, backbone: Backbone)
     place = {row: number for number, row in enumerate(rows)}
     fixed = zero_shot(backbone, task)
     seen = encode(backbone, task.train.subset(rows), views=8, cache=cache)
-    path = cache.parent / data.partition("=")[0] / f"prompts-s{seeds[0]}-{seeds[-1]}.safetensors"
+    path = cache.parent / "prompts" / f"{data.partition('=')[0]}-s{seeds[0]}-{seeds[-1]}.safetensors"
     if path.is_file():
         trained = _read_prompts(path, fixed, seen, shots, place)
     else:
@@ -376,15 +377,17 @@ def compared(files: Sequence[Path]) -> dict[str, Any]:
         name.partition("|")[2]: np.stack([tensors[name].double().numpy() for tensors, _ in loaded])
         for name in sorted(names)
     }
+    stacks = [stacked(tensors, record["stack"]["names"]) for tensors, record in loaded]
+    values[DOUBT] = np.stack([probs for probs, _ in stacks])
     cell: dict[str, Any] = {
         "n": failure.shape[1],
         "failures": float(failure.sum(axis=1).mean()),
         "seeds": len(files),
         "images": loaded[0][1]["images"],
         "wrong": [record["wrong"] for _, record in loaded],
-        "how": [record["stack"]["how"] for _, record in loaded],
-        "ridge": [record["stack"]["ridge"] for _, record in loaded],
-        "weights": [record["weights"] for _, record in loaded],
+        "how": [stack.how for _, stack in stacks],
+        "ridge": [stack.to_record()["ridge"] for _, stack in stacks],
+        "weights": [dict(zip(s.names, s.weights.tolist(), strict=True)) for _, s in stacks],
         "scores": {},
         "minus": {},
     }
@@ -394,6 +397,8 @@ def compared(files: Sequence[Path]) -> dict[str, Any]:
             for m in METRICS
         }
         probs = [tensors.get(f"prob|{name}") for tensors, _ in loaded]
+        if name == DOUBT:
+            probs = [torch.from_numpy(each) for each in value]
         if all(prob is not None for prob in probs):
             told = [ece_of_doubt(p.numpy(), f) for p, f in zip(probs, failure, strict=True) if p is not None]
             row[ECE] = float(np.mean(told))
@@ -412,7 +417,7 @@ def compared(files: Sequence[Path]) -> dict[str, Any]:
                     groups=groups,
                     several_runs=len(files) > 1,
                     undefined="drop",
-                    n_resamples=1000,
+                    n_resamples=RESAMPLES,
                     level=LEVEL,
                 )
                 if len(files) > 1
@@ -422,12 +427,21 @@ def compared(files: Sequence[Path]) -> dict[str, Any]:
                     (values[other][0], failure[0]),
                     groups=groups,
                     undefined="drop",
-                    n_resamples=1000,
+                    n_resamples=RESAMPLES,
                     level=LEVEL,
                 )
             )
             cell["minus"][metric][what] = [difference.low, difference.estimate, difference.high]
     return cell
+
+
+def stacked(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[np.ndarray, DoubtStack]:
+    """Return P(wrong) (N,) by a stack fitted anew on what its parts had not seen, and the stack."""
+    seen, test = (
+        torch.stack([tensors[f"{of}|{name}"].double() for name in names], dim=1) for of in ("seen", "score")
+    )
+    stack = DoubtStack(names).fit(seen, tensors["seen_failure"].bool(), folds=tensors["seen_folds"])
+    return stack(test).numpy(), stack
 
 
 def _pairs(value: np.ndarray, failure: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
