@@ -28,7 +28,7 @@ from calib.report.tables import aligned
 from calib.runs.prepare import load_task
 from calib.stats import mean_sd, paired_bootstrap
 
-HEADS = {"residual": [], "plain": ["head.residual=false"]}
+HEADS = {"residual": [], "plain": ["head.residual=false", "doubt=head"]}
 METRICS = {"auroc": ("AUROC %", 1), "fpr95": ("FPR95 %", 1), "aurc": ("AURC %", 2)}
 log = logging.getLogger("failure_study")
 

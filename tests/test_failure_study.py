@@ -34,7 +34,7 @@ def test_it_pools_seeds_and_says_what_is_left_out(tmp_path: Path, capsys) -> Non
     assert "545 test images, 155 predictions wrong" in printed
     assert "training split: Class 0 ('no finding') has 85" in printed.split("### cxr3, 500 per class")[1]
     cell = read_json(tmp_path / "study.json")["cxr3, 8 per class"]
-    assert set(cell) == {"mcp", "entropy", "logit_scaling", "vilu", "vilu-residual"}
+    assert set(cell) == {"mcp", "entropy", "logit_scaling", "vilu", "vilu-residual", "doubt"}
     low, middle, high = cell["entropy"]["auroc"]["minus_mcp"]
     assert low <= middle <= high
     assert abs(cell["entropy"]["auroc"]["mean"] - cell["mcp"]["auroc"]["mean"] - middle) < 1e-12

@@ -15,6 +15,7 @@ from calib.core.tables import names_in, settings_in
 TABLES = {
     "backbone": [("calib.backbones", "BACKBONES"), ("calib.backbones", "FORMS")],
     "data set": [("calib.data.specs", "DATASETS")],
+    "doubt": [("calib.failure.doubt", "WHOLE"), ("calib.scores.registry", "SCORES")],
     "failure loss": [("calib.losses.failure", "FAILURE_LOSSES")],
     "loss": [("calib.losses.registry", "LOSSES")],
     "loss preset": [("calib.losses.presets", "PRESETS")],
@@ -50,6 +51,7 @@ def check_names(config: Any) -> None:
     if isinstance(config, FailureRun):
         _check("failure loss", config.loss.name)
         _check("weighting", config.loss.weighting)
+        _check("doubt", config.doubt)
         for score in config.scores:
             _check("score", score)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.data.features import FeatureTable
+from calib.data.folds import owners
 from calib.prompts.export import Prompt
 
 
@@ -49,6 +50,8 @@ class FailureCases:
         logits: (V, N, C).
         calibrated: Whether the logits are more than the scaled cosines to the texts, so that a residual head
             has to be told them.
+        owners: N groups such as patients, of which none is divided where cases are left out. None: every
+            image is its own.
     """
 
     image_features: Tensor
@@ -58,6 +61,7 @@ class FailureCases:
     predictions: Tensor
     logits: Tensor
     calibrated: bool = False
+    owners: Sequence[str] | None = None
 
     @classmethod
     def of(
@@ -69,6 +73,7 @@ class FailureCases:
         logit_scale: float,
         predictions: Tensor | None = None,
         logits: Tensor | None = None,
+        owners: Sequence[str] | None = None,
     ) -> FailureCases:
         """Return the cases of one model.
 
@@ -79,6 +84,7 @@ class FailureCases:
             logit_scale: Log of the scale.
             predictions: (N,) or (V, N) int64. None: that of the largest logit.
             logits: (V, N, C) of a model that is more than its texts. None: the scaled cosines.
+            owners: N groups. None: every image is its own.
         """
         views = image_features if image_features.dim() == 3 else image_features[None]
         calibrated = logits is not None
@@ -93,6 +99,7 @@ class FailureCases:
             predictions=picked,
             logits=logits,
             calibrated=calibrated,
+            owners=owners,
         )
 
     @classmethod
@@ -118,6 +125,7 @@ class FailureCases:
             text_features,
             logit_scale=logit_scale,
             predictions=predictions,
+            owners=owners(table),
         )
 
     @classmethod
@@ -146,6 +154,7 @@ class FailureCases:
             logits=None
             if prompt.calibration is None
             else torch.stack([prompt.logits(view) for view in views]),
+            owners=owners(table),
         )
 
     @classmethod
@@ -168,6 +177,9 @@ class FailureCases:
             text_features=torch.cat([part.text_features for part in parts]),
             source=torch.cat(shifted),
             calibrated=any(part.calibrated for part in parts),
+            owners=None
+            if any(part.owners is None for part in parts)
+            else [owner for part in parts for owner in part.owners or ()],
             **rows,
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
+from calib.failure.doubt import HEAD
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
 from calib.metrics import FAILURE_METRICS, columns_of
@@ -20,6 +21,9 @@ from calib.scores import SCORES, ReadyScore, fit, needs_same_classes
 from calib.stats import bootstrap_interval, paired_bootstrap
 
 BASELINE = "mcp"  # what every score is compared with
+DOUBT = "doubt"  # what the stack is called in tables
+ECE, BINS = "ece", 10  # of P(wrong), for what is a probability
+LOG_ODDS = ("mcp", "temperature_mcp", "logistic", "logit_scaling")  # scores that are log-odds of being wrong
 CAPTIONS_DIFFER = "it needs the same classes for all images, and captions are other ones in every batch"
 
 
@@ -32,12 +36,14 @@ class Judgements:
         failure: (N,) bool: which predictions are wrong.
         groups: N groups for the intervals. None: not known.
         not_fitted: Score to the reason why there is none.
+        probs: P(wrong) (N,) in [0, 1] by those that mean one.
     """
 
     values: dict[str, Tensor]
     failure: Tensor
     groups: Sequence[str] | None = None
     not_fitted: dict[str, str] = field(default_factory=dict)
+    probs: dict[str, Tensor] = field(default_factory=dict)
 
 
 def head_name(head: ViLU) -> str:
@@ -80,7 +86,13 @@ class FittedScores:
     not_fitted: dict[str, str] = field(default_factory=dict)
 
 
-def fit_scores(names: Sequence[str], cases: FailureCases, text_features: Tensor | None) -> FittedScores:
+def fit_scores(
+    names: Sequence[str],
+    cases: FailureCases,
+    text_features: Tensor | None,
+    *,
+    ready: Mapping[str, ReadyScore] | None = None,
+) -> FittedScores:
     """Return the scores, fitted where they need it.
 
     All but MCP judge the class of the largest logit, whatever the cases say was predicted.
@@ -91,9 +103,13 @@ def fit_scores(names: Sequence[str], cases: FailureCases, text_features: Tensor 
             logits of its fold's prompt; its predicted class is described all the same by the text that
             describes it later.)
         text_features: (C, D) of the model that is judged. None: the candidates are captions.
+        ready: Scores that were fitted on these cases before, as those of a doubt were. None: none.
     """
     fitted = FittedScores()
     for name in names:
+        if ready is not None and name in ready:
+            fitted.ready[name] = ready[name]
+            continue
         if text_features is None and needs_same_classes(name):
             fitted.not_fitted[name] = CAPTIONS_DIFFER
             continue
@@ -107,7 +123,7 @@ def fit_scores(names: Sequence[str], cases: FailureCases, text_features: Tensor 
 def judge(
     scores: FittedScores, cases: FailureCases, head: FailureHead, *, groups: Sequence[str] | None = None
 ) -> Judgements:
-    """Return the uncertainty of N predictions by every score and by the head.
+    """Return the uncertainty of N predictions by every score, by the head, and by the doubt it may hold.
 
     Args:
         scores: From `fit_scores`.
@@ -117,16 +133,26 @@ def judge(
     """
     texts = head.text_features
     values = {name: score(cases, text_features=texts) for name, score in scores.ready.items()}
-    values[head_name(head.head)] = head_uncertainty(head, cases)
-    return Judgements(values, cases.failure, groups, scores.not_fitted)
+    probs = {name: values[name].sigmoid() for name in LOG_ODDS if name in values}
+    own = head_name(head.head)
+    values[own] = probs[own] = head_uncertainty(head, cases, by=HEAD)
+    if head.doubt is not None:
+        values[DOUBT] = probs[DOUBT] = head_uncertainty(head, cases)
+    return Judgements(values, cases.failure, groups, scores.not_fitted, probs)
 
 
-def head_uncertainty(head: FailureHead, cases: FailureCases) -> Tensor:
-    """Return the head's uncertainty (N,) of the plain images, each with its own candidates."""
+def head_uncertainty(head: FailureHead, cases: FailureCases, *, by: str | None = None) -> Tensor:
+    """Return the uncertainty (N,) of the plain images, each with its own candidates.
+
+    Args:
+        head: The head.
+        cases: What is judged.
+        by: As in `FailureHead.uncertainty`.
+    """
     values = torch.empty(len(cases), dtype=torch.float64)
     for rows, texts in by_source(head, cases):
         picked = cases.predictions[0][rows]
-        values[rows] = head.uncertainty(cases.image_features[0][rows], picked, text_features=texts)
+        values[rows] = head.uncertainty(cases.image_features[0][rows], picked, text_features=texts, by=by)
     return values
 
 
@@ -138,11 +164,17 @@ def by_source(head: FailureHead, cases: FailureCases) -> Iterator[tuple[Tensor, 
 
 
 def metrics_of(judgements: Judgements) -> dict[str, dict[str, Any]]:
-    """Return `summarize_failure` of every score; one that could not be fitted has the reason only."""
+    """Return `summarize_failure` of every score, and the ECE of P(wrong) where it is one.
+
+    A score that could not be fitted has the reason only.
+    """
     values: dict[str, dict[str, Any]] = {
         name: summarize_failure(uncertainty, judgements.failure)
         for name, uncertainty in judgements.values.items()
     }
+    failure = judgements.failure.cpu().numpy()
+    for name, probs in judgements.probs.items():
+        values[name][ECE] = ece_of_doubt(probs.cpu().numpy(), failure)
     for name, reason in judgements.not_fitted.items():
         reported = columns_of(FAILURE_METRICS)
         values[name] = {metric: float("nan") for metric in reported} | {
@@ -197,3 +229,26 @@ def add_intervals(
             except ValueError as error:  # one group, or no resample in which the metric is defined
                 row["no_interval"] = str(error)
                 break
+        if name in judgements.probs and "no_interval" not in row:
+            probs = judgements.probs[name].cpu().numpy()
+            interval = bootstrap_interval(ece_of_doubt, probs, failure, **settings)
+            row["intervals"][ECE] = [interval.low, interval.high]
+
+
+def ece_of_doubt(probs: np.ndarray, failure: np.ndarray) -> float:
+    """Return the calibration error of P(wrong): how far promised and real error rates are apart, bin by bin.
+
+    sum_b n_b / N |mean of P(wrong) in b - share of wrong ones in b|, over 10 bins of equal width
+
+    Args:
+        probs: (N,) in [0, 1].
+        failure: (N,) bool.
+
+    Example:
+        >>> probs, wrong = np.array([0.05, 0.05, 0.95]), np.array([False, True, True])
+        >>> round(ece_of_doubt(probs, wrong), 4)  # 2/3 * 0.45 + 1/3 * 0.05
+        0.3167
+    """
+    bins = np.minimum((probs * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=probs - failure, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(probs))

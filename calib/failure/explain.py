@@ -36,6 +36,9 @@ class Explanation:
             attention's average text), predicted (the predicted text), confidence (MCP of a residual head), as
             far as the head uses them.
         baseline: The failure logit of the average training case.
+        of_stack: Whether the contributions are those of the scores of a stack (`calib.failure.doubt`), by
+            their names, `head` being the failure head as a whole; the failure logit is then the log-odds of
+            P(wrong).
     """
 
     failure_logit: Tensor
@@ -47,6 +50,7 @@ class Explanation:
     probs: Tensor
     contributions: dict[str, Tensor]
     baseline: float
+    of_stack: bool = False
 
     def sentences(self, class_names: Sequence[str]) -> list[str]:
         """Return two plain sentences per image: what was weighed, and what raised and lowered the doubt.
@@ -67,11 +71,15 @@ class Explanation:
         risk = float(self.failure_logit[i].double().sigmoid())
         weights = zip(self.alternatives[i].tolist(), self.alternative_weights[i].tolist(), strict=True)
         weighed = ", ".join(f"{names[c]} ({weight:.0%})" for c, weight in weights)
-        text = f"Predicted {names[int(self.predictions[i])]}, score for being wrong {risk:.0%}"
+        what = "probability of being wrong" if self.of_stack else "score for being wrong"
+        text = f"Predicted {names[int(self.predictions[i])]}, {what} {risk:.0%}"
         text += f"; weighed against {weighed}." if weighed else "."
         words = self._words(i, names)
         moved = sorted(
-            ((float(values[i]), words[part]) for part, values in self.contributions.items()),
+            (
+                (float(values[i]), words.get(part, f"the score {part}"))
+                for part, values in self.contributions.items()
+            ),
             key=lambda part: -abs(part[0]),
         )
         changes = [
@@ -94,6 +102,11 @@ class Explanation:
             "alternatives": f"the classes it resembles, {resembled} first",
             "predicted": f"the prediction {predicted} as such",
             "confidence": f"the model's confidence of {ours:.0%} against {theirs:.0%} for {rival}",
+            "mcp": f"the model's confidence of {ours:.0%} against {theirs:.0%} for {rival}",
+            "class_gaussians": "how the image lies among those of each class",
+            "image_prototypes": f"its distance from the average {predicted}",
+            "logit_scaling": "how far the confidence holds for such images",
+            "head": "the failure head",
         }
 
 

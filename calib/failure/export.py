@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.backbones.same import check_same_backbone
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm
+from calib.core.errors import unknown_name
 from calib.core.names import same_names
 from calib.core.text import few
 from calib.failure.digests import same_text, text_digest
+from calib.failure.doubt import HEAD, Doubt
 from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
@@ -45,6 +47,8 @@ class FailureHead:
         training: Objective, seed, data set, how the failures were obtained, software versions.
         calibration: That of the prompt it judges, whose confidence a residual head starts at. None: it had
             none.
+        doubt: What makes one probability of the head's score and of others. None: the uncertainty is the
+            head's own.
     """
 
     head: ViLU = field(repr=False)
@@ -55,6 +59,7 @@ class FailureHead:
     prompt: str | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
+    doubt: Doubt | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)
@@ -74,34 +79,44 @@ class FailureHead:
         predictions: Tensor | None = None,
         *,
         text_features: Tensor | None = None,
+        by: str | None = None,
     ) -> Tensor:
-        """Return how likely each prediction is wrong, `sigmoid(failure logit)`.
+        """Return how likely each prediction is wrong, P(wrong).
 
-        An order first of all: the weights of the training loss decide how far it is a probability.
+        By the stack where the file holds one: a probability, calibrated on images that its parts had not
+        seen. By the head alone it is `sigmoid(failure logit)`, an order first of all: the weights of the
+        training loss decide how far it is a probability.
 
         Args:
             image_features: (N, D) unit norm, from the model the head was trained for.
             predictions: (N,) int64, what the model predicted. None: the most similar class.
             text_features: (C, D) unit norm, the candidates of a head trained on captions. Others know theirs.
+            by: A single part: "head", or a score of the stack by its name, as that score says it (higher =
+                more likely wrong, not always a probability). None: the stack, and without one the head.
 
         Returns:
-            (N,) in [0, 1], float64, in which even very sure images keep their order; higher = more likely
-            wrong.
+            (N,) float64, in which even very sure images keep their order; in [0, 1] unless a single score was
+            asked for.
 
         Raises:
-            ValueError: The features have another width, are not unit norm or hold NaN (rows are named), or
-                candidates are missing or not wanted.
+            ValueError: The features have another width, are not unit norm or hold NaN (rows are named),
+                candidates are missing or not wanted, or `by` is no part.
         """
         self._check_features(image_features, "image_features")
-        texts = self._texts(text_features)
-        logits = torch.zeros(len(image_features), dtype=torch.float64)
-        with torch.no_grad():
-            for start in range(0, len(image_features), ROWS_AT_ONCE):
-                rows = slice(start, start + ROWS_AT_ONCE)
-                picked = None if predictions is None else predictions[rows]
-                given = self._arguments(image_features[rows], texts, picked)
-                logits[rows] = self.head(*given, model_logits=self._model_logits(given[0])).double().cpu()
-        return logits.sigmoid().to(image_features.device)
+        texts, doubt = self._texts(text_features), self.doubt
+        names = [HEAD] if doubt is None else list(dict.fromkeys([*doubt.stack.names, HEAD]))
+        if by is not None and by not in names:
+            raise unknown_name("part of this doubt", by, names)
+        found = torch.zeros(len(image_features), dtype=torch.float64)
+        for start in range(0, len(image_features), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            picked = None if predictions is None else predictions[rows]
+            if doubt is None or by == HEAD:
+                found[rows] = self._head_logits(image_features[rows], texts, picked).sigmoid()
+            else:
+                parts = self._parts(image_features[rows], texts, picked, doubt)
+                found[rows] = doubt.stack(parts) if by is None else parts[:, names.index(by)]
+        return found.to(image_features.device)
 
     def explain(
         self,
@@ -112,7 +127,9 @@ class FailureHead:
         logits: Tensor | None = None,
         top: int = 3,
     ) -> Explanation:
-        """Return why the head trusts or doubts each prediction: see `Explanation`.
+        """Return why each prediction is trusted or doubted: see `Explanation`.
+
+        Where the file holds a stack, the contributions are those of its parts, in log-odds of P(wrong).
 
         Args:
             image_features: As in `uncertainty`.
@@ -128,9 +145,21 @@ class FailureHead:
         if not self.means:
             raise ValueError("This failure head was saved without training means, so it cannot explain.")
         self._check_features(image_features, "image_features")
-        given = self._arguments(image_features, self._texts(text_features), predictions)
+        texts = self._texts(text_features)
+        given = self._arguments(image_features, texts, predictions)
         told = self._model_logits(given[0])
-        return self.head.explain(*given, means=self.means, logits=logits, model_logits=told, top=top)
+        why = self.head.explain(*given, means=self.means, logits=logits, model_logits=told, top=top)
+        if self.doubt is None:
+            return why
+        stack = self.doubt.stack
+        values = stack.contributions(self._parts(image_features, texts, predictions, self.doubt))
+        return replace(
+            why,
+            failure_logit=stack.intercept_of_fit() + values.sum(dim=1),
+            contributions=dict(zip(stack.names, values.unbind(dim=1), strict=True)),
+            baseline=stack.intercept_of_fit(),
+            of_stack=True,
+        )
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.
@@ -213,6 +242,8 @@ class FailureHead:
         tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
         if self.calibration is not None:
             tensors |= self.calibration.tensors()
+        if self.doubt is not None:
+            tensors |= self.doubt.tensors()
         record = {
             "kind": KIND,
             "version": VERSION,
@@ -224,6 +255,7 @@ class FailureHead:
             "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
             "calibration": None if self.calibration is None else self.calibration.record(),
+            "doubt": None if self.doubt is None else self.doubt.to_record(),
         }
         save_tensors(path, tensors, record, run=run)
 
@@ -236,6 +268,28 @@ class FailureHead:
             ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
         """
         return cls(**read_head_file(path))
+
+    @torch.no_grad()
+    def _head_logits(self, images: Tensor, texts: Tensor, predictions: Tensor | None) -> Tensor:
+        """Return the failure logits (n,) of the head itself, float64 on the CPU."""
+        given = self._arguments(images, texts, predictions)
+        found: Tensor = self.head(*given, model_logits=self._model_logits(given[0])).double().cpu()
+        return found
+
+    @torch.no_grad()
+    def _parts(self, images: Tensor, texts: Tensor, predictions: Tensor | None, doubt: Doubt) -> Tensor:
+        """Return what every part of the doubt says of n predictions, (n, P)."""
+        given = self._arguments(images, texts, None)
+        told = self._model_logits(given[0])
+        logits = (self.head.logits(*given) if told is None else told).cpu()
+        picked = logits.argmax(dim=1) if predictions is None else predictions.cpu()
+        return doubt.values(
+            image_features=given[0].cpu(),
+            logits=logits,
+            predictions=picked,
+            text_features=given[1].cpu(),
+            head=self._head_logits(images, texts, predictions) if HEAD in doubt.stack.names else logits[:, 0],
+        )
 
     def _arguments(
         self, image_features: Tensor, text_features: Tensor, predictions: Tensor | None

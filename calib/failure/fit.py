@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from calib.core.checks import check_kind, check_whole
 from calib.core.errors import unknown_name
+from calib.core.hashing import stable_hash
 from calib.data.features import FeatureTable
 from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
 from calib.failure.data import FrozenClassifier, check_both_kinds
 from calib.failure.digests import prompt_digest
+from calib.failure.doubt import HEAD, N_FOLDS, STACK, Doubt, doubt_folds, fit_doubt, fold_of, parts_of
 from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
@@ -26,6 +29,7 @@ from calib.prompts.export import Prompt
 from calib.training.fit import fit_quietly, versions
 
 EVALUATED_AT_ONCE = 512  # validation images per batch
+log = logging.getLogger(__name__)
 # The defaults of `train.py task=failure`.
 LOSS: Mapping[str, Any] = {"weighting": "static", "weight": 1.0, "max_weight": 100.0}
 OPTIMIZER: Mapping[str, Any] = {"name": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.1}
@@ -39,15 +43,19 @@ def fit_failure_head(
     seed: int = 1,
     batch_size: int = 128,
     residual: bool = True,
+    doubt: str = STACK,
+    folds: int = N_FOLDS,
     trainer: Trainer | None = None,
     **options: Any,
 ) -> FailureHead:
-    """Return a head that says which predictions of a prompt are likely wrong.
+    """Return a head that says how likely each prediction of a prompt is wrong.
 
     It learns from the prompt's predictions on images the prompt was not trained on (on its own shots it is
-    nearly always right), the plain ones and their augmented views in turn. The same seed gives the same head.
-    Nothing is printed or written, and the global random state is left alone. For other losses, optimisers or
-    validation images see `fit_head`.
+    nearly always right), the plain ones and their augmented views in turn. Beside it, a head is trained
+    without each fold of the images; what these and simpler scores say of the images they have not seen is
+    stacked to one probability (`calib.failure.doubt`). The same seed gives the same head. Nothing is printed
+    or written, and the global random state is left alone. For other losses, optimisers or validation images
+    see `fit_head`.
 
     Args:
         prompt: The prompt that is judged.
@@ -56,12 +64,14 @@ def fit_failure_head(
         seed: Of the initial weights and the order of the images.
         batch_size: Images per training step.
         residual: Start at the prompt's own confidence and learn what to add to it.
+        doubt: What `uncertainty` returns: "stack", "head", or a single score by its name.
+        folds: Parts of the images, each judged by what was fitted without it; groups stay together.
         trainer: What trains; it decides on epochs, device and logging. None: one that is silent.
         **options: Further options of `ViLU`, e.g. hidden=(64,).
 
     Raises:
-        ValueError: All predictions are right or all are wrong, the features do not fit the prompt, or an
-            option is unknown or out of range.
+        ValueError: All predictions are wrong, or all are right and the doubt is not a stack; the features do
+            not fit the prompt; or an option is unknown or out of range.
         FloatingPointError: The loss became NaN or infinite.
 
     Example:
@@ -77,6 +87,8 @@ def fit_failure_head(
         >>> doubt, wrong = head.uncertainty(images, predictions), predictions != labels
         >>> bool(doubt[wrong].mean() > doubt[~wrong].mean())
         True
+        >>> head.doubt.stack.names
+        ['mcp', 'class_gaussians', 'image_prototypes', 'logit_scaling', 'head']
     """
     check_kind(prompt, Prompt, "prompt", "calib.fit_prompt and calib.load return one.")
     check_kind(features, FeatureTable, "features", "calib.encode returns one.")
@@ -92,6 +104,8 @@ def fit_failure_head(
         train=functools.partial(fit_quietly, max_epochs=epochs, trainer=trainer),
         batch_size=batch_size,
         seed=seed,
+        doubt=doubt,
+        n_folds=folds,
     )
 
 
@@ -132,10 +146,15 @@ def fit_head(
     batch_size: int = 128,
     seed: int = 1,
     drop_last: bool = False,
+    doubt: str = STACK,
+    n_folds: int = N_FOLDS,
     draw: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> FailureHead:
     """Return a head trained on predictions, with all that belongs to it.
+
+    Where all predictions are right, a residual head that is part of a stack stays at the confidence it starts
+    at: nothing shows it what makes one wrong.
 
     Args:
         head: What is trained, from `new_head`.
@@ -154,15 +173,24 @@ def fit_head(
         batch_size: Images per training step, over all processes.
         seed: Of the order of the images.
         drop_last: Leave out a last, smaller batch; of pairs it is always left out.
+        doubt: As in `fit_failure_head`. Where it cannot be made (of pairs there are no classes to compare
+            with; all images may be of one group) it is the head's, and a warning says so.
+        n_folds: Parts of the images that are left out in turn, at least 2.
         draw: How the images were drawn, for the head's record. None: not said.
         config: The settings of a run, for the head's record. None: there are none.
 
     Raises:
-        ValueError: All predictions are right or all are wrong; the loss, one of its settings or the optimiser
-            is unknown.
+        ValueError: All predictions are wrong, or all are right and the head would have to be trained; the
+            doubt, the loss, one of its settings or the optimiser is unknown.
         FloatingPointError: The loss became NaN or infinite.
     """
-    check_both_kinds(cases)
+    parts = parts_of(doubt)
+    check_whole(2, folds=n_folds)
+    learns = check_learnable(cases, residual=head.options["residual"], doubt=doubt)
+    folds = _folds(cases, parts, n_folds, pairs)
+    of_folds = [_like(head, stable_hash("fold of a doubt", seed, k) % 2**31) for k in range(len(folds))]
+    if HEAD not in parts:
+        of_folds = []
     texts: Tensor | None = cases.text_features
     if pairs is not None:  # the texts of training are in its batches
         batches = pairs.batches(batch_size, seed=seed)
@@ -180,8 +208,11 @@ def fit_head(
         optimizer=optimizer,
         warmup_epochs=warmup_epochs,
         warmup_lr=warmup_lr,
+        folds=of_folds,
+        fold_of=fold_of(folds, len(cases)) if of_folds else None,
     )
-    train(module, batches, None if val is None else val.batches(EVALUATED_AT_ONCE))
+    if learns:
+        train(module, batches, None if val is None else val.batches(EVALUATED_AT_ONCE))
     trained = module.head.cpu().eval()
     return FailureHead(
         head=trained,
@@ -191,16 +222,95 @@ def fit_head(
         backbone=None if judged.prompt is None else judged.prompt.backbone,
         prompt=None if judged.prompt is None else prompt_digest(judged.prompt),
         calibration=None if judged.prompt is None else judged.prompt.calibration,
+        doubt=_doubt(cases, folds, parts, judged, [each.cpu().eval() for each in of_folds]),
         training={
             "loss": {loss: dict(loss_settings)},
             "seed": seed,
             **(draw or {}),
             "images": len(cases),
             "failures": int(cases.failure.sum()),
+            **({} if learns else {"trained": False}),
             **({} if config is None else {"config": config}),
             "versions": versions(),
         },
     )
+
+
+def check_learnable(cases: FailureCases, *, residual: bool, doubt: str) -> bool:
+    """Return whether the head has something to learn: False where all predictions are right, and that is all.
+
+    Args:
+        cases: The predictions.
+        residual: Whether the head starts at the confidence, where it may stay.
+        doubt: What it is for; a single score or a head alone has no use for such predictions.
+
+    Raises:
+        ValueError: All are wrong; or all are right, and the head would have to learn.
+    """
+    failure = cases.predictions != cases.labels  # (V, N)
+    if failure.any() or not residual or doubt != STACK:
+        check_both_kinds(cases)
+        return True
+    log.warning(
+        "All %d predictions to learn from are right. The failure head stays at the model's confidence, and "
+        "P(wrong) comes from that and from the images by equal weights.",
+        len(cases),
+    )
+    return False
+
+
+def _folds(
+    cases: FailureCases, parts: tuple[str, ...], n_folds: int, pairs: CaptionPairs | None
+) -> list[list[int]]:
+    """Return the rows that are left out in turn; empty where the doubt is the head's, and why is said."""
+    if not parts:
+        return []
+    if pairs is not None:
+        log.info("Captions are other ones in every batch: the doubt is the head's own.")
+        return []
+    try:
+        return doubt_folds(cases, n_folds)
+    except ValueError as error:
+        log.warning("The doubt is the head's own. %s", error)
+        return []
+
+
+def _like(head: ViLU, seed: int) -> ViLU:
+    """Return a head with the options of another one and a random start of its own."""
+    return new_head(logit_scale=head.logit_scale, seed=seed, **head.options)
+
+
+def _doubt(
+    cases: FailureCases,
+    folds: list[list[int]],
+    parts: tuple[str, ...],
+    judged: FrozenClassifier,
+    of_folds: list[ViLU],
+) -> Doubt | None:
+    """Return the doubt of a head; None where it is the head's own."""
+    if not folds or judged.text_features is None:
+        return None
+    told = None
+    if of_folds:
+        told = torch.full((len(cases),), torch.nan, dtype=torch.float64)
+        for rows, head in zip(folds, of_folds, strict=True):
+            told[rows] = _judged_by(head, cases, torch.tensor(rows))
+    return fit_doubt(cases, folds, parts, judged.text_features.cpu(), head=told)
+
+
+@torch.no_grad()
+def _judged_by(head: ViLU, cases: FailureCases, rows: Tensor) -> Tensor:
+    """Return the failure logits (n,) of plain images, each judged by the texts it belongs to."""
+    found = torch.empty(len(rows), dtype=torch.float64)
+    for model in cases.source[rows].unique().tolist():
+        at = (cases.source[rows] == model).nonzero().flatten()
+        found[at] = head(
+            cases.image_features[0][rows[at]],
+            cases.text_features[model],
+            cases.predictions[0][rows[at]],
+            model_logits=cases.logits[0][rows[at]] if cases.calibrated else None,
+        ).double()
+    return found
 
 
 def part_means(head: ViLU, cases: FailureCases) -> dict[str, Tensor]:

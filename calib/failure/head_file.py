@@ -13,14 +13,15 @@ from torch import Tensor
 from calib.core.checks import FLOAT32_NORM, check_unit_norm
 from calib.core.errors import unknown_name
 from calib.failure.digests import text_digest
+from calib.failure.doubt import Doubt
 from calib.failure.official import check_names_and_shapes
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_tensor, require_version
 from calib.prompts.calibration import Calibration
 
 KIND = "failure"
-VERSION = 2
-OLDER = (1,)  # of prompts without a calibration
+VERSION = 3
+OLDER = (1, 2)  # without a doubt of several scores; 1 of prompts without a calibration
 RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
 
 
@@ -31,7 +32,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        head, text_features, class_names, means, backbone, prompt and training.
+        head, text_features, class_names, means, backbone, prompt, training, calibration and doubt.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -47,6 +48,9 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         **{key: record[key] for key in ("class_names", "backbone", "prompt", "training")},
         "calibration": Calibration.read(
             tensors, record.get("calibration"), (len(record["class_names"]), head.dim), path=path
+        ),
+        "doubt": Doubt.read(
+            tensors, record.get("doubt"), classes=len(record["class_names"]), dim=head.dim, path=path
         ),
     }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from calib.core import ranks
 from calib.core.byname import bind
@@ -28,6 +29,10 @@ class FailurePredictionModule(LightningModule):
     batch of all processes: however it is shared among them, the gradient is that of one process. Validation
     gathers every image once, by its row. The loss is computed in float32 whatever the precision.
 
+    Beside the head, others may be trained that each see no image of one fold, to judge it later: they share
+    batches, schedule and optimiser, and as no parameter is shared, each becomes what it would have become
+    alone.
+
     Args:
         head: The head to train.
         text_features: (K, C, D) unit norm, as in `FailureCases`. None: every batch brings its own
@@ -37,10 +42,14 @@ class FailurePredictionModule(LightningModule):
         optimizer: Arguments of `make_optimizer`.
         warmup_epochs: Epochs during which the learning rate rises in a straight line.
         warmup_lr: Learning rate of the first epoch.
+        folds: A head for every fold.
+        fold_of: (N,) int64, the fold of every image; the head of that number never sees it. -1: all do.
 
     Raises:
         ValueError: The loss, one of its settings or the optimiser is unknown.
     """
+
+    fold_of: Tensor
 
     def __init__(
         self,
@@ -52,11 +61,15 @@ class FailurePredictionModule(LightningModule):
         optimizer: Mapping[str, Any],
         warmup_epochs: int = 5,
         warmup_lr: float = 1e-4,
+        folds: Sequence[ViLU] = (),
+        fold_of: Tensor | None = None,
     ) -> None:
         super().__init__()
         if loss not in FAILURE_LOSSES:
             raise unknown_name("failure loss", loss, FAILURE_LOSSES)
         self.head = head
+        self.folds = nn.ModuleList(folds)
+        self.register_buffer("fold_of", fold_of, persistent=False)
         self.register_buffer("text_features", text_features, persistent=False)
         self.loss_name = loss
         self.loss = bind(FAILURE_LOSSES[loss], loss_settings or {}, name=f"failure loss '{loss}'")
@@ -64,24 +77,31 @@ class FailurePredictionModule(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.warmup_lr = warmup_lr
         self._sum: Tensor | float = 0.0
+        self._sum_of_folds: Tensor | float = 0.0
         self._steps = 0
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def failure_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to."""
+    def failure_logits(self, batch: Mapping[str, Tensor], head: nn.Module | None = None) -> Tensor:
+        """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to.
+
+        Args:
+            batch: As those of `FailureCases` or of `CaptionPairs`.
+            head: The head of a fold. None: the head itself.
+        """
+        judge = self.head if head is None else head
         images, picked = batch["image_features"], batch["predictions"]
         if "text_features" in batch:
-            return self.head(images, batch["text_features"], picked)
+            return judge(images, batch["text_features"], picked)
         told = batch.get("model_logits")
         if len(self.text_features) == 1:
-            return self.head(images, self.text_features[0], picked, model_logits=told)
+            return judge(images, self.text_features[0], picked, model_logits=told)
         logits = images.new_zeros(len(images))
         # The models of the batch of all processes: with other shares the head is called as often, perhaps
         # with no image.
         used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
         for model in used.nonzero().flatten().tolist():
             rows = (batch["source"] == model).nonzero().flatten()
-            part = self.head(
+            part = judge(
                 images[rows],
                 self.text_features[model],
                 picked[rows],
@@ -95,11 +115,17 @@ class FailurePredictionModule(LightningModule):
         value = self._loss(batch, self.failure_logits(batch))
         self._sum = self._sum + value.detach()  # on the device: a step never waits for a number
         self._steps += 1
+        for number, head in enumerate(self.folds):
+            seen = self.fold_of[batch["index"]] != number
+            rest = {name: rows[seen] for name, rows in batch.items()}
+            part = self._loss(rest, self.failure_logits(rest, head))
+            self._sum_of_folds = self._sum_of_folds + part.detach()
+            value = value + part
         return value
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sum."""
-        self._sum, self._steps = 0.0, 0
+        self._sum, self._sum_of_folds, self._steps = 0.0, 0.0, 0
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss; stop with its name if it is not finite."""
@@ -134,7 +160,8 @@ class FailurePredictionModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its per-epoch schedule."""
         settings = dict(self.optimizer_settings)
-        groups = self.head.parameter_groups(settings.get("weight_decay", 0.0))
+        decay = settings.get("weight_decay", 0.0)
+        groups = [group for head in self._heads() for group in head.parameter_groups(decay)]
         optimizer = make_optimizer(groups, **settings)
         epochs, start = self.trainer.max_epochs or 1, self.warmup_lr / settings["lr"]
 
@@ -144,6 +171,22 @@ class FailurePredictionModule(LightningModule):
             )
 
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient of every head by itself: one of a fold has no say in that of another."""
+        if not gradient_clip_val or not len(self.folds):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        for head in self._heads():
+            clip(
+                [each for group in head.parameter_groups(0.0) for each in group["params"]], gradient_clip_val
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sum of the epoch's losses: every process takes up an equal part of that of all."""
@@ -166,6 +209,10 @@ class FailurePredictionModule(LightningModule):
         self._sum = checkpoint["losses"]["sum"].to(self.device)
         self._steps = int(checkpoint["losses"]["steps"])
 
+    def _heads(self) -> list[ViLU]:
+        """Return the head and those of the folds."""
+        return [self.head, *(head for head in self.folds if isinstance(head, ViLU))]
+
     def _loss(self, batch: Mapping[str, Tensor], failure_logits: Tensor) -> Tensor:
         failure = batch["predictions"] != batch["labels"]
         counts, share = _over_processes(outcome_counts(failure))
@@ -183,10 +230,12 @@ class FailurePredictionModule(LightningModule):
             return value * share
 
     def _finite_mean(self) -> Tensor:
-        mean = ranks.summed(torch.as_tensor(self._sum, device=self.device)) / self._steps
-        mean = mean / ranks.world_size()
+        sums = torch.stack(
+            [torch.as_tensor(each, device=self.device).float() for each in (self._sum, self._sum_of_folds)]
+        )
+        mean, of_folds = ranks.summed(sums) / self._steps / ranks.world_size()
         try:
-            check_finite({self.loss_name: mean})
+            check_finite({self.loss_name: mean, f"{self.loss_name} of the folds": of_folds})
         except FloatingPointError as error:
             raise FloatingPointError(f"Training stopped in epoch {self.current_epoch}. {error}") from None
         return mean

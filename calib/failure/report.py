@@ -9,16 +9,20 @@ from typing import Any
 
 from calib.core.text import safe_path, safe_text
 from calib.failure.data import FailureData
-from calib.failure.evaluation import BASELINE, Judgements, by_source, head_uncertainty
+from calib.failure.evaluation import BASELINE, DOUBT, ECE, Judgements, by_source, head_uncertainty
 from calib.failure.explain import Explanation
 from calib.failure.export import FailureHead
 from calib.metrics import FAILURE_METRICS, columns_of
+from calib.metrics.columns import Column
 from calib.metrics.failure import aurc
 from calib.report.plots import risk_coverage_diagram
 from calib.report.tables import Cell, metrics_table
 
 FEW = 10  # wrong (or right) predictions below which a reader is warned
 DRAWN = 5  # curves in the picture; more would hide each other
+SINGLES = 2  # scores beside doubt, confidence and head in the short table
+SHORT = ("auroc", "fpr95", "aurc")  # its metrics, beside the calibration of P(wrong)
+COLUMN = Column("ECE of P(wrong) %")
 
 
 def heading(results: Mapping[str, Any]) -> str:
@@ -48,6 +52,38 @@ def heading(results: Mapping[str, Any]) -> str:
     return text
 
 
+def short_report(results: Mapping[str, Any]) -> str:
+    """Return what a run shows at its end: one table, how P(wrong) was made, and where the rest is.
+
+    In the table are the doubt, the confidence, the head, and the other scores with the lowest AURC.
+
+    Args:
+        results: The content of metrics.json.
+    """
+    metrics, head = results["scores"], results["head"]
+    doubt = results.get("doubt")
+    firsts = [name for name in (DOUBT, BASELINE, head) if name in metrics]
+    others = [name for name in metrics if name not in firsts and metrics[name].get("aurc") is not None]
+    others = [name for name in others if metrics[name]["aurc"] == metrics[name]["aurc"]]  # NaN: not fitted
+    others.sort(key=lambda name: float(metrics[name]["aurc"]))
+    shown = {name: metrics[name] for name in (*firsts, *others[:SINGLES])}
+    columns = columns_of(FAILURE_METRICS)
+    table = failure_table(shown, {**{key: columns[key] for key in SHORT if key in columns}, ECE: COLUMN})
+    best = " and ".join(others[:SINGLES])
+    parts = [table]
+    if best:
+        parts.append(f"Of the other scores {best} have the lowest AURC on these test images.")
+    if doubt is None:
+        parts.append(f"The uncertainty in the files is that of the head ({head}).")
+    else:
+        parts.append(
+            f"Use '{DOUBT}': the probability that a prediction is wrong, from several scores. "
+            f"{' '.join(doubt['sentences'])}"
+        )
+    undefined = remarks(shown)
+    return "\n\n".join([*parts, *undefined])
+
+
 def tables(metrics: dict[str, dict[str, Any]]) -> str:
     """Return everything that is shown of a run: metrics, differences from MCP, and what is undefined.
 
@@ -59,13 +95,17 @@ def tables(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def failure_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def failure_table(
+    metrics: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Column] | None = None
+) -> str:
     """Return a Markdown table: every score's metrics with their intervals.
 
     Args:
         metrics: Score to metrics, as in metrics.json.
+        columns: Metric to column. None: all.
     """
-    columns = columns_of(FAILURE_METRICS)
+    if columns is None:
+        columns = {**columns_of(FAILURE_METRICS), ECE: COLUMN}
     rows = {
         name: {key: Cell(row.get(key), interval=row.get("intervals", {}).get(key)) for key in columns}
         for name, row in metrics.items()

@@ -21,7 +21,8 @@ from calib.scores.logits import (
     margin,
     mcp,
 )
-from calib.scores.registry import SCORES, ReadyScore, fit, needs_same_classes
+from calib.scores.registry import SCORES, ReadyScore, fit, needs_same_classes, restored, state
+from calib.scores.stack import DoubtStack
 
 
 def __dir__() -> list[str]:

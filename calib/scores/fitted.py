@@ -11,7 +11,7 @@ from torch import Tensor
 from calib.core.checks import as_float64
 from calib.posthoc.scaling import fit_temperature, relative_logits, scaled_logits
 from calib.scores.logits import entropy, margin, mcp
-from calib.scores.state import require_fitted
+from calib.scores.state import Shapes, require_fitted
 
 
 class TemperatureMCP:
@@ -30,6 +30,9 @@ class TemperatureMCP:
 
     Source: Guo et al. 2017 (arXiv 1706.04599), section 4.2.
     """
+
+    STATE: ClassVar[Shapes] = {"temperature": ()}
+    POSITIVE: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self) -> None:
         self.temperature: float | None = None
@@ -91,6 +94,8 @@ class RelativeUncertainty:
     """
 
     same_classes: ClassVar[bool] = True  # D has a row for each
+    STATE: ClassVar[Shapes] = {"temperature": (), "matrix": ("C", "C")}
+    POSITIVE: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self, *, weight: float = 0.5, temperature: float = 1.0) -> None:
         if not 0 <= weight <= 1:
@@ -163,6 +168,8 @@ class LogisticScore:
         >>> bool(uncertainty[wrong].mean() > uncertainty[~wrong].mean())
         True
     """
+
+    STATE: ClassVar[Shapes] = {"coefficients": (3,), "centre": (3,), "intercept": ()}
 
     def __init__(self, *, strength: float = 1.0) -> None:
         if not strength > 0:

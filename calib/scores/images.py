@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
 from calib.scores.logits import mcp
-from calib.scores.state import require_fitted
+from calib.scores.state import Shapes, require_fitted
 
 
 class ImagePrototypes:
@@ -45,6 +45,7 @@ class ImagePrototypes:
     """
 
     same_classes: ClassVar[bool] = True  # a prototype for each
+    STATE: ClassVar[Shapes] = {"weight": (), "_prototypes": ("C", "D")}
 
     def __init__(self, *, weight: float = 1.0) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
@@ -125,6 +126,13 @@ class ClassGaussians:
     """
 
     same_classes: ClassVar[bool] = True  # a Gaussian for each
+    STATE: ClassVar[Shapes] = {
+        "_centre": ("D",),
+        "_basis": ("D", "d"),
+        "_means": ("C", "d"),
+        "_factors": ("C", "d", "d"),
+    }
+    POSITIVE: ClassVar[tuple[str, ...]] = ("_factors",)  # on their diagonals
 
     def __init__(self, *, components: int = 128, strength: float | None = None) -> None:
         if components < 1:

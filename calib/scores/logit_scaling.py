@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import one_hot, softplus
 
 from calib.core.checks import as_float64, check_labels, check_logits
+from calib.posthoc.affine import Floats
 from calib.scores.images import check_queries, unit_features
 from calib.scores.logits import mcp
-from calib.scores.state import require_fitted
+from calib.scores.state import Shapes, require_fitted
 
 
 class LogitScaling:
@@ -56,6 +60,15 @@ class LogitScaling:
     """
 
     same_classes: ClassVar[bool] = True  # the network's inputs are their logits
+    STATE: ClassVar[Shapes] = {
+        "_text_features": ("C", "D"),
+        "_spread": (),
+        "_matrix": ("C + 2 D", "H"),
+        "_bias": ("H",),
+        "_output": ("H",),
+        "_offset": (),
+    }
+    POSITIVE: ClassVar[tuple[str, ...]] = ("_spread",)
 
     def __init__(
         self,
@@ -77,7 +90,6 @@ class LogitScaling:
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self._text_features: Tensor | None = None
 
-    @torch.inference_mode(False)
     def fit(
         self, image_features: Tensor, labels: Tensor, logits: Tensor, text_features: Tensor
     ) -> LogitScaling:
@@ -100,26 +112,26 @@ class LogitScaling:
         if bool(right.all()) or not bool(right.any()):
             which = "right" if bool(right.all()) else "wrong"
             raise ValueError(f"All {len(right)} predictions are {which}: there is nothing to tell apart.")
-        self._text_features, self._spread = texts, as_float64(logits).std()
-        inputs, values = self._inputs(features, logits), as_float64(logits).detach().clone()
+        self._text_features, self._spread = texts, float(as_float64(logits).std())
+        batch = _Batch.of(features, as_float64(logits), self._spread, texts, labels, right)
         generator = torch.Generator().manual_seed(self.seed)
-        width = inputs.shape[1]
+        width = batch.width
         matrix = (2 / width) ** 0.5 * torch.randn(width, self.hidden, generator=generator).double()
-        bias, output = torch.zeros(2, self.hidden)
-        offset = torch.tensor(math.log(math.e - 1), dtype=torch.float64)  # softplus of it is 1
-        weights = [weight.to(inputs).requires_grad_() for weight in (matrix, bias, output, offset)]
-        matrix, bias, output, offset = self._weights = weights
-        groups = [
-            {"params": [matrix, output], "weight_decay": self.weight_decay},
-            {"params": [bias, offset], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        with torch.enable_grad():
-            for _ in range(self.steps):
-                optimizer.zero_grad()
-                self._loss(self._factor(inputs)[:, None] * values, labels, right).backward()
-                optimizer.step()
-        self._weights = [weight.detach() for weight in self._weights]
+        zeros = np.zeros(self.hidden)
+        weights = [matrix.numpy(), zeros, zeros.copy(), np.array(math.log(math.e - 1))]  # softplus of it is 1
+        decay = [self.weight_decay, 0.0, self.weight_decay, 0.0]
+        moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in weights]
+        for step in range(1, self.steps + 1):
+            for k, slope in enumerate(batch.gradient(weights, beta=self.beta, width=self.width)):
+                first, second = moments[k]
+                first += 0.1 * (slope - first)
+                second += 0.001 * (slope * slope - second)
+                scale = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+                weights[k] = weights[k] * (1 - self.learning_rate * decay[k])
+                weights[k] = weights[k] - self.learning_rate / (1 - 0.9**step) * first / scale
+        self._matrix, self._bias, self._output, self._offset = (
+            torch.as_tensor(weight).to(features) for weight in weights
+        )
         return self
 
     def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
@@ -144,14 +156,67 @@ class LogitScaling:
         return torch.cat([centred, features, predicted], dim=1)  # (N, C + 2 D)
 
     def _factor(self, inputs: Tensor) -> Tensor:
-        matrix, bias, output, offset = self._weights
-        return softplus((inputs @ matrix + bias).relu() @ output + offset)
+        return softplus((inputs @ self._matrix + self._bias).relu() @ self._output + self._offset)
 
-    def _loss(self, scaled: Tensor, labels: Tensor, right: Tensor) -> Tensor:
-        log_probs = scaled.log_softmax(dim=1)
-        top = log_probs.max(dim=1).values.exp()
-        low, high = (torch.sigmoid(top.new_tensor(x / self.width)) for x in (-0.5, 0.5))
-        psi = (torch.sigmoid((top - 0.5) / self.width) - low) / (high - low)
-        of_label = -log_probs.gather(1, labels[:, None])[:, 0]
-        target = torch.where(right, of_label, -log_probs.mean(dim=1))
-        return (target + self.beta * torch.where(right, 1 - psi, psi)).mean()
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The shots of a fit, float64, and the gradient of the loss at given weights.
+
+    The network's input [z, v, t] is never written down: t is one of C texts.
+    """
+
+    logits: Floats  # (N, C)
+    centred: Floats  # (N, C), as the network sees them
+    images: Floats  # (N, D)
+    texts: Floats  # (C, D)
+    predicted: Floats  # (N, C), one-hot
+    targets: Floats  # (N, C): of -sum_c targets_c log p_c
+    sign: Floats  # (N,): -1 where the prediction is right, 1 where it is wrong
+
+    @classmethod
+    def of(
+        cls, images: Tensor, logits: Tensor, spread: float, texts: Tensor, labels: Tensor, right: Tensor
+    ) -> _Batch:
+        size = logits.shape[1]
+        own = one_hot(labels, size).to(logits)
+        given = {
+            "logits": logits,
+            "centred": (logits - logits.mean(dim=1, keepdim=True)) / spread,
+            "images": images,
+            "texts": texts,
+            "predicted": one_hot(logits.argmax(dim=1), size).to(logits),
+            "targets": torch.where(right[:, None], own, torch.full_like(own, 1 / size)),
+            "sign": 1 - 2 * right.to(logits),
+        }
+        return cls(**{name: value.detach().cpu().numpy() for name, value in given.items()})
+
+    @property
+    def width(self) -> int:
+        """The number of the network's inputs."""
+        return self.logits.shape[1] + 2 * self.texts.shape[1]
+
+    def gradient(self, weights: Sequence[Floats], *, beta: float, width: float) -> list[Floats]:
+        """Return the gradient of the mean loss, as the weights: matrix, bias, output, offset."""
+        matrix, bias, output, offset = weights
+        size, dim = self.logits.shape[1], self.texts.shape[1]
+        of_logits, of_image, of_text = matrix[:size], matrix[size : size + dim], matrix[size + dim :]
+        before = self.centred @ of_logits + self.images @ of_image + self.predicted @ (self.texts @ of_text)
+        before += bias
+        hidden = np.maximum(before, 0)
+        raw = hidden @ output + offset
+        scaled = np.logaddexp(0, raw)[:, None] * self.logits
+        scaled -= scaled.max(axis=1, keepdims=True)
+        probs = np.exp(scaled)
+        probs /= probs.sum(axis=1, keepdims=True)
+        mean = (probs * self.logits).sum(axis=1)
+        slope = mean - (self.targets * self.logits).sum(axis=1)  # of -sum_c targets_c log p_c, by the factor
+        top = (probs * self.predicted).sum(axis=1)
+        low, high = (1 / (1 + math.exp(-x / width)) for x in (-0.5, 0.5))
+        gate = 1 / (1 + np.exp(-(top - 0.5) / width))
+        rise = gate * (1 - gate) / (width * (high - low))  # of psi, by the largest probability
+        slope += self.sign * beta * rise * top * ((self.predicted * self.logits).sum(axis=1) - mean)
+        slope *= 1 / (1 + np.exp(-raw)) / len(slope)
+        back = slope[:, None] * output * (before > 0)
+        of_inputs = [self.centred.T @ back, self.images.T @ back, self.texts.T @ (self.predicted.T @ back)]
+        return [np.concatenate(of_inputs), back.sum(axis=0), hidden.T @ slope, slope.sum()]

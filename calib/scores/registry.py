@@ -14,6 +14,7 @@ from calib.scores.fitted import LogisticScore, RelativeUncertainty, TemperatureM
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
 from calib.scores.logits import doctor, energy, entropy, logit_margin, margin, mcp
+from calib.scores.state import state_of, with_state
 
 # A row is a function of tensors (N, ...) that returns (N,), or a class with `fit(tensors) -> self` and
 # `__call__(tensors) -> (N,)`. Positional parameters are tensors by name, keyword-only ones settings (of a
@@ -93,6 +94,44 @@ def fit(
         learn(**_named(learn, cases, tensors))
         ready = bind(score, {}, name=what)
     return ReadyScore(ready)
+
+
+def state(score: ReadyScore) -> dict[str, Tensor]:
+    """Return what a score needs to judge, as tensors for a file; of one without anything to fit nothing.
+
+    Args:
+        score: From `fit`, with its default settings.
+
+    Raises:
+        ValueError: Not fitted.
+    """
+    return state_of(score.call.function)
+
+
+def restored(name: str, tensors: Mapping[str, Tensor], *, classes: int, dim: int) -> ReadyScore:
+    """Return the score of that name from what `state` has returned, without a fit.
+
+    Args:
+        name: A key of SCORES.
+        tensors: What `state` has returned.
+        classes: C.
+        dim: D of the features.
+
+    Raises:
+        ValueError: The name is unknown, or the tensors are not those of such a score.
+
+    Example:
+        >>> import torch
+        >>> score = restored("temperature_mcp", {"temperature": torch.tensor(2.0).double()}, classes=2, dim=8)
+        >>> score(logits=torch.tensor([[8.0, 0.0]])).tolist()
+        [-4.0]
+    """
+    if name not in SCORES:
+        raise unknown_name("score", name, SCORES)
+    what, row = f"score '{name}'", SCORES[name]
+    score = row() if isinstance(row, type) else row
+    sizes = {"C": classes, "D": dim, "C + 2 D": classes + 2 * dim}
+    return ReadyScore(bind(with_state(score, tensors, sizes), {}, name=what))
 
 
 def needs_same_classes(name: str) -> bool:

@@ -28,6 +28,8 @@ from calib.config import FailureRun, load_config, to_yaml
 from calib.data import load_data
 from calib.data.folds import make_folds
 from calib.data.predictions import Predictions
+from calib.failure.doubt import PARTS
+from calib.failure.evaluation import ece_of_doubt
 from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading
@@ -107,8 +109,17 @@ def test_numbers_follow_from_the_written_predictions_and_uncertainties(zero_shot
     assert metrics["mcp"]["n_failures"] == int(wrong.sum())
     uncertainties = load_file(zero_shot_run / "uncertainties.safetensors")
     head = FailureHead.load(zero_shot_run / "failure.safetensors")
-    again = head.uncertainty(predictions.image_features, uncertainties["predictions"])
+    judged = predictions.image_features, uncertainties["predictions"]
+    again = head.uncertainty(*judged, by="head")
     assert torch.allclose(again, uncertainties["uncertainty.vilu-residual"], atol=1e-12)
+    probs = head.uncertainty(*judged)
+    assert torch.allclose(probs, uncertainties["uncertainty.doubt"], atol=1e-12)
+    assert metrics["doubt"]["auroc"] == pytest.approx(auroc(probs, wrong).item(), abs=1e-12)
+    assert metrics["doubt"]["ece"] == pytest.approx(ece_of_doubt(probs.numpy(), wrong.numpy()), abs=1e-9)
+    assert metrics["doubt"]["auroc"] > metrics["mcp"]["auroc"] + 0.03
+    low, high = metrics["doubt"]["intervals"]["ece"]
+    assert low < high
+    assert "ece" not in metrics["class_gaussians"]  # no probability
     assert metrics["vilu-residual"]["auroc"] == pytest.approx(auroc(again, wrong).item(), abs=1e-12)
     assert metrics["vilu-residual"]["auroc"] != metrics["mcp"]["auroc"]  # it has learned something
 
@@ -137,7 +148,7 @@ def test_logit_scaling_takes_cross_fitted_images_too(runs, failure_settings, tmp
     changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[logit_scaling]", "folds=2"]
     results = train_failure(failure_settings(*changes, "data.shots=6", "data.views=0"))
     assert read_json(tmp_path / "run" / "split.json")["cross_fitted"]
-    assert list(results["scores"]) == ["mcp", "logit_scaling", "vilu-residual"]
+    assert list(results["scores"]) == ["mcp", "logit_scaling", "vilu-residual", "doubt"]
     assert results["scores"]["logit_scaling"]["undefined"] == {}
 
 
@@ -155,7 +166,8 @@ def test_doubtful_images_are_listed_with_reasons_in_words(zero_shot_run: Path) -
         assert re.fullmatch(r"[^;]+ \d+%; [^;]+ \d+%", row["weighed against"])  # 3 classes: two alternatives
         assert row["prediction"] not in row["weighed against"]
         rival = row["weighed against"].rpartition("; ")[0].rpartition(" ")[0]
-        assert f" for {rival} (" in row["why"]  # of the confidence, which always moves the doubt
+        if abs(float(row["doubt from mcp"])) >= 0.0055:
+            assert f" for {rival} (" in row["why"]
         parts = {key: float(value) for key, value in row.items() if key.startswith("doubt from")}
         numbers = sorted(float(found) for found in re.findall(r"\(([+-]\d+\.\d\d)\)", row["why"]))
         expected = sorted(round(value, 2) for value in parts.values() if abs(value) >= 0.0055)
@@ -165,7 +177,7 @@ def test_doubtful_images_are_listed_with_reasons_in_words(zero_shot_run: Path) -
         baselines.append(score - sum(parts.values()))
     assert baselines == pytest.approx([baselines[0]] * 20, abs=1e-3)  # the written numbers add up
     doubts = {key for key in rows[0] if key.startswith("doubt from")}
-    assert doubts == {f"doubt from {part}" for part in ("image", "alternatives", "predicted", "confidence")}
+    assert doubts == {f"doubt from {part}" for part in (*PARTS, "head")}
 
 
 def test_zero_shot_learns_from_the_training_split_and_never_from_test(zero_shot_run: Path) -> None:
@@ -195,7 +207,8 @@ def test_a_prompt_is_judged_on_images_it_was_not_trained_on(prompt_run: Path, ru
         assert held_out
         assert not {group[id_] for id_ in held_out} & {group[id_] for id_ in rest}
     metrics = read_json(prompt_run / "metrics.json")
-    assert list(metrics["scores"]) == ["mcp", "entropy", "vilu-residual"]
+    assert list(metrics["scores"]) == ["mcp", "entropy", "vilu-residual", "doubt"]
+    assert metrics["doubt"]["stack"]["names"] == [*PARTS, "head"]
     known = Predictions.load(runs[1] / "predictions.safetensors")
     assert metrics["test"]["n_failures"] == int((known.logits.argmax(1) != known.labels).sum())
     prompt = Prompt.load(runs[1] / "prompt.safetensors")
@@ -511,22 +524,37 @@ def test_undefined_metrics_are_named_and_nothing_breaks(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "changes", "message"),
     [
-        (0, "training predictions are right: nothing shows the head what makes one wrong"),
-        (1, "are wrong"),
+        (0, ["doubt=head"], "training predictions are right: nothing shows the head what makes one wrong"),
+        (1, [], "are wrong"),
     ],
 )
 def test_training_on_one_kind_only_is_refused(
-    wrong: int, message: str, failure_settings, tmp_path: Path
+    wrong: int, changes: list[str], message: str, failure_settings, tmp_path: Path
 ) -> None:
     stranger(tmp_path)
     arrays = dict(np.load(tmp_path / "train.npz"))
     top = (arrays["image_features"] @ arrays["text_features"].T).argmax(1)
     np.savez(tmp_path / "train.npz", **{**arrays, "labels": (top + wrong) % 3})
     with pytest.raises(ValueError, match=message):
-        train_failure(failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}"))
+        train_failure(failure_settings(*files(tmp_path), *changes, f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
+
+
+def test_where_all_training_predictions_are_right_the_run_says_what_it_does(
+    failure_settings, tmp_path: Path
+) -> None:
+    stranger(tmp_path)
+    arrays = dict(np.load(tmp_path / "train.npz"))
+    top = (arrays["image_features"] @ arrays["text_features"].T).argmax(1)
+    np.savez(tmp_path / "train.npz", **{**arrays, "labels": top})
+    given = failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}", "scores=[mcp]")
+    results = train_failure(given)
+    assert results["doubt"]["stack"]["how"] == "prior"
+    assert "out-of-fold predictions is wrong" in (tmp_path / "run" / "table.md").read_text()
+    assert results["scores"]["vilu-residual"]["auroc"] == results["scores"]["mcp"]["auroc"]  # untrained
+    assert train_failure(given)["reused"]
 
 
 def nan_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -633,6 +661,8 @@ def test_a_score_that_cannot_be_fitted_has_a_reason(failure_settings, tmp_path: 
         (["embeddings.train=a.npz", "prompt=b"], "not from both"),
         (["prompt=nowhere"], "no exported prompt at 'nowhere'"),
         (["scores=[entropi]"], "Unknown score 'entropi'. Did you mean 'entropy'"),
+        (["doubt=stak"], "Unknown doubt 'stak'. Did you mean 'stack'"),
+        (["doubt=entropi"], "Unknown doubt 'entropi'. Did you mean 'entropy'"),
         (["loss.name=bec"], "Unknown failure loss 'bec'. Did you mean 'bce'"),
         (["loss.entropy=0.1"], "'bce' has no setting 'entropy'"),
         (["loss.weighting=adaptiv"], "Did you mean 'adaptive'"),
@@ -694,6 +724,9 @@ def test_the_command_line_dispatches_by_task(tmp_path: Path, capsys, monkeypatch
     printed = capsys.readouterr().out
     assert "cxr3: 545 test images" in printed
     assert "| vilu-residual |" in printed
+    assert "| doubt " in printed
+    assert "Use 'doubt': the probability that a prediction is wrong" in printed
+    assert "| energy" not in printed  # all scores are in table.md
     assert "runs/failure-embedded-cxr3-zero-shot-all-s1-" in printed
     assert main(["train", "task=failre"]) == 1
     assert "Did you mean 'failure'" in capsys.readouterr().err
@@ -732,7 +765,7 @@ def test_predict_adds_uncertainty_and_reasons(image_runs: Path, image_folder: Pa
     for row in rows:
         name = next(name for name in known if row["file"].endswith(name.removeprefix("test/")))
         assert float(row["uncertainty"]) == pytest.approx(float(known[name]["uncertainty"]), abs=1e-4)
-        assert row["why"].startswith(f"Predicted {row['prediction']}, score for being wrong")
+        assert row["why"].startswith(f"Predicted {row['prediction']}, probability of being wrong")
 
 
 def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(

@@ -68,7 +68,7 @@ def test_a_head_learns_what_the_prompt_does_not_know() -> None:
     assert (
         head.explain(test.image_features, picked)
         .sentences(test_names := judged.class_names)[0]
-        .startswith(f"Predicted {test_names[int(picked[0])]}, score for being wrong")
+        .startswith(f"Predicted {test_names[int(picked[0])]}, probability of being wrong")
     )
     assert head.training["images"] == N
     assert head.training["seed"] == 1
@@ -139,6 +139,7 @@ def test_defaults_are_those_of_the_command() -> None:
     short = {k: p.default for k, p in inspect.signature(fit_failure_head).parameters.items()}
     assert short["epochs"] == config.trainer["max_epochs"]
     assert (short["seed"], short["batch_size"]) == (config.seed, config.data.batch_size)
+    assert (short["doubt"], short["folds"]) == (config.doubt, config.folds)
     vilu = {k: p.default for k, p in inspect.signature(ViLU).parameters.items()} | {
         "residual": short["residual"]
     }
@@ -154,14 +155,17 @@ def test_defaults_are_those_of_the_command() -> None:
     for key in ("seed", "batch_size"):
         assert given[key] == short[key]
     assert given["drop_last"] == config.data.drop_last
+    assert (given["doubt"], given["n_folds"]) == (config.doubt, config.folds)
 
 
 @pytest.mark.parametrize(("shift", "kind"), [(0, "right"), (1, "wrong")])
-def test_predictions_of_one_kind_are_refused(shift: int, kind: str) -> None:
+def test_a_head_alone_refuses_predictions_of_one_kind(shift: int, kind: str) -> None:
     given = table()
     picked = prompt().logits(given.image_features).argmax(1)
-    with pytest.raises(ValueError, match=f"All 90 training predictions are {kind}"):
-        fit_failure_head(prompt(), replace(given, labels=(picked + shift) % C), **SMALL)
+    given = replace(given, labels=(picked + shift) % C)
+    for doubt in ("head", "stack") if shift else ("head",):
+        with pytest.raises(ValueError, match=f"All 90 training predictions are {kind}"):
+            fit_failure_head(prompt(), given, doubt=doubt, **SMALL)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -206,7 +210,18 @@ def test_cases_of_a_prompt_are_its_own_predictions() -> None:
 
 
 def test_only_training_loads_lightning() -> None:
-    names = ["cases", "captions", "data", "evaluation", "explain", "export", "official", "report", "vilu"]
+    names = [
+        "cases",
+        "captions",
+        "data",
+        "doubt",
+        "evaluation",
+        "explain",
+        "export",
+        "official",
+        "report",
+        "vilu",
+    ]
     modules = ", ".join(f"calib.failure.{name}" for name in names)
     code = f"import sys, {modules}; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -44,7 +44,9 @@ from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import Splits
+from calib.failure.cases import FailureCases
 from calib.failure.digests import text_digest
+from calib.failure.doubt import PARTS, doubt_folds, fit_doubt
 from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
@@ -138,9 +140,14 @@ def exports(folder: Path) -> list[Subject]:
     prompt = _prompt(folder)
     head = ViLU(8, logit_scale=3.0, hidden=(5, 4), residual=True)
     means = {name: torch.zeros(8) for name in head.part_names} | {"confidence": torch.tensor(0.5)}
-    FailureHead(head, prompt.text_features, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}).save(
-        folder / "failure.safetensors"
-    )
+    labels = torch.arange(24) % 3
+    texts = prompt.text_features
+    noise = torch.randn(24, 8, generator=torch.Generator().manual_seed(2))
+    seen = FailureCases.of(normalize(texts[labels] + 0.4 * noise, dim=1), labels, texts, logit_scale=3.0)
+    doubt = fit_doubt(seen, doubt_folds(seen, 3), (*PARTS, "head"), texts, head=noise[:, 0])
+    assert len(doubt.stack.names) == 5
+    judge = FailureHead(head, texts, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}, doubt=doubt)
+    judge.save(folder / "failure.safetensors")
     Predictions(
         logits=torch.arange(12.0).reshape(4, 3),
         labels=torch.tensor([2, 1, 0, 2]),

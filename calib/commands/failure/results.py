@@ -10,6 +10,7 @@ from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData
 from calib.failure.evaluation import (
     BASELINE,
+    DOUBT,
     Judgements,
     add_intervals,
     fit_scores,
@@ -18,7 +19,7 @@ from calib.failure.evaluation import (
     metrics_of,
 )
 from calib.failure.export import FailureHead
-from calib.failure.report import failures_csv, heading, risk_coverage_figure, tables
+from calib.failure.report import failures_csv, heading, risk_coverage_figure, short_report, tables
 from calib.io.files import MARK, write_json, write_text
 from calib.io.tensors import save_tensors
 from calib.report.plots import save_figure
@@ -46,7 +47,9 @@ def write_results(
     """
     export.save(folder.failure, run=folder.mark)
     test, head = data.test, head_name(export.head)
-    scores = fit_scores(names, cases, data.judged.text_features)
+    doubt = export.doubt
+    ready = None if doubt is None else doubt.scores
+    scores = fit_scores(names, cases, data.judged.text_features, ready=ready)
     judged = judge(scores, data.test_cases, export, groups=test.groups)
     metrics = metrics_of(judged)
     add_intervals(metrics, judged, n_resamples=config.n_resamples, level=config.level)
@@ -64,13 +67,15 @@ def write_results(
         "level": config.level,
         "n_resamples": config.n_resamples,
         "scores": metrics,
+        "doubt": None if doubt is None else {**doubt.to_record(), "sentences": doubt.sentences()},
         "val": None if data.val is None else metrics_of(judge(scores, data.val, export)),
     }
     test.save(folder.predictions, run=folder.mark)
     _save_uncertainties(judged, data, folder)
     write_text(folder.failures, failures_csv(data, export))
-    write_text(folder.table, f"{heading(results)}\n\n{tables(metrics)}\n")
-    save_figure(risk_coverage_figure(judged, head), folder.risk_coverage)
+    whole = f"{heading(results)}\n\n{short_report(results)}\n\nAll scores:\n\n{tables(metrics)}\n"
+    write_text(folder.table, whole)
+    save_figure(risk_coverage_figure(judged, head if doubt is None else DOUBT), folder.risk_coverage)
     write_json(folder.metrics, {**results, MARK: folder.mark})
 
 

@@ -22,12 +22,13 @@ from calib.core import ranks
 from calib.core.byname import settings as settings_of
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
-from calib.failure.data import FailureData, check_both_kinds
+from calib.failure.data import FailureData
 from calib.failure.digests import prompt_digest, same_prompt
-from calib.failure.evaluation import score_names
+from calib.failure.doubt import parts_of
+from calib.failure.evaluation import DOUBT, score_names
 from calib.failure.export import FailureHead
-from calib.failure.fit import fit_head, new_head
-from calib.failure.report import heading, tables
+from calib.failure.fit import check_learnable, fit_head, new_head
+from calib.failure.report import heading, short_report
 from calib.failure.vilu import ViLU
 from calib.losses.failure import FAILURE_LOSSES, failure_weights
 from calib.processes.join import check_started
@@ -53,8 +54,9 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         config: The settings.
 
     Returns:
-        {"scores": {name: metrics}, "head": its name among them, "test": {"n", "n_failures"}, "folder": path,
-        "failure": path of the export, "reused": whether nothing was trained}.
+        {"scores": {name: metrics}, "head": its name among them, "doubt": how P(wrong) is made (None: by the
+        head), "test": {"n", "n_failures"}, "folder": path, "failure": path of the export, "reused": whether
+        nothing was trained}.
 
     Raises:
         FileNotFoundError: Images, weights, the prompt or a file of embeddings are not there.
@@ -68,6 +70,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
     check_trainer(config.trainer)
     check_started(config.trainer)
     names = score_names(config.scores)
+    parts_of(config.doubt)  # refuses a name that there is not
     loss = loss_settings(config.loss)
     with opened(config, folder) as job:
         if job.finished:
@@ -77,7 +80,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         data = _as_begun(config, _data(config), folder)
         head = _head(config, data)  # an option that does not fit is refused before any file is written
         if data.cases is not None and data.cross_fit is None:
-            check_both_kinds(data.cases)
+            check_learnable(data.cases, residual=config.head.residual, doubt=config.doubt)
         job.claim(data.record)
         _keep_prompt(data, folder)
         cases = _cases(config, data, folder)
@@ -85,7 +88,8 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
             export = _fit(config, data, cases, head, loss, folder, loggers)
             write_results(config, data, cases, export, names, folder)
             results = _results(folder, reused=False)
-            close_loggers(loggers, results["scores"][results["head"]], folder)
+            main = DOUBT if DOUBT in results["scores"] else results["head"]
+            close_loggers(loggers, results["scores"][main], folder)
     return results
 
 
@@ -186,6 +190,8 @@ def _fit(
         batch_size=config.data.batch_size,
         seed=config.seed,
         drop_last=config.data.drop_last,
+        doubt=config.doubt,
+        n_folds=config.folds,
         draw={"split": data.record["digest"], "fit_on": data.record["fit_on"]},
         config=to_dict(config),
     )
@@ -196,6 +202,7 @@ def _results(folder: RunFolder, *, reused: bool) -> dict[str, Any]:
     written = folder.results()
     return {
         **{key: written[key] for key in ("scores", "head", "test", "images", "data", "level")},
+        "doubt": written.get("doubt"),
         "folder": str(folder.path),
         "failure": str(folder.failure),
         "reused": reused,
@@ -207,11 +214,11 @@ def main(config: FailureRun) -> int:
     started = time.monotonic()
     results = train_failure(config)
     say = sys.stdout.write
-    say(f"\n{heading(results)}\n\n{tables(results['scores'])}\n\n")
+    say(f"\n{heading(results)}\n\n{short_report(results)}\n\n")
     if results["reused"]:
         say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
     say(f"Failure head: {results['failure']}\n")
-    say(f"Doubtful images with reasons, curves, metrics: {results['folder']}\n")
+    say(f"Doubtful images with reasons, all scores (table.md), curves, metrics: {results['folder']}\n")
     return 0

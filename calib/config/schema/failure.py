@@ -97,7 +97,11 @@ class FailureRun:
         fit_on: Which images the head learns from: "outside" the prompt's shots; "cross_fitted": the prompt's
             shots, each judged by a prompt trained without it; "auto": outside, and where a class has too few
             images there, its cross-fitted shots as well.
-        folds: Parts of the shots for "cross_fitted".
+        doubt: What the uncertainty in the export is: "stack", the probability of being wrong by several
+            scores and the head together; "head", the head's own score; or a single score by its name, made a
+            probability.
+        folds: Parts of the images that are left out in turn: of the shots for "cross_fitted", and of what the
+            head learns from for the stack.
         head: The head.
         loss: Its loss.
         optim: Its optimiser. The learning rate rises in a straight line from `warmup_lr` to `lr` during
@@ -123,6 +127,7 @@ class FailureRun:
         default_factory=lambda: DataConfig(name="", shots=None, val_shots=4, batch_size=128, views=8)
     )
     fit_on: str = setting("auto", affects="draw", one_of=("auto", "outside", "cross_fitted"))
+    doubt: str = setting("stack", affects="training")
     folds: int = setting(5, affects="training", at_least=2)
     head: HeadConfig = field(default_factory=HeadConfig)
     loss: FailureLossConfig = field(default_factory=FailureLossConfig)
