@@ -4,8 +4,12 @@ from calib.core.rooms import offered
 from calib.posthoc.binning import BetaCalibration, HistogramBinning, IsotonicCalibration
 from calib.posthoc.calibrator import Calibrator
 from calib.posthoc.choice import Candidate, Choice, choose_calibrator
+from calib.posthoc.decisions import Decisions
+from calib.posthoc.familiarity import Familiarity
 from calib.posthoc.linear import MatrixScaling, PlattScaling, VectorScaling
 from calib.posthoc.registry import CALIBRATORS, calibrator_from_record, make_calibrator
+from calib.posthoc.review import ReviewThreshold
+from calib.posthoc.review_counts import CurvePoint
 from calib.posthoc.scaling import (
     TemperatureMix,
     TemperatureScaling,
