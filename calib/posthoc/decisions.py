@@ -150,7 +150,7 @@ class Decisions:
 
     def _reason(self, doubt: float, accepted: bool) -> str:
         assert self.review is not None
-        if doubt == torch.inf and self.familiarity is not None:
+        if doubt == torch.inf:
             return "unlike the images seen"
         if not self.review.achievable:
             return "no threshold is shown to keep the error low enough"
