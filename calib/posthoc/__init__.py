@@ -4,6 +4,7 @@ from calib.core.rooms import offered
 from calib.posthoc.binning import BetaCalibration, HistogramBinning, IsotonicCalibration
 from calib.posthoc.calibrator import Calibrator
 from calib.posthoc.choice import Candidate, Choice, choose_calibrator
+from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.decisions import Decisions
 from calib.posthoc.familiarity import Familiarity
 from calib.posthoc.linear import MatrixScaling, PlattScaling, VectorScaling
@@ -16,6 +17,7 @@ from calib.posthoc.scaling import (
     TemperatureWithPrior,
     fit_temperature,
 )
+from calib.posthoc.set_scores import SETS
 from calib.posthoc.shot_parts import ShotCalibration, ShotPriors, Shots
 from calib.posthoc.shots import calibrate_from_shots
 from calib.posthoc.structured import (

@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calib.core.hashing import json_digest
+from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.familiarity import Familiarity
 from calib.posthoc.review import ReviewThreshold
-
-if TYPE_CHECKING:
-    from calib.posthoc.conformal import PredictionSets
 
 VERSION = 1
 KEYS = ("version", "review", "sets", "familiarity", "doubt", "about")
@@ -138,7 +136,7 @@ class Decisions:
         try:
             return cls(
                 review=None if record["review"] is None else ReviewThreshold.from_record(record["review"]),
-                sets=None if record["sets"] is None else _sets(record["sets"]),
+                sets=None if record["sets"] is None else PredictionSets.from_record(record["sets"]),
                 familiarity=None
                 if record["familiarity"] is None
                 else Familiarity.from_record(record["familiarity"], tensors, width=width),
@@ -176,9 +174,3 @@ def doubt_digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sets(record: Any) -> PredictionSets:
-    from calib.posthoc.conformal import PredictionSets
-
-    return PredictionSets.from_record(record)
