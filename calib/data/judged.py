@@ -174,7 +174,8 @@ def _of_table(
     if UNLIKE in table.header:
         cells = [_yes_no(cell, where) for cell, where in zip(table.column(UNLIKE), table.where, strict=True)]
         values = values.masked_fill(torch.tensor([bool(each) for each in cells]), torch.inf)
-    known, wrong, labels = torch.zeros(len(values), dtype=torch.bool), torch.zeros(len(values)).bool(), []
+    nothing, labels = torch.zeros(len(values), dtype=torch.bool), list[str]()
+    known, wrong = nothing, nothing
     if outcomes:
         known, wrong, labels = _outcomes(table, outputs, label)
     usual = [name for name in GROUPS if name in table.header]
@@ -204,10 +205,10 @@ def _outcomes(table: OutputTable, outputs: Outputs | None, label: str) -> tuple[
     if outputs is not None:
         rows = [row for row, text in enumerate(texts) if text is not None]
         where = [table.where[row] for row in rows]
-        found = label_indices([texts[row] for row in rows], where, outputs.class_names) if rows else []
+        found = label_indices([texts[row] for row in rows], where, outputs.class_names).tolist()
         picked = outputs.logits.argmax(dim=1)
         by_row = {row: bool(picked[row] != own) for row, own in zip(rows, found, strict=True)}
-        labels = [outputs.class_names[int(own)] for own in found]
+        labels = [outputs.class_names[own] for own in found]
         return *_known([by_row.get(row) for row in range(len(texts))], table.path), labels
     if "prediction" not in table.header:
         raise ValueError(

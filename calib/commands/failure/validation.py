@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,12 +34,10 @@ def judged_by_head(path: Path, *, weights: str | None = None, tokenizer: str | N
     folder = RunFolder(path.parent)
     if not folder.config.is_file():
         raise ValueError(f"{path} lies in no run folder, so that its validation images are not known. {HOW}")
-    config: FailureRun = load_config([str(folder.config)], task="failure")
-    backbone = replace(
-        config.backbone,
-        **{k: v for k, v in {"weights": weights, "tokenizer": tokenizer}.items() if v is not None},
-    )
-    config = resolve(replace(config, backbone=backbone))
+    moved = {"weights": weights, "tokenizer": tokenizer}
+    changes = [f"backbone.{name}={where}" for name, where in moved.items() if where is not None]
+    loaded: FailureRun = load_config([str(folder.config), *changes], task="failure")
+    config = resolve(loaded)
     if config.embeddings.captions:
         raise ValueError(f"{path} was trained on captions: what it judges has no classes. {HOW}")
     files = config.embeddings.train
