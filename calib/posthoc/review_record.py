@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from calib.core import byname
 from calib.core.errors import unknown_name
 from calib.posthoc.review_counts import CurvePoint, point
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "review"
 VERSION = 1
+SETTINGS = ("max_error", "delta", "rule", "workload", "patients", "points", "seed")
 WHOLE = ("cases", "units", "unlabelled")
 YES_NO = ("grouped", "tied")
 KEYS = ("name", "version", "settings", *WHOLE, *YES_NO, "tested", "curve", "wrong")
@@ -28,7 +28,7 @@ def write_review(fitted: ReviewThreshold) -> dict[str, Any]:
     return {
         "name": NAME,
         "version": VERSION,
-        "settings": {key: getattr(fitted, key) for key in byname.settings(type(fitted))},
+        "settings": {key: getattr(fitted, key) for key in SETTINGS},
         **{key: getattr(fitted, key) for key in (*WHOLE, *YES_NO)},
         "tested": [_row(each, fitted.cases) for each in fitted._tested],
         "curve": [_row(each, fitted.cases) for each in fitted._curve],
@@ -74,14 +74,13 @@ def read_review(kind: type[R], record: Any) -> R:
 
 
 def _of_settings(kind: type[R], settings: Any) -> R:
-    known = byname.settings(kind)
     if not isinstance(settings, dict):
         raise ValueError(f"settings of a review threshold must be a mapping, not {settings!r}.")
     for key in settings:
-        if key not in known:
-            raise unknown_name("setting of a review threshold", key, known)
-    if {*settings} != {*known}:
-        raise ValueError(f"A review threshold has the settings {', '.join(known)}.")
+        if key not in SETTINGS:
+            raise unknown_name("setting of a review threshold", key, SETTINGS)
+    if {*settings} != {*SETTINGS}:
+        raise ValueError(f"A review threshold has the settings {', '.join(SETTINGS)}.")
     return kind(**settings)
 
 
