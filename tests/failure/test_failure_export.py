@@ -253,7 +253,7 @@ def test_parts_that_do_not_fit_are_refused_at_once() -> None:
     [
         ({}, {"class_names": ["a", "b"]}, r"text_features' must have shape \(2, 8\), not \(3, 8\)"),
         ({}, {"class_names": []}, "class_names must be a list"),
-        ({}, {"version": 3}, "version 3"),
+        ({}, {"version": 4}, "version 4"),
         ({}, {"logit_scale": None}, "logit_scale must be a number"),
         ({}, {"logit_scale": 100.0}, "log of the scale"),
         ({}, {"backbone": {"name": "x"}}, "lacks its name or its weights' digest"),
