@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -28,7 +29,8 @@ class Familiarity:
     The threshold is a distance that the shots themselves exceed rarely, each measured against means that it
     (and what belongs to its group) has no part in: the ceil((1 - false_alarms) (n + 1))-th smallest of n, or
     the largest. An image drawn as the shots were, every class as often, exceeds it with a chance of about
-    (n + 1 - rank) / (n + 1): `false_alarm_rate`. It says nothing of how many strange images are noticed.
+    (n + 1 - rank) / (n + 1) on average over shots: `false_alarm_rate`; that of a given threshold varies as
+    Beta(n + 1 - rank, rank). It says nothing of how many strange images are noticed.
 
     What is kept are C means, no features of single images; with one shot of a class its mean is that shot's.
 
@@ -103,12 +105,13 @@ class Familiarity:
 
     @property
     def guarantee(self) -> str:
-        """What is known of the mark, in a sentence."""
+        """What is known of the mark, in two sentences."""
         self._require_fitted()
+        worst = 100 * float(betaincinv(self.shots + 1 - self.rank, self.rank, 0.95))
         return (
             f"'unlike' marks images farther from the shots' class means than {self.threshold:.3g}: of images "
-            f"like the {self.shots} shots about {100 * self.false_alarm_rate:.0f} %. Strange images may go "
-            "unnoticed."
+            f"like the {self.shots} shots about {100 * self.false_alarm_rate:.0f} % (with so few, perhaps "
+            f"{worst:.0f} %). Strange images may go unnoticed."
         )
 
     def distance(self, image_features: Tensor) -> Tensor:

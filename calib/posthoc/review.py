@@ -15,7 +15,7 @@ from calib.core.errors import unknown_name
 from calib.posthoc.review_counts import PATIENTS, Counts, CurvePoint, check_doubt, count, point
 from calib.posthoc.review_record import read_review, write_review
 from calib.posthoc.review_words import guarantee_of, summary_of
-from calib.stats.bounds import check_share, enough_accepted, fewest_cases, p_value
+from calib.stats.bounds import check_share, enough_accepted, fewest_cases, most_wrong, p_value
 
 RULES = ("threshold", "workload", "batch")
 CURVE = 50  # points of the curve, at equal steps of the accepted cases
@@ -29,7 +29,8 @@ class ReviewThreshold:
     be at most `max_error`:
 
         1. thresholds at equal steps of the accepted share, chosen without any label, strict to loose; the
-           first accepts about 2 ceil(ln delta / ln(1 - max_error)) cases
+           first accepts about n / 6 cases, but at least n0 = ceil(ln delta / ln(1 - max_error)), of which
+           none may be wrong, and at most what two may be wrong of (2.3 n0)
         2. at each, m accepted and k wrong among them: p = BinomCDF(k; m, max_error)
         3. go on while p <= delta; stop at the first that is not; take the last that was
 
@@ -77,7 +78,7 @@ class ReviewThreshold:
         >>> doubt, wrong = torch.arange(100, dtype=torch.float64) / 100, torch.arange(100) >= 80
         >>> fitted = ReviewThreshold(max_error=0.1, delta=0.1).fit(doubt, wrong)
         >>> fitted.threshold, int(fitted(doubt).sum())
-        (0.82, 82)
+        (0.83, 83)
 
     Source: fixed-sequence testing of Angelopoulos et al. 2021 (Learn then Test) with the exact binomial test;
         the batch rule is that of conformal selection, Jin and Candes 2023, as StratCP uses it.
@@ -259,7 +260,9 @@ class ReviewThreshold:
     def _sequence(self, counts: Counts, others: np.ndarray | None) -> np.ndarray:
         """Return the thresholds to test, strict to loose, (T,): no label has a part in them."""
         least = fewest_cases(self.max_error, self.delta)
-        first = max(min(2 * least, counts.units // 2), min(least, counts.units))
+        if counts.units < least:
+            return np.empty(0)
+        first = _first(least, counts.units, self.max_error, self.delta)
         shares = np.unique(np.linspace(first, counts.units, self.points).astype(np.int64)) / counts.units
         found = _thresholds(counts.first if others is None else others, shares)
         units = counts.at(found)[1]
@@ -319,6 +322,13 @@ def last_passed(tested: Sequence[CurvePoint], max_error: float, delta: float) ->
     """Return the loosest threshold that passed. None: not even the strictest did."""
     number = passed(tested, max_error, delta)
     return tested[number - 1].threshold if number else None
+
+
+def _first(least: int, units: int, max_error: float, delta: float) -> int:
+    """Return how many units the first threshold accepts: the fewest of which 0, 1 or 2 may be wrong."""
+    sizes = np.arange(least, max(least, units // 6) + 1)
+    allowed = most_wrong(sizes, max_error, delta)
+    return int(sizes[np.argmax(allowed == min(2, allowed[-1]))])
 
 
 def _thresholds(doubts: np.ndarray, shares: np.ndarray) -> np.ndarray:

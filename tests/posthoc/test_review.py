@@ -32,7 +32,7 @@ def test_the_loosest_of_the_thresholds_that_passed_before_the_first_that_did_not
     found = ReviewThreshold(0.1, 0.1, points=70).fit(doubt, wrong)
     passes = [m for m in range(22, 71) if p_value(max(0, m - 60), m, 0.1) <= 0.1]
     assert found.threshold == passes[-1] == 62
-    assert [each.n for each in found.tested] == [*range(35, 64)]  # begins where half is accepted, 44 > 70 / 2
+    assert [each.n for each in found.tested] == [*range(22, 64)]
     assert found(torch.tensor([61.0, 62.0, 61.999])).tolist() == [True, False, True]
     assert found.at is not None
     assert (found.at.n, found.at.wrong, found.at.error) == (62, 2, 2 / 62)
@@ -40,7 +40,7 @@ def test_the_loosest_of_the_thresholds_that_passed_before_the_first_that_did_not
 
 def test_it_stops_at_the_first_that_fails_also_where_a_later_one_would_pass() -> None:
     wrong = torch.zeros(300, dtype=torch.bool)
-    wrong[20:29] = True  # the least doubtful are wrong: at the 60 first accepted, too many
+    wrong[20:29] = True  # the least doubtful are wrong: of the 45 that are accepted first, too many
     found = ReviewThreshold(0.05, 0.1).fit(torch.arange(300.0), wrong)
     assert p_value(9, 300, 0.05) < 0.1
     assert found.threshold is None
