@@ -22,6 +22,7 @@ from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
 from calib.io.tensors import save_tensors
+from calib.posthoc.decisions import Decisions, doubt_digest
 from calib.prompts.calibration import Calibration, same_calibration
 from calib.prompts.export import Prompt
 
@@ -39,16 +40,14 @@ class FailureHead:
         text_features: (C, D) unit norm float32. None: it was trained on pairs of images and captions, and the
             candidates are given with the images.
         class_names: C names in label order; without text features none.
-        means: What `head.part_means` returned for the training images, for `explain`. Empty: it cannot
-            explain.
+        means: What `head.part_means` returned for the training images. Empty: it cannot `explain`.
         backbone: The backbone's `describe()`. None: features of an unknown model, where the text features and
             their width are all there is to recognise it by.
         prompt: `prompt_digest` of the prompt it judges. None: no prompt export was involved.
         training: Objective, seed, data set, how the failures were obtained, software versions.
-        calibration: That of the prompt it judges, whose confidence a residual head starts at. None: it had
-            none.
-        doubt: What makes one probability of the head's score and of others. None: the uncertainty is the
-            head's own.
+        calibration: That of the prompt it judges, where a residual head's confidence starts. None: none.
+        doubt: What makes one probability of its score and of others. None: the uncertainty is the head's own.
+        decisions: What may pass and what must be reviewed, by its uncertainty. None: nothing is known.
     """
 
     head: ViLU = field(repr=False)
@@ -60,6 +59,7 @@ class FailureHead:
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
     doubt: Doubt | None = field(default=None, repr=False)
+    decisions: Decisions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)
@@ -235,15 +235,11 @@ class FailureHead:
         Args:
             path: The file.
             run: The mark of the run in whose folder it lies. None: it is nobody's.
+
+        Raises:
+            ValueError: Its decisions were fitted for another head.
         """
-        texts = self.text_features
-        tensors = {} if texts is None else {"text_features": texts.float()}
-        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
-        if self.calibration is not None:
-            tensors |= self.calibration.tensors()
-        if self.doubt is not None:
-            tensors |= self.doubt.tensors()
+        texts, tensors = self.text_features, self._tensors()
         record = {
             "kind": KIND,
             "version": VERSION,
@@ -256,7 +252,11 @@ class FailureHead:
             "training": self.training,
             "calibration": None if self.calibration is None else self.calibration.record(),
             "doubt": None if self.doubt is None else self.doubt.to_record(),
+            "decisions": None if self.decisions is None else self.decisions.to_record(),
         }
+        if self.decisions is not None:
+            self.decisions.check(self.doubt_digest(), what="This failure head")
+            tensors |= self.decisions.tensors()
         save_tensors(path, tensors, record, run=run)
 
     @classmethod
@@ -265,9 +265,33 @@ class FailureHead:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together;
+                decisions that were fitted for another head among them.
         """
-        return cls(**read_head_file(path))
+        loaded = cls(**read_head_file(path))
+        if loaded.decisions is not None:
+            loaded.decisions.check(loaded.doubt_digest(), what=str(path))
+        return loaded
+
+    def doubt_digest(self) -> str:
+        """Return what names the head's uncertainty: all it computes with, and the prompt it judges."""
+        facts = {
+            "head": self.head.options,
+            "logit_scale": self.head.logit_scale,
+            "class_names": self.class_names,
+            "backbone": None if self.backbone is None else self.backbone["weights"]["digest"],
+            "prompt": self.prompt,
+            "doubt": None if self.doubt is None else self.doubt.to_record(),
+        }
+        return doubt_digest(self._tensors(), facts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the file, but for those of the decisions."""
+        tensors = {} if self.text_features is None else {"text_features": self.text_features.float()}
+        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
+        tensors |= {} if self.calibration is None else self.calibration.tensors()
+        return tensors | ({} if self.doubt is None else self.doubt.tensors())
 
     @torch.no_grad()
     def _head_logits(self, images: Tensor, texts: Tensor, predictions: Tensor | None) -> Tensor:

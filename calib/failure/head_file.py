@@ -17,11 +17,12 @@ from calib.failure.doubt import Doubt
 from calib.failure.official import check_names_and_shapes
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_tensor, require_version
+from calib.posthoc.decisions import Decisions
 from calib.prompts.calibration import Calibration
 
 KIND = "failure"
 VERSION = 3
-OLDER = (1, 2)  # without a doubt of several scores; 1 of prompts without a calibration
+OLDER = (1, 2)  # without a doubt of several scores and without decisions; 1 of prompts without a calibration
 RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
 
 
@@ -32,7 +33,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        head, text_features, class_names, means, backbone, prompt, training, calibration and doubt.
+        head, text_features, class_names, means, backbone, prompt, training, calibration, doubt and decisions.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,6 +53,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         "doubt": Doubt.read(
             tensors, record.get("doubt"), classes=len(record["class_names"]), dim=head.dim, path=path
         ),
+        "decisions": Decisions.from_record(record.get("decisions"), tensors, width=head.dim, path=path),
     }
 
 

@@ -64,6 +64,13 @@ from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothe
 from calib.metrics.kinds import BinSums, ClassCounts, MeanOverSamples, WholeSet
 from calib.metrics.recalibration import calibration_intercept, calibration_slope, recalibration_gain
 from calib.metrics.registry import METRICS, Metric, interval_statistic, summarize
+from calib.metrics.sets import (
+    class_coverage_gap,
+    class_coverages,
+    set_coverage,
+    set_size,
+    summarize_sets,
+)
 from calib.metrics.smooth import smooth_calibration_error
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ from calib.commands.predict import find_images, predict
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.predictions import Predictions
+from calib.posthoc import PredictionSets, ReviewThreshold
 from calib.prompts.export import Prompt
+from calib.runs.decisions import keep_decisions
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,8 @@ def test_batches_do_not_change_predictions(run: Path, tmp_path: Path) -> None:
     )
     assert [row[1] for row in whole] == [row[1] for row in single]
     for a, b in zip(whole, single, strict=True):
-        assert [float(x) for x in a[2:]] == pytest.approx([float(x) for x in b[2:]], abs=1e-4)
+        assert [float(x) for x in a[2:6]] == pytest.approx([float(x) for x in b[2:6]], abs=1e-4)
+        assert a[6:] == b[6:]
 
 
 def test_what_is_wrong_with_the_arguments_is_said_before_any_work(
@@ -245,3 +248,51 @@ def test_what_a_run_holds_is_loaded_from_its_folder(run: Path, tmp_path: Path) -
     assert len(Predictions.load(run).labels) == 9
     with pytest.raises(FileNotFoundError, match=r"There is no file .*prompt\.safetensors"):
         Prompt.load(tmp_path)
+
+
+def test_what_to_do_is_said_of_every_image(run: Path, image_folder: Path, tmp_path: Path, caplog) -> None:
+    """Accepted, too doubtful, a copy, strange, unreadable: by the threshold and the sets in the export."""
+    shutil.copy(run / "prompt.safetensors", tmp_path)
+    good = image_folder / "test" / "class_0" / "0.png"
+    shutil.copy(good, tmp_path / "a.png")
+    shutil.copy(good, tmp_path / "b.png")
+    shutil.copy(image_folder / "test" / "class_1" / "0.png", tmp_path / "c.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    (tmp_path / "z.png").write_text("not an image")
+    path = tmp_path / "prompt.safetensors"
+    plain = list(csv.DictReader(predict(path, [str(tmp_path)], skip_unreadable=True).splitlines()))
+    assert list(plain[0])[-3:] == ["unlike", "note", "error"]
+    doubts = sorted(round(1 - float(row["confidence"]), 6) for row in plain[:3])
+    seen = torch.tensor([doubts[0] - 1e-6] * 60 + [doubts[-1] + 1e-3] * 60, dtype=torch.float64)
+    review = ReviewThreshold(0.2).fit(seen, torch.arange(120) >= 60, unlabelled=torch.tensor(doubts).double())
+    probs = torch.eye(3).double()[torch.arange(30) % 3] * 0.7 + 0.1
+    sets = PredictionSets(coverage=0.8).fit(probs, torch.arange(30) % 3)
+    keep_decisions(path, {}, review=review, sets=sets)
+    caplog.set_level("INFO")
+    rows = list(
+        csv.DictReader(predict(path, [str(tmp_path)], skip_unreadable=True, batch_size=2).splitlines())
+    )
+    assert list(rows[0])[6:] == ["set", "decision", "reason", "unlike", "note", "error"]
+    assert [row["note"] for row in rows] == ["", f"the same file as {tmp_path / 'a.png'}", "", "", ""]
+    assert [row["unlike"] for row in rows[3:]] == ["yes", ""]
+    assert (rows[3]["decision"], rows[3]["reason"]) == ("review", "unlike the images seen")
+    assert (rows[4]["decision"], rows[4]["reason"], rows[4]["set"]) == ("review", "unreadable", "")
+    assert review.threshold is not None
+    for row in rows[:3]:
+        assert row["prediction"] in (
+            row["set"].split("; ") if row["set"] != "(none)" else [row["prediction"]]
+        )
+        passes = round(1 - float(row["confidence"]), 6) < review.threshold and row["unlike"] == "no"
+        assert row["decision"] == ("accept" if passes else "review")
+    for said in (f"decision: {review.guarantee}", f"set: {sets.guarantee}", "unlike: 'unlike' marks images"):
+        assert caplog.text.count(said) == 1
+
+
+def test_a_prompt_of_an_older_version_predicts_as_it_did(
+    run: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    replace(Prompt.load(run / "prompt.safetensors"), decisions=None).save(tmp_path / "prompt.safetensors")
+    header, row = predict(tmp_path, [str(image_folder / "test" / "class_0" / "0.png")]).splitlines()
+    assert header.split(",")[6:] == ["note"]
+    assert row.endswith(",")

@@ -175,6 +175,8 @@ def subjects(folder: Path) -> list[Subject]:
     whole = exports(folder / "exports")[0].path
     prompt = Prompt.load(whole)
     prompt.backbone = {**create_backbone("embedded").describe(), "build": BUILD}
+    assert prompt.decisions is not None
+    prompt.decisions = prompt.decisions.bare()  # the rest would be for another doubt
     prompt.save(folder / "exports" / "used.safetensors")
     feature_files(folder / "features")
     ways = (sign_record, sign_record, sign_tensor)

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from calib.data.encode import cache_features
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
 from calib.data.images import open_image
+from calib.data.judged import read_judged
 from calib.data.mapping import OutputMapping
 from calib.data.outputs import read_outputs
 from calib.data.predictions import Predictions
@@ -43,6 +44,7 @@ from calib.data.readers.hf import load_hf
 from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
+from calib.data.review_file import ReviewFile
 from calib.data.task import Splits
 from calib.failure.cases import FailureCases
 from calib.failure.digests import text_digest
@@ -51,7 +53,7 @@ from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
-from calib.posthoc import make_calibrator
+from calib.posthoc import Decisions, Familiarity, PredictionSets, ReviewThreshold, make_calibrator
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
@@ -108,6 +110,8 @@ def plain(value: Any) -> Any:
         return (str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest())
     if isinstance(value, Image.Image):
         return (value.mode, value.size, hashlib.sha256(value.tobytes()).hexdigest())
+    if hasattr(value, "to_record") and not isinstance(value, type):
+        return [plain(value.to_record()), plain(value.tensors()) if hasattr(value, "tensors") else None]
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
@@ -131,8 +135,18 @@ def _prompt(folder: Path) -> Prompt:
         prompt={"n_ctx": 4},
         training={"method": "coop", "seed": 3, "config": to_dict(PromptRun())},
     )
+    prompt = replace(prompt, decisions=_decisions(prompt))
     prompt.save(folder / "prompt.safetensors")
     return prompt
+
+
+def _decisions(export: Prompt | FailureHead) -> Decisions:
+    """Return everything that an export may hold."""
+    doubt, labels = torch.linspace(0, 0.75, 60).double(), torch.arange(12) % 3
+    review = ReviewThreshold(0.1).fit(doubt, doubt > 0.625, groups=[f"p{row // 2}" for row in range(60)])
+    sets = PredictionSets("lac", 0.75).fit(unit(12, 3).double().softmax(dim=1), labels)
+    about = {"review": {"on": "validation images", "rows": 60}}
+    return Decisions(review, sets, Familiarity().fit(unit(12, 8), labels), export.doubt_digest(), about)
 
 
 def exports(folder: Path) -> list[Subject]:
@@ -147,7 +161,7 @@ def exports(folder: Path) -> list[Subject]:
     doubt = fit_doubt(seen, doubt_folds(seen, 3), (*PARTS, "head"), texts, head=noise[:, 0])
     assert len(doubt.stack.names) == 5
     judge = FailureHead(head, texts, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}, doubt=doubt)
-    judge.save(folder / "failure.safetensors")
+    replace(judge, decisions=_decisions(judge)).save(folder / "failure.safetensors")
     Predictions(
         logits=torch.arange(12.0).reshape(4, 3),
         labels=torch.tensor([2, 1, 0, 2]),
@@ -352,10 +366,43 @@ def outputs(folder: Path) -> list[Subject]:
         return [numbers, list(map(name_key, of)), said]
 
     return [
+        *_reviews(folder),
         Subject("calibrator.json", folder / "calibrator.json", maps, mutations.JSON),
         Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
         Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),
         Subject("outputs CSV", folder / "outputs.csv", reads, mutations.TEXT, says),
+    ]
+
+
+def _reviews(folder: Path) -> list[Subject]:
+    """Return the file of a review threshold, and a table of doubts and outcomes."""
+    doubt = torch.linspace(0, 0.75, 60).double()
+    fitted = ReviewThreshold(0.1).fit(doubt, doubt > 0.625)
+    ReviewFile(fitted, "confidence", ["normal", "tumour"], {"rows": 60}).save(folder / "review.json")
+    with (folder / "doubts.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [[f"{n}.png", 0.5 + n / 16, ("yes", "no")[n % 2], f"p{n}"] for n in range(8)]
+        csv.writer(file).writerows([["file", "confidence", "correct", "patient"], *rows])
+
+    def reads(path: Path) -> Any:
+        found = read_judged(path)
+        return [found.doubt.tolist(), found.failure.tolist(), found.labelled.tolist(), found.groups]
+
+    def says(path: Path) -> Any:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head, *body = (line for line in csv.reader(file) if any(map(str.strip, line)))
+        head = [name.strip() for name in head]
+        told = [line[head.index("correct")].strip().lower() for line in body]
+        group = next((name for name in ("group", "patient", "patient_id") if name in head), None)
+        return [
+            [round(1 - float(line[head.index("confidence")]), 6) for line in body],
+            [said in ("no", "false", "0", "0.0") for said in told],
+            [said != "" for said in told],
+            None if group is None else [line[head.index(group)] for line in body],
+        ]
+
+    return [
+        Subject("review.json", folder / "review.json", ReviewFile.load, mutations.JSON),
+        Subject("doubts CSV", folder / "doubts.csv", reads, mutations.TEXT, says),
     ]
 
 

@@ -113,7 +113,7 @@ def test_another_backbone_is_refused(changes: dict[str, Any], message: str) -> N
     [
         ({}, {"class_names": ["a", "b"]}, r"text_features' must have shape \(2, any\), not \(3, 8\)"),
         ({}, {"class_names": "abc"}, "class_names must be a list"),
-        ({}, {"version": 3}, "version 3"),
+        ({}, {"version": 4}, "version 4"),
         ({}, {"temperature": 0}, "temperature must be a positive number"),
         ({}, {"logit_scale": None}, "logit_scale must be a number"),
         ({}, {"backbone": {"name": "x"}}, "lacks 'weights'"),

@@ -1,0 +1,157 @@
+"""What prediction sets promise, of whom, and what they do not, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from calib.core.text import few
+from calib.posthoc.set_levels import below_nominal
+
+LEVEL = 0.95
+
+
+def sentences(
+    rows: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    *,
+    coverage: float,
+    confidence: float | None,
+    counts: Tensor,
+    shares: Tensor | None,
+    grouped: bool,
+) -> list[str]:
+    """Return what is promised, sentence by sentence.
+
+    Args:
+        rows: Those of `PredictionSets.table` at LEVEL.
+        class_names: C names.
+        coverage: As it was asked for.
+        confidence: Of the small-sample correction. None: none.
+        counts: (G, C) calibration rows.
+        shares: (C,) as stated. None: not stated.
+        grouped: Whether rows came in groups.
+    """
+    per_class = rows[0]["label"] is not None
+    said = [_promise(rows, coverage, confidence, int(counts.sum()), shares, grouped, class_names)]
+    fitted = [row for row in rows if row["threshold"] is not None]
+    said += [_realised(fitted, class_names, coverage, confidence, shares is not None)] if fitted else []
+    if not per_class and shares is None:
+        said += _about_shares(counts.sum(dim=0))
+    said += _full(rows, class_names, coverage)
+    said.append(
+        "Nothing is promised for a single case, for a group that is not told apart here, or for cases of "
+        "another kind, device or hospital."
+    )
+    return said
+
+
+def percent(value: float) -> str:
+    """Return a share as it is read.
+
+    Example:
+        >>> percent(0.9), percent(0.975), percent(1 / 9)
+        ('90 %', '97.5 %', '11.1 %')
+    """
+    return f"{100 * value:.3g} %"
+
+
+def _promise(
+    rows: Sequence[Mapping[str, Any]],
+    coverage: float,
+    confidence: float | None,
+    n: int,
+    shares: Tensor | None,
+    grouped: bool,
+    class_names: Sequence[str],
+) -> str:
+    per_class, strata = rows[0]["label"] is not None, rows[0]["stratum"] is not None
+    wanted = percent(coverage)
+    whom = "of new cases"
+    if strata:
+        whom += " of each stratum"
+    if per_class:
+        whom += " of each class, however frequent it is,"
+    kind = (
+        "images of a class look as they do there"
+        if per_class or shares is not None
+        else ("images look as they do there and classes are as frequent")
+    )
+    unit = f"the {n} calibration cases"
+    if grouped:
+        unit = f"the {n} calibration cases, of whom each group (patient, slide) counts once"
+    if shares is not None:
+        stated = few(
+            [f"{name} {percent(s)}" for name, s in zip(class_names, shares.tolist(), strict=True)], 12
+        )
+        return (
+            f"About {wanted} {whom} have their class in their set, where classes are as frequent as stated "
+            f"({stated}) and {kind}, in {unit}. It would be at least {wanted} exactly if the shares among "
+            "the calibration cases were known and not counted."
+        )
+    sure = "on average over the choice of the calibration cases"
+    if confidence is not None:
+        sure = f"with a probability of {percent(confidence)} over the choice of the calibration cases"
+        sure += ", for each threshold by itself" if len(rows) > 1 else ""
+    return (
+        f"At least {wanted} {whom} have their class in their set, {sure}, if they are like {unit}: drawn the "
+        f"same way, so that {kind}."
+    )
+
+
+def _realised(
+    rows: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    coverage: float,
+    confidence: float | None,
+    weighted: bool,
+) -> str:
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    least = min(rows, key=lambda row: float(row["cases"]))
+    where = "" if len(rows) == 1 else f" ({_name(least, class_names)} has the fewest, {least['cases']:g})"
+    about = " roughly, for an effective number of cases," if weighted else ""
+    text = (
+        f"The coverage that these sets will have is not known exactly: with so few cases{where} it "
+        f"lies{about} between {percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
+    )
+    if confidence is not None:
+        return f"{text}."
+    risk = max(below_nominal(row["cases"], coverage) for row in rows)
+    return f"{text}, and is below {percent(coverage)} with one of up to {percent(risk)}."
+
+
+def _about_shares(counts: Tensor) -> list[str]:
+    there = counts[counts > 0]
+    if bool((there == there[0]).all()):
+        return [
+            f"The calibration cases are balanced, {int(there[0])} of each class: where classes are not "
+            "equally frequent the coverage is not guaranteed. Then state their shares, or ask for a "
+            "coverage of each class, which holds whatever the shares."
+        ]
+    return []
+
+
+def _full(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], coverage: float) -> list[str]:
+    full = [row for row in rows if row["threshold"] is None]
+    if not full:
+        return []
+    least = min(float(row["cases"]) for row in full)
+    needed, smallest = full[0]["needed"], percent(1 / (least + 1))
+    why = (
+        f"a coverage of {percent(coverage)} needs at least {needed} cases, and {least:g} allow an error "
+        f"of {smallest} at the least"
+    )
+    if len(rows) == 1:
+        return [f"Every class is in every set: {why}."]
+    names = few([_name(row, class_names) for row in full], 8)
+    what = "is in every set" if full[0]["label"] is not None else "every set is full"
+    return [f"Of {names} there are too few calibration cases, so that {what}: {why}."]
+
+
+def _name(row: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    parts = [] if row["stratum"] is None else [str(row["stratum"])]
+    if row["label"] is not None:
+        parts.append(class_names[row["label"]])
+    return ", ".join(parts) or "all"

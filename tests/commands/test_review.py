@@ -1,0 +1,270 @@
+"""`calib review`: files of any model, and runs by their validation images or left-out shots."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests_shared import SHORT
+
+from calib import cli
+from calib.commands.predict import predict
+from calib.commands.review_arguments import review_arguments
+from calib.commands.train import train
+from calib.config import load_config
+from calib.data.review_file import ReviewFile
+from calib.io.files import read_json, write_json
+from calib.io.tensors import mark_of
+from calib.prompts.export import Prompt
+from calib.runs.decisions import decisions_of
+
+ROWS = 400
+
+
+def write(path: Path, *, outcomes: bool = True, some: bool = False, patients: int = 0, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    doubt = 0.5 * rng.random(ROWS) ** 3
+    wrong = rng.random(ROWS) < doubt
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        more = (["correct"] if outcomes else []) + (["patient"] if patients else [])
+        writer.writerow(["file", "confidence", *more])
+        for row in range(ROWS):
+            said = "" if some and row % 2 else ("no" if wrong[row] else "yes")
+            cells = ([said] if outcomes else []) + ([f"p{row % patients}"] if patients else [])
+            writer.writerow([f"{row}.png", f"{1 - doubt[row]:.6f}", *cells])
+    return path
+
+
+def run(*arguments: object) -> int:
+    return cli.main(["review", *map(str, arguments)])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_threshold_for_any_model_is_written_shown_and_applied(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "old.csv")
+    write(tmp_path / "new.csv", outcomes=False, seed=1)
+    assert run("old.csv", "error=0.05", "confidence=0.9") == 0
+    printed = capsys.readouterr().out
+    assert "Doubt: 1 - confidence. 400 labelled cases" in printed
+    assert "Accept where the doubt is below" in printed
+    assert "at most 5 % are wrong: true with probability 90 %" in printed
+    file = ReviewFile.load("review.json")
+    assert sum(line.rstrip(" |").endswith("x") for line in printed.splitlines()) == 1
+    assert run("review.json", "--apply", "new.csv", "--out", "reviewed.csv") == 0
+    said = capsys.readouterr()
+    assert "at most 5 % are wrong" in said.err
+    found = rows(tmp_path / "reviewed.csv")
+    assert file.review.threshold is not None
+    for row in found:
+        doubt = round(1 - float(row["confidence"]), 6)
+        assert row["decision"] == ("accept" if doubt < file.review.threshold else "review")
+        assert row["reason"].startswith("doubt ")
+    count = sum(row["decision"] == "accept" for row in found)
+    assert f"{count} of 400 accepted, {400 - count} to review, in reviewed.csv" in said.out
+
+
+def test_rows_without_an_outcome_give_the_thresholds_and_are_decided_in_one_go(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.csv", some=True)
+    assert run("a.csv", "error=0.1", "--apply", "a.csv", "--out", "b.csv") == 0
+    assert "200 labelled cases" in (printed := capsys.readouterr().out)
+    assert "thresholds from 200 unlabelled ones" in printed
+    assert len(rows(tmp_path / "b.csv")) == ROWS
+    assert ReviewFile.load("review.json").review.unlabelled == 200
+
+
+def test_patients_are_counted_and_two_are_too_few(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(write(tmp_path / "a.csv", patients=2)) == 0
+    printed = capsys.readouterr().out
+    assert "400 labelled cases of 2 patients" in printed
+    assert "not achievable with 2 labelled patients" in printed
+    assert ReviewFile.load("review.json").review.threshold is None
+
+
+def test_a_workload_and_a_batch(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.csv")
+    assert run("a.csv", "workload=0.2", "--apply", "a.csv", "--out", "b.csv") == 0
+    assert sum(row["decision"] == "review" for row in rows(tmp_path / "b.csv")) <= 80
+    assert "No error was asked for" in capsys.readouterr().out
+    assert run("a.csv", "rule=batch", "error=0.05", "--apply", "a.csv", "--out", "b.csv") == 0
+    assert "On average over batches" in capsys.readouterr().out
+    assert rows(tmp_path / "b.csv")[0]["reason"] in ("accepted with the batch", "too doubtful in this batch")
+
+
+def test_another_doubt_or_other_classes_are_refused(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.csv")
+    run("a.csv")
+    (tmp_path / "b.csv").write_text("uncertainty\n0.1\n")
+    assert run("review.json", "--apply", "b.csv", "--out", "c.csv") == 1
+    assert "it needs confidence" in capsys.readouterr().err
+    for name, classes in (("d.csv", "ab"), ("e.csv", "ac")):
+        lines = [f"p({classes[0]}),p({classes[1]}),label", *["0.9,0.1,a"] * 30]
+        (tmp_path / name).write_text("\n".join(lines))
+    assert run("d.csv", "error=0.1", "--out", "d.json") == 0
+    assert "No prediction is wrong" in (printed := capsys.readouterr().out)
+    assert "No labelled case is of class b" in printed
+    assert run("d.json", "--apply", "e.csv", "--out", "c.csv") == 1
+    assert "says nothing of others" in capsys.readouterr().err
+
+
+def test_a_file_that_was_changed_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.csv")
+    run("a.csv", "error=0.1")
+    text = (tmp_path / "review.json").read_text()
+    (tmp_path / "review.json").write_text(text.replace('"max_error": 0.1', '"max_error": 0.3'))
+    assert run("review.json", "--apply", "a.csv", "--out", "b.csv") == 1
+    assert "review.json was damaged or changed" in capsys.readouterr().err
+    record = json.loads(text)
+    record.pop(next(key for key in record if "crc" in key))
+    record["review"]["settings"]["max_error"] = 0.001  # in a file that is whole again
+    write_json(tmp_path / "review.json", record)
+    assert run("review.json", "--apply", "a.csv", "--out", "b.csv") == 1
+    assert "contradicts itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.csv", "error=0"], "error must be a share above 0 and below 1 .* not 0"),
+        (["a.csv", "error=5"], "error must be a share"),
+        (["a.csv", "error=nan"], "error must be a share"),
+        (["a.csv", "confidence=1"], "confidence must be a share"),
+        (["a.csv", "workload=1"], "workload must be a share from 0 and below 1"),
+        (["a.csv", "eror=0.1"], "Did you mean 'error'"),
+        (["a.csv", "rule=best"], "Unknown value of rule 'best'"),
+        (["a.csv", "rule=workload"], "workload=SHARE and rule=workload belong together"),
+        (["a.csv", "rule=batch", "workload=0.1"], "no other rule takes a workload"),
+        (["a.csv", "error=0.1", "error=0.2"], "error was given twice"),
+        (["a.csv", "b.csv"], "'b.csv' is no setting"),
+        (["a.csv", "--apply", "b.csv"], "--apply needs --out"),
+        (["r.json"], "applied with --apply FILE --out FILE"),
+        (
+            ["r.json", "error=0.1", "--apply", "a.csv", "--out", "b.csv"],
+            "error: nothing is fitted with r.json",
+        ),
+        (["a.csv", "seed=-1"], "seed must be a whole number"),
+        (["a.csv", "--kind", "odds"], "--kind Unknown kind of outputs"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_at_the_door(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        review_arguments(arguments)
+
+
+def test_no_other_file_is_replaced(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.csv")
+    (tmp_path / "mine.json").write_text("{}")
+    for words, message in (
+        (["a.csv", "--out", "mine.json"], "is not a file of a review threshold"),
+        (["a.csv", "--out", "a.txt"], "must end in .json"),
+        (["a.csv", "--apply", "a.csv", "--out", "a.csv"], "one of the files to read"),
+        (["a.csv", "--on", "a.csv"], "--on is for runs"),
+    ):
+        assert run(*words) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder: Path, tmp_path_factory) -> Path:
+    """Return a run without validation images and, beside it, one with some."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = ["data.name=folder", f"data.root={image_folder}", "data.views=0", "baselines=[]"]
+    data += ["trainer.max_epochs=1", "calibrate.folds=2"]
+    cache = f"data.cache_dir={folder / 'cache'}"
+    for name, shots, val in (("shots", 4, 0), ("val", 2, 2)):
+        words = [*SHORT, *data, cache, f"data.shots={shots}", f"data.val_shots={val}", f"out={folder / name}"]
+        train(load_config(words, task="prompt"))
+    return folder
+
+
+def test_a_run_is_fitted_on_its_validation_images_and_stays_the_run_it_was(
+    trained: Path, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "val"
+    shutil.copytree(trained / "val", folder)
+    path = folder / "prompt.safetensors"
+    mark = mark_of(path)
+    before = Prompt.load(path)
+    assert run(folder, "error=0.2") == 0
+    printed = capsys.readouterr().out
+    assert "6 labelled validation images" in printed
+    assert "There are equally many of every class" in printed
+    assert "not achievable with 6 labelled" in printed
+    after = Prompt.load(path)
+    assert mark_of(path) == mark
+    assert torch.equal(after.text_features, before.text_features)
+    assert decisions_of(folder).review is not None
+    data = [f"data.root={image_folder}", "data.name=folder", "data.views=0", "baselines=[]"]
+    data += ["trainer.max_epochs=1", "calibrate.folds=2"]
+    words = [*SHORT, *data, f"data.cache_dir={trained / 'cache'}", "data.shots=2", "data.val_shots=2"]
+    assert train(load_config([*words, f"out={folder}"], task="prompt"))["reused"]  # finished, and still whole
+    assert decisions_of(folder).review is not None
+    table = predict(folder, [str(image_folder / "test" / "class_0")])
+    assert {row["decision"] for row in csv.DictReader(table.splitlines())} == {"review"}
+
+
+@pytest.mark.slow
+def test_without_validation_images_the_left_out_shots_are_a_hint(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "shots"
+    shutil.copytree(trained / "shots", folder)
+    assert run(folder) == 0
+    printed = capsys.readouterr().out
+    assert "12 labelled left-out shots" in printed
+    assert "up to 72 nearly never suffice" in printed
+    record = read_json(folder / "metrics.json")
+    record.pop("left_out")
+    write_json(folder / "metrics.json", record)
+    assert run(folder) == 1
+    assert re.search("there is nothing else to fit on.*--on FILE", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_labels_in_the_table_of_predictions_decide_about_the_rest_and_about_new_images(
+    trained: Path, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained / "shots", folder)
+    few = [str(image_folder / "test" / "class_1")]
+    found = list(csv.DictReader(predict(folder, few).splitlines()))
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*found[0], "label"])
+        writer.writeheader()
+        for number in range(300):  # as if there were so many
+            row = found[number % len(found)]
+            label = row["prediction"] if number % 3 else ""
+            writer.writerow({**row, "unlike": "no", "label": label})
+    out = tmp_path / "reviewed.csv"
+    assert (
+        run(folder, "--on", tmp_path / "p.csv", "error=0.05", "--apply", tmp_path / "p.csv", "--out", out)
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "200 labelled cases" in printed
+    assert "thresholds from 100 unlabelled ones" in printed
+    assert {row["decision"] for row in rows(out)} == {"accept"}
+    again = csv.DictReader(predict(folder, few).splitlines())
+    for row in again:
+        assert (row["decision"] == "accept") == (row["unlike"] == "no")
+    held = decisions_of(folder)
+    assert held.about["review"] == {**held.about["review"], "on": "p.csv", "rows": 200}
