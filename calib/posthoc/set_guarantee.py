@@ -22,6 +22,7 @@ def sentences(
     counts: Tensor,
     shares: Tensor | None,
     grouped: bool,
+    left_out: bool,
 ) -> list[str]:
     """Return what is promised, sentence by sentence.
 
@@ -33,9 +34,16 @@ def sentences(
         counts: (G, C) calibration rows.
         shares: (C,) as stated. None: not stated.
         grouped: Whether rows came in groups.
+        left_out: Whether the model was trained on the calibration cases.
     """
     per_class = rows[0]["label"] is not None
     said = [_promise(rows, coverage, confidence, int(counts.sum()), shares, grouped, class_names)]
+    if left_out:
+        said.append(
+            "The calibration cases are the shots the model was trained on, each judged by a model trained "
+            "without it. New cases are judged by a model of a few more shots, so that all this holds nearly, "
+            "not exactly: an exact guarantee needs cases that nothing was trained on."
+        )
     fitted = [row for row in rows if row["threshold"] is not None]
     said += [_realised(fitted, class_names, coverage, confidence, shares is not None)] if fitted else []
     if not per_class and shares is None:
