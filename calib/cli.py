@@ -16,6 +16,7 @@ import calib
 from calib.commands import usage
 from calib.commands.calibrate_arguments import calibrate_arguments
 from calib.commands.predict_arguments import predict_arguments
+from calib.commands.review_arguments import review_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
 from calib.commands.shown import show_warnings
@@ -166,6 +167,11 @@ COMMANDS = {
         summary="fit a calibrator to labelled outputs of a run or of any model, or apply one",
         main="calib.commands.calibrate:main",
         read=calibrate_arguments,
+    ),
+    "review": Command(
+        summary="which predictions may pass and which a person must look at, with what is guaranteed",
+        main="calib.commands.review:main",
+        read=review_arguments,
     ),
 }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import glob
+import hashlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,9 +19,17 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.commands.predict_arguments import check_numbers
+from calib.commands.predict_decisions import Copies, DecisionColumns
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
-from calib.data.images import IMAGE_SUFFIXES, check_image_suffix, has_image_suffix, open_image, why_no_file
+from calib.data.images import (
+    IMAGE_SUFFIXES,
+    check_image_suffix,
+    decode_image,
+    has_image_suffix,
+    read_image_file,
+    why_no_file,
+)
 from calib.data.notices import ProgressLog
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
@@ -46,8 +56,11 @@ def predict(
 
     The columns are file, prediction, confidence and one probability per class; with a failure head also
     uncertainty (its score in [0, 1] that the prediction is wrong: a probability as far as the head is
-    calibrated) and why, in words; with `skip_unreadable` also error. A file or class whose name a spreadsheet
-    would run as a formula is written as ./name or 'name.
+    calibrated) and why, in words. Where the exports hold them: set (the classes of the prediction set),
+    decision (accept or review) and reason, unlike (yes: unlike the images the prompt was trained on; it is
+    never accepted). Then note (whose copy a file is), and with `skip_unreadable` error. What is guaranteed is
+    logged once. A file or class whose name a spreadsheet would run as a formula is written as ./name or
+    'name.
 
     Args:
         prompt: A prompt.safetensors file, or the run folder that holds one.
@@ -86,25 +99,35 @@ def predict(
         head.check_backbone(backbone)
     white = _white_of(learned, exports[0]) if grey16_max is None else grey16_max
     names = [safe_text(name) for name in learned.class_names]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    columns, copies = DecisionColumns(learned, head), Copies()
     more = [] if head is None else ["uncertainty", "why"]
     last = ["error"] if skip_unreadable else []
     header = ["file", "prediction", "confidence", *(safe_text(f"p({name})") for name in learned.class_names)]
-    writer.writerow([*header, *more, *last])
     empty = [""] * (len(header) - 1 + len(more))
-    unreadable = 0
+    found: list[tuple[Path, list[str] | None, str, str]] = []  # file, cells, note, error
     progress = ProgressLog(log, "classifying images", len(files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
-        pixels = [each for each in inputs if isinstance(each, Tensor)]
-        rows = iter(_rows(torch.stack(pixels).to(where), backbone, learned, head, names) if pixels else [])
+        pixels = [each.pixels for each in inputs if each.pixels is not None]
+        rows = iter(
+            _rows(torch.stack(pixels).to(where), backbone, learned, head, names, columns) if pixels else []
+        )
         for file, each in zip(batch, inputs, strict=True):
-            row, error = (empty, each) if isinstance(each, str) else (next(rows), "")
-            writer.writerow([safe_path(file), *row, *([safe_text(error)] if last else [])])
-        unreadable += len(batch) - len(pixels)
+            cells = None if each.pixels is None else next(rows)
+            note = copies.note(each.id, safe_path(file)) if each.id else ""
+            found.append((file, cells, note, each.error))
         progress.update(start + len(batch))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, *more, *columns.header, "note", *last])
+    decided = iter(columns.rows())
+    for file, cells, note, error in found:
+        row = [*empty, *columns.unreadable()] if cells is None else [*cells, *next(decided)]
+        writer.writerow([safe_path(file), *row, note, *([safe_text(error)] if last else [])])
+    for said in columns.notes:
+        log.info("%s", said)
+    unreadable = sum(cells is None for _, cells, _, _ in found)
     if unreadable:
         log.warning("%d of %d images could not be read; their rows say why.", unreadable, len(files))
     if out is not None:
@@ -112,13 +135,32 @@ def predict(
     return text.getvalue()
 
 
-def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> Tensor | str:
-    """Return the input (3, H, W) of an image, or what is wrong with it."""
+@dataclass(frozen=True)
+class _Input:
+    """What was read of an image.
+
+    Attributes:
+        pixels: (3, H, W). None: it could not be read.
+        id: Its content id; empty where there is no file to read.
+        error: What is wrong with it.
+    """
+
+    pixels: Tensor | None
+    id: str = ""
+    error: str = ""
+
+
+def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> _Input:
+    """Return the input of an image, or what is wrong with it."""
+    id = ""
     try:
-        return backbone.preprocess(open_image(file, grey16_max=white))
+        check_image_suffix(file)
+        content = read_image_file(file)
+        id = hashlib.sha256(content).hexdigest()
+        return _Input(backbone.preprocess(decode_image(content, str(file), grey16_max=white)), id)
     except (ValueError, OSError) as error:
         if skip:
-            return str(error)
+            return _Input(None, id, str(error))
         raise
 
 
@@ -128,13 +170,20 @@ def _rows(
     prompt: Prompt,
     head: FailureHead | None,
     names: Sequence[str],
+    columns: DecisionColumns,
 ) -> list[list[str]]:
-    """Return what stands behind the file name in the rows of a batch (B, 3, H, W)."""
+    """Return what stands behind the file name in the rows of a batch (B, 3, H, W), before its decisions."""
     features = backbone.encode_image(pixels).cpu()
     logits = prompt.logits(features)  # (B, C)
     probs = logits.double().softmax(dim=1)
     best = probs.argmax(dim=1)
-    doubts = [[] for _ in best] if head is None else _doubts(head, features, best, logits)
+    uncertainty = None if head is None else head.uncertainty(features, best)
+    doubts: list[list[str]] = [[] for _ in best]
+    if head is not None and uncertainty is not None:
+        why = head.explain(features, best, logits=logits).sentences(head.class_names)
+        pairs = zip(uncertainty.tolist(), why, strict=True)
+        doubts = [[f"{value:.6f}", safe_text(reason)] for value, reason in pairs]
+    columns.add(features, probs, uncertainty)
     return [
         [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
         for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)
@@ -187,13 +236,6 @@ def usable_device(device: str | torch.device) -> torch.device:
             f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
         ) from error
     return usable
-
-
-def _doubts(head: FailureHead, features: Tensor, predictions: Tensor, logits: Tensor) -> list[list[str]]:
-    """Return uncertainty and reasons of every image, as they stand in the CSV."""
-    uncertainty = head.uncertainty(features, predictions).tolist()
-    why = head.explain(features, predictions, logits=logits).sentences(head.class_names)
-    return [[f"{value:.6f}", safe_text(reason)] for value, reason in zip(uncertainty, why, strict=True)]
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:

@@ -11,9 +11,11 @@ examples:
   calib predict runs/mine 'scans/**/*.png' --failure runs/failure-mine-all-s1 --out predictions.csv
   calib predict runs/mine scans/ --grey16-max 4095 --skip-unreadable --out predictions.csv
 
-columns: file, prediction, confidence, p(class) of every class; with --failure also uncertainty and why; with
---skip-unreadable also error, empty where the image was read. A file or class whose name a spreadsheet would
-run as a formula is written as ./name (the same file) or 'name.
+columns: file, prediction, confidence, p(class) of every class; with --failure also uncertainty and why;
+set, decision (accept or review) and reason, where calib sets and calib review have fitted them; unlike (yes:
+unlike the images of the training, and never accepted); note (whose copy a file is); with --skip-unreadable
+also error, empty where the image was read. What decisions guarantee is said on standard error. A file or
+class whose name a spreadsheet would run as a formula is written as ./name (the same file) or 'name.
 """
 
 

@@ -241,7 +241,27 @@ def write_calibrated(
     header = [renamed.get(column, column) for column in table.header]
     if len(set(header)) < len(header):
         raise ValueError(f"{table.path} has columns p(CLASS) and logit(CLASS): take one kind away.")
-    cells = [new.get(column) or table.column(column) for column in table.header]
+    _write(header, [new.get(column) or table.column(column) for column in table.header], out)
+
+
+def write_with(table: OutputTable, more: Mapping[str, Sequence[str]], out: Path) -> None:
+    """Write a table again with further columns at its end; columns of the same names are replaced.
+
+    The order of rows and columns is as it was. In CSV and TSV nothing can be run as a formula.
+
+    Args:
+        table: As it was read.
+        more: Column to N texts.
+        out: The file, of the table's own format.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    kept = [name for name in table.header if name not in more]
+    _write([*kept, *more], [*map(table.column, kept), *map(list, more.values())], out)
+
+
+def _write(header: Sequence[str], cells: Sequence[list[Any]], out: Path) -> None:
     if out.suffix.lower() == ".parquet":
         import pyarrow
         import pyarrow.parquet

@@ -111,10 +111,11 @@ def read_outputs(
         return _of_table(read_output_table(path), kind, class_names, label, group, labelled)
     if path.suffix.lower() not in ARRAYS:
         raise ValueError(f"{path}: outputs are read from {', '.join([*TABLES, *ARRAYS])} files.")
-    if path.suffix.lower() == ".safetensors" and _is_ours(path):
+    arrays = read_arrays(path)
+    if arrays is None:
         found = of_predictions(Predictions.load(path), path)
     else:
-        found = _of_arrays(_arrays(path), path, kind, labelled)
+        found = _of_arrays(arrays, path, kind, labelled)
     return found if class_names is None else in_order(found, class_names)
 
 
@@ -296,9 +297,20 @@ def _is_ours(path: Path) -> bool:
     return isinstance(record, dict) and record.get("kind") == KIND
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of an npz or safetensors file of others. None: it is our own predictions.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
     if path.suffix.lower() == ".npz":
         return plain_npz(path)
+    if _is_ours(path):
+        return None
     tensors, metadata = read_safetensors(path)
     arrays = {n: (t.double() if t.is_floating_point() else t).numpy() for n, t in tensors.items()}
     for name in STRINGS:

@@ -20,6 +20,7 @@ from calib.failure.explain import Explanation
 from calib.failure.head_file import KIND, VERSION, read_head_file
 from calib.failure.vilu import ViLU
 from calib.io.tensors import save_tensors
+from calib.posthoc.decisions import Decisions, doubt_digest
 from calib.prompts.calibration import Calibration, same_calibration
 from calib.prompts.export import Prompt
 
@@ -45,6 +46,8 @@ class FailureHead:
         training: Objective, seed, data set, how the failures were obtained, software versions.
         calibration: That of the prompt it judges, whose confidence a residual head starts at. None: it had
             none.
+        decisions: What may pass and what must be reviewed, by the head's own uncertainty. None: nothing is
+            known.
     """
 
     head: ViLU = field(repr=False)
@@ -55,6 +58,7 @@ class FailureHead:
     prompt: str | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
+    decisions: Decisions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.class_names), self.head.dim)
@@ -206,13 +210,11 @@ class FailureHead:
         Args:
             path: The file.
             run: The mark of the run in whose folder it lies. None: it is nobody's.
+
+        Raises:
+            ValueError: Its decisions were fitted for another head.
         """
-        texts = self.text_features
-        tensors = {} if texts is None else {"text_features": texts.float()}
-        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
-        if self.calibration is not None:
-            tensors |= self.calibration.tensors()
+        texts, tensors = self.text_features, self._tensors()
         record = {
             "kind": KIND,
             "version": VERSION,
@@ -224,7 +226,11 @@ class FailureHead:
             "text_digest": None if texts is None else text_digest(texts),
             "training": self.training,
             "calibration": None if self.calibration is None else self.calibration.record(),
+            "decisions": None if self.decisions is None else self.decisions.to_record(),
         }
+        if self.decisions is not None:
+            self.decisions.check(self.doubt_digest(), what="This failure head")
+            tensors |= self.decisions.tensors()
         save_tensors(path, tensors, record, run=run)
 
     @classmethod
@@ -233,9 +239,31 @@ class FailureHead:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together;
+                decisions that were fitted for another head among them.
         """
-        return cls(**read_head_file(path))
+        loaded = cls(**read_head_file(path))
+        if loaded.decisions is not None:
+            loaded.decisions.check(loaded.doubt_digest(), what=str(path))
+        return loaded
+
+    def doubt_digest(self) -> str:
+        """Return what names the head's uncertainty: all it computes with, and the prompt it judges."""
+        facts = {
+            "head": self.head.options,
+            "logit_scale": self.head.logit_scale,
+            "class_names": self.class_names,
+            "backbone": None if self.backbone is None else self.backbone["weights"]["digest"],
+            "prompt": self.prompt,
+        }
+        return doubt_digest(self._tensors(), facts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the file, but for those of the decisions."""
+        tensors = {} if self.text_features is None else {"text_features": self.text_features.float()}
+        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors |= {f"mean.{name}": value.float() for name, value in self.means.items()}
+        return tensors | ({} if self.calibration is None else self.calibration.tensors())
 
     def _arguments(
         self, image_features: Tensor, text_features: Tensor, predictions: Tensor | None

@@ -16,11 +16,12 @@ from calib.failure.digests import text_digest
 from calib.failure.official import check_names_and_shapes
 from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_tensor, require_version
+from calib.posthoc.decisions import Decisions
 from calib.prompts.calibration import Calibration
 
 KIND = "failure"
-VERSION = 2
-OLDER = (1,)  # of prompts without a calibration
+VERSION = 3
+OLDER = (1, 2)  # of prompts without a calibration; without decisions
 RECORD = ("version", "head", "logit_scale", "class_names", "backbone", "prompt", "text_digest", "training")
 
 
@@ -31,7 +32,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        head, text_features, class_names, means, backbone, prompt and training.
+        head, text_features, class_names, means, backbone, prompt, training, calibration and decisions.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,6 +49,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         "calibration": Calibration.read(
             tensors, record.get("calibration"), (len(record["class_names"]), head.dim), path=path
         ),
+        "decisions": Decisions.from_record(record.get("decisions"), tensors, width=head.dim, path=path),
     }
 
 

@@ -5,8 +5,12 @@ from calib.posthoc.binning import BetaCalibration, HistogramBinning, IsotonicCal
 from calib.posthoc.calibrator import Calibrator
 from calib.posthoc.choice import Candidate, Choice, choose_calibrator
 from calib.posthoc.conformal import PredictionSets
+from calib.posthoc.decisions import Decisions
+from calib.posthoc.familiarity import Familiarity
 from calib.posthoc.linear import MatrixScaling, PlattScaling, VectorScaling
 from calib.posthoc.registry import CALIBRATORS, calibrator_from_record, make_calibrator
+from calib.posthoc.review import ReviewThreshold
+from calib.posthoc.review_counts import CurvePoint
 from calib.posthoc.scaling import (
     TemperatureMix,
     TemperatureScaling,

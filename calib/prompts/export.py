@@ -32,11 +32,12 @@ from calib.io.tensors import (
     require_version,
     save_tensors,
 )
-from calib.prompts.calibration import Calibration
+from calib.posthoc.decisions import Decisions, doubt_digest
+from calib.prompts.calibration import BIAS, WEIGHT, Calibration
 
 KIND = "prompt"
-VERSION = 2
-OLDER = (1,)  # without a calibration
+VERSION = 3
+OLDER = (1, 2)  # without a calibration; without decisions
 _SAID = {str: "text", int: "whole number", dict: "mapping"}
 RECORD = ("version", "class_names", "logit_scale", "temperature", "backbone", "prompt", "training")
 LIMITS = {"logit_scale": (-20, LARGEST_LOGIT_SCALE), "temperature": (1e-6, 1e6)}  # CLIP's own scale is 4.6
@@ -61,6 +62,8 @@ class Prompt:
         training: Objective, seed, split digest, data set, software versions.
         calibration: What makes the confidences right, in the place of the prompt's own logits. None: these
             are used as they are.
+        decisions: What may pass and what must be reviewed: a threshold on 1 - confidence, prediction sets,
+            and which images are unlike the shots. None: nothing is known.
     """
 
     text_features: Tensor = field(repr=False)
@@ -72,10 +75,34 @@ class Prompt:
     temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     calibration: Calibration | None = None
+    decisions: Decisions | None = field(default=None, repr=False)
 
     def bare(self) -> Prompt:
-        """Return the prompt without its calibration: the logits it was trained with."""
-        return replace(self, calibration=None)
+        """Return the prompt without its calibration: the logits it was trained with.
+
+        What was decided by its calibrated confidences stays behind.
+        """
+        kept = None if self.decisions is None else self.decisions.bare()
+        return replace(self, calibration=None, decisions=kept)
+
+    def doubt_digest(self) -> str:
+        """Return what names the prompt's confidences: classes, texts, scale, calibration and backbone.
+
+        The order of the classes does not matter.
+        """
+        order = sorted(range(len(self.class_names)), key=lambda row: self.class_names[row])
+        ordered = {"text_features": self.text_features.float()[order]}
+        if self.calibration is not None:
+            parts = self.calibration.tensors()
+            ordered |= {name: parts[name][order] for name in (WEIGHT, BIAS)}
+        facts = {
+            "class_names": sorted(self.class_names),
+            "logit_scale": self.logit_scale,
+            "temperature": self.temperature,
+            "backbone": self.backbone["weights"]["digest"],
+            "preprocessing": self.backbone["preprocessing"],
+        }
+        return doubt_digest(ordered, facts)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the logits (N, C) of images.
@@ -150,6 +177,7 @@ class Prompt:
             text_features=self.text_features[order],
             context=self.context[order] if per_class and self.context is not None else self.context,
             calibration=None if self.calibration is None else self.calibration.in_order(order),
+            decisions=None if self.decisions is None else self.decisions.in_order(order),
         )
 
     def check_backbone(self, backbone: Backbone) -> None:
@@ -185,6 +213,9 @@ class Prompt:
         Args:
             path: The file.
             run: The mark of the run in whose folder it lies. None: it is nobody's.
+
+        Raises:
+            ValueError: Its decisions were fitted for another prompt.
         """
         tensors = {"text_features": self.text_features.float()}
         if self.context is not None:
@@ -199,9 +230,13 @@ class Prompt:
             "prompt": self.prompt,
             "training": self.training,
             "calibration": None if self.calibration is None else self.calibration.record(),
+            "decisions": None if self.decisions is None else self.decisions.to_record(),
         }
         if self.calibration is not None:
             tensors |= self.calibration.tensors()
+        if self.decisions is not None:
+            self.decisions.check(self.doubt_digest(), what="This prompt")
+            tensors |= self.decisions.tensors()
         save_tensors(path, tensors, record, run=run)
 
     @classmethod
@@ -210,7 +245,8 @@ class Prompt:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, of another kind or version, or its parts do not fit together.
+            ValueError: The file is damaged, of another kind or version, or its parts do not fit together;
+                decisions that were fitted for another prompt among them.
         """
         tensors, record = load_tensors(path, kind=KIND)
         require_version(record, VERSION, path=path, older=OLDER)
@@ -233,7 +269,8 @@ class Prompt:
             require_tensor(tensors, "context", shape, path=path)
         width = text_features.shape[1]
         calibration = Calibration.read(tensors, record.get("calibration"), (len(names), width), path=path)
-        return cls(
+        decisions = Decisions.from_record(record.get("decisions"), tensors, width=width, path=path)
+        prompt = cls(
             text_features=text_features,
             class_names=names,
             logit_scale=float(record["logit_scale"]),
@@ -243,7 +280,11 @@ class Prompt:
             temperature=float(record["temperature"]),
             training=record["training"],
             calibration=calibration,
+            decisions=decisions,
         )
+        if decisions is not None:
+            decisions.check(prompt.doubt_digest(), what=str(path))
+        return prompt
 
 
 def _check_description(backbone: Any, path: str | Path) -> None:

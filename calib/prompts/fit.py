@@ -16,6 +16,7 @@ from calib.data.encode import encode
 from calib.data.task import TaskData
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
+from calib.prompts.familiar import familiar_with
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
 from calib.prompts.shots import ShotSettings, calibrated, folds_of, plans_of
@@ -153,6 +154,7 @@ def fit_prompt(
         fit_quietly(module, batches[0], max_epochs=epochs, trainer=trainer)
     module.to(device)  # Lightning leaves everything on the CPU
     texts, contexts = module.trained()
+    plain = table.with_views(0)
     prompt = replace(
         fixed,
         text_features=texts[0] if left_out else texts,
@@ -166,8 +168,8 @@ def fit_prompt(
             "data": task.name,
             "versions": versions(),
         },
+        decisions=familiar_with(plain),
     )
     if not left_out:
         return prompt
-    plain = table.with_views(0)
     return calibrated(prompt, texts[1:], left_out, plain, fixed.text_features, settings)[0]

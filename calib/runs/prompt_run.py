@@ -10,15 +10,16 @@ from torch import Tensor
 
 from calib.config import PromptRun, to_dict
 from calib.core import ranks
-from calib.data import FewShotDataModule
+from calib.data import FeatureTable, FewShotDataModule, ImageTable
 from calib.data.predictions import Predictions
 from calib.io.files import MARK, write_json
 from calib.losses import Objective
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.prompts.export import Prompt
+from calib.prompts.familiar import familiar_with
 from calib.prompts.learner import PromptLearner
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import RunInputs
+from calib.runs.prepare import RunInputs, features_of
 from calib.training.fit import versions
 
 
@@ -75,6 +76,13 @@ def batches_of(config: PromptRun, prepared: RunInputs) -> FewShotDataModule:
     )
 
 
+def plain_shots(config: PromptRun, prepared: RunInputs) -> FeatureTable:
+    """Return the features of the shots without augmentation."""
+    if isinstance(prepared.train, ImageTable):
+        return features_of(prepared.train, prepared.backbone, config.data)
+    return prepared.train.with_views(0)
+
+
 def exported(
     config: PromptRun, prepared: RunInputs, objective: Objective, text_features: Tensor, context: Tensor
 ) -> Prompt:
@@ -100,6 +108,7 @@ def exported(
             "config": to_dict(config),
             "versions": versions(),
         },
+        decisions=familiar_with(plain_shots(config, prepared)),
     )
 
 

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from calib.config import PromptRun
-from calib.data import FeatureTable, FewShotDataModule, ImageTable
+from calib.data import FewShotDataModule
 from calib.losses import Objective
 from calib.metrics import summarize
 from calib.posthoc.shot_parts import ShotPriors
 from calib.prompts.export import Prompt
 from calib.prompts.shots import ShotSettings, calibrated, folds_of, plans_of
 from calib.prompts.stack import StackedPrompt
-from calib.runs.prepare import RunInputs, features_of
-from calib.runs.prompt_run import batches_of, new_learner
+from calib.runs.prepare import RunInputs
+from calib.runs.prompt_run import batches_of, new_learner, plain_shots
 
 
 @dataclass
@@ -115,7 +115,8 @@ def calibrated_by_shots(
 
     Returns:
         The prompt, and {"calibration": what was fitted, "shots": metrics of the shots, each judged by what
-        did not see it; left out where nothing could be left out}.
+        did not see it; "left_out": its logits, and its label and group}; the latter two are missing where
+        nothing could be left out.
     """
     shots = plain_shots(config, prepared)
     done, found = calibrated(
@@ -139,11 +140,9 @@ def calibrated_by_shots(
         names = prompt.class_names
         metrics = summarize(found.logits, shots.labels, class_names=names, n_bins=config.n_bins)
         said["shots"] = {**metrics, "nll": found.nll[found.method]}
+        said["left_out"] = {
+            "logits": found.logits.tolist(),
+            "labels": shots.labels.tolist(),
+            "groups": None if shots.groups is None else [str(group) for group in shots.groups],
+        }
     return done, said
-
-
-def plain_shots(config: PromptRun, prepared: RunInputs) -> FeatureTable:
-    """Return the features of the shots without augmentation."""
-    if isinstance(prepared.train, ImageTable):
-        return features_of(prepared.train, prepared.backbone, config.data)
-    return prepared.train.with_views(0)

@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap."""
+"""Statistics of results: intervals by the bootstrap, exact bounds."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -9,6 +9,13 @@ from calib.stats.bootstrap import (
     bootstrap_interval,
     mean_sd,
     paired_bootstrap,
+)
+from calib.stats.bounds import (
+    enough_accepted,
+    fewest_cases,
+    most_wrong,
+    p_value,
+    upper_bound,
 )
 
 

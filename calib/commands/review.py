@@ -1,0 +1,250 @@
+"""`calib review`: which predictions may pass and which a person must look at, with what is guaranteed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib import __version__
+from calib.core.text import few, printable
+from calib.data.judged import CLASSES, SOURCES, Judged, read_judged
+from calib.data.mapping import check_format
+from calib.data.review_file import ReviewFile, check_fits, write_decided
+from calib.failure.export import FailureHead
+from calib.io.files import blocking_file
+from calib.posthoc.decisions import Decisions
+from calib.posthoc.review import ReviewThreshold
+from calib.posthoc.review_counts import CurvePoint
+from calib.posthoc.review_words import percent
+from calib.prompts.export import Prompt
+from calib.report.tables import aligned
+from calib.runs.decisions import export_of, is_export, judged_on_validation, keep_decisions
+from calib.runs.exports import load
+
+DEFAULT = "review.json"
+SHOWN = 10  # points of the curve in the table
+OF_PROMPT, OF_HEAD = ("confidence", CLASSES), ("uncertainty",)  # where their own doubt stands in a table
+
+
+def fit_review(
+    judged: Judged, threshold: ReviewThreshold, *, unlabelled: Tensor | None = None, what: str = "cases"
+) -> tuple[ReviewThreshold, str]:
+    """Return a threshold fitted to the labelled rows, and what is said about it.
+
+    Args:
+        judged: Doubts and outcomes. From rows without an outcome, where there are any, thresholds are taken.
+        threshold: Not fitted.
+        unlabelled: (M,) doubts of further cases. None: there are none.
+        what: What the rows are, for the text.
+
+    Raises:
+        ValueError: Nothing is labelled, or a doubt is NaN.
+    """
+    rows = judged.labelled
+    parts = [judged.doubt[~rows], *([] if unlabelled is None else [unlabelled])]
+    others = torch.cat(parts) if any(map(len, parts)) else None
+    groups = None
+    if judged.groups is not None:
+        groups = [name for name, labelled in zip(judged.groups, rows.tolist(), strict=True) if labelled]
+    failure = judged.failure[rows]
+    threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others)
+    lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
+    lines += [_table(threshold), "", threshold.summary, threshold.guarantee]
+    return threshold, "\n".join(lines)
+
+
+def _heading(judged: Judged, fitted: ReviewThreshold, wrong: int, what: str) -> str:
+    doubt = {
+        CLASSES: "1 - the largest probability",
+        "confidence": "1 - confidence",
+    }.get(judged.source, f"the column {judged.source}" if judged.table else judged.source)
+    patients = f" of {fitted.units} patients" if fitted.grouped else ""
+    others = f"; thresholds from {fitted.unlabelled} unlabelled ones" if fitted.unlabelled else ""
+    return f"Doubt: {doubt}. {fitted.cases} labelled {what}{patients}, {wrong} predicted wrongly{others}."
+
+
+def _notes(judged: Judged, failure: Tensor) -> list[str]:
+    """Return what a reader has to know of these labels."""
+    notes, counts = [], Counter(judged.labels)
+    if not bool(failure.any()):
+        notes.append("No prediction is wrong: what makes one wrong was not seen.")
+    if bool(failure.all()):
+        notes.append("Every prediction is wrong: nothing can be accepted.")
+    missing = [name for name in judged.class_names or () if name not in counts]
+    if counts and missing:
+        notes.append(f"No labelled case is of class {few(missing)}: of such cases nothing is known.")
+    elif len(counts) > 1 and len(set(counts.values())) == 1:
+        notes.append(
+            "There are equally many of every class, as they were drawn. Where the classes occur otherwise, "
+            "the error among the accepted is another one: label cases as they come (--on FILE)."
+        )
+    return notes
+
+
+def _table(fitted: ReviewThreshold) -> str:
+    curve = [each for each in fitted.curve() if each.n]
+    step = max(1, len(curve) // SHOWN)
+    shown = curve[::-1][::step][::-1]
+    if fitted.at is not None and all(each.threshold != fitted.at.threshold for each in shown):
+        shown = sorted([*shown, fitted.at])
+    units = "patients" if fitted.grouped else "accepted"
+    head = ["threshold", "accepted", f"wrong of {units}", "error", "upper bound", "taken"]
+    rows = [_row(each, each.threshold == fitted.threshold) for each in shown]
+    note = (
+        f"Each bound holds with {percent(1 - fitted.delta)}, at its own threshold: not for the best of all."
+    )
+    return f"{aligned(head, rows)}\n{note}"
+
+
+def _row(each: CurvePoint, taken: bool) -> list[str]:
+    at = "all" if each.threshold == float("inf") else f"{each.threshold:.6g}"
+    counts = f"{each.wrong} of {each.n}"
+    return [
+        at,
+        percent(each.accepted),
+        counts,
+        percent(each.error),
+        percent(each.upper),
+        "x" if taken else "",
+    ]
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run `calib review` with what `review_arguments` returned. Returns the exit status."""
+    if given.out is not None:
+        _check_out(given)
+    if given.source.lower().endswith(".json"):
+        file = ReviewFile.load(given.source)
+        return _apply(given, Decisions(review=file.review), (file.doubt,), file.class_names)
+    threshold = ReviewThreshold(
+        given.error,
+        round(1 - given.confidence, 12),
+        rule=given.rule,
+        workload=given.workload,
+        patients=given.patients,
+        seed=given.seed,
+    )
+    return (_of_run if is_export(given.source) else _of_file)(given, threshold)
+
+
+def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
+    path = export_of(given.source)
+    export = load(path)
+    assert isinstance(export, Prompt | FailureHead)
+    allowed, names = OF_PROMPT if isinstance(export, Prompt) else OF_HEAD, export.class_names
+    if given.out is not None and given.apply is None:
+        raise ValueError(f"--out is for --apply: the threshold of a run is kept in {path}.")
+    judged, what = _judged(given, path, export, allowed)
+    others = _unlabelled(given, allowed, names)
+    fitted, text = fit_review(judged, threshold, unlabelled=others, what=what)
+    if what == "left-out shots":
+        text = f"{text}\n{_of_shots(path)}"
+    _say(text)
+    about = {
+        "calib": __version__,
+        "on": what if given.on is None else Path(given.on).name,
+        "rows": fitted.cases,
+    }
+    decisions = keep_decisions(path, {"review": about}, review=fitted)
+    _say(f"Kept in {path}: calib predict says accept or review.")
+    return 0 if given.apply is None else _apply(given, decisions, allowed, names)
+
+
+def _judged(
+    given: argparse.Namespace, path: Path, export: Prompt | FailureHead, allowed: Sequence[str]
+) -> tuple[Judged, str]:
+    """Return what the threshold of a run is fitted on, and what it is called."""
+    if given.on is not None:
+        judged = _read(given, given.on, allowed, outcomes=True)
+        check_fits(judged, export.class_names or None)
+        return judged, "cases"
+    where = {"weights": given.weights, "tokenizer": given.tokenizer}
+    if isinstance(export, Prompt):
+        return judged_on_validation(path, **where)
+    from calib.commands.failure.validation import judged_by_head  # takes seconds to import
+
+    return judged_by_head(path, **where), "validation images"
+
+
+def _of_shots(path: Path) -> str:
+    return (
+        "The left-out shots are few (up to 72 nearly never suffice), and the calibration was fitted on what "
+        "is judged here: take this as a hint. Better are other labelled images, drawn as they come: calib "
+        f"predict writes a table; fill in a column label for some rows, drawn at random: --on TABLE ({path})."
+    )
+
+
+def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
+    for name in ("on", "weights", "tokenizer"):
+        if getattr(given, name) is not None:
+            raise ValueError(f"--{name} is for runs: {given.source} is a file of doubts itself.")
+    out = Path(DEFAULT if given.apply is not None or given.out is None else given.out)
+    if out.suffix.lower() != ".json":
+        raise ValueError(f"--out {out} must end in .json: it is the file of a threshold.")
+    if out.exists():
+        ReviewFile.load(out)  # nothing but an earlier threshold is replaced
+    judged = _read(given, given.source, SOURCES, outcomes=True)
+    allowed = (judged.source,)
+    names = judged.class_names
+    others = _unlabelled(given, allowed, names)
+    fitted, text = fit_review(judged, threshold, unlabelled=others)
+    _say(text)
+    about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
+    ReviewFile(fitted, judged.source, names, about).save(out)
+    _say(f"Written: {out}. Apply it: calib review {out} --apply FILE --out FILE")
+    return 0 if given.apply is None else _apply(given, Decisions(review=fitted), allowed, names)
+
+
+def _apply(
+    given: argparse.Namespace, decisions: Decisions, allowed: Sequence[str], names: list[str] | None
+) -> int:
+    """Write the cases with their decisions, and say how many are accepted."""
+    out = Path(given.out)
+    check_format(Path(given.apply), out)
+    judged = _read(given, given.apply, allowed, outcomes=False)
+    check_fits(judged, names)
+    accepted = write_decided(judged, decisions, out)
+    assert decisions.review is not None
+    n, count = len(accepted), int(accepted.sum())
+    _say(f"{count} of {n} accepted, {n - count} to review, in {out}")
+    sys.stderr.write(printable(f"{decisions.review.guarantee}\n"))
+    return 0
+
+
+def _unlabelled(
+    given: argparse.Namespace, allowed: Sequence[str], names: Sequence[str] | None
+) -> Tensor | None:
+    if given.unlabelled is None:
+        return None
+    found = _read(given, given.unlabelled, allowed, outcomes=False)
+    check_fits(found, None if names is None else list(names))
+    return found.doubt
+
+
+def _read(given: argparse.Namespace, path: str, allowed: Sequence[str], *, outcomes: bool) -> Judged:
+    options: dict[str, Any] = {"kind": given.kind, "class_names": given.classes, "group": given.group}
+    doubt = given.doubt if given.doubt in (None, *allowed) or outcomes else None
+    return read_judged(
+        path, outcomes=outcomes, doubt=doubt, allowed=allowed, label=given.label or "label", **options
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(printable(f"{text}\n"))
+
+
+def _check_out(given: argparse.Namespace) -> None:
+    """Refuse a file that could not be written after the work, or would replace what is read."""
+    out = Path(given.out)
+    if out.is_dir() or blocking_file(out.parent) is not None:
+        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
+    read = [given.source, given.on, given.unlabelled, given.apply]
+    if out.exists() and out.resolve() in {Path(path).resolve() for path in read if path is not None}:
+        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")

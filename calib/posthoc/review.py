@@ -1,0 +1,330 @@
+"""Which predictions may pass and which must be reviewed: a threshold on a doubt, with what it guarantees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib.core.checks import check_whole
+from calib.core.errors import unknown_name
+from calib.posthoc.review_counts import PATIENTS, Counts, CurvePoint, check_doubt, count, point
+from calib.posthoc.review_record import read_review, write_review
+from calib.posthoc.review_words import guarantee_of, summary_of
+from calib.stats.bounds import check_share, enough_accepted, fewest_cases, p_value
+
+RULES = ("threshold", "workload", "batch")
+CURVE = 50  # points of the curve, at equal steps of the accepted cases
+SCARCE = 10  # accepted cases below which an observed error says nothing about how many would be needed
+
+
+class ReviewThreshold:
+    """Which predictions are accepted, and which a person must look at: `accepted = doubt < threshold`.
+
+    "threshold": the loosest threshold of a fixed sequence at which the error among the accepted is shown to
+    be at most `max_error`:
+
+        1. thresholds at equal steps of the accepted share, chosen without any label, strict to loose; the
+           first accepts about 2 ceil(ln delta / ln(1 - max_error)) cases
+        2. at each, m accepted and k wrong among them: p = BinomCDF(k; m, max_error)
+        3. go on while p <= delta; stop at the first that is not; take the last that was
+
+    P(error among accepted > max_error) <= delta over the draw of the labelled cases. With `unlabelled` doubts
+    of other cases, from which the thresholds are then taken, all that is needed is that cases (or patients)
+    are drawn independently from where the threshold is used. Without, they are quantiles of the labelled
+    cases' own doubts; this is valid where the error among the accepted does not fall as the threshold is
+    loosened, beyond the point where it first exceeds `max_error`. (Let v be that point. Given that N cases
+    have a doubt of at most v, these are independent draws with an error rate of at least max_error, and so is
+    every case beyond; the first threshold beyond v is decided by N and by the doubts beyond v alone, so that
+    the number of errors it is tested on is at least binomial.)
+
+    "workload": the strictest threshold that sends at most the share `workload` to review. No error is
+    promised; the exact bound at this threshold, which no label has chosen, is.
+
+    "batch": in expectation over labelled cases and a batch of m new ones, at most the share `max_error` of
+    the accepted ones of the batch is wrong. Accepted are doubts of at most t, the largest t with
+
+        (1 + #{labelled: doubt <= t, wrong}) / max(1, #{batch: doubt <= t}) * m / (n + 1) <= max_error
+
+    It needs all doubts of the batch at once, and one case of each patient.
+
+    Patients, where groups are given, are what is counted, since cases of one patient are not independent.
+    patients="any": a patient is accepted where one of its cases is, and wrong where one of these is wrong, so
+    that the bound is on the share of patients with a wrong accepted case among those with an accepted one.
+    patients="one": one case of each patient is drawn, and the bound is on the error of such a case.
+
+    Args:
+        max_error: r, what the error among the accepted may be, in (0, 1).
+        delta: How often the guarantee may fail, in (0, 1).
+        rule: "threshold", "workload" or "batch".
+        workload: The largest share that is reviewed, in [0, 1): for rule="workload".
+        patients: "any" or "one", see above.
+        points: Thresholds in the sequence.
+        seed: Of the draw of cases with patients="one".
+
+    Attributes:
+        cases: N labelled cases. 0: not fitted.
+        units: Patients among them; where no groups are known, N.
+
+    Raises:
+        ValueError: A setting is not as above.
+
+    Example:
+        >>> doubt, wrong = torch.arange(100, dtype=torch.float64) / 100, torch.arange(100) >= 80
+        >>> fitted = ReviewThreshold(max_error=0.1, delta=0.1).fit(doubt, wrong)
+        >>> fitted.threshold, int(fitted(doubt).sum())
+        (0.82, 82)
+
+    Source: fixed-sequence testing of Angelopoulos et al. 2021 (Learn then Test) with the exact binomial test;
+        the batch rule is that of conformal selection, Jin and Candes 2023, as StratCP uses it.
+    """
+
+    def __init__(
+        self,
+        max_error: float = 0.05,
+        delta: float = 0.1,
+        *,
+        rule: str = "threshold",
+        workload: float | None = None,
+        patients: str = "any",
+        points: int = 20,
+        seed: int = 0,
+    ) -> None:
+        if rule not in RULES:
+            raise unknown_name("review rule", rule, RULES)
+        if patients not in PATIENTS:
+            raise unknown_name("way to count patients", patients, PATIENTS)
+        if (workload is not None) != (rule == "workload"):
+            raise ValueError("workload is the share reviewed at most: give it with rule='workload' alone.")
+        if workload is not None and (
+            isinstance(workload, bool) or not isinstance(workload, int | float) or not 0 <= workload < 1
+        ):
+            raise ValueError(
+                f"workload must be the share reviewed at most, from 0 to below 1, not {workload!r}."
+            )
+        check_whole(2, points=points)
+        check_whole(0, seed=seed)
+        self.max_error = check_share("max_error", max_error)
+        self.delta = check_share("delta", delta)
+        self.rule, self.workload, self.patients = rule, workload, patients
+        self.points, self.seed = points, seed
+        self.cases = self.units = self.unlabelled = 0
+        self.grouped = self.tied = False
+        self._threshold: float | None = None
+        self._tested: list[CurvePoint] = []
+        self._curve: list[CurvePoint] = []
+        self._wrong = np.empty(0)  # doubts of wrong units, for the batch rule
+
+    def fit(
+        self,
+        doubt: Tensor,
+        failure: Tensor,
+        *,
+        groups: Sequence[object] | None = None,
+        unlabelled: Tensor | None = None,
+    ) -> ReviewThreshold:
+        """Return self, fitted.
+
+        Args:
+            doubt: (N,) floats, higher = more likely wrong, of labelled cases on which neither the model nor
+                the doubt was fitted; inf: never accepted.
+            failure: (N,) bool: whether the prediction is wrong.
+            groups: N patients, slides, ... None: every case is by itself.
+            unlabelled: (M,) doubts of further cases, from which the thresholds are taken. None: of the
+                labelled cases' own doubts.
+
+        Raises:
+            ValueError: An input is not as above.
+        """
+        # Exchangeability with a batch needs one case of each patient.
+        patients = "one" if self.rule == "batch" else self.patients
+        counts = count(doubt, failure, groups, patients=patients, seed=self.seed)
+        others = None if unlabelled is None else np.sort(check_doubt(unlabelled, "unlabelled"))
+        self.cases, self.units, self.grouped = len(counts.doubt), counts.units, groups is not None
+        self.unlabelled = 0 if others is None else len(others)
+        own = np.linspace(1 / CURVE, 1, CURVE)
+        self._curve = counts.curve(_thresholds(counts.doubt, own), self.delta)
+        self._tested, self._wrong, self.tied = [], np.empty(0), False
+        if self.rule == "threshold":
+            self._tested = self._test(counts, self._sequence(counts, others))
+            self._threshold = last_passed(self._tested, self.max_error, self.delta)
+        elif self.rule == "workload":
+            self._fit_workload(counts, counts.doubt if others is None else others)
+        else:
+            self._threshold, self._wrong = None, counts.first_wrong
+        return self
+
+    def __call__(self, doubt: Tensor) -> Tensor:
+        """Return which cases are accepted, (N,) bool; the others are to be reviewed.
+
+        Args:
+            doubt: (N,) floats of the same doubt; by the batch rule, those of the whole batch.
+
+        Raises:
+            ValueError: Not fitted, or the doubts are not as above.
+        """
+        self._require_fitted()
+        values = check_doubt(doubt)
+        at = self._batch_threshold(values) if self.rule == "batch" else self._threshold
+        accepted = np.zeros(len(values), dtype=bool) if at is None else values < at
+        return torch.from_numpy(accepted).to(doubt.device)
+
+    @property
+    def threshold(self) -> float | None:
+        """Accepted is a doubt below it; inf: every one. None: nothing is, or the batch decides."""
+        self._require_fitted()
+        return self._threshold
+
+    @property
+    def achievable(self) -> bool:
+        """Whether anything can be accepted; by the batch rule, whether a batch may be large enough for it."""
+        self._require_fitted()
+        if self.rule == "batch":
+            return (1 + 0) / (self.units + 1) <= self.max_error
+        return self._threshold is not None
+
+    @property
+    def at(self) -> CurvePoint | None:
+        """What happens at the threshold among the labelled cases. None: nothing is accepted, or by batch."""
+        self._require_fitted()
+        return None if self._threshold is None else self._tested[self._passed() - 1]
+
+    @property
+    def tested(self) -> list[CurvePoint]:
+        """The thresholds that were tested, strict to loose; all but perhaps the last have passed."""
+        return list(self._tested)
+
+    def curve(self) -> list[CurvePoint]:
+        """Return what happens among the labelled cases at thresholds that accept 2 %, 4 %, ... 100 % of them.
+
+        Each bound holds for its own threshold, not for the best of all.
+        """
+        self._require_fitted()
+        return list(self._curve)
+
+    @property
+    def needed(self) -> int | None:
+        """About how many labelled cases (patients) would do. None: no threshold looks good enough.
+
+        At each point of the curve with at least 10 accepted, the error is taken to be (wrong + 1/2) /
+        (n + 1), and the accepted cases counted that would show with a chance of 80 % that it is at most
+        `max_error`; divided by the accepted share, the smallest of these numbers.
+        """
+        self._require_fitted()
+        found = []
+        for each in self._curve:
+            if each.n >= min(SCARCE, self.units):
+                m = enough_accepted((each.wrong + 0.5) / (each.n + 1), self.max_error, self.delta)
+                if m is not None:
+                    found.append(math.ceil(m * self.units / each.n))
+        return min(found, default=None)
+
+    @property
+    def guarantee(self) -> str:
+        """What is promised and what is not, in plain sentences."""
+        self._require_fitted()
+        return guarantee_of(self)
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a sentence or two."""
+        self._require_fitted()
+        return summary_of(self)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the fitted threshold as plain values for JSON; `from_record` reads them.
+
+        Raises:
+            ValueError: Not fitted.
+        """
+        self._require_fitted()
+        return write_review(self)
+
+    @classmethod
+    def from_record(cls, record: Any) -> ReviewThreshold:
+        """Return what `to_record` has written, checked: its tests are done anew.
+
+        Args:
+            record: What was read from a file.
+
+        Raises:
+            ValueError: It is not as above, or its numbers contradict each other.
+        """
+        return read_review(cls, record)
+
+    def _sequence(self, counts: Counts, others: np.ndarray | None) -> np.ndarray:
+        """Return the thresholds to test, strict to loose, (T,): no label has a part in them."""
+        least = fewest_cases(self.max_error, self.delta)
+        first = max(min(2 * least, counts.units // 2), min(least, counts.units))
+        shares = np.unique(np.linspace(first, counts.units, self.points).astype(np.int64)) / counts.units
+        found = _thresholds(counts.first if others is None else others, shares)
+        units = counts.at(found)[1]
+        return found[units >= least]  # fewer cannot pass, even with none wrong
+
+    def _test(self, counts: Counts, thresholds: np.ndarray) -> list[CurvePoint]:
+        """Return what was seen at each threshold up to the first that does not pass."""
+        points = counts.curve(thresholds, self.delta)
+        if not points:
+            return []
+        passes = p_value(np.array([x.wrong for x in points]), np.array([x.n for x in points]), self.max_error)
+        failed = np.flatnonzero(passes > self.delta)
+        return points[: failed[0] + 1] if len(failed) else points
+
+    def _fit_workload(self, counts: Counts, doubts: np.ndarray) -> None:
+        assert self.workload is not None
+        kept = math.ceil((1 - self.workload) * len(doubts) - 1e-9)  # accepted at least
+        last = doubts[max(kept, 1) - 1]
+        above = doubts[doubts > last]
+        at = float(above[0]) if len(above) else math.inf
+        self.tied = bool((doubts <= last).sum() > kept)
+        cases, units, wrong = (int(each[0]) for each in counts.at(np.array([at])))
+        self._tested = [point(at, cases / len(counts.doubt), wrong, units, self.delta)]
+        self._threshold = at
+
+    def _batch_threshold(self, values: np.ndarray) -> float | None:
+        """Return the threshold of a batch (m,): just above the largest doubt that is accepted."""
+        finite = np.sort(values[np.isfinite(values)])
+        if not len(finite):
+            return None
+        wrong = np.searchsorted(self._wrong, finite, side="right")
+        accepted = np.searchsorted(finite, finite, side="right")
+        estimate = (1 + wrong) / accepted * len(values) / (self.units + 1)
+        passing = np.flatnonzero(estimate <= self.max_error)
+        return None if not len(passing) else float(np.nextafter(finite[passing[-1]], np.inf))
+
+    def _passed(self) -> int:
+        """Return how many of the tested thresholds were passed."""
+        if self.rule != "threshold":
+            return len(self._tested)
+        return passed(self._tested, self.max_error, self.delta)
+
+    def _require_fitted(self) -> None:
+        if not self.cases:
+            raise ValueError("The review threshold is not fitted: call its fit first.")
+
+
+def passed(tested: Sequence[CurvePoint], max_error: float, delta: float) -> int:
+    """Return how many tested thresholds pass before the first that does not."""
+    for number, each in enumerate(tested):
+        if float(p_value(each.wrong, each.n, max_error)) > delta:
+            return number
+    return len(tested)
+
+
+def last_passed(tested: Sequence[CurvePoint], max_error: float, delta: float) -> float | None:
+    """Return the loosest threshold that passed. None: not even the strictest did."""
+    number = passed(tested, max_error, delta)
+    return tested[number - 1].threshold if number else None
+
+
+def _thresholds(doubts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the thresholds that accept about these shares of sorted doubts, different ones, ascending.
+
+    That of a share s is the doubt after the first ceil(s N), so that these are below it; inf: of all.
+    """
+    after = np.append(doubts, np.inf)
+    return np.unique(after[np.ceil(shares * len(doubts) - 1e-9).astype(np.int64)])

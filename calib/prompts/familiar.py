@@ -1,0 +1,23 @@
+"""What a new prompt knows of the images it was trained on: which others are unlike them."""
+
+from __future__ import annotations
+
+from calib.data.features import FeatureTable
+from calib.data.folds import owners
+from calib.posthoc.decisions import Decisions
+from calib.posthoc.familiarity import LEAST, Familiarity
+
+
+def familiar_with(shots: FeatureTable) -> Decisions | None:
+    """Return the decisions of a prompt that knows its shots and nothing else. None: they say too little.
+
+    That is so where there are fewer than 4 images, or all are of one group: none can be judged by others.
+
+    Args:
+        shots: Plain features of its training images.
+    """
+    names = owners(shots)
+    if len(shots) < LEAST or len(set(names)) < 2:
+        return None
+    features = shots.image_features.cpu()
+    return Decisions(familiarity=Familiarity().fit(features, shots.labels.cpu(), owners=names))
