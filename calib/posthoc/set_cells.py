@@ -123,7 +123,8 @@ class SetCells:
             raise ValueError("cases of prediction sets must be from 0 to the number of rows.")
         shares = record["shares"]
         if shares is not None:
-            shares = check_shares(numbers(shares, (classes,), "shares of prediction sets"), classes)
+            shares = numbers(shares, (classes,), "shares of prediction sets")
+            check_shares(shares, classes)
         return cls(
             strata=None if strata is None else tuple(strata),
             thresholds=found,

@@ -132,11 +132,10 @@ def smoothed_probs(
 class TransductiveSets:
     """Prediction sets of one batch of new images, found together with the calibration images.
 
-    "conf_ot" makes probabilities with `transported_probs`, "lata" with `smoothed_probs`, of calibration "
-    "and ne"and new
-    images alike and without labels, so that the threshold found on the former holds for the latter. It holds
-    for this batch alone and cannot be stored. With a doubt u in [0, 1], such as P(wrong) of a failure head,
-    and plausibilities a of the classes, LATA's score is S (1 + doubt_weight u) - plausible_weight a.
+    "conf_ot" makes probabilities with `transported_probs`, "lata" with `smoothed_probs`, of calibration and
+    new images alike and without labels, so that the threshold found on the former holds for the latter. It
+    holds for this batch alone and cannot be stored. With a doubt u in [0, 1], such as P(wrong) of a failure
+    head, and plausibilities a of the classes, LATA's score is S (1 + doubt_weight u) - plausible_weight a.
 
     Args:
         way: "conf_ot" or "lata".
