@@ -65,8 +65,8 @@ class FullConformal:
 
     Args:
         sets: Which score, which coverage, and whether for each class: PredictionSets that is not fitted.
-        left_out: Whether each image is judged by the fit to all others, which is as exact, and free. Then
-            being in its own class's mean makes no image look at home, and sets are smaller. False: as FCA.
+        left_out: Whether each image is judged by the fit to all others, which is as exact, and free: no image
+            looks at home for having moved its class's mean. False: by the fit to all, as FCA does.
 
     Attributes:
         classes: C. None: not fitted.

@@ -118,16 +118,19 @@ def _realised(
 ) -> str:
     low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
     least = min(rows, key=lambda row: float(row["cases"]))
-    where = "" if len(rows) == 1 else f" ({_name(least, class_names)} has the fewest, {least['cases']:g})"
-    about = " roughly, for an effective number of cases," if weighted else ""
+    cases = f"{least['cases']:.4g} cases"
+    if len(rows) > 1:
+        cases += f" (those of {_name(least, class_names)}, the fewest)"
+    if weighted:
+        cases += ", as many as the weighted ones are worth, roughly"
     text = (
-        f"The coverage that these sets will have is not known exactly: with so few cases{where} it "
-        f"lies{about} between {percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
+        f"The coverage that these very sets will have is not known exactly: with {cases}, it lies between "
+        f"{percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
     )
     if confidence is not None:
         return f"{text}."
     risk = max(below_nominal(row["cases"], coverage) for row in rows)
-    return f"{text}, and is below {percent(coverage)} with one of up to {percent(risk)}."
+    return f"{text}, and below {percent(coverage)} with one of {percent(risk)}."
 
 
 def _about_shares(counts: Tensor) -> list[str]:

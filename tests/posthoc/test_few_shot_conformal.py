@@ -95,20 +95,11 @@ def test_whichever_image_is_the_new_one_the_share_asked_for_is_covered(
         assert all(float(covered[labels == c].mean()) >= coverage for c in range(C))
 
 
-def test_left_out_scores_make_smaller_sets_and_too_few_shots_full_ones() -> None:
+def test_too_few_shots_make_full_sets_and_the_guarantee_says_what_holds() -> None:
     shots, labels = images(30, 3)
     new, _ = images(60, 4)
-    sizes = [
-        float(
-            FullConformal(PredictionSets("lac", 0.8), left_out=way)
-            .fit(shots, labels, TEXTS, SCALE)(new)
-            .double()
-            .sum(dim=1)
-            .mean()
-        )
-        for way in (False, True)
-    ]
-    assert sizes[1] <= sizes[0]
+    enough = FullConformal(PredictionSets(coverage=0.8)).fit(shots, labels, TEXTS, SCALE)
+    assert float(enough(new).all(dim=1).double().mean()) < 0.5
     few = FullConformal(PredictionSets(coverage=0.95)).fit(*images(9, 5), TEXTS, SCALE)
     assert bool(few(new).all())
     assert "needs at least 19, and 9 allow an error of 10 %" in few.guarantee
