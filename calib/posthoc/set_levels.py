@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -135,6 +136,31 @@ def corrected_rank(n: int, coverage: float, confidence: float) -> int:
     u = np.arange(1.0, n + 1)
     sure = betaincc(n + 1 - u, u, coverage) >= confidence  # falls with u
     return max(n + 1 - int(sure.sum()), rank_of(n, coverage))
+
+
+@dataclass(frozen=True)
+class Level:
+    """How much is to be covered, and how surely.
+
+    Attributes:
+        coverage: In (0, 1).
+        confidence: Of the small-sample correction. None: none.
+    """
+
+    coverage: float
+    confidence: float | None = None
+
+    def rank(self, n: float) -> float:
+        """Return the rank of the threshold among n cases; for an effective number it is not whole."""
+        if n != round(n):
+            return (n + 1) * self.coverage
+        if self.confidence is None:
+            return rank_of(round(n), self.coverage)
+        return corrected_rank(round(n), self.coverage, self.confidence)
+
+    def share(self, n: float) -> float:
+        """Return the share of n cases and the new one that the threshold must reach."""
+        return self.coverage if self.confidence is None else self.rank(n) / (n + 1)
 
 
 def thresholds(scores: Tensor, weights: Tensor, extra: Tensor, coverage: float) -> Tensor:
