@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap."""
+"""Statistics of results: intervals by the bootstrap, and exact ones for shares."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -10,6 +10,7 @@ from calib.stats.bootstrap import (
     mean_sd,
     paired_bootstrap,
 )
+from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 
 
 def __dir__() -> list[str]:
