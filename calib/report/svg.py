@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from calib.core.text import printable
 
 WIDTH, HEIGHT = 360, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 40
 
 
 class Chart:
@@ -34,7 +34,7 @@ class Chart:
         >>> chart = Chart("<Risk>", "It falls.", (0, 1), (0, 0.5), "accepted %", "wrong %")
         >>> chart.line([0, 1], [0.5, 0.25], "s0")
         >>> text = str(chart.svg("risk"))
-        >>> "&lt;Risk&gt;" in text, "<Risk>" in text, 'd="M46,12L350,116"' in text
+        >>> "&lt;Risk&gt;" in text, "<Risk>" in text, 'd="M48,12L344,116"' in text
         (True, False, True)
     """
 

@@ -16,7 +16,7 @@ from calib.metrics.chance import consistency_band
 from calib.metrics.outcomes import Outcomes
 from calib.report.document import COUNT, Picture, Section, Table
 from calib.report.sections.overview import percent
-from calib.report.subject import Reported, Subject
+from calib.report.subject import Subject
 from calib.report.svg import Chart
 from calib.report.tables import Cell
 from calib.stats import proportion_interval
@@ -37,11 +37,10 @@ def reliability(subject: Subject, metrics: Mapping[str, Any]) -> Section:
     names = [subject.main, *[name for name in subject.by_method if name != subject.main]][: 1 + MOST_OTHERS]
     pictures = []
     for number, name in enumerate(names):
-        p = _pooled(subject.by_method[name])
-        independent = len(subject.by_method[name]) == 1
-        pictures.append(
-            reliability_picture(p.confidence, p.correct, name, f"rel{number}", subject, independent)
-        )
+        runs = subject.by_method[name]
+        one = runs[subject.seed if subject.seed in runs else min(runs)]
+        p = Outcomes.from_logits(one.logits, one.labels)
+        pictures.append(reliability_picture(p.confidence, p.correct, name, f"rel{number}", subject))
     pictures.insert(1, _histogram(subject.outcomes, subject.parts.n_bins, subject.main))
     spread = _spread(subject)
     section = Section(
@@ -58,24 +57,19 @@ def reliability(subject: Subject, metrics: Mapping[str, Any]) -> Section:
 
 
 def _reading(subject: Subject) -> str:
-    pooled = (
-        " Where several seeds are pooled, their images repeat, and no boxes are drawn."
-        if subject.several
+    seed = f" The diagrams are of seed {subject.seed}." if subject.several else ""
+    shared = (
+        " The boxes take images as independent; some are of one group here: chance is larger than drawn."
+        if subject.n_groups is not None and subject.n_groups < len(subject.correct)
         else ""
     )
     return (
         "Each dot is a group of predictions of similar confidence: how sure they were on average, and how "
-        "many of them were right. On the dotted line both agree; below it the model claims too much. A "
-        f"grey box holds {percent(BAND, 0)} of the dots that a perfectly calibrated model shows there by "
-        f"chance; a full dot lies outside of its box, a hollow one inside.{pooled} Of ten full boxes of a "
-        "perfect model one dot lies outside in four of ten pictures."
+        "many of them were right. On the dotted line both agree; below it the model claims too much. A grey "
+        f"box holds {percent(BAND, 0)} of the dots that a perfectly calibrated model shows there by chance; "
+        "a full dot lies outside of its box, a hollow one inside. Of ten full boxes of a perfect model one "
+        f"dot lies outside in four of ten pictures.{shared}{seed}"
     )
-
-
-def _pooled(runs: Mapping[int, Reported]) -> Outcomes:
-    logits = torch.cat([runs[seed].logits.cpu() for seed in sorted(runs)])
-    labels = torch.cat([runs[seed].labels.cpu() for seed in sorted(runs)])
-    return Outcomes.from_logits(logits, labels)
 
 
 def reliability_picture(
@@ -84,7 +78,6 @@ def reliability_picture(
     title: str,
     name: str,
     subject: Subject,
-    independent: bool = True,
     *,
     axes: tuple[str, str] = ("confidence %", "right %"),
 ) -> Picture:
@@ -96,7 +89,6 @@ def reliability_picture(
         title: What it is of.
         name: Of the drawing.
         subject: Says how many bins there are.
-        independent: Whether the samples are; else there is no band.
         axes: What stands at the axes.
     """
     n_bins = subject.parts.n_bins
@@ -110,16 +102,15 @@ def reliability_picture(
     )
     chart = Chart(f"Reliability of {title}", said, (0, 1), (0, 1), *axes)
     outside = np.zeros(n_bins, dtype=bool)
-    if independent:
-        low, high = (end.cpu().numpy() for end in consistency_band(confidence, n_bins=n_bins, level=BAND))
-        for b in held:
-            chart.bar(edges[b], edges[b + 1], low[b], high[b], "band")
-            outside[b] = not low[b] - 1e-12 <= right[b] / counts[b] <= high[b] + 1e-12
+    low, high = (end.cpu().numpy() for end in consistency_band(confidence, n_bins=n_bins, level=BAND))
+    for b in held:
+        chart.bar(edges[b], edges[b + 1], low[b], high[b], "band")
+        outside[b] = not low[b] - 1e-12 <= right[b] / counts[b] <= high[b] + 1e-12
     chart.line([0, 1], [0, 1], "ideal")
     for b in held:
         chart.mark(sure[b] / counts[b], right[b] / counts[b], "dot full" if outside[b] else "dot hollow")
-    beyond = f" {int(outside.sum())} of {len(held)} dots lie outside of their box." if independent else ""
-    return Picture(chart.svg(name), f"{title}: n = {int(counts.sum()):,}.{beyond}")
+    beyond = f"{int(outside.sum())} of {len(held)} dots lie outside of their box"
+    return Picture(chart.svg(name), f"{title}: n = {int(counts.sum()):,}. {beyond}.")
 
 
 def _histogram(p: Outcomes, n_bins: int, title: str) -> Picture:

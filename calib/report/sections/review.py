@@ -139,7 +139,7 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
     legend = []
     for number, (name, score) in enumerate(list(scores.items())[1 : 1 + DRAWN], start=1):
         other = steps_of(score.cpu().double().numpy(), wrong, None)
-        chart.line(other.accepted / n, other.errors / other.accepted, f"s{number}", steps=True)
+        chart.line(other.accepted / n, other.errors / other.accepted, f"s{number}")
         legend.append(f"{_DASHES[number]}: {name} (AURC {percent(float(aurc(score, failure)))})")
     chart.line(coverage, risk, "s0", steps=True)
     threshold = subject.parts.review.threshold if subject.parts.review is not None else None
