@@ -15,6 +15,7 @@ from typing import Any, TextIO, cast
 import calib
 from calib.commands import usage
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.export_arguments import export_arguments
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
@@ -172,6 +173,11 @@ COMMANDS = {
         read=report_arguments,
         usage=usage.REPORT,
         task="report",
+    ),
+    "export": Command(
+        summary="a finished run as a folder for others, with a model card; on the hub where asked",
+        main="calib.commands.export:main",
+        read=export_arguments,
     ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",

@@ -206,7 +206,7 @@ def as_html(document: Document) -> str:
     from calib import __version__
 
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=FunctionLoader(template),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=False,
@@ -214,7 +214,7 @@ def as_html(document: Document) -> str:
     )
     environment.filters["bound"] = _bound
     environment.globals |= {"reviewed": reviewed, "erring": erring, "caught": caught}
-    style, script = _template("page.css"), _template("page.js")
+    style, script = template("page.css"), template("page.js")
     return environment.get_template("page.html.j2").render(
         document=document,
         version=__version__,
@@ -246,5 +246,6 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Return the text of a file in the folder of templates."""
     return (importlib.resources.files("calib.report") / "templates" / name).read_text(encoding="utf-8")

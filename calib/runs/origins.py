@@ -60,7 +60,7 @@ def origin_of(
         "calibration": None if calibration is None else calibration.get("method"),
         "failures from": training.get("fit_on"),
     }
-    shots = split.get("train")
+    shots, learner = split.get("train"), "The failure head" if "fit_on" in training else "The prompt"
     return Origin(
         data=_said(facts),
         notes=[str(note) for note in terms.get("notes") or []],
@@ -68,7 +68,7 @@ def origin_of(
         settings={key: str(_hidden(value)) for key, value in flat(config).items() if value is not None},
         software={str(name): str(value) for name, value in (training.get("versions") or {}).items()},
         files={path.name: file_id(path)} if path.is_file() else {},
-        shots=f"The model learned from {len(shots)} images." if isinstance(shots, list) else "",
+        shots=f"{learner} learned from {len(shots)} images." if isinstance(shots, list) else "",
         partition=_partition(split, training),
         chosen_on=_chosen(config),
     )

@@ -23,7 +23,7 @@ from calib.prompts.export import Prompt
 from calib.report.document import Document
 from calib.report.page import document_of
 from calib.report.sections.provenance import Origin
-from calib.report.subject import Parts, Review, Sets, subject_of
+from calib.report.subject import Parts, Review, Sets, Subject, subject_of
 from calib.runs.entries import Entry, find_entries
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
@@ -78,6 +78,16 @@ def report_of(config: ReportRun) -> Document:
         FileNotFoundError: A run is not there.
         ValueError: The runs cannot stand in one report, or a file is damaged.
     """
+    return document_from(material_of(config), config)
+
+
+def material_of(config: ReportRun, *, tested: bool = True) -> Material:
+    """Return what the folders that the settings name hold for a report; raises as `report_of`.
+
+    Args:
+        config: The settings.
+        tested: Whether predictions on test images are needed; else a run may lack them.
+    """
     if not config.runs:
         raise ValueError("Nothing to report: name run folders, or the folder of an evaluation.")
     folders = [RunFolder(run) for run in config.runs]
@@ -88,12 +98,10 @@ def report_of(config: ReportRun) -> Document:
             "folder."
         )
     if not alone:
-        material = _of_prompts(config)
-    elif folders[0].failure.is_file():
-        material = _of_failure(folders[0], config)
-    else:
-        material = _of_evaluation(folders[0], config)
-    return document_from(material, config)
+        return _of_prompts(config, tested)
+    if folders[0].failure.is_file():
+        return _of_failure(folders[0], config)
+    return _of_evaluation(folders[0], config)
 
 
 def document_from(material: Material, config: ReportRun) -> Document:
@@ -103,6 +111,11 @@ def document_from(material: Material, config: ReportRun) -> Document:
         material: From a run, or from an evaluation that has it at hand.
         config: How it is reported.
     """
+    return document_of_material(material, config)[0]
+
+
+def document_of_material(material: Material, config: ReportRun) -> tuple[Document, Subject]:
+    """Return the report of what was found, and what it is about; see `document_from`."""
     images, no_images = material.images, SWITCHED_OFF
     if not config.images:
         images = None
@@ -127,21 +140,24 @@ def document_from(material: Material, config: ReportRun) -> Document:
         seed=config.seed,
     )
     subject = subject_of(material.by_method, main=main, baseline=config.baseline, parts=parts)
-    return document_of(
+    document = document_of(
         subject,
         origin=material.origin if own else Origin(),
         others=material.others if own else None,
         title=config.title,
     )
+    return document, subject
 
 
-def _of_prompts(config: ReportRun) -> Material:
+def _of_prompts(config: ReportRun, tested: bool) -> Material:
     """Return what finished runs of prompts hold: each method and seed, its baselines and its bare prompt."""
     found = find_entries(EvaluateRun(runs=list(config.runs)))
     by_method: dict[str, dict[int, Predictions]] = {}
     for entry in found:
         path = RunFolder(entry.path.parent).predictions
         if not path.is_file():
+            if not tested:
+                continue
             raise ValueError(
                 f"There are no predictions beside {entry.path}: the run has no test images, or the file was "
                 f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} data.root=IMAGES "
