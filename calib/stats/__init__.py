@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap, exact bounds."""
+"""Statistics of results: intervals by the bootstrap, exact bounds of shares."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -17,6 +17,8 @@ from calib.stats.bounds import (
     p_value,
     upper_bound,
 )
+from calib.stats.joint import JointBootstrap
+from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 
 
 def __dir__() -> list[str]:

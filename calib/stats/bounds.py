@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import bdtr, betaincinv
+
+# scipy is imported where it is used: it takes a while.
 
 
 def upper_bound(wrong: np.ndarray | int, n: np.ndarray | int, delta: float) -> np.ndarray:
@@ -28,6 +29,8 @@ def upper_bound(wrong: np.ndarray | int, n: np.ndarray | int, delta: float) -> n
 
     Source: Clopper and Pearson 1934, one-sided.
     """
+    from scipy.special import betaincinv
+
     k, m = _counts(wrong, n)
     check_share("delta", delta)
     open_ = np.minimum(k, m - 1) + 1.0  # where all are wrong, the bound is 1 whatever stands here
@@ -50,6 +53,8 @@ def p_value(wrong: np.ndarray | int, n: np.ndarray | int, share: float) -> np.nd
         >>> float(p_value(0, 45, 0.05).round(4)), float(p_value(1, 45, 0.05).round(4))
         (0.0994, 0.335)
     """
+    from scipy.special import bdtr
+
     k, m = _counts(wrong, n)
     check_share("share", share)
     return np.where(m == 0, 1.0, bdtr(k.astype(np.float64), np.maximum(m, 1), share))
@@ -114,6 +119,8 @@ def enough_accepted(error: float, share: float, delta: float, *, power: float = 
         >>> enough_accepted(0.01, 0.05, 0.1), enough_accepted(0.05, 0.05, 0.1)
         (78, None)
     """
+    from scipy.special import bdtr
+
     check_share("power", power)
     if error >= share:
         return None
