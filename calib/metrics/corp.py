@@ -140,7 +140,7 @@ def top_parts(p: Outcomes, scores: tuple[Score, ...] = get_args(Score)) -> dict[
         p: The predictions.
         scores: Which.
     """
-    logs = (p.log_probs.amax(dim=1), log_rest(p))
+    logs = (p.log_probs.amax(dim=1), p.log_rest)
     confidence, log_p, log_q, y = (tensor.cpu() for tensor in (p.confidence, *logs, p.correct))
     steps = _pooled((log_p - log_q).numpy(), y.numpy())[1:]  # the confidence may be 1 to the last bit
     losses = {score: _losses(confidence, log_p, log_q, y, score) for score in scores}
@@ -156,30 +156,17 @@ def classwise_parts(p: Outcomes, scores: tuple[Score, ...] = get_args(Score)) ->
     """
     log_q = torch.log1p(-p.probs)
     top = p.predictions[:, None]
-    log_q.scatter_(1, top, log_rest(p)[:, None])  # 1 - p would cancel where p is near 1
+    log_q.scatter_(1, top, p.log_rest[:, None])  # 1 - p would cancel where p is near 1
     probs, log_p, log_q, labels = (tensor.cpu() for tensor in (p.probs, p.log_probs, log_q, p.labels))
+    odds = (log_p - log_q).T.contiguous().numpy()
     sums = {score: np.zeros(3) for score in scores}
     for c in range(probs.shape[1]):
         y = labels == c
-        steps = _pooled((log_p[:, c] - log_q[:, c]).numpy(), y.numpy())[1:]
+        steps = _pooled(odds[c], y.numpy())[1:]
         for score in scores:
             loss = _losses(probs[:, c], log_p[:, c], log_q[:, c], y, score)
             sums[score] += _split(*steps, score, loss)
     return {score: _as_tensors(total, p.probs) for score, total in sums.items()}
-
-
-def log_rest(p: Outcomes) -> Tensor:
-    """Return log(1 - confidence) of every sample, (N,), as the log of the sum of the other probabilities.
-
-    Args:
-        p: The predictions.
-
-    Example:
-        >>> p = Outcomes.from_logits(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
-        >>> float(p.confidence), float(log_rest(p))
-        (1.0, -100.0)
-    """
-    return p.log_probs.scatter(1, p.predictions[:, None], -torch.inf).logsumexp(dim=1)
 
 
 def _losses(p: Tensor, log_p: Tensor, log_q: Tensor, y: Tensor, score: Score) -> float:
@@ -211,7 +198,7 @@ def _pooled(key: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     Pool adjacent violators, a whole run of neighbours that do not rise at a time: whatever the order in which
     violators are pooled, the result is the same. Counts are whole numbers, so that ties are ties.
     """
-    order = key.argsort(kind="stable")
+    order = key.argsort()  # the order of ties does not matter
     ranked = key[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # ties are one step
     sizes = np.diff(starts, append=len(key))

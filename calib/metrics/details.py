@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from calib.metrics.chance import null_ece_quantile
-from calib.metrics.corp import classwise_parts, log_rest, top_parts
+from calib.metrics.corp import classwise_parts, top_parts
 from calib.metrics.outcomes import Outcomes
 from calib.metrics.recalibration import intercept_of, recalibration_gains, slope_of
 
@@ -64,7 +64,7 @@ def calibration_details(p: Outcomes, *, n_bins: int = 10) -> dict[str, Any]:
                 f"{prefix}{score}_{part}": float(getattr(each, part)) for part in ("mcb", "dsc", "unc")
             }
     values |= {f"{score}_gain": gain for score, gain in recalibration_gains(p.log_probs, p.labels).items()}
-    log_odds = (p.log_probs.amax(dim=1) - log_rest(p)).cpu().numpy()
+    log_odds = (p.log_probs.amax(dim=1) - p.log_rest).cpu().numpy()
     correct = p.correct.cpu().numpy()
     reasons: dict[str, str | None] = {}
     for name, fitted in (("slope", slope_of), ("intercept", intercept_of)):

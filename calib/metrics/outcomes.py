@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,17 @@ class Outcomes:
         check_probs(probs)
         exact = as_float64(probs)
         return cls._build(exact.log(), exact, labels)
+
+    @functools.cached_property
+    def log_rest(self) -> Tensor:
+        """log(1 - confidence) of every sample, (N,), as the log of the sum of the other probabilities.
+
+        Example:
+            >>> p = Outcomes.from_logits(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
+            >>> float(p.confidence), float(p.log_rest)
+            (1.0, -100.0)
+        """
+        return self.log_probs.scatter(1, self.predictions[:, None], -torch.inf).logsumexp(dim=1)
 
     @classmethod
     def _build(cls, log_probs: Tensor, probs: Tensor, labels: Tensor) -> Outcomes:

@@ -9,7 +9,7 @@ the same set.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,10 +21,11 @@ from calib.core.errors import unknown_name
 from calib.metrics.classification import brier_per_sample, nll_per_sample
 
 GainScore = Literal["nll", "brier"]
-# The value, gradient and Hessian of a convex function.
-_Convex = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+_Derivatives = tuple[float, np.ndarray, np.ndarray]  # value, gradient and Hessian
+_Convex = Callable[[np.ndarray], _Derivatives]
 _PRECISION = 1e-10  # of a minimum, as half the squared Newton decrement relative to the value
 _STEPS = 100  # Newton needs about six
+_SAFE = 300.0  # exp of it and of its negative is a number far from the ends of float64
 _BLOCK = 2**15  # numbers that are worked on at once, which stay in the processor's cache
 
 
@@ -214,12 +215,11 @@ def recalibration_gains(log_probs: Tensor, labels: Tensor, *, n_folds: int = 5) 
     order = np.lexsort([y, (z * np.cos(np.arange(1, z.shape[1] + 1))).sum(axis=1)])
     fold = np.empty(len(y), dtype=np.int64)
     fold[order] = np.random.default_rng(0).permutation(len(y)) % n_folds
-    start = _minimum(_softmax_fit(z, y), np.array([1.0] + [0.0] * z.shape[1]))  # near that of every fold
     better = np.empty_like(z)
-    for k in range(n_folds):
-        rest = fold != k
-        beta, *bias = _minimum(_softmax_fit(z[rest], y[rest]), start)
-        better[~rest] = beta * z[~rest] + np.array(bias)
+    members = [np.flatnonzero(fold == k) for k in range(n_folds)]
+    parts = [_SoftmaxFit(z[rows], y[rows]) for rows in members]
+    for rows, (beta, *bias) in zip(members, _left_out_fits(parts), strict=True):
+        better[rows] = beta * z[rows] + np.array(bias)
     before, after = log_probs.cpu(), torch.from_numpy(better).log_softmax(dim=1)
     target = labels.cpu()
     nll = (nll_per_sample(before, target) - nll_per_sample(after, target)).mean()
@@ -267,36 +267,81 @@ def _logistic(design: np.ndarray, y: np.ndarray) -> _Convex:
     return of
 
 
-def _softmax_fit(z: np.ndarray, y: np.ndarray) -> _Convex:
-    """Return the penalised negative log-likelihood of softmax(beta z + b) at the point (beta, b)."""
-    classes = z.shape[1]
-    rows = max(1, _BLOCK // classes)
-    own = z[np.arange(len(y)), y]
-    drawn = np.bincount(y, minlength=classes)
-    neutral = np.array([1.0] + [0.0] * classes)
+class _SoftmaxFit:
+    """The negative log-likelihood of softmax(beta z + b) on some rows, at points (beta, b)."""
 
-    def of(point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        away = point - neutral
-        value = away @ away / 2 - point[0] * own.sum() - drawn @ point[1:]
-        gradient = away - np.concatenate([[own.sum()], drawn])
-        hessian = np.eye(classes + 1)
-        for start in range(0, len(z), rows):
-            x = z[start : start + rows]
-            eta = point[0] * x + point[1:]
-            top = eta.max(axis=1)
-            p = np.exp(eta - top[:, None])
-            total = p.sum(axis=1)
-            p /= total[:, None]
-            sums, expected = p.sum(axis=0), (p * x).sum(axis=1)
-            spread = p * (x - expected[:, None])
-            value += (np.log(total) + top).sum()
+    def __init__(self, z: np.ndarray, y: np.ndarray) -> None:
+        self.x = np.ascontiguousarray(z.T)  # (C, N): sums over classes are sums of long rows
+        self.classes = len(self.x)
+        self.drawn = np.bincount(y, minlength=self.classes)
+        self.own = z[np.arange(len(y)), y].sum()
+        self.least = float(z.max(axis=1).min()) if len(z) else 0.0  # of the largest log-probabilities
+
+    def __call__(self, point: np.ndarray) -> _Derivatives:
+        """Return value, gradient and Hessian."""
+        beta, bias, n = point[0], point[1:, None], self.x.shape[1]
+        value = -beta * self.own - self.drawn @ point[1:]
+        gradient = -np.concatenate([[self.own], self.drawn])
+        hessian = np.zeros((self.classes + 1, self.classes + 1))
+        safe = beta > 0 and beta * self.least + bias.min() > -_SAFE and bias.max() < _SAFE
+        columns = max(1, _BLOCK // self.classes)
+        both = np.empty((2, self.classes, min(columns, n)))
+        for start in range(0, n, columns):
+            x = self.x[:, start : start + columns]
+            p, weighted = both[:, :, : x.shape[1]]
+            np.multiply(x, beta, out=p)
+            p += bias
+            if not safe:  # else no exp is infinite, and none of the sums is 0
+                top = p.max(axis=0)
+                value += top.sum()
+                p -= top
+            np.exp(p, out=p)
+            total = p.sum(axis=0)
+            value += np.log(total).sum()
+            p /= total
+            np.multiply(p, x, out=weighted)
+            expected, sums = weighted.sum(axis=0), p.sum(axis=1)
             gradient[0] += expected.sum()
             gradient[1:] += sums
-            hessian[0, 0] += (spread * x).sum()
-            hessian[0, 1:] += spread.sum(axis=0)
-            hessian[1:, 1:] += np.diag(sums) - p.T @ p
+            weighted -= p * expected
+            hessian[0, 0] += np.vdot(weighted, x)
+            hessian[0, 1:] += weighted.sum(axis=1)
+            hessian[1:, 1:] += np.diag(sums) - p @ p.T
         hessian[1:, 0] = hessian[0, 1:]
         return float(value), gradient, hessian
+
+
+def _left_out_fits(parts: list[_SoftmaxFit]) -> list[np.ndarray]:
+    """Return the penalised fit (beta, b) to all parts but each.
+
+    All of them are near the fit to everything, and that is near the fit to one part. So a few rows do most of
+    the steps, and one pass at the common point, part by part, is the first step of each.
+    """
+    neutral = np.array([1.0] + [0.0] * parts[0].classes)
+    common = _minimum(_penalised(parts[:1], neutral), neutral)
+    common = _minimum(_penalised(parts, neutral), common)
+    there = [part(common) for part in parts]
+    fits = []
+    for left_out in range(len(parts)):
+        rest = parts[:left_out] + parts[left_out + 1 :]
+        known = there[:left_out] + there[left_out + 1 :]
+        fits.append(_minimum(_penalised(rest, neutral, {common.tobytes(): known}), common))
+    return fits
+
+
+def _penalised(
+    parts: list[_SoftmaxFit],
+    neutral: np.ndarray,
+    known: Mapping[bytes, list[_Derivatives]] | None = None,
+) -> _Convex:
+    """Return the sum of parts with |point - neutral|^2 / 2; what is known at a point is not computed."""
+
+    def of(point: np.ndarray) -> _Derivatives:
+        found = (known or {}).get(point.tobytes()) or [part(point) for part in parts]
+        away = point - neutral
+        value = float(away @ away / 2) + sum(each[0] for each in found)
+        gradient = away + sum(each[1] for each in found)
+        return value, gradient, np.eye(len(point)) + sum(each[2] for each in found)
 
     return of
 

@@ -18,7 +18,15 @@ from calib.metrics import (
     recalibration_gain,
     summarize_calibration,
 )
-from calib.metrics.recalibration import _minimum, _softmax_fit, intercept_of, recalibration_gains, slope_of
+from calib.metrics.recalibration import (
+    _left_out_fits,
+    _minimum,
+    _penalised,
+    _SoftmaxFit,
+    intercept_of,
+    recalibration_gains,
+    slope_of,
+)
 
 
 def drawn(n=2000, classes=3, seed=0):
@@ -109,7 +117,7 @@ def test_certain_and_right_changes_nothing():
 def test_the_fit_is_the_minimum():
     logits, labels = drawn(80, classes=4)
     z = (2 * logits).log_softmax(dim=1).numpy()
-    of = _softmax_fit(z, labels.numpy())
+    of = _penalised([_SoftmaxFit(z, labels.numpy())], np.array([1.0, 0, 0, 0, 0]))
     found = _minimum(of, np.array([1.0, 0, 0, 0, 0]))
     theirs = minimize(lambda x: of(x)[:2], np.array([1.0, 0, 0, 0, 0]), jac=True, options={"gtol": 1e-9})
     assert found == pytest.approx(theirs.x, abs=1e-6)
@@ -120,6 +128,30 @@ def test_the_fit_is_the_minimum():
     assert value > of(found)[0]
     assert gradient == pytest.approx(np.array(slopes), abs=1e-5)
     assert hessian == pytest.approx(np.array(curves), abs=1e-5)
+
+
+def test_the_fit_without_a_part_is_that_to_the_others_from_scratch():
+    logits, labels = drawn(500, classes=4, seed=2)
+    z, y = (3 * logits).log_softmax(dim=1).numpy(), labels.numpy()
+    neutral = np.array([1.0, 0, 0, 0, 0])
+    sizes = (np.arange(500) % 7).clip(max=4)  # parts of unequal size
+    found = _left_out_fits([_SoftmaxFit(z[sizes == k], y[sizes == k]) for k in range(5)])
+    for k, fit in enumerate(found):
+        alone = _minimum(_penalised([_SoftmaxFit(z[sizes != k], y[sizes != k])], neutral), neutral)
+        assert fit == pytest.approx(alone, abs=1e-9)
+
+
+@pytest.mark.parametrize("point", [[400.0, 500, -500], [-3.0, 1, 2], [1.0, 0.5, -0.5]])
+def test_no_point_is_too_far_away_for_the_likelihood(point):
+    z = torch.tensor([[3.0, -900], [0, 1], [-2, 2]]).double().log_softmax(dim=1)
+    labels = torch.tensor([1, 0, 1])
+    at = torch.tensor(point).double().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(at[0] * z + at[1:], labels, reduction="sum")
+    loss.backward()
+    value, gradient, hessian = _SoftmaxFit(z.numpy(), labels.numpy())(np.array(point))
+    assert value == pytest.approx(loss.item(), rel=1e-12)
+    assert gradient == pytest.approx(at.grad.numpy(), rel=1e-9, abs=1e-9)
+    assert np.isfinite(hessian).all()
 
 
 @pytest.mark.parametrize("score", ["nll", "brier"])
