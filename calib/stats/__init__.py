@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap."""
+"""Statistics of results: intervals by the bootstrap, and tests."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -9,6 +9,17 @@ from calib.stats.bootstrap import (
     bootstrap_interval,
     mean_sd,
     paired_bootstrap,
+)
+from calib.stats.tests import (
+    Equivalence,
+    RankCorrelation,
+    adjusted_p,
+    equivalence_test,
+    mcnemar_exact,
+    permutation_p,
+    sign_flip_test,
+    signed_ranks,
+    spearman_test,
 )
 
 
