@@ -167,7 +167,9 @@ def equivalence_test(
     error = math.sqrt(n_clusters / (n_clusters - 1) * float(sums @ sums)) / len(values)
     half = float(t.ppf(1 - alpha, n_clusters - 1)) * error
     if error > 0:
-        p = float(max(t.sf((mean + margin) / error, n_clusters - 1), t.cdf((mean - margin) / error, n_clusters - 1)))
+        p = float(
+            max(t.sf((mean + margin) / error, n_clusters - 1), t.cdf((mean - margin) / error, n_clusters - 1))
+        )
     else:  # every difference is the same
         p = 0.0 if abs(mean) < margin else 1.0
     return Equivalence(mean, mean - half, mean + half, margin, p, p <= alpha, n_clusters)
