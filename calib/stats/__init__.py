@@ -10,6 +10,7 @@ from calib.stats.bootstrap import (
     mean_sd,
     paired_bootstrap,
 )
+from calib.stats.delong import delong, delong_test
 from calib.stats.tests import (
     Equivalence,
     RankCorrelation,

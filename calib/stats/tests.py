@@ -243,7 +243,8 @@ def spearman_test(
         ValueError: The shapes differ, or no column has 3 rows whose values differ.
 
     Example:
-        >>> result = spearman_test(np.array([0.4, 0.5, 0.6, 0.7, 0.8]), np.array([0.61, 0.66, 0.65, 0.7, 0.72]))
+        >>> accuracy, auroc = np.array([0.4, 0.5, 0.6, 0.7, 0.8]), np.array([0.61, 0.66, 0.65, 0.7, 0.72])
+        >>> result = spearman_test(accuracy, auroc)
         >>> round(result.rho, 4), result.p < 0.1
         (0.9, True)
 
