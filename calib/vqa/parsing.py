@@ -1,4 +1,4 @@
-"""Which option a free text chooses: letters, texts of options, JSON; refusals and what cannot be told apart."""
+"""Which option a free text chooses: letters, texts of options, JSON; refusals, and what cannot be told."""
 
 from __future__ import annotations
 
@@ -12,23 +12,39 @@ from typing import Any
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # What stands before an answer, in the languages of public examinations; the last one in a text counts.
 _MARK = re.compile(
-    r"(?:(?:final|correct|right|best|most (?:likely|appropriate|suitable)|my)\s+)*"
+    r"(?:(?:final|(?:in)?correct|right|best|most (?:likely|appropriate|suitable)|my)\s+)*"
     r"(?:answer|choice|option|diagnosis|statement|alternative|response)\b"
     r"(?:\s+(?:choice|option|letter|here|would|should|that|among|from|of|the|these|given|provided|options|"
     r"question|for|to|this|correct|best|fits|matches|therefore|most|likely|appropriate|be))*"
-    r"\s*(?:is|are|:|=|：)"
-    r"|(?:alternativa|resposta|respuesta|opci[oó]n|op[cç][aã]o)\b(?:\s+(?:correcta|correta|final|es|é|seria|sería))*"
-    r"\s*(?:es|é|:|：)"
-    r"|(?:正解|正答|答え|解答|選択肢)(?:は|:|：)"
-    r"|(?:ה?תשובה)(?:\s+(?:ה?נכונה|היא))*\s*(?:היא|:|：)?",
+    r"\s*(?:(?:is|are)\b(?:\s+(?:most\s+)?(?:likely|probably|therefore|thus|clearly))?|:|=)"
+    r"|(?:alternativa|resposta|respuesta|opci[oó]n|op[cç][aã]o)\b"
+    r"(?:\s+(?:in)?(?:correct[ao]|final|más|mais|probable|provável|es|é|ser[ií]a))*\s*(?:\bes\b|\bé\b|:)"
+    r"|(?:正解|正答|答え|解答)(?:は|:)"
+    r"|ה?תשובה(?:\s+(?:ה?נכונה|היא))*\s*(?:היא|:)"
+    r"|\b(?:is|are|es|é|הוא|היא)\s*:\s*(?=\n)|\b(?:is|are|es|é)\s+(?=\*\*\(?[A-Z][).:])",
     re.I,
+)
+# "**D. Ulcerative colitis** is the most likely diagnosis"
+_STATED = re.compile(
+    r"(?:^|[\s*(])([A-Z])[.)][^.\n]{0,120}?\*{0,2}\s+(?:is|es|é)\s+(?:therefore\s+)?(?:the|la|el|a|o)?\s*"
+    r"(?:most|correct|best|right|appropriate|likely|más|mais|correct[ao])\b"
 )
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?\s*\(?([A-Z])\)?\s*\}?\}")
 _LEAD = re.compile(r"^[\s*_\"'`(\[{#>-]*([A-Z])(?:[\s]*[)\]}.:,*\"'`]|\s+[-–—]|\s*\n|\s*$)")
 _WORD_LETTER = re.compile(
     r"^\s*(?:option|choice|answer|letter|alternativa|opci[oó]n|op[cç][aã]o|opção)?\s*[\"'`*_(\[{]*([A-Z])(?![A-Za-z'’])"
 )
-_MARKED = re.compile(r"\(([A-Z])\)|\[([A-Z])\]|\*\*\s*([A-Z])(?:[).:]|\*\*)|(?:^|\n)\s*([A-Z])[).:]\s")
+_MARKED = re.compile(
+    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\s*\(?([A-Z])(?:[).:]|\*\*)|(?:^|\n)[\s*-]*([A-Z])[).:]\s"
+    r"|[「『、。はがもで]\s*([A-Z])(?=[.:」』]|\s*(?:です|で))"
+    r"|(?:選択肢|\b[Oo]ption|\b[Cc]hoice|\b[Oo]pci[oó]n|\b[Oo]pç[aã]o|\b[Ll]etra|\b[Aa]lternativa)\s*\(?([A-Z])(?![A-Za-z])"
+)
+_CONCLUSION = re.compile(
+    r"\b(?:therefore|thus|hence|in conclusion|in summary|overall|so the|por (?:lo )?tanto|portanto|assim|em conclusão|"
+    r"en conclusión|en resumen)\b|したがって|従って|よって|以上のことから|以上から|לכן|לפיכך|לסיכום|因此|所以",
+    re.I,
+)
+LONG = 200  # characters beyond which a text explains, and options in it need not be its answer
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
 _KEYS = ("answer", "final_answer", "choice", "option", "letter", "prediction", "answer_choice")
 _SURE = ("confidence", "certainty", "probability", "verbalized_confidence")
@@ -156,27 +172,47 @@ class _Reader:
         boxed = {letter for letter in _BOXED.findall(said) if letter in self.letters}
         if len(boxed) == 1:
             return self._letter(boxed.pop(), "boxed")
+        if len(said) == 1 and said in self.letters:  # also where options are letters themselves
+            return self._letter(said, "letter")
         exact = [k for k, option in enumerate(self.texts) if option and option == _plain(said)]
         if len(exact) == 1:
             return Parsed(exact[0], "option", "text")
+        lead = _LEAD.match(said)
+        leads = lead is not None and lead[1] in self.letters and not self._two_in_front(said, lead)
+        if lead is not None and leads and not self._is_list(said, lead):
+            return self._letter(lead[1], "letter")
         for mark in reversed(list(_MARK.finditer(said))):
             found = self._after(said[mark.end() :])
             if found is not None:
                 return found
-        lead = _LEAD.match(said)
-        if lead and lead[1] in self.letters and not self._two_in_front(said, lead):
-            return self._letter(lead[1], "letter")
-        named = {
-            letter
-            for groups in _MARKED.findall(said)
-            for letter in groups
-            if letter and letter in self.letters
-        }
-        if len(named) == 1:
+        stated = {letter for letter in _STATED.findall(said) if letter in self.letters}
+        if len(stated) == 1:
+            return self._letter(stated.pop(), "marked")
+        return self._concluded(said)
+
+    def _concluded(self, said: str) -> Parsed:
+        """Return what a text says that explains: by its conclusion, else by all of it."""
+        for mark in reversed(list(_CONCLUSION.finditer(said))):
+            named = self._marked(said[mark.end() :])
+            if len(named) == 1:
+                return self._letter(named.pop(), "conclusion")
+            if named:
+                return Parsed(-1, "ambiguous", "letters")
+        refused = bool(_REFUSAL.search(said))
+        named = self._marked(said)
+        if len(named) == 1 and not refused:
             return self._letter(named.pop(), "only_letter")
+        if refused:
+            return Parsed(-1, "refusal", "refusal")
         if len(named) > 1:
             return Parsed(-1, "ambiguous", "letters")
-        return self._by_text(said)
+        longest = max(map(len, self.texts), default=0)
+        return self._by_text(said) if len(said) <= LONG + longest else Parsed(-1, "unparsed", "long")
+
+    def _marked(self, said: str) -> set[str]:
+        return {
+            letter for found in _MARKED.findall(said) for letter in found if letter and letter in self.letters
+        }
 
     def _after(self, rest: str) -> Parsed | None:
         """Return what stands right behind "the answer is"."""
@@ -189,6 +225,11 @@ class _Reader:
             return self._letter(first[1], "marked")
         found = self._by_text(line)
         return Parsed(found.place, "option", "marked") if found.place >= 0 else None
+
+    def _is_list(self, said: str, lead: re.Match[str]) -> bool:
+        """Return whether the text begins by listing options: the next line with a letter has the next one."""
+        following = re.search(r"\n[\s*-]*\(?([A-Z])[).:]", said[lead.end(1) :])
+        return following is not None and ord(following[1]) == ord(lead[1]) + 1
 
     def _is_article(self, found: re.Match[str], line: str) -> bool:
         """Return whether an A begins a sentence instead of naming an option: "The answer is A fracture"."""
