@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.vqa.columns import padded
 from calib.vqa.origin import Origin
 
@@ -17,6 +18,10 @@ class Table:
 
     table: Any
     origin: Origin
+
+    def __repr__(self) -> str:
+        """Return the kind and number of rows: questions and patients stay out of logs."""
+        return f"<{type(self).__name__}: {len(self)} rows of {few(self.origin.names)}>"
 
     def __len__(self) -> int:
         return len(self.table)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
@@ -171,6 +172,8 @@ def _lines(path: Path, types: Mapping[str, Any]) -> Any:
     except pa.ArrowException:
         pass  # read again below, where the line is known
     rows = []
+    if not lines:
+        raise ValueError(f"{path} has no rows.")
     for number, line in enumerate(lines, start=1):
         row = parse_json(line, source=f"{path}, line {number}") if line.strip() else None
         if not isinstance(row, dict):
@@ -202,6 +205,8 @@ def _table_of(rows: Sequence[Mapping[str, Any]], types: Mapping[str, Any], origi
 
 def _array(cells: Sequence[Any], kind: Any, name: str, origin: Origin) -> Any:
     try:
+        if kind is not None and not all(map(_is_like(kind), cells)):
+            raise ValueError
         array = pa.array(cells, type=kind)
         if not any(isinstance(cell, dict) for cell in cells):
             return array
@@ -218,11 +223,37 @@ def _array(cells: Sequence[Any], kind: Any, name: str, origin: Origin) -> Any:
 
 
 def _fits(cell: Any, kind: Any) -> bool:
+    if not _is_like(kind)(cell):
+        return False
     try:
         pa.array([cell], type=kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _is_like(kind: Any) -> Callable[[Any], bool]:
+    """Return what says whether a value is of a type where Arrow would cut it: fractions, fields, truth."""
+    if pa.types.is_list(kind):
+        inner = _is_like(kind.value_type)
+        return lambda cell: (
+            cell is None or (isinstance(cell, list | tuple | np.ndarray) and all(map(inner, cell)))
+        )
+    if pa.types.is_struct(kind):
+        parts = {part.name: _is_like(part.type) for part in kind}
+        return lambda cell: (
+            cell is None
+            or (
+                isinstance(cell, Mapping)
+                and all(name in parts and parts[name](value) for name, value in cell.items())
+            )
+        )
+    if pa.types.is_integer(kind):
+        return lambda cell: (
+            cell is None
+            or (not isinstance(cell, bool) and (not isinstance(cell, float) or cell.is_integer()))
+        )
+    return lambda cell: not isinstance(cell, bool | np.bool_)
 
 
 def _as_text(cell: Any) -> str | None:
@@ -271,11 +302,12 @@ def _only_fields(array: Any, kind: Any, name: str, origin: Origin) -> list[Any]:
     return found
 
 
-def _spelt(kind: Any) -> str:
+def _spelt(kind: Any, many: bool = False) -> str:
     if pa.types.is_list(kind):
-        return f"a list of {_spelt(kind.value_type).removeprefix('a ')}s"
+        return f"a list of {_spelt(kind.value_type, many=True)}"
     if pa.types.is_struct(kind):
-        return f"a object with {', '.join(field.name for field in kind)}"
+        return f"object{'s' * many} with {', '.join(field.name for field in kind)}"
     if pa.types.is_string(kind):
-        return "a text"
-    return "a whole number" if pa.types.is_integer(kind) else "a number"
+        return "texts" if many else "a text"
+    what = "whole number" if pa.types.is_integer(kind) else "number"
+    return f"{what}s" if many else f"a {what}"

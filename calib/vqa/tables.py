@@ -7,7 +7,7 @@ and its column; nothing is dropped silently: an answer that is none of the optio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from calib.vqa.schema import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Items(Table):
     """Questions with their options; see `calib.vqa.schema.ITEMS`.
 
@@ -43,8 +43,8 @@ class Items(Table):
         origin: Where its rows stand, for messages.
     """
 
-    table: Any = field(repr=False)
-    origin: Origin = field(repr=False)
+    table: Any
+    origin: Origin
 
     @classmethod
     def of_rows(cls, rows: Iterable[Mapping[str, Any]], source: str = "items") -> Items:
@@ -124,7 +124,7 @@ class Items(Table):
         write_table(self.table, path)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outputs(Table):
     """What models said of items; see `calib.vqa.schema.OUTPUTS`.
 
@@ -134,9 +134,9 @@ class Outputs(Table):
         items: What was asked.
     """
 
-    table: Any = field(repr=False)
-    origin: Origin = field(repr=False)
-    items: Items = field(repr=False)
+    table: Any
+    origin: Origin
+    items: Items
 
     @classmethod
     def of_rows(cls, rows: Iterable[Mapping[str, Any]], items: Items, source: str = "outputs") -> Outputs:
