@@ -97,7 +97,9 @@ def collapse_null(
     fallen = nota < rival
     if fallen.all() or not fallen.any():
         raise ValueError(f"{fallen.sum()} of {n} answers collapse: there is nothing to foresee.")
-    keep = np.array([True, *(np.ptp(design[:, 1:], axis=0) > 0)])  # a level that is the same everywhere
+    # A level that is the same everywhere, but for rounding, says nothing.
+    keep = np.ptp(design, axis=0) > 1e-9 * (1 + np.abs(design).max(axis=0))
+    keep[0] = True
     design = design[:, keep]
     slopes = np.linalg.lstsq(design, nota, rcond=None)[0]
     fitted = design @ slopes
@@ -238,7 +240,7 @@ class _Exchange:
         """Return where each row's residual comes from, (times, n)."""
         found = np.empty((times, self.n), dtype=np.int64)
         for block in self.blocks:
-            order = self.rng.random((times, len(block))).argsort(axis=1)
+            order = self.rng.permuted(np.tile(np.arange(len(block)), (times, 1)), axis=1)
             found[:, block.ravel()] = block[order].reshape(times, -1)
         return found
 
