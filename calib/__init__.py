@@ -6,12 +6,13 @@
     test = prompt.predict(calib.encode(backbone, task.test))
     test.metrics(n_bins=10)["ece"]
     prompt.save("prompt.safetensors")
+    calib.report(test, "report.html")
 
 What there is: `create_backbone`, `load_data`, `encode`, `zero_shot`, `fit_prompt`, `fit_failure_head`,
-`load`, `open_image`; the classes `Prompt`, `FailureHead`, `Predictions`, each with `save` and `load`; and the
-rooms `calib.losses`, `calib.metrics`, `calib.scores`, `calib.posthoc`, `calib.stats`, whose docstrings lead
-on. Everything is imported when it is first used. What the commands add to this (folders, going on after an
-interruption, logging, several processes) is told by `calib --help`.
+`load`, `open_image`, `report`; the classes `Prompt`, `FailureHead`, `Predictions`, each with `save` and
+`load`; and the rooms `calib.losses`, `calib.metrics`, `calib.scores`, `calib.posthoc`, `calib.stats`, whose
+docstrings lead on. Everything is imported when it is first used. What the commands add to this (folders,
+going on after an interruption, logging, several processes) is told by `calib --help`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from calib.prompts.export import Prompt
     from calib.prompts.fit import fit_prompt
     from calib.prompts.zero_shot import zero_shot
+    from calib.report.page import report
     from calib.runs.exports import load
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ __all__ = [
     "metrics",
     "open_image",
     "posthoc",
+    "report",
     "scores",
     "stats",
     "zero_shot",

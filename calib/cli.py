@@ -15,11 +15,12 @@ from typing import Any, TextIO, cast
 import calib
 from calib.commands import usage
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.export_arguments import export_arguments
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
 from calib.commands.shown import show_warnings
-from calib.config import EvaluateRun, handed_on, load_config, split_arguments, task_of
+from calib.config import EvaluateRun, ReportRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
 from calib.config.names import check_root
 from calib.core.errors import WriteError, unknown_name
@@ -111,6 +112,19 @@ def evaluation_of(argv: Sequence[str]) -> EvaluateRun:
     return replace(config, runs=[*config.runs, *runs])
 
 
+def report_arguments(argv: Sequence[str]) -> ReportRun:
+    """Return the settings of `calib report`, with the runs that are named among its arguments.
+
+    Example:
+        >>> report_arguments(["runs/mine", "names=false"]).runs
+        ['runs/mine']
+    """
+    settings, runs = split_arguments(argv)
+    config = load_config(settings, task="report")
+    assert isinstance(config, ReportRun)
+    return replace(config, runs=[*config.runs, *runs])
+
+
 _TRAIN = Command(
     summary="learn a calibrated prompt, or with task=failure to predict its failures",
     main="calib.commands.train:main",
@@ -152,6 +166,18 @@ COMMANDS = {
         usage=usage.EVALUATE,
         task="evaluate",
         shared=True,
+    ),
+    "report": Command(
+        summary="one page on finished runs: tables, curves, cases, checklists; opens from disk",
+        main="calib.commands.report:main",
+        read=report_arguments,
+        usage=usage.REPORT,
+        task="report",
+    ),
+    "export": Command(
+        summary="a finished run as a folder for others, with a model card; on the hub where asked",
+        main="calib.commands.export:main",
+        read=export_arguments,
     ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",

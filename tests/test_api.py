@@ -25,7 +25,7 @@ from calib.data.specs import DATASETS
 # Removing one of these needs an entry in the changelog.
 NAMES = {
     *("create_backbone", "load_data", "encode", "zero_shot", "fit_prompt", "fit_failure_head"),
-    *("load", "open_image", "Prompt", "FailureHead", "Predictions"),
+    *("load", "open_image", "report", "Prompt", "FailureHead", "Predictions"),
     *("losses", "metrics", "scores", "posthoc", "stats"),
 }
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from calib.backbones.base import Backbone
-from calib.config import EvaluateRun
+from calib.config import EvaluateRun, ReportRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
 from calib.core.hashing import json_digest
-from calib.data import FeatureTable
+from calib.data import FeatureTable, ImageTable
 from calib.data.predictions import Predictions
 from calib.data.task import AbsentSplitError
 from calib.metrics import METRICS, columns_of, needed_by, summarize
 from calib.report.compare import compare, over_seeds
+from calib.report.document import Document
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.prepare import features_of, load_task
+from calib.runs.reports import Material, document_from, of_entry
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200  # bytes of a file's name without its ending; file systems take 255
 EVALUATED = ("test", "val")  # splits that a prompt can be judged on
@@ -34,8 +40,8 @@ SHORT_NAME = 40  # letters that a longer name is cut to; each has four bytes at 
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
     """Evaluate prompts and return the metrics per method and seed, and the differences from the baseline.
 
-    Writes predictions, metrics.json, table.md and reliability.png to the folder `out`. Several processes
-    encode together; the first one does the rest.
+    Writes predictions, metrics.json, table.md, reliability.png and report.html to the folder `out`. Several
+    processes encode together; the first one does the rest.
 
     Args:
         config: The settings.
@@ -53,8 +59,8 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     methods = list(dict.fromkeys(entry.method for entry in entries))
     if config.baseline is not None and config.baseline not in methods:
         raise unknown_name("baseline", config.baseline, methods)
-    predictions = _predict_all(entries, config)
-    return _report(entries, methods, predictions, config, folder)
+    predictions, reported = _predict_all(entries, config)
+    return _report(entries, methods, predictions, config, folder, reported)
 
 
 @ranks.by_first
@@ -64,6 +70,7 @@ def _report(
     predictions: Sequence[Predictions],
     config: EvaluateRun,
     folder: EvaluationFolder,
+    reported: Material,
 ) -> dict[str, Any]:
     """Compute the metrics, tables and differences, write them to the folder, and return them."""
     metrics: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in methods}
@@ -96,6 +103,9 @@ def _report(
     parts = [heading(predictions, config), table]
     if differences:
         parts += [_differences_heading(predictions[0], config), differences]
+    files: dict[str, dict[int, str]] = {name: {} for name in methods}
+    for entry, file in zip(entries, file_names(entries), strict=True):
+        files[entry.method][entry.seed] = file
     folder.write(
         config,
         dict(zip(file_names(entries), predictions, strict=True)),
@@ -107,9 +117,26 @@ def _report(
             "differences": {
                 name: {key: vars(d) for key, d in row.items()} for name, row in intervals.items()
             },
+            "files": files,
         },
+        _document(by_method, reported, config) if config.report else None,
     )
     return {"methods": metrics, "text": "\n\n".join(parts), "folder": str(folder.path)}
+
+
+def _document(
+    by_method: Mapping[str, Mapping[int, Predictions]], reported: Material, config: EvaluateRun
+) -> Document | None:
+    """Return the report. None: the prompts were evaluated on different images, and there can be none."""
+    runs = [each for seeds in by_method.values() for each in seeds.values()]
+    if not all(each.same_images(runs[0]) and each.class_names == runs[0].class_names for each in runs):
+        log.info(
+            "No report.html: the prompts were evaluated on different data, and a report is about one set."
+        )
+        return None
+    same = ("names", "images", "baseline", "n_bins", "n_resamples", "level", "seed")
+    how = ReportRun(**{name: getattr(config, name) for name in same})
+    return document_from(replace(reported, by_method=by_method), how)
 
 
 def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:
@@ -133,10 +160,14 @@ def _differences_heading(first: Predictions, config: EvaluateRun) -> str:
     )
 
 
-def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predictions]:
-    """Return each entry's predictions; a backbone is built and a data set encoded once."""
+def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> tuple[list[Predictions], Material]:
+    """Return each entry's predictions, and what the first adds to the report.
+
+    A backbone is built and a data set encoded once.
+    """
     backbones: dict[str, Backbone] = {}
-    tables: dict[str, tuple[FeatureTable, list[str]]] = {}
+    tables: dict[str, tuple[FeatureTable, list[str], ImageTable | None]] = {}
+    reported: Material | None = None
     predictions = []
     for entry in entries:
         described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
@@ -147,17 +178,21 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> list[Predicti
         key = described + str(entry.data) + str(sorted(entry.prompt.class_names))
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)
-        table, names = tables[key]
+        table, names, images = tables[key]
         try:
             prompt = entry.prompt.in_order(names)
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
         predictions.append(prompt.predict(table, data=entry.data.name))
-    return predictions
+        reported = reported or replace(of_entry(entry, prompt), split=config.split, images=images)
+    assert reported is not None  # there is an entry
+    return predictions, reported
 
 
-def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable, list[str]]:
-    """Return the image features of a data set's split, and its class names."""
+def _encode(
+    entry: Entry, backbone: Backbone, split: str
+) -> tuple[FeatureTable, list[str], ImageTable | None]:
+    """Return the image features of a data set's split, its class names, and the images, if there are any."""
     if split not in EVALUATED:
         raise ValueError(
             f"{entry.data.name} has no split '{split}'; splits that can be evaluated: test, and val where "
@@ -173,7 +208,8 @@ def _encode(entry: Entry, backbone: Backbone, split: str) -> tuple[FeatureTable,
             f"test/<class>/* or <class>/* alone){instead}."
         ) from error
     table = task.splits()[split]
-    return features_of(table, backbone, entry.data), task.class_names
+    images = table if isinstance(table, ImageTable) else None
+    return features_of(table, backbone, entry.data), task.class_names, images
 
 
 def _reliability(by_method: Mapping[str, Mapping[int, Predictions]], n_bins: int) -> Any:
@@ -208,5 +244,5 @@ def main(config: EvaluateRun) -> int:
     """Run `evaluate.py` and print its tables. Returns the exit status."""
     results = evaluate(config)
     say = sys.stdout.write
-    say(f"\n{results['text']}\n\nPredictions, metrics and diagrams: {results['folder']}\n")
+    say(f"\n{results['text']}\n\nReport, predictions, metrics: {results['folder']}\n")
     return 0

@@ -65,3 +65,17 @@ baseline, paired intervals.
   calib evaluate runs/demo-s1 runs/demo-s2 runs/demo-s3 baseline=coop out=runs/demo
   calib evaluate "runs/demo-s*" data.name=folder data.root=OTHER_IMAGES
 """
+
+REPORT = """calib report RUN ... [out=FILE.html] [key=value ...]
+
+Writes one HTML page on finished runs (run folders of several seeds or methods, one failure run, or the folder
+of an evaluation) that opens from disk and asks nothing of the network, and its tables beside it as JSON, CSV
+and Markdown: what was found in sentences, comparison with intervals, reliability, errors by review threshold
+with a slider, decision curves, classes, subgroups, single cases with thumbnails where the images are at hand,
+provenance, and checklists of reporting filled in as far as they can be.
+
+  calib report runs/mine
+  calib report runs/mine-s1 runs/mine-s2 runs/mine-s3 out=report.html
+  calib report runs/failure-mine-all-s1 data.root=IMAGES
+  calib report runs/mine slices=sites.csv names=false images=false out=shared.html
+"""

@@ -30,6 +30,7 @@ from calib.config.schema import (
     LogConfig,
     PromptConfig,
     PromptRun,
+    ReportRun,
     Setting,
     setting_of,
 )

@@ -101,10 +101,10 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
 
     Args:
         argv: YAML files (arguments without "=") merged from left to right, then `key=value` changes in order.
-        task: "prompt", "failure" or "evaluate"; a file that says another task is refused.
+        task: "prompt", "failure", "evaluate" or "report"; a file that says another task is refused.
 
     Returns:
-        A `PromptRun`, `FailureRun` or `EvaluateRun`, interpolations resolved; its groups remember what was
+        The dataclass of the task (`PromptRun`, ...), interpolations resolved; its groups remember what was
         asked for, see `calib.config.given`.
 
     Raises:

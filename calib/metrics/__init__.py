@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calib.core.rooms import offered
+from calib.metrics.benefit import net_benefit
 from calib.metrics.calibration import (
     adaptive_calibration_error,
     classwise_calibration_error,

@@ -12,6 +12,8 @@ from calib.core import ranks
 from calib.data.predictions import Predictions
 from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
 from calib.io.locks import holds_nothing
+from calib.report.document import Document
+from calib.report.page import write_report
 from calib.report.plots import save_figure
 from calib.runs.folder import OTHER, RunFolder
 
@@ -46,6 +48,7 @@ class EvaluationFolder:
         table: str,
         figure: Any,
         metrics: Mapping[str, Any],
+        report: Document | None = None,
     ) -> None:
         """Write all results, in place of those of an earlier evaluation; metrics.json comes last.
 
@@ -55,6 +58,7 @@ class EvaluationFolder:
             table: The text of table.md.
             figure: The reliability diagrams.
             metrics: The content of metrics.json.
+            report: The report. None: there is none.
 
         Raises:
             ValueError: Another process is at work in it.
@@ -75,6 +79,10 @@ class EvaluationFolder:
                     path.unlink()
             write_text(folder.table, table)
             save_figure(figure, folder.reliability)
+            for path in (folder.report, folder.report_json, folder.report_csv, folder.report_md):
+                path.unlink(missing_ok=True)  # of an earlier evaluation
+            if report is not None:
+                write_report(report, folder.report)
             write_json(folder.metrics, metrics)
 
 

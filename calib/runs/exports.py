@@ -14,6 +14,7 @@ from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.marks import check_file
 
+HUB = "hf://"
 LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
     "prompt": Prompt.load,
     "failure": FailureHead.load,
@@ -54,17 +55,30 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     return found
 
 
-def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
-    """Return what a file or run folder holds, by its kind, checked.
+def load(
+    path: str | Path, *, revision: str | None = None
+) -> Prompt | FailureHead | Predictions | FeatureTable:
+    """Return what a file, a folder, or an export on the Hugging Face hub holds, by its kind, checked.
 
     Args:
-        path: A file that calib wrote (prompt, failure head, predictions, features). Of a run folder its
-            failure head where there is one, else its prompt.
+        path: A file that calib wrote (prompt, failure head, predictions, features). Of the folder of a run or
+            of `calib export` its failure head where there is one, else its prompt. On the hub
+            "hf://owner/name", or with a file "hf://owner/name/prompt.safetensors".
+        revision: Of an export on the hub, and needed there: its commit.
 
     Raises:
         FileNotFoundError: There is nothing.
-        ValueError: The file is damaged, or of a kind that is not loaded this way.
+        ValueError: The file is damaged, or of a kind that is not loaded this way; of an export on the hub no
+            revision was said, or one was said of something else.
     """
+    if str(path).startswith(HUB):
+        from calib.runs.hub import fetch
+
+        return load(fetch(str(path), revision))
+    if revision is not None:
+        raise ValueError(
+            f"revision={revision} is for exports on the hub (hf://owner/name), not for '{path}'."
+        )
     path = Path(path)
     if path.is_dir():
         head = RunFolder(path).failure.is_file()

@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap, and tests."""
+"""Statistics of results: intervals by the bootstrap, exact ones for shares, and tests."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -11,6 +11,7 @@ from calib.stats.bootstrap import (
     paired_bootstrap,
 )
 from calib.stats.delong import delong, delong_test
+from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 from calib.stats.tests import (
     Equivalence,
     RankCorrelation,

@@ -15,7 +15,13 @@ from calib.config.schema.parts import (
     OptimConfig,
 )
 from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConfig, PromptRun
+from calib.config.schema.report import ReportRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
-SCHEMAS: dict[str, type] = {"prompt": PromptRun, "failure": FailureRun, "evaluate": EvaluateRun}
+SCHEMAS: dict[str, type] = {
+    "prompt": PromptRun,
+    "failure": FailureRun,
+    "evaluate": EvaluateRun,
+    "report": ReportRun,
+}
 TRAINED = ("prompt", "failure")  # tasks of train.py

@@ -33,6 +33,9 @@ class EvaluateRun:
         split: Which split to evaluate: test or val (the data set's own validation split).
         backbone: Where the backbone's files are now.
         baseline: The method the others are compared with, by its name in the table. None: no comparison.
+        report: Write report.html as well, see `calib report`.
+        names: Whether names of files and groups may stand in the report.
+        images: Whether thumbnails of single cases stand in it, where the images are at hand.
         n_bins: Bins of ECE and its kin.
         n_resamples: Bootstrap resamples of the intervals.
         level: Coverage of the intervals.
@@ -46,6 +49,9 @@ class EvaluateRun:
     split: str = setting("test", affects="encoding")
     backbone: MovedConfig = field(default_factory=MovedConfig)
     baseline: str | None = setting(None, affects="report")
+    report: bool = setting(True, affects="report")
+    names: bool = setting(True, affects="report")
+    images: bool = setting(True, affects="report")
     n_bins: int = setting(10, affects="report", at_least=1)
     n_resamples: int = setting(2000, affects="report", at_least=1)
     level: float = setting(0.95, affects="report", above=0, below=1)

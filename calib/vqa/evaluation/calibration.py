@@ -54,8 +54,8 @@ def calibration(found: list[Answers], protocol: Protocol) -> ResultTable:
     )
     note = (
         "As they are, only methods that mean a probability have an ECE. After: one temperature (option_msp) "
-        f"or a logistic regression, fitted on the originals of other images ({protocol.folds} parts) and used "
-        "as it is under every condition. Of both: the confidence of the chosen option and the method together "
+        f"or a logistic regression, fitted on the originals of other images ({protocol.folds} parts) and "
+        "used as it is under every condition. Of both: confidence of the chosen option and method together "
         f"(HAC). Intervals allow for the bias of the ECE ({100 * protocol.level:g} %, basic bootstrap)."
     )
     return ResultTable("Are confidences true", note, fields, rows)

@@ -47,7 +47,9 @@ def evaluate(
     given = [items] if isinstance(items, Items) else list(items)
     said = [outputs] if isinstance(outputs, Outputs) else list(outputs)
     all_items = given[0] if len(given) == 1 else join_items(given)
-    all_outputs = join_outputs(said, all_items) if len(said) > 1 or said[0].items is not all_items else said[0]
+    all_outputs = (
+        join_outputs(said, all_items) if len(said) > 1 or said[0].items is not all_items else said[0]
+    )
     layout = Layout(all_items, protocol)
     log.info("%d answers to %d items", len(all_outputs), len(all_items))
     found = systems(all_outputs, layout)
@@ -84,7 +86,7 @@ def evaluate(
 
 
 def methods(found: list[Answers], protocol: Protocol) -> ResultTable:
-    """Return the table of methods: what each is, what it sees of a model, and for which systems it is known."""
+    """Return the table of methods: what each is and sees, and for how many systems it is known."""
     rows = []
     for name in protocol.chosen:
         method = METHODS[name]
@@ -115,5 +117,3 @@ def methods(found: list[Answers], protocol: Protocol) -> ResultTable:
         "answer. Black: texts alone."
     )
     return ResultTable("Methods", note, fields, rows)
-
-

@@ -59,7 +59,7 @@ def collapse(found: list[Answers], protocol: Protocol) -> ResultTable:
         "the answer is wrong in the changed form? An answer falls where None of the above scores below its "
         "best rival, and every uncertainty contains that rival: the AUROC by the rival alone remains when "
         f"the logits of None of the above are exchanged between questions ({protocol.n_permutations} times), "
-        "and p of more says whether the data are above it. Where it is not below 0.05, the method has foreseen "
+        "and p of more says whether the data are above it. Where it is not below 0.05, the method foresees "
         f"nothing but the rival. Adding to it: logistic regression on {RIVAL} and the method. p-values are "
         "corrected over all rows (BH). AUPR starts from the share that falls. The method no_image, where "
         "shown, is the same uncertainty without the image."
@@ -151,7 +151,6 @@ def _beside_the_null(
     if isinstance(logits, str):
         for row in by_name.values():
             row["why_null"] = logits
-    clusters = answers.cluster[rows]
     else:
         alike: dict[bytes, list[str]] = {}  # methods that know the same answers share the permutations
         for name in by_name:
@@ -210,7 +209,7 @@ def _level(answers: Answers, rows: np.ndarray) -> np.ndarray:
 def _logits(
     answers: Answers, rows: np.ndarray, later: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
-    """Return the logits of None of the above and of its best rival, and the level of the logits; or why not."""
+    """Return the logits of None of the above and of its rival, and the logits' level; or why not."""
     if (answers.nota[later] < 0).any() or (
         answers.layout.items.correct[answers.item[later]] != answers.nota[later]
     ).any():

@@ -150,10 +150,14 @@ def _overview(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
     row["chance"] = float((1 / items.n_options[item][can]).mean())
     gold = items.correct[item][can]
     texts = items.option_codes[item][can, gold]
-    row["majority"] = float(max(np.unique(each, return_counts=True)[1].max() for each in (gold, texts)) / can.sum())
+    row["majority"] = float(
+        max(np.unique(each, return_counts=True)[1].max() for each in (gold, texts)) / can.sum()
+    )
     if boot is not None:
         table = np.stack([right, np.ones(len(right))], axis=1).astype(np.float64)
-        values = boot.values(summed(["accuracy"], table, answers.cluster[at][can], boot.n_clusters, mean_of_first))
+        values = boot.values(
+            summed(["accuracy"], table, answers.cluster[at][can], boot.n_clusters, mean_of_first)
+        )
         row["accuracy_low"], row["accuracy_high"] = boot.interval(values[:, 0])
     return row
 
@@ -164,7 +168,7 @@ def _letters(
     made = []
     for place in range(int(max(gold.max(initial=0), chosen.max(initial=0))) + 1):
         there = gold == place
-        row = {
+        row: dict[str, Any] = {
             "system": answers.name,
             "dataset": dataset,
             "place": chr(ord("A") + place) if place < 26 else str(place + 1),
@@ -177,7 +181,9 @@ def _letters(
 
 
 def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
-    names = [name for name in answers.conditions(dataset) if name.split("#")[0].rstrip("0123456789_") == "permuted"]
+    names = [
+        name for name in answers.conditions(dataset) if name.split("#")[0].rstrip("0123456789_") == "permuted"
+    ]
     pairs = [answers.pairs(dataset, name) for name in names]
     first = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, dtype=np.int64)
     if not len(first):
@@ -203,7 +209,9 @@ def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
     best_other = np.zeros(len(rows), dtype=np.int64)
     for place in range(clusters.shape[1]):
         same = (clusters == clusters[:, place, None]).sum(axis=1)
-        best_other = np.maximum(best_other, np.where((clusters[:, place] != gold) & ~absent[:, place], same, 0))
+        best_other = np.maximum(
+            best_other, np.where((clusters[:, place] != gold) & ~absent[:, place], same, 0)
+        )
     row: dict[str, Any] = {
         "system": answers.name,
         "dataset": dataset,
@@ -239,7 +247,11 @@ def _robust(
         table = np.stack([right, np.ones(len(at))], axis=1).astype(np.float64)
         share = summed(["accuracy"], table, answers.cluster[at], boot.n_clusters, mean_of_first)
         found[f"accuracy{key}"] = boot.values(share)[:, 0]
-        known = at[~np.isnan(answers.doubts[protocol.reference][at])] if protocol.reference in answers.doubts else at[:0]
+        known = (
+            at[~np.isnan(answers.doubts[protocol.reference][at])]
+            if protocol.reference in answers.doubts
+            else at[:0]
+        )
         failure = ~answers.right[known]
         why = too_few(int(failure.sum()), int((~failure).sum()), protocol.min_cases)
         row["why"] = row["why"] or why

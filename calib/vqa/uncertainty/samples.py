@@ -38,7 +38,8 @@ def answer_entropy(sample_clusters: np.ndarray) -> np.ndarray:
     Source: discrete semantic entropy, Farquhar et al. 2024, with options for clusters.
     """
     counts, n = _shares(sample_clusters)
-    # sum_c p_c log p_c = (1 / n) sum over samples of log p_c(i)
+    # sum_c p_c log p_c = (1 / n) sum over samples of log p_c(i); in one order, or rounding would break ties
+    counts = np.sort(counts, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(counts > 0, np.log(counts / n[:, None]), 0.0)
         return np.where(n > 0, np.abs(logs.sum(axis=1) / n), np.nan)

@@ -1,0 +1,25 @@
+"""`calib report`: one page on finished runs that opens from disk, and its tables as files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from calib.config import ReportRun
+from calib.report.page import checked_path, write_report
+from calib.runs.folder import RunFolder
+from calib.runs.reports import report_of
+
+
+def main(config: ReportRun) -> int:
+    """Run `calib report` and say where the page lies. Returns the exit status."""
+    if config.out is not None:
+        page = checked_path(config.out)
+    elif config.runs and Path(config.runs[0]).is_dir():
+        page = RunFolder(config.runs[0]).report
+    else:
+        page = checked_path("report.html")
+    write_report(report_of(config), page)
+    beside = ", ".join(page.with_suffix(ending).name for ending in (".json", ".csv", ".md"))
+    sys.stdout.write(f"Report: {page} ({page.stat().st_size / 1e6:.1f} MB; tables: {beside})\n")
+    return 0

@@ -1,0 +1,225 @@
+"""The model card: what a model is for, what it was made with, how it did, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from calib.core.text import few, redacted
+from calib.metrics import METRICS, columns_of
+from calib.report.document import Document, Table
+from calib.report.page import template
+from calib.report.sections.provenance import Origin
+from calib.report.subject import Subject
+from calib.report.tables import Cell, aligned, markdown
+
+TAGS = ["calib", "calibration", "uncertainty", "medical", "vision-language", "prompt-learning", "few-shot"]
+LISTED = ("accuracy", "ece", "brier", "nll")  # in the index of the hub
+
+
+@dataclass(frozen=True)
+class Card:
+    """What stands in a model card.
+
+    Attributes:
+        title: Its heading.
+        what: A paragraph on what it is.
+        classes: What it tells apart.
+        data_name: What it was made with.
+        where: The hub id, or a word for the folder.
+        prompt_file: The file of the prompt.
+        failure_file: That of the failure head. Empty: there is none.
+        pin: What follows the file in `calib.load`, with a comma before it.
+        status: A sentence on its licence.
+        data: Facts about the data.
+        notes: Known limits of the data.
+        results: The table of results in Markdown. Empty: there are none.
+        doubt: The table of the doubt in Markdown. Empty: there is none.
+        found: The sentences on what was found.
+        calibration: Sentences on calibration.
+        decisions: Sentences on thresholds and sets.
+        limits: Sentences.
+        provenance: Digests and versions.
+        level: Of the intervals, in percent.
+        grouped: Whether groups were resampled.
+    """
+
+    title: str
+    what: str
+    classes: str
+    data_name: str
+    where: str
+    prompt_file: str
+    failure_file: str = ""
+    pin: str = ""
+    status: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    results: str = ""
+    doubt: str = ""
+    found: str = ""
+    calibration: str = ""
+    decisions: str = ""
+    limits: Sequence[str] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    level: str = "95"
+    grouped: bool = False
+
+
+def card_of(
+    class_names: Sequence[str],
+    origin: Origin,
+    *,
+    title: str,
+    where: str,
+    files: tuple[str, str],
+    licence: str | None = None,
+    document: Document | None = None,
+    subject: Subject | None = None,
+) -> Card:
+    """Return the card of a model.
+
+    Args:
+        class_names: C names.
+        origin: Where it comes from.
+        title: Its heading.
+        where: A hub id ("hf://owner/name"), or how its folder is called.
+        files: The files of the prompt and of the failure head, empty where there is none.
+        licence: The licence of the files, as the hub calls it. None: not stated.
+        document: The report on its test images. None: there are no test images.
+        subject: What that report is about.
+    """
+    hub = where.startswith("hf://")
+    data = dict(origin.data)
+    name = subject.predicted.about.get("data") if subject is not None else None
+    facts: dict[str, Any] = {}
+    if document is not None and subject is not None:
+        sections = {section.name: section for section in document.sections}
+        said = sections["overview"].said
+        facts = {
+            "results": _markdown(document.tables["comparison"]),
+            "doubt": _markdown(document.tables["doubt"]),
+            "found": f"{said[0]} {said[1]}",
+            "calibration": said[2],
+            "level": f"{100 * subject.parts.level:g}",
+            "grouped": subject.groups is not None,
+            "decisions": _decisions(subject, sections["review"].said[1:]),
+        }
+    return Card(
+        title=title,
+        what=_what(class_names, origin, files[1]),
+        classes=few(list(class_names), 20),
+        data_name=str(name or data.get("data set") or "see below"),
+        where=where if hub else where.rstrip("/"),
+        prompt_file=files[0],
+        failure_file=files[1],
+        pin=', revision="COMMIT"' if hub else "",
+        status="Its licence is not stated." if licence is None else f"Its licence is {licence}.",
+        data=data,
+        notes=list(origin.notes),
+        limits=_limits(origin, subject),
+        provenance={
+            **origin.model,
+            **{f"version of {key}": value for key, value in origin.software.items()},
+            **{f"digest of {key}": value for key, value in origin.files.items()},
+        },
+        **{"decisions": "Neither a review threshold nor prediction sets were fitted.", **facts},
+    )
+
+
+def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:
+    backbone = origin.model.get("backbone", "a frozen vision-language model")
+    shots = f" {origin.shots}" if origin.shots else ""
+    head = " Beside it lies a head that says how likely each prediction is wrong." if failure else ""
+    return (
+        f"A prompt for the frozen image and text towers of the backbone {backbone}: it makes them a "
+        f"classifier of {len(class_names)} classes with calibrated confidences.{shots}{head}"
+    )
+
+
+def _decisions(subject: Subject, review: Sequence[str]) -> str:
+    parts = subject.parts
+    said = list(review) if parts.review is not None else ["No review threshold was fitted."]
+    sets = (
+        f"Prediction sets: {parts.sets.guarantee}"
+        if parts.sets is not None
+        else "No prediction sets were fitted."
+    )
+    return " ".join([*said, sets])
+
+
+def _limits(origin: Origin, subject: Subject | None) -> list[str]:
+    limits = [
+        "Confidences are calibrated for images and shares of classes like those it was made with; both shift "
+        "between hospitals.",
+        "It names one of its classes for any image whatever, also for one that shows none of them.",
+    ]
+    if origin.shots:
+        limits.append(f"{origin.shots} Another draw gives another model.")
+    if subject is not None:
+        if subject.groups is None:
+            limits.append("It is not known which test images are of the same patient.")
+        if not subject.parts.slices:
+            limits.append("How it does on subgroups (site, scanner, sex, age) is not known.")
+    else:
+        limits.append("It was not tested.")
+    return limits
+
+
+def _markdown(table: Table) -> str:
+    header, rows = table.texts()
+    return aligned(header, rows)
+
+
+def card_text(card: Card, *, licence: str | None = None, document: Document | None = None) -> str:
+    """Return README.md: what the hub reads in front, and the card.
+
+    Args:
+        card: From `card_of`.
+        licence: As the hub calls it. None: not stated.
+        document: The report, whose numbers are listed in front. None: there is none.
+    """
+    environment = Environment(
+        loader=FunctionLoader(template),
+        autoescape=False,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["said"] = lambda text: markdown(redacted(str(text)))
+    body = environment.get_template("card.md.j2").render(card=card)
+    return f"---\n{_front(card, licence, document)}\n---\n\n{body}"
+
+
+def _front(card: Card, licence: str | None, document: Document | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    if document is not None:
+        table = document.tables["comparison"]
+        row = next(iter(table.rows.values()))
+        for name in LISTED:
+            column, value = columns_of(METRICS)[name], row[name]
+            if isinstance(value, Cell) and value.value is not None:
+                results.append(
+                    EvalResult(
+                        task_type="image-classification",
+                        dataset_type=card.data_name,
+                        dataset_name=card.data_name,
+                        dataset_split="test",
+                        metric_type=name,
+                        metric_name=column.title.removesuffix(" %"),
+                        metric_value=round(value.value, 6),
+                    )
+                )
+    data = ModelCardData(
+        library_name="calib",
+        tags=TAGS,
+        pipeline_tag="image-classification",
+        license=licence,
+        model_name=card.title if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()

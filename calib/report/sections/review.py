@@ -1,0 +1,321 @@
+"""Which cases to review: errors among what is accepted, by threshold, and the threshold that was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib.metrics import FAILURE_METRICS, Column, columns_of
+from calib.metrics.failure import aurc, failure_statistic, summarize_failure
+from calib.report.document import Picture, Section, Table, Value
+from calib.report.sections.overview import between, percent
+from calib.report.subject import Review, Subject, interval_ends
+from calib.report.svg import Chart
+from calib.report.tables import Cell
+from calib.stats import clopper_pearson, effective_size, proportion_interval
+
+MOST_STEPS = 400  # positions of the slider
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # reviewed, in the table
+DRAWN = 3  # curves of other scores
+FEW = 20  # accepted images, below which a share is all chance
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What accepting up to some doubt comes to, from the least doubt to the most.
+
+    Attributes:
+        threshold: (T,) accepted is a doubt of at most this.
+        accepted: (T,) how many images.
+        errors: (T,) how many of them are wrong.
+        low: (T,) lower end of the share of errors among them.
+        high: (T,) upper end.
+    """
+
+    threshold: np.ndarray
+    accepted: np.ndarray
+    errors: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def steps_of(
+    doubt: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None, *, level: float = 0.95
+) -> Steps:
+    """Return what accepting up to each doubt comes to; images of equal doubt are accepted together.
+
+    Of more than `MOST_STEPS` different doubts those are taken that divide the images evenly.
+
+    Args:
+        doubt: (N,) higher = more likely wrong.
+        wrong: (N,) bool.
+        groups: (N,) groups for the intervals. None: the images are independent.
+        level: Coverage of the intervals.
+
+    Example:
+        >>> steps = steps_of(np.array([0.1, 0.3, 0.3, 0.6]), np.array([False, True, False, True]), None)
+        >>> steps.threshold.tolist(), steps.accepted.tolist(), steps.errors.tolist()
+        ([0.1, 0.3, 0.6], [1, 3, 4], [0, 1, 2])
+    """
+    order = np.argsort(doubt, kind="stable")
+    values, failed = doubt[order], wrong[order]
+    ends = np.flatnonzero(np.append(values[1:] > values[:-1], True))  # the last of each block of ties
+    if len(ends) > MOST_STEPS:
+        places = np.linspace(0, len(values) - 1, MOST_STEPS)
+        ends = np.unique(ends[np.searchsorted(ends, places)])
+    accepted, errors = ends + 1, np.cumsum(failed)[ends]
+    if groups is None:
+        sizes = accepted.astype(np.float64)
+    else:
+        codes = np.unique(groups, return_inverse=True)[1][order]
+        sizes = np.array([effective_size(failed[:k], codes[:k], level=level) for k in accepted])
+    low, high = clopper_pearson(errors / accepted * sizes, sizes, level=level)
+    return Steps(values[ends], accepted, errors, low, high)
+
+
+def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Section:
+    """Return the section on which cases to review.
+
+    Args:
+        subject: What the report is about.
+        others: Further scores of doubt by name, (N,) each, that are compared.
+    """
+    parts, wrong = subject.parts, ~subject.correct
+    doubt = subject.doubt.numpy()
+    steps = steps_of(doubt, wrong, subject.groups, level=parts.level)
+    scores = {parts.doubt_name: subject.doubt, **(others or {})}
+    section = Section(
+        "review",
+        "Which cases a reader should see",
+        said=[
+            f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
+            "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
+            "are wrong.",
+        ],
+        pictures=[_curve(subject, steps, scores)],
+        tables=[_workloads(subject, steps), _scores(subject, scores)],
+        slider=_slider(subject, steps),
+    )
+    if parts.review is not None:
+        _fitted(subject, parts.review, section)
+    else:
+        section.notes.append(
+            "No review threshold was fitted. One with a guarantee is fitted on cases that are not those of "
+            "this page; what is read off this curve holds for these images alone, since it was chosen on "
+            "them."
+        )
+    return section
+
+
+def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Picture:
+    n, wrong = len(subject.correct), ~subject.correct
+    failure = torch.from_numpy(wrong)
+    coverage, risk = steps.accepted / n, steps.errors / steps.accepted
+    telling = steps.accepted >= min(FEW, n)
+    top = max(1.15 * max(float(risk[telling].max()), float(wrong.mean())), 0.05)
+    share = float(wrong.mean())
+    said = "; ".join(
+        f"{percent(k / n, 0)} accepted: {percent(e / k)} wrong" for k, e in _at(steps, n, (0, 0.2, 0.5, 0.8))
+    )
+    chart = Chart(
+        f"Errors among accepted predictions of {subject.main}",
+        said,
+        (0, 1),
+        (0, top),
+        "accepted without review %",
+        "wrong among the accepted %",
+    )
+    chart.area(coverage.tolist(), steps.low.tolist(), steps.high.tolist(), "interval")
+    if n > FEW:
+        chart.bar(0, FEW / n, 0, top, "few")
+    chart.line([0, 1], [share, share], "random")
+    ideal = np.linspace(1 / n, 1, 100)
+    chart.line(ideal, np.maximum(1 - (1 - share) / ideal, 0), "ideal")
+    legend = []
+    for number, (name, score) in enumerate(list(scores.items())[1 : 1 + DRAWN], start=1):
+        other = steps_of(score.cpu().double().numpy(), wrong, None)
+        chart.line(other.accepted / n, other.errors / other.accepted, f"s{number}")
+        legend.append(f"{_DASHES[number]}: {name} (AURC {percent(float(aurc(score, failure)))})")
+    chart.line(coverage, risk, "s0", steps=True)
+    threshold = subject.parts.review.threshold if subject.parts.review is not None else None
+    at = threshold if threshold is not None else None
+    if at is not None:
+        kept = float((subject.doubt.numpy() <= at).mean())
+        chart.upright(kept, "fitted")
+    chart.upright(1, "cursor", "review-cursor")
+    own = f"solid line: {next(iter(scores))} (AURC {percent(float(aurc(subject.doubt, failure)))})"
+    marks = [
+        own,
+        *legend,
+        "level dashes: accepted at random",
+        "dotted: every right one before any wrong one",
+        f"shade: {percent(subject.parts.level, 0)} intervals of the solid line",
+        *(["upright dashes: the fitted threshold"] if at is not None else []),
+    ]
+    return Picture(chart.svg("risk"), f"{'; '.join(marks)}.".replace("s", "S", 1), wide=True)
+
+
+_DASHES = ("solid", "long dashes", "short dashes", "dashes and dots")
+
+
+def _at(steps: Steps, n: int, reviewed: tuple[float, ...]) -> list[tuple[int, int]]:
+    """Return accepted and errors where at most these shares are reviewed."""
+    found = []
+    for share in reviewed:
+        index = min(int(np.searchsorted(steps.accepted, (1 - share) * n - 1e-9)), len(steps.accepted) - 1)
+        found.append((int(steps.accepted[index]), int(steps.errors[index])))
+    return found
+
+
+def _workloads(subject: Subject, steps: Steps) -> Table:
+    n, total = len(subject.correct), int((~subject.correct).sum())
+    rows: dict[str, dict[str, Value]] = {}
+    for share in SHARES:
+        index = min(int(np.searchsorted(steps.accepted, (1 - share) * n - 1e-9)), len(steps.accepted) - 1)
+        k, e = int(steps.accepted[index]), int(steps.errors[index])
+        rows.setdefault(
+            percent((n - k) / n),
+            {
+                "threshold": float(steps.threshold[index]),
+                "accepted": k,
+                "errors": e,
+                "error": Cell(e / k, interval=(float(steps.low[index]), float(steps.high[index]))),
+                "caught": (total - e) / total if total else None,
+            },
+        )
+    columns = {
+        "threshold": Column("doubt at most", decimals=4),
+        "accepted": COUNT_OF["accepted"],
+        "errors": COUNT_OF["errors"],
+        "error": Column("wrong among accepted %"),
+        "caught": Column("of all mistakes reviewed %"),
+    }
+    return Table("workload", "Thresholds at a glance", "reviewed", columns, rows)
+
+
+COUNT_OF = {"accepted": Column("accepted", decimals=0), "errors": Column("of them wrong", decimals=0)}
+
+
+def _scores(subject: Subject, scores: Mapping[str, Tensor]) -> Table:
+    """Return how well each score tells wrong predictions from right ones, with intervals."""
+    failure = torch.from_numpy(~subject.correct)
+    columns = columns_of(FAILURE_METRICS)
+    rows: dict[str, dict[str, Value]] = {}
+    for name, score in scores.items():
+        found = summarize_failure(score.cpu().double(), failure)
+        rows[name] = {}
+        for key in columns:
+            ends = None
+            if key not in found["undefined"]:
+                arrays = (score.cpu().double().numpy(), failure.numpy())
+                ends = interval_ends(subject, failure_statistic(key), *arrays)
+            rows[name][key] = Cell(found[key], interval=ends)
+    title = "How well the doubt tells wrong predictions from right ones"
+    return Table("doubt", title, "score", columns, rows)
+
+
+def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
+    """Return what the slider shows at each of its positions, in order of what is accepted."""
+    n = len(subject.correct)
+    review, start = subject.parts.review, len(steps.accepted) - 1
+    if review is not None and review.threshold is not None:
+        start = max(int(np.searchsorted(steps.threshold, review.threshold, side="right")) - 1, 0)
+    else:
+        start = min(int(np.searchsorted(steps.accepted, 0.8 * n - 1e-9)), start)
+    return {
+        "n": n,
+        "errors": int((~subject.correct).sum()),
+        "start": start,
+        "level": subject.parts.level,
+        "steps": [
+            [float(f"{t:.5g}"), int(k), int(e), round(float(a), 4), round(float(b), 4)]
+            for t, k, e, a, b in zip(
+                steps.threshold, steps.accepted, steps.errors, steps.low, steps.high, strict=True
+            )
+        ],
+    }
+
+
+def reviewed(slider: Mapping[str, Any], step: Any) -> str:
+    """Return the workload at a position of the slider, as the script of the page writes it.
+
+    Example:
+        >>> reviewed({"n": 40, "errors": 4}, [0.25, 30, 1, 0.0, 0.2])
+        '10 of 40 (25.0 %)'
+    """
+    n = slider["n"]
+    return f"{n - step[1]:,} of {n:,} ({percent((n - step[1]) / n)})"
+
+
+def erring(slider: Mapping[str, Any], step: Any) -> str:
+    """Return the errors among the accepted at a position of the slider, likewise.
+
+    Example:
+        >>> erring({"n": 40, "errors": 4}, [0.25, 30, 3, 0.021, 0.265])
+        '3 of 30 (10.0 %) [2.1, 26.5]'
+    """
+    _, accepted, errors, low, high = step
+    ends = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{errors:,} of {accepted:,} ({percent(errors / accepted)}) {ends}"
+
+
+def caught(slider: Mapping[str, Any], step: Any) -> str:
+    """Return how many of all mistakes are reviewed at a position of the slider, likewise.
+
+    Example:
+        >>> caught({"n": 40, "errors": 4}, [0.25, 30, 1, 0.0, 0.2])
+        '3 of 4 (75.0 %)'
+    """
+    total = slider["errors"]
+    seen = total - step[2]
+    return f"{seen:,} of {total:,} ({percent(seen / total)})" if total else "there are none"
+
+
+def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
+    """Say what the fitted threshold promises, and what it does on these images."""
+    section.said.append(f"The fitted threshold: {fitted.guarantee}")
+    if not fitted.achievable or fitted.threshold is None:
+        needed = f" About {fitted.needed:,} would be needed." if fitted.needed is not None else ""
+        section.said.append(f"No threshold keeps the promise with the cases it was fitted on.{needed}")
+    else:
+        accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
+        kept, n = int(accepted.sum()), len(accepted)
+        if kept:
+            groups = None if subject.groups is None else subject.groups[accepted]
+            share, low, high = proportion_interval(
+                ~subject.correct[accepted], groups, level=subject.parts.level
+            )
+            section.said.append(
+                f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}; doubt at "
+                f"most {fitted.threshold:.4g}), of which {percent(share)} are wrong ({between(low, high)}); "
+                f"{n - kept:,} go to a reader."
+            )
+        else:
+            section.said.append(f"On the images of this page it accepts none of {n:,}.")
+    table = _fit_curve(fitted)
+    if table is not None:
+        section.tables.append(table)
+
+
+def _fit_curve(fitted: Review) -> Table | None:
+    """Return what the threshold was chosen from, where it says so."""
+    curve = getattr(fitted, "curve", None)
+    records = list(curve()) if callable(curve) else []
+    if not records:
+        return None
+    rows: dict[str, dict[str, Value]] = {}
+    keys: dict[str, Column] = {}
+    for number, record in enumerate(records, start=1):
+        said = record if isinstance(record, Mapping) else vars(record)
+        rows[str(number)] = {
+            str(key): value if value is None or isinstance(value, str) else float(value)
+            for key, value in said.items()
+        }
+        keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}
+    title = "What the threshold was chosen from: the cases it was fitted on"
+    return Table("threshold_curve", title, "step", keys, rows, folded=True)

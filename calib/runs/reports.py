@@ -1,0 +1,308 @@
+"""The report of finished runs: what lies in their folders becomes one page, with images where they are."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from calib.config import DataConfig, EvaluateRun, ReportRun, given, load_config
+from calib.core.text import few, safe_path
+from calib.data import ImageTable
+from calib.data.predictions import Predictions
+from calib.failure.evaluation import BASELINE
+from calib.failure.export import FailureHead
+from calib.io.files import read_json
+from calib.io.tensors import load_tensors
+from calib.metrics.failure import aurc
+from calib.prompts.export import Prompt
+from calib.report.document import Document
+from calib.report.page import document_of
+from calib.report.sections.provenance import Origin
+from calib.report.subject import Parts, Review, Sets, Subject, subject_of
+from calib.runs.entries import Entry, find_entries
+from calib.runs.folder import RunFolder
+from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.origins import origin_of
+from calib.runs.prepare import load_task
+from calib.runs.slices import read_slices
+
+log = logging.getLogger(__name__)
+STACK = "doubt"  # what a failure run's own combination of scores is called
+COMPARED = 4  # further scores beside the doubt and the confidence
+FEATURES_ONLY = "These are packaged features without images; data.root=IMAGES gives them."
+SWITCHED_OFF = "They were left out (images=false)."
+
+
+@dataclass
+class Material:
+    """What a report is made of, wherever it was found.
+
+    Attributes:
+        by_method: Method to seed to predictions.
+        main: The method that is reported.
+        origin: Where its predictions come from.
+        data: Where the images are. None: not known.
+        split: Of which split they are.
+        review: A review threshold. None: there is none.
+        sets: Prediction sets. None: there are none.
+        doubt: (N,) of the reported predictions. None: 1 - confidence.
+        doubt_name: What it is called.
+        others: Further scores by name.
+        why: (N,) reasons.
+        images: The images themselves, where they were read before. None: they are looked for.
+    """
+
+    by_method: Mapping[str, Mapping[int, Predictions]]
+    main: str
+    origin: Origin = field(default_factory=Origin)
+    data: DataConfig | None = None
+    split: str = "test"
+    review: Review | None = None
+    sets: Sets | None = None
+    doubt: Tensor | None = None
+    doubt_name: str = "1 - confidence"
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    why: Sequence[str] | None = None
+    images: ImageTable | None = None
+
+
+def report_of(config: ReportRun) -> Document:
+    """Return the report that the settings ask for.
+
+    Raises:
+        FileNotFoundError: A run is not there.
+        ValueError: The runs cannot stand in one report, or a file is damaged.
+    """
+    return document_from(material_of(config), config)
+
+
+def material_of(config: ReportRun, *, tested: bool = True) -> Material:
+    """Return what the folders that the settings name hold for a report; raises as `report_of`.
+
+    Args:
+        config: The settings.
+        tested: Whether predictions on test images are needed; else a run may lack them.
+    """
+    if not config.runs:
+        raise ValueError("Nothing to report: name run folders, or the folder of an evaluation.")
+    folders = [RunFolder(run) for run in config.runs]
+    alone = [each for each in folders if each.failure.is_file() or each.evaluation.is_file()]
+    if alone and len(folders) > 1:
+        raise ValueError(
+            f"'{alone[0].path}' holds a failure run or an evaluation, which is reported alone: name one "
+            "folder."
+        )
+    if not alone:
+        return _of_prompts(config, tested)
+    if folders[0].failure.is_file():
+        return _of_failure(folders[0], config)
+    return _of_evaluation(folders[0], config)
+
+
+def document_from(material: Material, config: ReportRun) -> Document:
+    """Return the report of what was found.
+
+    Args:
+        material: From a run, or from an evaluation that has it at hand.
+        config: How it is reported.
+    """
+    return document_of_material(material, config)[0]
+
+
+def document_of_material(material: Material, config: ReportRun) -> tuple[Document, Subject]:
+    """Return the report of what was found, and what it is about; see `document_from`."""
+    images, no_images = material.images, SWITCHED_OFF
+    if not config.images:
+        images = None
+    elif images is None:
+        images, no_images = _images(material, config)
+    main = material.main if config.main is None else config.main
+    own = main == material.main  # what follows belongs to it alone
+    first = next(iter(next(iter(material.by_method.values())).values()))
+    parts = Parts(
+        sets=material.sets if own else None,
+        review=material.review if own else None,
+        doubt=material.doubt if own else None,
+        doubt_name=material.doubt_name if own else Parts.doubt_name,
+        why=material.why if own else None,
+        images=images,
+        no_images=no_images,
+        slices={} if config.slices is None else read_slices(config.slices, first.names, first.ids),
+        names=config.names,
+        n_bins=config.n_bins,
+        level=config.level,
+        n_resamples=config.n_resamples,
+        seed=config.seed,
+    )
+    subject = subject_of(material.by_method, main=main, baseline=config.baseline, parts=parts)
+    document = document_of(
+        subject,
+        origin=material.origin if own else Origin(),
+        others=material.others if own else None,
+        title=config.title,
+    )
+    return document, subject
+
+
+def _of_prompts(config: ReportRun, tested: bool) -> Material:
+    """Return what finished runs of prompts hold: each method and seed, its baselines and its bare prompt."""
+    found = find_entries(EvaluateRun(runs=list(config.runs)))
+    by_method: dict[str, dict[int, Predictions]] = {}
+    for entry in found:
+        path = RunFolder(entry.path.parent).predictions
+        if not path.is_file():
+            if not tested:
+                continue
+            raise ValueError(
+                f"There are no predictions beside {entry.path}: the run has no test images, or the file was "
+                f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} data.root=IMAGES "
+                "out=FOLDER. Then: calib report FOLDER."
+            )
+        by_method.setdefault(entry.method, {})[entry.seed] = Predictions.load(path)
+    return replace(of_entry(found[0]), by_method=by_method)
+
+
+def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
+    """Return what the export of an evaluated prompt adds to its predictions.
+
+    Args:
+        entry: The prompt, with its name in the tables.
+        prompt: The same with its classes in the order of the predictions. None: it is in that order.
+    """
+    prompt = prompt or entry.prompt
+    calibration = None if prompt.calibration is None else prompt.calibration.record()
+    review, sets = _decisions(prompt)
+    return Material(
+        by_method={},
+        main=entry.method,
+        origin=origin_of(prompt.training, prompt.backbone, entry.path, calibration=calibration),
+        data=entry.data,
+        review=review,
+        sets=sets,
+    )
+
+
+def _decisions(export: Prompt | FailureHead) -> tuple[Review | None, Sets | None]:
+    """Return the review threshold and the prediction sets that an export holds, where it holds any."""
+    held = getattr(export, "decisions", None)
+    return (None, None) if held is None else (held.review, held.sets)
+
+
+def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
+    """Return what a finished failure run holds: its predictions, its doubt, other scores, reasons."""
+    folder.check_marks()
+    written, head = folder.results(), FailureHead.load(folder.failure)
+    tensors, _ = load_tensors(folder.uncertainties, kind="uncertainties")
+    if "block" in tensors:
+        raise ValueError(
+            f"'{folder.path}' judges images by captions, other ones in every batch: there are no classes to "
+            "report on. Its tables are in table.md."
+        )
+    predictions = Predictions.load(folder.predictions)
+    scores = {
+        name.removeprefix("uncertainty."): tensor.double()
+        for name, tensor in tensors.items()
+        if name.startswith("uncertainty.")
+    }
+    name = STACK if STACK in scores else str(written["head"])
+    doubt = scores.pop(name)
+    best = sorted(
+        (each for each in scores if each != BASELINE),
+        key=lambda each: float(aurc(scores[each], predictions.failure)),
+    )
+    shown = [each for each in (BASELINE, *best[:COMPARED]) if each in scores]
+    prompt = Prompt.load(folder.prompt) if folder.prompt.is_file() else None
+    review, sets = _decisions(head)
+    if sets is None and prompt is not None:
+        sets = _decisions(prompt)[1]
+    method = str(predictions.about.get("method") or "model")
+    backbone = head.backbone if prompt is None else prompt.backbone
+    values = (head.training.get("config") or {}).get("data")
+    data = None
+    if values is not None and values.get("name"):
+        data = own_data_of(head, str(folder.failure), config.data)
+    return Material(
+        by_method={method: {int(written["seed"]): predictions}},
+        main=method,
+        origin=origin_of(head.training, backbone, folder.failure),
+        data=data,
+        review=review,
+        sets=sets,
+        doubt=doubt,
+        doubt_name=name,
+        others={each: scores[each] for each in shown},
+        why=_reasons(folder, predictions),
+    )
+
+
+def own_data_of(export: Any, source: str, here: DataConfig) -> DataConfig | None:
+    """Return where the images of an export are, changed by what this command says. None: it does not say."""
+    own = own_data(export, source)
+    if own is None:
+        return None
+    return data_from_export(own, here, given(here, ReportRun().data), source=source)
+
+
+def _reasons(folder: RunFolder, predictions: Predictions) -> list[str] | None:
+    """Return the reasons of a failure run in the order of its predictions. None: its table is not there."""
+    if not folder.failures.is_file():
+        return None
+    with folder.failures.open(encoding="utf-8", newline="") as file:
+        said = {row["name"]: row.get("why", "") for row in csv.DictReader(file)}
+    found = [said.get(safe_path(name)) for name in predictions.names]
+    return None if any(each is None for each in found) else [str(each) for each in found]
+
+
+def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
+    """Return what the folder of an evaluation holds."""
+    written = read_json(folder.metrics)
+    files = written.get("files") if isinstance(written, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise ValueError(
+            f"'{folder.path}' is not a finished evaluation, or one of an older version that does not say "
+            "which file is whose. Evaluate again: the report is then written with it."
+        )
+    by_method = {
+        name: {
+            int(seed): Predictions.load(folder.evaluated / f"{file}.safetensors")
+            for seed, file in runs.items()
+        }
+        for name, runs in files.items()
+    }
+    main = next(iter(by_method))
+    settings = load_config([str(folder.evaluation)], task="evaluate")
+    settings.data = replace(settings.data, root=config.data.root or settings.data.root)
+    try:
+        entries = find_entries(settings)
+    except (FileNotFoundError, ValueError) as error:  # the prompts have moved; the predictions are here
+        log.warning("The prompts of '%s' are not at hand: %s", folder.path, error)
+        return Material(by_method=by_method, main=main, split=settings.split)
+    entry = next((each for each in entries if each.method == main), entries[0])
+    names = next(iter(by_method[main].values())).class_names
+    return replace(of_entry(entry, entry.prompt.in_order(names)), by_method=by_method, split=settings.split)
+
+
+def _images(material: Material, config: ReportRun) -> tuple[ImageTable | None, str]:
+    """Return the images of the predictions, or why they are not at hand."""
+    data = material.data
+    if data is None:
+        return None, "It is not known where the images are."
+    if config.data.root is not None:
+        data = replace(data, root=config.data.root)
+    names = next(iter(material.by_method[material.main].values())).class_names
+    try:
+        table = load_task(data, needs=(material.split,), among=names).splits()[material.split]
+    except (FileNotFoundError, ValueError) as error:
+        return None, f"The images could not be read: {error}"
+    if not isinstance(table, ImageTable):
+        return None, FEATURES_ONLY
+    wanted = next(iter(material.by_method[material.main].values())).ids
+    missing = len(set(wanted) - set(table.ids))
+    if missing == len(set(wanted)):
+        return None, f"The images at {few([str(data.root)])} are others than those that were predicted."
+    return table, ""
