@@ -33,9 +33,9 @@ def overview(found: list[Answers], protocol: Protocol) -> ResultTable:
         Field("refusals", "refused %", "share"),
     )
     note = (
-        "No answer is left out: what is no option (unparsed, refused, ambiguous) counts as wrong. Guessing is "
-        "the mean of 1 / K. The most frequent answer is the right place or text that is most frequent among "
-        "the questions, as if it was always given."
+        "No answer is left out: what is no option (unparsed, refused, ambiguous) counts as wrong. Guessing "
+        "is the mean of 1 / K. The most frequent answer is the right place or text that is most frequent "
+        "among the questions, as if it was always given."
     )
     return ResultTable("Answers", note, fields, rows)
 

@@ -43,10 +43,11 @@ def accuracy_shift(found: list[Answers], protocol: Protocol) -> ResultTable:
         Field("p_holm", "p (clusters, Holm)", "p"),
     )
     note = (
-        "Pairs are questions answered in both forms. McNemar's exact test takes questions as independent; the "
-        "other p-value flips the signs of whole images or patients, and is corrected over all rows (Holm). "
-        "Then / before is SURE-VQA's relative robustness. An automatic edit to None of the above is not always "
-        "valid: of 100 such items of a medical examination, clinicians found 68 to be (Bedi et al. 2025)."
+        "Pairs are questions answered in both forms. McNemar's exact test takes questions as independent; "
+        "the other p-value flips the signs of whole images or patients, and is corrected over all rows "
+        "(Holm). Then / before is SURE-VQA's relative robustness. An automatic edit to None of the above is "
+        "not always valid: of 100 such items of a medical examination, clinicians found 68 to be (Bedi et "
+        "al. 2025)."
     )
     return ResultTable("What changed questions do to the answers", note, fields, rows)
 
@@ -79,8 +80,8 @@ def doubt_shift(found: list[Answers], protocol: Protocol) -> ResultTable:
     )
     note = (
         "That uncertainty barely changes is a claim of equivalence: two one-sided tests against "
-        f"{protocol.margin:g} standard deviations of the original uncertainty, with images or patients as clusters, corrected over "
-        "all rows (Holm). A large p-value of Wilcoxon's test would not show it."
+        f"{protocol.margin:g} standard deviations of the original uncertainty, with images or patients as "
+        "clusters, corrected over all rows (Holm). A large p-value of Wilcoxon's test would not show it."
     )
     return ResultTable("What changed questions do to the uncertainty", note, fields, rows)
 

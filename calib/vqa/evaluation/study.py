@@ -156,7 +156,7 @@ class Answers:
         return found
 
     def _of_condition(self, values: np.ndarray, condition: str) -> np.ndarray | None:
-        """Return for every answer the value of the same question's answer under a condition; None: no such."""
+        """Return for every answer that of the same question under a condition, (N,); None: there is none."""
         rows = np.flatnonzero(self.condition == condition)
         if not len(rows):
             return None
@@ -165,7 +165,7 @@ class Answers:
         return by_original[self.layout.originals[self.item]]
 
     def _cell_error(self) -> np.ndarray:
-        """Return the error rate among the answers of the same data set, condition, modality and type, (N,)."""
+        """Return the error rate of answers of the same data set, condition, modality and type, (N,)."""
         layout = self.layout
         said = [self.dataset, self.condition]
         said += [layout.slices(column)[self.item] for column in ("modality", "question_type")]

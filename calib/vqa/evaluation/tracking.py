@@ -96,8 +96,8 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
     note = (
         "Spearman's correlation of accuracy and AUROC over systems, within each data set and cell, then "
         "averaged; tested by exchanging whole systems, so that one which is good everywhere counts once. By "
-        "AUROC alone: AURC, PRR and ECE change with accuracy even where wrong and right answers are told apart "
-        f"equally well. {_parts(every)}"
+        "AUROC alone: AURC, PRR and ECE change with accuracy even where wrong and right answers are told "
+        f"apart equally well. {_parts(every)}"
     )
     return ResultTable("Does quality follow accuracy", note, fields, rows)
 

@@ -49,14 +49,14 @@ def _answers(result: Evaluation) -> list[str]:
         none = f", {_percent(row['no_option'])} chose no option" if row["no_option"] > 0.005 else ""
         said.append(
             f"{_name(row, several)}: {row['n']:,} questions, {_percent(row['accuracy'])}"
-            f"{_between(row, 'accuracy')} right{none}; guessing gives {_percent(row['chance'])}, always the most "
-            f"frequent answer {_percent(row['majority'])}."
+            f"{_between(row, 'accuracy')} right{none}; guessing gives {_percent(row['chance'])}, always the "
+            f"most frequent answer {_percent(row['majority'])}."
         )
     if len(rows) > _MANY:
         best, worst = max(row["accuracy"] for row in rows), min(row["accuracy"] for row in rows)
         said = [
-            f"{len({row['system'] for row in rows})} systems on {len({row['dataset'] for row in rows})} data set(s): "
-            f"accuracy from {_percent(worst)} to {_percent(best)}."
+            f"{len({row['system'] for row in rows})} systems on {len({row['dataset'] for row in rows})} data "
+            f"set(s): accuracy from {_percent(worst)} to {_percent(best)}."
         ]
     return said
 
@@ -130,8 +130,8 @@ def _collapse(result: Evaluation, protocol: Protocol) -> list[str]:
             continue
         best = max(ranked, key=lambda row: row["auroc"])
         text = (
-            f"{name}: of {best['n']:,} right answers {_percent(best['prevalence'])} fall under nota; foreseen best "
-            f"by {best['method']}, AUROC {_percent(best['auroc'])}{_between(best, 'auroc')}"
+            f"{name}: of {best['n']:,} right answers {_percent(best['prevalence'])} fall under nota; "
+            f"foreseen best by {best['method']}, AUROC {_percent(best['auroc'])}{_between(best, 'auroc')}"
         )
         if "null_mean" in best:
             beyond = "more than" if best["null_p_bh"] <= 0.05 else "no more than"
@@ -153,9 +153,9 @@ def _tracking(result: Evaluation, protocol: Protocol) -> list[str]:
     with_it = [row for row in own if row["p_holm"] <= 0.05 and row["rho"] > 0]
     reference = next((row for row in own if row["method"] == protocol.reference), own[0])
     return [
-        f"Quality follows accuracy for {len(with_it)} of {len(own)} methods (Spearman of AUROC and accuracy over "
-        f"{reference['systems']} systems within data sets, Holm); {reference['method']}: {reference['rho']:+.2f}, "
-        f"p {_p(reference['p_holm'])}. {result.tables['tracking'].note.rsplit('well. ', 1)[-1]}".strip()
+        f"Quality follows accuracy for {len(with_it)} of {len(own)} methods (Spearman of AUROC and accuracy "
+        f"over {reference['systems']} systems within data sets, Holm); {reference['method']}: "
+        f"{reference['rho']:+.2f}, p {_p(reference['p_holm'])}. {result.tables['tracking'].note.rsplit('well. ', 1)[-1]}".strip()
     ]
 
 
