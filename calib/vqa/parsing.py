@@ -30,6 +30,9 @@ _STATED = re.compile(
     r"(?:most|correct|best|right|appropriate|likely|más|mais|correct[ao])\b"
 )
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?\s*\(?([A-Z])\)?\s*\}?\}")
+_FINAL = re.compile(
+    r"\banswer\b[^.:\n]{0,30}(?:\bis|:)[\s*]*\(?([A-Z])\b(?:\)|\.|\*|\s)*(?:[^\n.]{0,80}\.?)?\s*$", re.I
+)
 _LEAD = re.compile(r"^[\s*_\"'`(\[{#>-]*([A-Z])(?:[\s]*[)\]}.:,*\"'`]|\s+[-–—]|\s*\n|\s*$)")
 _WORD_LETTER = re.compile(
     r"^\s*(?:option|choice|answer|letter|alternativa|opci[oó]n|op[cç][aã]o|opção)?\s*[\"'`*_(\[{]*([A-Z])(?![A-Za-z'’])"
@@ -40,8 +43,9 @@ _MARKED = re.compile(
     r"|(?:選択肢|\b[Oo]ption|\b[Cc]hoice|\b[Oo]pci[oó]n|\b[Oo]pç[aã]o|\b[Ll]etra|\b[Aa]lternativa)\s*\(?([A-Z])(?![A-Za-z])"
 )
 _CONCLUSION = re.compile(
-    r"\b(?:therefore|thus|hence|in conclusion|in summary|overall|so the|por (?:lo )?tanto|portanto|assim|em conclusão|"
-    r"en conclusión|en resumen)\b|したがって|従って|よって|以上のことから|以上から|לכן|לפיכך|לסיכום|因此|所以",
+    r"\b(?:therefore|thus|hence|in conclusion|in summary|overall|so the|por (?:lo )?tanto|portanto|assim|"
+    r"em conclusão|en conclusión|en resumen)\b|したがって|従って|よって|以上のことから|以上から"
+    r"|לכן|לפיכך|לסיכום|因此|所以",
     re.I,
 )
 LONG = 200  # characters beyond which a text explains, and options in it need not be its answer
@@ -51,8 +55,10 @@ _SURE = ("confidence", "certainty", "probability", "verbalized_confidence")
 _REFUSAL = re.compile(
     r"\b(?:i(?:'|’)?m|i am|we are)\s+(?:sorry|unable|not able|afraid)|\bsorry\b|\bapologi[sz]e"
     r"|\b(?:i|we)\s*(?:can ?not|can(?:'|’)t|am unable|do not|don(?:'|’)t|won(?:'|’)t|will not)\s+"
-    r"(?:provide|give|offer|answer|help|assist|see|view|access|analy[sz]e|interpret|make|diagnose|have|fulfil|respond)"
-    r"|\b(?:unable|not able|not possible|impossible)\s+to\s+(?:provide|give|answer|determine|see|view|assist|interpret|say)"
+    r"(?:provide|give|offer|answer|help|assist|see|view|access|analy[sz]e|interpret|make|diagnose|have|"
+    r"fulfil|respond)"
+    r"|\b(?:unable|not able|not possible|impossible)\s+to\s+"
+    r"(?:provide|give|answer|determine|see|view|assist|interpret|say)"
     r"|\bas an ai\b|\bconsult (?:a|with a|your) (?:doctor|physician|medical|health)"
     r"|\b(?:no|without) (?:an |the )?image (?:was |is |has been )?(?:provided|attached|available|given)"
     r"|\b(?:lo siento|no puedo|desculpe|não posso|não consigo|sinto muito|lamento)\b"
@@ -83,9 +89,11 @@ def parse_answer(text: str | None, options: Sequence[str] | None, count: int | N
     """Return which option a text chooses.
 
     Read in this order, the first that says something counts: JSON with a key such as answer; a letter in a
-    box; what follows the last "the answer is" (a letter, or an option's text); a letter alone or in front; the
-    only letter marked as one, (B) or **B**; the text of the only option that occurs. A text that names two
-    options is ambiguous: it is no answer, and counts as wrong. Nothing is drawn where nothing is said.
+    box; a letter alone, at the end as the answer, or in front; what follows the last "the answer is" (a
+    letter, or an option's text); of an explanation its conclusion; the only letter marked as one, (B) or
+    **B**; in a short text the only option whose text occurs. A text that names two options is ambiguous: it
+    is no answer, and counts as wrong. A refusal is none either, whatever it lists. Nothing is drawn where
+    nothing is said.
 
     Args:
         text: The answer.
@@ -177,6 +185,9 @@ class _Reader:
         exact = [k for k, option in enumerate(self.texts) if option and option == _plain(said)]
         if len(exact) == 1:
             return Parsed(exact[0], "option", "text")
+        final = _FINAL.search(said)
+        if final and final[1] in self.letters and not re.match(r"\s*(?:and|or|&|/|,)", said[final.end(1) :]):
+            return self._letter(final[1], "marked")
         lead = _LEAD.match(said)
         leads = lead is not None and lead[1] in self.letters and not self._two_in_front(said, lead)
         if lead is not None and leads and not self._is_list(said, lead):
@@ -192,13 +203,16 @@ class _Reader:
 
     def _concluded(self, said: str) -> Parsed:
         """Return what a text says that explains: by its conclusion, else by all of it."""
+        refused = bool(_REFUSAL.search(said))
         for mark in reversed(list(_CONCLUSION.finditer(said))):
-            named = self._marked(said[mark.end() :])
+            rest = said[mark.end() :]
+            named = self._marked(rest)
             if len(named) == 1:
                 return self._letter(named.pop(), "conclusion")
             if named:
                 return Parsed(-1, "ambiguous", "letters")
-        refused = bool(_REFUSAL.search(said))
+            if not refused and len(rest) <= LONG and self._by_text(rest).place >= 0:
+                return Parsed(self._by_text(rest).place, "option", "conclusion")
         named = self._marked(said)
         if len(named) == 1 and not refused:
             return self._letter(named.pop(), "only_letter")
