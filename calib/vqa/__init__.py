@@ -1,6 +1,7 @@
 """Clinical visual question answering: questions and answers as tables, perturbations, models that answer."""
 
 from calib.core.rooms import offered
+from calib.vqa.evaluation import Evaluation, Protocol, evaluate
 from calib.vqa.tables import (
     Items,
     Outputs,

@@ -149,7 +149,7 @@ def _compare(answers: Answers, made: list[dict[str, Any]], protocol: Protocol) -
             continue
         boot = answers.layout.boots[row["dataset"]]
         if row["rows"] != reference["rows"]:  # one of them knows less: compare where both know
-            mine, theirs = (np.frombuffer(each["rows"], np.int64) for each in (row, reference))
+            mine, theirs = (np.frombuffer(one["rows"], np.int64) for one in (row, reference))
             known = np.intersect1d(mine, theirs)
             failure, clusters = ~answers.right[known], answers.cluster[known]
             if too_few(int(failure.sum()), int((~failure).sum()), protocol.min_cases):

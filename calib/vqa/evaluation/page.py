@@ -57,8 +57,10 @@ def page(result: Evaluation) -> str:
     return as_html(
         Document(
             title="Uncertainty of answers to visual questions",
-            subtitle=f"{about['outputs']:,} answers of {len(about['systems'])} system(s) to {about['items']:,} items "
-            f"of {len(about['datasets'])} data set(s).",
+            subtitle=(
+                f"{about['outputs']:,} answers of {len(about['systems'])} system(s) to {about['items']:,} "
+                f"items of {len(about['datasets'])} data set(s)."
+            ),
             sections=sections,
         )
     )

@@ -191,7 +191,7 @@ def _number(value: Any, form: Form) -> str:
     if form == "points":
         return f"{100 * value:+.1f}"
     if form == "p":
-        return "<0.001" if value < 0.001 else f"{value:.3f}"
+        return "≤0.001" if value <= 0.001 else f"{value:.3f}"
     return f"{value:.3f}"
 
 

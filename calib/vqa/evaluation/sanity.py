@@ -85,7 +85,7 @@ def orders(found: list[Answers], protocol: Protocol) -> ResultTable:
         Field("why", "why no number"),
     )
     note = (
-        "Questions asked in their original order and in others (condition permuted). The entropy is that of "
+        "Questions asked in their original order and in others (conditions permuted, rotation). The entropy is that of "
         "the options chosen in all orders, for being wrong in the original one; ties of the vote count as "
         "wrong."
     )
@@ -181,9 +181,7 @@ def _letters(
 
 
 def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
-    names = [
-        name for name in answers.conditions(dataset) if name.split("#")[0].rstrip("0123456789_") == "permuted"
-    ]
+    names = [name for name in answers.conditions(dataset) if name.startswith(("permuted", "rotation"))]
     pairs = [answers.pairs(dataset, name) for name in names]
     first = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, dtype=np.int64)
     if not len(first):

@@ -152,10 +152,11 @@ def _tracking(result: Evaluation, protocol: Protocol) -> list[str]:
         return []
     with_it = [row for row in own if row["p_holm"] <= 0.05 and row["rho"] > 0]
     reference = next((row for row in own if row["method"] == protocol.reference), own[0])
+    parts = result.tables["tracking"].note.rsplit("well. ", 1)[-1]
     return [
         f"Quality follows accuracy for {len(with_it)} of {len(own)} methods (Spearman of AUROC and accuracy "
         f"over {reference['systems']} systems within data sets, Holm); {reference['method']}: "
-        f"{reference['rho']:+.2f}, p {_p(reference['p_holm'])}. {result.tables['tracking'].note.rsplit('well. ', 1)[-1]}".strip()
+        f"{reference['rho']:+.2f}, p {_p(reference['p_holm'])}. {parts}".strip()
     ]
 
 
