@@ -10,7 +10,7 @@ FLOORS = (
     {"core", "io", "stats"},
     {"losses", "metrics", "posthoc", "scores", "backbones"},
     {"data", "report", "training"},
-    {"prompts", "failure"},
+    {"prompts", "failure", "vqa"},
     {"config", "processes", "runs"},
     {"commands", "cli", "__main__"},
 )
@@ -20,6 +20,7 @@ SAME_FLOOR = {
     ("stats", "core"),
     ("scores", "posthoc"),
     ("failure", "prompts"),
+    ("vqa", "prompts"),
     ("runs", "config"),
     ("runs", "processes"),
     ("cli", "commands"),

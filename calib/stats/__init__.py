@@ -1,4 +1,4 @@
-"""Statistics of results: intervals by the bootstrap, exact bounds of shares."""
+"""Statistics of results: intervals by the bootstrap, exact bounds of shares, and tests."""
 
 from calib.core.rooms import offered
 from calib.stats.bootstrap import (
@@ -17,8 +17,20 @@ from calib.stats.bounds import (
     p_value,
     upper_bound,
 )
+from calib.stats.delong import delong, delong_test
 from calib.stats.joint import JointBootstrap
 from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
+from calib.stats.tests import (
+    Equivalence,
+    RankCorrelation,
+    adjusted_p,
+    equivalence_test,
+    mcnemar_exact,
+    permutation_p,
+    sign_flip_test,
+    signed_ranks,
+    spearman_test,
+)
 
 
 def __dir__() -> list[str]:

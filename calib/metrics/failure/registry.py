@@ -14,9 +14,11 @@ from calib.metrics.failure.steps import (
     aupr_error_of_steps,
     aurc_of_steps,
     auroc_of_steps,
+    capture_of_steps,
     coverage_of_steps,
     eaurc_of_steps,
     fpr_of_steps,
+    prr_of_steps,
     risk_of_steps,
 )
 
@@ -80,4 +82,6 @@ WITH_SETTINGS: dict[str, FailureMetric] = {
     "fpr_at_tpr": FailureMetric(fpr_of_steps, needs_failure=True, needs_success=True),
     "risk_at_coverage": FailureMetric(risk_of_steps),
     "coverage_at_risk": FailureMetric(coverage_of_steps),
+    "prr": FailureMetric(prr_of_steps, needs_failure=True, needs_success=True, higher_is_better=True),
+    "capture": FailureMetric(capture_of_steps, needs_failure=True, higher_is_better=True),
 }

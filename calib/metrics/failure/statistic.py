@@ -24,7 +24,8 @@ def undefined_reason(name: str, failure: Tensor | np.ndarray) -> str | None:
     """Return why a metric is NaN on samples with these failures, or None if it is defined.
 
     Args:
-        name: A key of FAILURE_METRICS, or "fpr_at_tpr", "risk_at_coverage", "coverage_at_risk".
+        name: A key of FAILURE_METRICS or WITH_SETTINGS: "fpr_at_tpr", "risk_at_coverage", "coverage_at_risk",
+            "prr", "capture".
         failure: (N,) bool.
 
     Example:
@@ -130,7 +131,8 @@ def failure_statistic(name: str, **settings: Any) -> FailureStatistic:
     copies, which are ties; the metrics average them, so there is no bias from the order of the copies.
 
     Args:
-        name: A key of FAILURE_METRICS, or "fpr_at_tpr", "risk_at_coverage", "coverage_at_risk".
+        name: A key of FAILURE_METRICS or WITH_SETTINGS: "fpr_at_tpr", "risk_at_coverage", "coverage_at_risk",
+            "prr", "capture".
         **settings: Keyword-only arguments of the metric, e.g. coverage=0.8.
 
     Raises:
@@ -163,6 +165,9 @@ def _look_up(name: str) -> FailureMetric:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     tpr, coverage, risk = (settings.get(name) for name in ("tpr", "coverage", "risk"))
+    for name in ("max_rejection", "budget"):
+        if settings.get(name) is not None and not 0 < settings[name] <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {settings[name]!r}: a share of the samples.")
     if tpr is not None and not 0 < tpr < 1:
         raise ValueError(f"tpr must lie between 0 and 1, got {tpr!r}.")
     if coverage is not None and not 0 < coverage <= 1:

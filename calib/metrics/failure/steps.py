@@ -123,6 +123,44 @@ def coverage_of_steps(steps: Steps, *, risk: float) -> np.ndarray:
     return np.where(low, steps.accepted, 0).max(axis=1) / steps.n[:, 0]
 
 
+def prr_of_steps(steps: Steps, *, max_rejection: float = 1.0) -> np.ndarray:
+    """Return the prediction rejection ratio of each resample, (R,): 0 as good as chance, 1 the best possible.
+
+    (risk of chance - risk) / (risk of chance - best risk), where risk is the mean of the shares of failures
+    among the n - r least uncertain, r = 0, ..., floor(max_rejection n) - 1.
+
+    Source: Malinin et al. 2021; Fadeeva et al. 2023 (LM-Polygraph). Differs: ties are averaged, and chance is
+        the share of failures instead of a mean over shuffles.
+    """
+    n, failures = steps.n[:, 0], steps.n_failures[:, 0]
+    rejected = np.floor(np.round(max_rejection * n, 9))
+    kept = n - rejected  # the least uncertain whose risks are not in the mean
+    before = steps.accepted - steps.size
+    failures_before = steps.accepted_failures - steps.failures
+    share = _ratio(steps.failures, steps.size)
+    harmonic = np.concatenate([[0.0], (1 / np.arange(1, int(n.max(initial=0)) + 1)).cumsum()])
+    first = np.clip(kept[:, None], before, steps.accepted)  # where the mean begins within a step
+    rise = harmonic[steps.accepted.astype(np.int64)] - harmonic[first.astype(np.int64)]
+    within = (steps.accepted - first) * share + (failures_before - before * share) * rise
+    risk = _ratio(within.sum(axis=1), rejected)
+    # The best order has all failures last: of k accepted, k - (n - failures) are wrong, if that is above 0.
+    start = np.maximum(kept, n - failures)
+    span = harmonic[n.astype(np.int64)] - harmonic[start.astype(np.int64)]
+    best = _ratio((n - start) - (n - failures) * span, rejected)
+    chance = _ratio(failures, n)
+    defined = (rejected > 0) & (chance > best)
+    return np.where(defined, _ratio(chance - risk, np.where(defined, chance - best, 1.0)), np.nan)
+
+
+def capture_of_steps(steps: Steps, *, budget: float) -> np.ndarray:
+    """Return the share of the failures among the `budget` N most uncertain, (R,); ties in random order."""
+    kept = (1 - budget) * steps.n
+    before = steps.accepted - steps.size
+    inside = np.clip(kept - before, 0, steps.size)
+    missed = (inside * _ratio(steps.failures, steps.size)).sum(axis=1)
+    return np.where(steps.n_failures[:, 0] > 0, 1 - _ratio(missed, steps.n_failures[:, 0]), np.nan)
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float = 0.0) -> np.ndarray:
     """Return top / bottom, and `empty` where a resample has nothing to divide by."""
     out = np.full(np.broadcast_shapes(np.shape(top), np.shape(bottom)), empty)

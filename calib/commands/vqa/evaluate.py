@@ -1,0 +1,127 @@
+"""`calib vqa evaluate`: what answers and their uncertainties are worth, as tables, a page and sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.core.errors import unknown_name
+from calib.core.text import few, printable, safe_path
+
+if TYPE_CHECKING:
+    from calib.commands.vqa.arguments import Given
+
+DEMO = "demo"
+OUTPUTS = "outputs.parquet"  # in a folder of `calib vqa answer`
+
+
+def main(given: Given) -> int:
+    """Run `calib vqa evaluate`. Returns the exit status."""
+    from calib.vqa import Protocol, evaluate
+
+    asked = given.settings
+    protocol = Protocol(**protocol_of(asked))
+    for name in asked["show"]:
+        if name not in TABLES:
+            raise unknown_name("table", name, TABLES)
+    items, outputs = _tables(given.files)
+    result = evaluate(items, outputs, protocol)
+    print(result.text())
+    for name in asked["show"]:
+        print(f"\n{result.table(name)}", end="")
+    if asked["out"] is not None:
+        written = result.save(asked["out"])
+        print(f"\n{safe_path(Path(asked['out']) / 'report.html')} and {len(written) - 1} other files")
+    return 0
+
+
+# Names of the tables, known before anything is computed.
+TABLES = (
+    "overview",
+    "errors",
+    "calibration",
+    "transfer",
+    "shift",
+    "shift_uncertainty",
+    "collapse",
+    "tracking",
+    "cells",
+    "robustness",
+    "orders",
+    "letters",
+    "methods",
+)
+
+
+def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Protocol` that settings of the command stand for.
+
+    Raises:
+        ValueError: `shift` is not COLUMN:VALUE.
+
+    Example:
+        >>> protocol_of({"methods": ["option_msp"], "shift": "situation:iid", "out": None, "show": []})
+        {'methods': ('option_msp',), 'shift': ('situation', 'iid')}
+    """
+    made = {}
+    for name, value in asked.items():
+        if name in ("out", "show") or value is None:
+            continue
+        if name == "shift":
+            column, colon, usual = value.partition(":")
+            if not (column and colon and usual):
+                raise ValueError(f"shift={value}: expected COLUMN:VALUE, VALUE being what is usual.")
+            made[name] = (column, usual)
+        elif name == "methods" and value == ["panel"]:
+            continue
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return made
+
+
+def _tables(files: Sequence[str]) -> tuple[Any, Any]:
+    """Return the items and outputs of files: outputs are known by their column model_id."""
+    from calib.vqa.demonstration import demonstration
+    from calib.vqa.tables import read_items, read_outputs
+
+    if list(files) == [DEMO]:
+        return demonstration()
+    if not files:
+        raise ValueError(
+            "Which answers? calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER, or calib vqa evaluate demo."
+        )
+    items, outputs = [], []
+    for name in files:
+        path = Path(name) / OUTPUTS if Path(name).is_dir() else Path(name)
+        (outputs if "model_id" in _columns(path) else items).append(path)
+    for kind, found, column in (("items", items, "option_ids"), ("outputs", outputs, "model_id")):
+        if not found:
+            raise ValueError(
+                f"None of {few(list(files))} is a table of {kind}: it would have a column {column}. Both are "
+                "needed."
+            )
+    read = read_items(*items)
+    return read, read_outputs(*outputs, items=read)
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the columns of a table by its beginning; whether it is sound is checked when it is read."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.suffix.lower() == ".parquet":
+        try:
+            return list(pyarrow.parquet.read_schema(path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} cannot be read as Parquet ({error}). Was it cut off?") from error
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = next((line for line in file if line.strip()), "")
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, first line: no JSON ({printable(str(error))}).") from error
+    return list(row) if isinstance(row, dict) else []

@@ -1,0 +1,89 @@
+"""Stored logits of option letters (VLM-Uncertainty-Bench, MMBench-type): items and outputs of many models.
+
+The folder holds `items.jsonl` (item, base, rotation, option_id, gold, n_listed, options, ...), and for each
+model a `<model>.jsonl` with item and option_logits, the raw logits of the letters. Behind the listed options
+stand always "I don't know" and "None of the above", which are never right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from calib.vqa.adapters.rows import column, rows_of
+from calib.vqa.schema import NOTA
+from calib.vqa.tables import Items, Outputs
+
+UNKNOWN = "idk"  # the option id of "I don't know"
+STANDING = ((UNKNOWN, "I don't know"), (NOTA, "None of the above"))
+LETTERS = 6
+
+
+def read_option_logits(
+    folder: str | Path, models: Sequence[str] | None = None, *, whole_only: bool = True
+) -> tuple[Items, Outputs]:
+    """Return items and outputs of a folder of stored logits.
+
+    Option ids are o0, o1, ... in the order of the question's first rotation, so that answers can be compared
+    across rotations; an option that was only there to fill the list has an id of its rotation, e.g. pad0-2.
+    Rotations of a question are conditions of it: original, rotation1, ...
+
+    Args:
+        folder: With items.jsonl and one .jsonl for each model.
+        models: Which models. None: all.
+        whole_only: Leave items out with fewer than four listed options: the last letters were not on their
+            list, and their logits say nothing.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A row is not as described.
+    """
+    folder = Path(folder)
+    rows, kept = [], {}
+    for where, row in rows_of(folder / "items.jsonl"):
+        count = int(column(row, where, "n_listed"))
+        if whole_only and count + len(STANDING) < LETTERS:
+            continue
+        made = _item(row, where, count)
+        rows.append(made)
+        kept[row["item"]] = made
+    items = Items.of_rows(rows, source=str(folder / "items.jsonl"))
+    paths = [folder / f"{name}.jsonl" for name in models] if models else sorted(folder.glob("*.jsonl"))
+    outputs: list[dict[str, Any]] = []
+    for path in paths:
+        if path.name == "items.jsonl":
+            continue
+        for where, row in rows_of(path):
+            item = kept.get(row.get("item"))
+            if item is not None:
+                logits = column(row, where, "option_logits")
+                outputs.append(
+                    {
+                        "model_id": path.stem,
+                        "item_id": item["item_id"],
+                        "option_logit": logits[: len(item["option_ids"])],
+                    }
+                )
+    return items, Outputs.of_rows(outputs, items, source=str(folder))
+
+
+def _item(row: dict[str, Any], where: str, count: int) -> dict[str, Any]:
+    rotation, own = int(column(row, where, "rotation", needed=False) or 0), column(row, where, "option_id")
+    ids = [f"o{each}" if each is not None else f"pad{rotation}-{k}" for k, each in enumerate(own[:count])]
+    texts = column(row, where, "options")
+    condition = "original" if rotation == 0 else f"rotation{rotation}"
+    return {
+        "item_id": f"{row['base']}#{condition}",
+        "base_id": row["base"],
+        "condition": condition,
+        "dataset": column(row, where, "dataset"),
+        "group_id": row["base"],
+        "question": column(row, where, "question"),
+        "question_type": column(row, where, "category", needed=False),
+        "options": None if texts is None else [*texts[:count], *(text for _, text in STANDING)],
+        "option_ids": [*ids, *(id_ for id_, _ in STANDING)],
+        "correct_index": int(column(row, where, "gold")),
+        "n_real_options": int(column(row, where, "n_real_options")),
+        "situation": column(row, where, "situation", needed=False),
+    }
