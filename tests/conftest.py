@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["short_runs"]
+pytest_plugins = ["short_runs", "forked_jobs"]
 collect_ignore_glob = ["scripts/*"]  # programs that tests start, not modules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -43,7 +43,7 @@ WORDS = {10: "x", 11: ".", 12: ",", 20: "covid", 21: "normal", 22: "lung", 23: "
 settings.register_profile(
     "calib",
     derandomize=True,
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

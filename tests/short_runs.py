@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,87 @@ from PIL import Image, ImageDraw
 from tests_shared import PLAIN, SHORT
 
 from calib.config import PromptRun, load_config
+
+ASSETS = Path(__file__).parents[1] / "calib" / "assets" / "embedded"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_read_once() -> Iterator[Callable[..., Any]]:
+    """Let the embedded model be read from its files once per process, and every run have a copy of its own.
+
+    A fifth of a second for each of hundreds of runs. `tests/backbones` reads it anew each time. Yields what
+    reads the files.
+    """
+    from calib.backbones import BACKBONES
+    from calib.backbones.options import BackboneOptions
+
+    read, kept = BACKBONES["embedded"], []
+
+    def copied(options: BackboneOptions) -> Any:
+        if options != BackboneOptions():
+            return read(options)
+        if not kept:
+            kept.append(read(options))
+        return copy.deepcopy(kept[0])
+
+    BACKBONES["embedded"] = copied
+    yield read
+    BACKBONES["embedded"] = read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def diagrams_drawn_once() -> Iterator[None]:
+    """Let runs make every figure, and draw the first of each kind: a third of a second for hundreds of runs.
+
+    Figures are of one kind that have as many panels, and as many lines in each. What later runs of this
+    process write is the picture of the first. Tests of figures draw theirs themselves.
+    """
+    from calib.report import plots
+
+    draw, drawn = plots.FigureCanvasAgg, {}
+
+    class DrawnOnce:
+        def __init__(self, figure: Any) -> None:
+            self.figure = figure
+
+        def print_png(self, path: Path) -> None:
+            kind = tuple(len(axes.lines) for axes in self.figure.axes)
+            if kind not in drawn:
+                draw(self.figure).print_png(path)
+                drawn[kind] = path.read_bytes()
+            path.write_bytes(drawn[kind])
+
+    plots.FigureCanvasAgg = DrawnOnce  # type: ignore[misc,assignment]
+    yield
+    plots.FigureCanvasAgg = draw  # type: ignore[misc]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the setting of a model that reads an image in half a millisecond: like the embedded one, random.
+
+    For what happens around images: reading, caching, counting, refusing.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from calib.backbones.openclip import build_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = json.loads((ASSETS / "open_clip_config.json").read_text())
+    config["model_cfg"] |= {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    }
+    config["model_cfg"]["text_cfg"] |= {"width": 32, "heads": 2, "layers": 2}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / name, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(config["model_cfg"])
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return f"backbone.name=local-dir:{folder}"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import measuring
 import pytest
 import text_tower
 import torch
@@ -10,6 +11,7 @@ import torch
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.setattr(text_tower, "PEAK_SIZE", 32)
+    monkeypatch.setattr(measuring, "TURN", 0.02)  # seconds
     return text_tower
 
 

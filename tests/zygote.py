@@ -16,6 +16,7 @@ import open_clip
 
 import calib.commands.failure.run
 import calib.commands.search.sweep
+import calib.commands.search.tune
 import calib.commands.train
 from calib.cli import run
 

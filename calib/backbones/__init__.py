@@ -114,6 +114,7 @@ def rebuild_backbone(
     weights: str | Path | None = None,
     tokenizer: str | Path | None = None,
     parity: Mapping[str, bool] | None = None,
+    source: str | None = None,
 ) -> Backbone:
     """Return the backbone that an export describes.
 
@@ -122,10 +123,11 @@ def rebuild_backbone(
         weights: Where the weights are now. None: where `build` says.
         tokenizer: Likewise for the tokenizer.
         parity: As in `create_backbone`.
+        source: What `Backbone.describe()` said of its weights. None: nobody knows.
 
     Raises:
-        ValueError: An entry is unknown or of the wrong type, one names something on the hub that the caller
-            does not, or as `create_backbone`.
+        ValueError: An entry is unknown or of the wrong type, weights that were not random would be, one names
+            something on the hub that the caller does not, or as `create_backbone`.
         FileNotFoundError: Weights or vocabulary are not there.
     """
     from calib.backbones.weights.reading import on_hub  # takes torch, which the names alone do not need
@@ -145,6 +147,7 @@ def rebuild_backbone(
         moved["weights"] = given.get("weights")  # the user's word named the model
     elif weights is not None and not on_hub(weights):
         given.pop("revision", None)  # of what was on the hub, and lies in a file now
+    _check_random(moved["weights"], source, str(given["name"]))
     return create_backbone(**{**given, **moved}, parity=parity)
 
 
@@ -170,6 +173,18 @@ def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: 
             f"The {key} of the prompt's backbone would come from the Hugging Face hub ({said}), and what a "
             f"file says is not fetched unasked. If it is what you want, name it: --{key} {word} (calib "
             f"predict), {setting}={word} (evaluate.py, train.py), or restore_backbone({key}={said!r})."
+        )
+
+
+def _check_random(weights: str | Path | None, source: str | None, name: str) -> None:
+    """Refuse random weights for what was made with others, before they are drawn: it takes half a minute."""
+    from calib.backbones.weights.reading import RANDOM
+
+    if str(weights) == RANDOM and source is not None and not source.startswith(f"{RANDOM} ("):
+        raise ValueError(
+            f"This prompt was made with the weights {source!r}, and {name} with random weights would be "
+            "another backbone. Name the weights it was made with: --weights FILE (calib predict), "
+            "backbone.weights=FILE (evaluate.py, train.py), or restore_backbone(weights=FILE)."
         )
 
 

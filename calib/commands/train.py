@@ -28,6 +28,7 @@ from calib.report.plots import reliability_panels, save_figure
 from calib.report.tables import results_table
 from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
+from calib.runs.marks import warn_if_other
 from calib.runs.opening import check_same_data, opened
 from calib.runs.prepare import RunInputs, data_record, prepare
 from calib.runs.prompt_run import batches_of, check_trainable, evaluate_prompt, exported, new_learner, title
@@ -76,6 +77,8 @@ def train(config: PromptRun) -> dict[str, Any]:
             if job.lacks_report():
                 job.lock()
                 _write_report(config, folder)
+            else:
+                _look_at_table(config, folder)
         else:
             prepared = prepare(config)
             new_learner(config, prepared)  # a class name that does not fit is refused before any is written
@@ -229,13 +232,24 @@ def _check_data(config: PromptRun, folder: RunFolder) -> None:
 def _write_report(config: PromptRun, folder: RunFolder) -> None:
     """Write the table of a finished job, and the reliability diagrams of its test images."""
     folders = methods_of(folder)
-    written = {name: each.results() for name, each in folders.items()}
-    write_text(folder.table, shown(config, *_by_split(written)) + "\n")
+    write_text(folder.table, _table(config, folders))
     if not folder.tested:
         return
     predictions = {name: Predictions.load(each.predictions) for name, each in folders.items()}
     panels = {name: (each.probs, each.labels) for name, each in predictions.items()}
     save_figure(reliability_panels(panels, n_bins=config.n_bins), folder.reliability)
+
+
+@ranks.by_first
+def _look_at_table(config: PromptRun, folder: RunFolder) -> None:
+    """Say it where the table beside a finished run is not its own."""
+    table = _table(config, methods_of(folder))
+    advice = "Delete it, and the command that trained the run makes its own again."
+    warn_if_other(folder.table, lambda text: text == table, advice=advice)
+
+
+def _table(config: PromptRun, folders: Mapping[str, RunFolder]) -> str:
+    return shown(config, *_by_split({name: each.results() for name, each in folders.items()})) + "\n"
 
 
 @ranks.by_first

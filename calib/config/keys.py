@@ -29,7 +29,7 @@ def check_keys(values: Any, schema: type, *, known: Sequence[str], source: str, 
     Raises:
         ValueError: A key is unknown, or a group of settings is not a dict.
     """
-    fields = typing.get_type_hints(schema)
+    fields = hints_of(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
@@ -62,10 +62,25 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
         >>> keys_of(LogConfig, "log.")
         ['log.wandb', 'log.project', 'log.tags']
     """
-    keys = []
-    for name, one in leaves(schema, prefix):
-        keys += [name, *(f"{name}.{key}" for key in one.keys)]
-    return keys
+    return list(_keys(schema, prefix))
+
+
+@functools.cache
+def _keys(schema: type, prefix: str) -> tuple[str, ...]:
+    found = leaves(schema, prefix)
+    return tuple(key for name, one in found for key in (name, *(f"{name}.{inner}" for inner in one.keys)))
+
+
+@functools.cache
+def hints_of(schema: type) -> Mapping[str, Any]:
+    """Return the types of the fields of a settings class; read once, as every argument is checked by them.
+
+    Example:
+        >>> from calib.config.schema import LogConfig
+        >>> hints_of(LogConfig)["tags"]
+        list[str]
+    """
+    return typing.get_type_hints(schema)
 
 
 def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
@@ -83,7 +98,7 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
         >>> [(key, one.affects) for key, one in leaves(LogConfig, "log.")][:2]
         [('log.wandb', 'nothing'), ('log.project', 'nothing')]
     """
-    hints = typing.get_type_hints(schema)
+    hints = hints_of(schema)
     for each in dataclasses.fields(schema):
         name, inner = f"{prefix}{each.name}", dataclass_of(hints[each.name])
         if inner is None:

@@ -230,10 +230,10 @@ def _joined(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -
             with _speaking(place.rank == 0):
                 status = main()
             ranks.meet()
-    except KeyboardInterrupt:
-        if place.rank == 0 and not _has_failed(store, if_lost=False):
+    except (KeyboardInterrupt, Preempted) as stop:
+        if place.rank == 0 and not _has_failed(store, if_lost=False):  # torchrun stops those left, too
             raise
-        return 130
+        return stop.status if isinstance(stop, Preempted) else 130
     except Exception as error:  # whatever it is, one of the processes says it
         if _is_news(error, store):
             raise
@@ -261,10 +261,14 @@ def _is_news(error: Exception, store: Any) -> bool:
     if isinstance(error, distributed.DistError | RuntimeError) and any(
         word in str(error).lower() for word in LOST
     ):
-        for _ in range(10):
-            if _has_failed(store, if_lost=True):
-                return False
-            time.sleep(0.2)
+        try:
+            for _ in range(10):
+                if _has_failed(store, if_lost=True):
+                    return False
+                time.sleep(0.2)
+        except Preempted:  # torchrun stops those that are left; the one that is gone is the reason
+            if LAUNCHER in os.environ:  # who says it
+                raise
         raise ConnectionError(
             "Another process of this job has ended without a word: it was killed, perhaps as memory ran out, "
             "or its machine is gone. The same command goes on from the last finished epoch."

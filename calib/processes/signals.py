@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -61,6 +62,9 @@ _watch = _Watch()
 def preemptible() -> Iterator[None]:
     """Turn SIGTERM and SIGUSR1 into `Preempted` while the block runs, at once unless `deferred` says later.
 
+    Code in C may swallow what a handler raises (scipy's Sobol tables stayed half filled, and a run went on
+    with wrong numbers): then it is raised again, where Python goes on. Likewise Ctrl-C.
+
     For the command line. In other threads than the main one, and on systems without signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread() or _watch.process is not None:
@@ -69,6 +73,7 @@ def preemptible() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _watch.process, _watch.asked, _watch.raised = os.getpid(), None, False
     take_over()
+    report, sys.unraisablehook = sys.unraisablehook, _not_lost
     try:
         yield
     except Exception as error:  # of any type: an import that was interrupted breaks what comes after it
@@ -77,9 +82,24 @@ def preemptible() -> Iterator[None]:
             raise Preempted(_watch.asked) from error
         raise
     finally:
+        sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         _watch.process = None
+
+
+def _not_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Raise a stop again that was swallowed; of other errors that are swallowed, say so as Python does."""
+    number = _watch.asked if isinstance(lost.exc_value, Preempted) else None
+    if number is not None:
+        _watch.raised = False
+    elif isinstance(lost.exc_value, KeyboardInterrupt):
+        number = signal.SIGINT
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    # By another thread, a moment later: raised in here it would be swallowed, too.
+    threading.Timer(0.001, os.kill, (os.getpid(), number)).start()
 
 
 def take_over() -> None:

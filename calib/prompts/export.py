@@ -203,7 +203,8 @@ class Prompt:
         """
         build = self.backbone.get("build", {"name": self.backbone["name"]})
         parity = self.backbone.get("parity", {})
-        backbone = rebuild_backbone(build, weights=weights, tokenizer=tokenizer, parity=parity)
+        said = self.backbone.get("weights", {}).get("source")
+        backbone = rebuild_backbone(build, weights=weights, tokenizer=tokenizer, parity=parity, source=said)
         self.check_backbone(backbone)
         return backbone
 

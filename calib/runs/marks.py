@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from calib.runs.identity import each_setting, relevant_settings
 
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
 SCHEME = 8  # letters of a mark that say which settings and defaults there were when it was made
+log = logging.getLogger(__name__)
 AGAIN = (
     "Put the folder's own file back; or delete it and metrics.json, and the command that trained the run "
     "makes them again from its last checkpoint."
@@ -82,6 +84,25 @@ def checked_mark(split: Path, config: PromptRun | FailureRun, record: Mapping[st
             "the folder's own back, replace the run (overwrite=true), or give another folder (out=FOLDER)."
         )
     return old or new
+
+
+def warn_if_other(path: Path, holds: Callable[[str], bool], *, advice: str = AGAIN) -> None:
+    """Say in the log that a text for people, which has no mark, is not what its folder's results give.
+
+    It is left as it is, since nothing reads it: somebody may have written into it, or it may be of another
+    version. Curves (logs/metrics.csv) are not looked at: a run that goes on writes them from its checkpoint.
+
+    Args:
+        path: The file, which may be missing.
+        holds: Whether its content is what the results give.
+        advice: How it is made again.
+    """
+    if path.is_file() and not holds(path.read_text(encoding="utf-8", errors="replace")):
+        log.warning(
+            "%s is not what this run's results give: it is of another run or version, or was changed. %s",
+            path,
+            advice,
+        )
 
 
 def check_file(path: Path, own: str | None) -> None:

@@ -303,6 +303,13 @@ def test_other_contents_are_refused(tmp_path):
 # Finding files
 
 
+@pytest.mark.skipif(not os.path.isfile("/proc/self/mem"), reason="there is no such file here")
+def test_a_file_of_the_system_that_cannot_be_read_is_named(small) -> None:
+    """Once it ended in the bare words of error 5."""
+    with pytest.raises(ValueError, match=r"^/proc/self/mem cannot be read as weights \(.*\)\. It is a"):
+        small("clip", weights="/proc/self/mem")
+
+
 def test_missing_files_and_folders(small, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"No weights at '.*plip\.pt': neither a file nor a folder.*backbone\.weights"

@@ -347,13 +347,24 @@ def test_sets_get_no_gradient_of_each_other(clip):
     assert not contexts.grad[[0, 2]].any()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("name", ["biomedclip", "medclip"])
-def test_bert_at_its_size(name, vocab):
+@pytest.fixture(scope="module", params=["biomedclip", "medclip"])
+def published_bert(request, vocab):
     from calib.backbones import create_backbone
 
-    backbone = create_backbone(name, weights="random", tokenizer=vocab)
+    return create_backbone(request.param, weights="random", tokenizer=vocab)
+
+
+@pytest.fixture(scope="module")
+def published_plip():
+    from calib.backbones import create_backbone
+
+    return create_backbone("plip", weights="random")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
+def test_bert_at_its_size(published_bert):
+    backbone = copy.deepcopy(published_bert)  # which keeps nothing of another kernel
     learner = PromptLearner(backbone, NAMES, n_ctx=8)
     features, gradient, fast_features, fast_gradient = both_ways(backbone, learner)
     assert (fast_features - features).abs().max() < 1e-6
@@ -363,11 +374,10 @@ def test_bert_at_its_size(name, vocab):
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("position", ["end", "middle"])
-def test_plip_at_its_size(position):
-    from calib.backbones import create_backbone
+def test_plip_at_its_size(position, published_plip):
     from calib.data import DATASETS
 
-    backbone = create_backbone("plip", weights="random")
+    backbone = copy.deepcopy(published_plip)
     names = list(DATASETS["kather"].class_names.values())
     learner = PromptLearner(backbone, names, class_position=position)
     for n_sets in (None, 2):

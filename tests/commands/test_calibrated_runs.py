@@ -151,8 +151,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (tmp_path / "r" / name).read_bytes() == (made[0] / name).read_bytes(), name
 
 
-def test_encoding_at_every_step_is_calibrated_too(image_folder: Path, tmp_path: Path) -> None:
-    data = ["data.name=folder", f"data.root={image_folder}", "data.cache=false", "trainer.max_epochs=1"]
+def test_encoding_at_every_step_is_calibrated_too(image_folder: Path, tiny: str, tmp_path: Path) -> None:
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", "data.cache=false", "trainer.max_epochs=1"]
     train(load_config([*QUICK, *data, f"out={tmp_path / 'r'}"], task="prompt"))
     assert Prompt.load(tmp_path / "r").calibration is not None
 

@@ -19,7 +19,7 @@ from calib.runs.entries import find_entries
 
 
 def evaluation(folder: Path, runs: list[Path], *changes: str) -> EvaluateRun:
-    config = load_config([f"out={folder}", "n_resamples=200", *changes], task="evaluate")
+    config = load_config([f"out={folder}", "n_resamples=50", *changes], task="evaluate")
     config.runs = [str(run) for run in runs]
     return config
 
@@ -49,7 +49,7 @@ def test_it_writes_predictions_metrics_table_and_picture(results) -> None:
     assert text.count("\n| ") == 7  # two headers, three methods, two differences
     assert text.startswith("cxr3 (545 images), test split, seeds 1, 2, mean ± standard deviation over seeds;")
     assert (
-        "Minus coop, paired by seed and group of images (patient), with 95% bootstrap intervals (200" in text
+        "Minus coop, paired by seed and group of images (patient), with 95% bootstrap intervals (50" in text
     )
 
 

@@ -52,8 +52,10 @@ def test_a_disk_that_fills_up_while_training_costs_one_epoch(
     assert (folder / "logs" / "metrics.csv").read_bytes() == (runs[1] / "logs" / "metrics.csv").read_bytes()
 
 
-def test_a_shared_cache_may_be_read_only(image_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    backbone, task = create_backbone("embedded"), load_data("folder", str(image_folder))
+def test_a_shared_cache_may_be_read_only(
+    image_folder: Path, tiny: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    backbone, task = create_backbone(tiny.partition("=")[2]), load_data("folder", str(image_folder))
     wanted = cache_features(backbone, task.test, tmp_path / "cache")
 
     def refuse(*_: object, **__: object) -> None:
@@ -63,7 +65,7 @@ def test_a_shared_cache_may_be_read_only(image_folder: Path, tmp_path: Path, mon
         monkeypatch.setattr(name, refuse)
     found = cache_features(backbone, task.test, tmp_path / "cache")
     assert torch.equal(found.image_features, wanted.image_features)
-    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'other'}"]
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'other'}"]
     shots = ["data.shots=3", "data.val_shots=0", "data.views=0", f"out={tmp_path / 'run'}"]
     assert run("train", [*ALONE, *data, *shots]) == 1
     error = capsys.readouterr().err

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 import torch
 import yaml
+from forked_jobs import Forked
 from PIL import Image
 from safetensors import safe_open
 from tests_shared import SHORT
@@ -37,27 +37,11 @@ class Job(Protocol):
 
     pid: int
 
+    def ended(self) -> bool:
+        """Return whether it has."""
+
     def wait(self) -> int:
         """Return its exit status once it has ended."""
-
-
-class Forked:
-    """A process forked from the zygote."""
-
-    def __init__(self, zygote: subprocess.Popen, cwd: Path, arguments: list[str]) -> None:
-        self.zygote = zygote
-        job = {"cwd": str(cwd), "log": str(cwd / "log"), "arguments": ["train", *arguments]}
-        assert zygote.stdin is not None
-        zygote.stdin.write(json.dumps(job) + "\n")
-        zygote.stdin.flush()
-        self.pid = int(self._line())
-
-    def wait(self) -> int:
-        return int(self._line())
-
-    def _line(self) -> str:
-        assert self.zygote.stdout is not None
-        return self.zygote.stdout.readline()
 
 
 class CommandLine:
@@ -69,36 +53,21 @@ class CommandLine:
             self.process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log)
         self.pid = self.process.pid
 
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def wait(self) -> int:
         return self.process.wait(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[subprocess.Popen]:
-    """Return a process that forks others."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "zygote.py")],
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # as the command line says before it imports torch
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of small pictures: three classes, 12 training and test images each."""
+    """Return a folder of small pictures: three classes, 12 training and 4 test images each."""
     root, draw = tmp_path_factory.mktemp("pictures"), random.Random(1)
     for split in ("train", "test"):
         for label in range(3):
             (root / split / f"class_{label}").mkdir(parents=True)
-            for number in range(12):
+            for number in range(12 if split == "train" else 4):
                 colour = tuple(draw.randrange(256) for _ in range(3))
                 image = Image.new("RGB", (40 + 10 * label, 40), colour)
                 image.save(root / split / f"class_{label}" / f"{number}.png")
@@ -148,9 +117,9 @@ def at_work_on(folder: Path) -> str:
     return lines[-1].removeprefix("INFO: ")[:60] + trained
 
 
-def moments(count: int, life: float, draw: random.Random) -> list[float]:
-    """Return random moments of a life, one in each of `count` equal parts of it, in random order."""
-    result = [(number + draw.random()) / count * life for number in range(count)]
+def moments(count: int, draw: random.Random) -> list[float]:
+    """Return random moments as shares of a life, one in each of `count` equal parts of it, shuffled."""
+    result = [(number + draw.random()) / count for number in range(count)]
     draw.shuffle(result)
     return result
 
@@ -167,12 +136,12 @@ def injected(start, arguments: list[str], count: int, tmp_path: Path, seed: int)
     assert {"run/metrics.json", "run/prompt.safetensors", "run/logs/metrics.csv"} <= wanted.keys()
     assert {"run/bare/metrics.json", "run/bare/prompt.safetensors"} <= wanted.keys()  # calibrated by folds
     print(f"\nuninterrupted: {life:.1f} s")
-    number, todo = 0, moments(count, life, draw)
+    number, todo = 0, moments(count, draw)
     while todo:
         number += 1
         folder = tmp_path / f"run{number}"
         folder.mkdir()
-        todo = killed_until_it_ends(start, arguments, folder, todo, draw)
+        todo, life = killed_until_it_ends(start, arguments, folder, todo, life, draw)
         again = contents(folder)
         names = again.keys() | wanted.keys()
         differing = sorted(name for name in names if again.get(name) != wanted.get(name))
@@ -180,38 +149,47 @@ def injected(start, arguments: list[str], count: int, tmp_path: Path, seed: int)
         assert differing == [], (folder / "log").read_text()
 
 
-def killed_until_it_ends(start, arguments, folder: Path, todo: list[float], draw) -> list[float]:
-    """Kill one run again and again until it ends before it is killed; return the moments left."""
-    for place, moment in enumerate(todo):
-        job = start(folder, arguments)
-        time.sleep(moment)
+def killed_until_it_ends(
+    start, arguments, folder: Path, todo: list[float], life: float, draw
+) -> tuple[list[float], float]:
+    """Kill one run again and again until it ends before it is killed; return the moments left, and a life.
+
+    A new run that ends before it is killed lives no longer than that: the first one had a slow start.
+    """
+    for place, share in enumerate(todo):
+        job, began = start(folder, arguments), time.monotonic()
+        while not job.ended() and time.monotonic() - began < share * life:
+            time.sleep(0.005)
+        moment = time.monotonic() - began
         number = draw.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGUSR1])
         try:
+            if job.ended():
+                raise ProcessLookupError
             os.kill(job.pid, number)
         except ProcessLookupError:  # ended, and was waited for
             assert job.wait() == 0
-            return todo[place:]
+            return todo[place:], life if place else moment
         status = job.wait()
         if status == 0:
-            return todo[place:]
+            return todo[place:], life if place else moment
         assert status in STOPPED[number], (status, (folder / "log").read_text())
         check_readable(folder)
         print(f"  {folder.name}: {number.name} after {moment:4.1f} s, at: {at_work_on(folder)}")
         (folder / "log").write_text("")
     assert start(folder, arguments).wait() == 0, (folder / "log").read_text()
-    return []
+    return [], life
 
 
 @pytest.mark.slow
 def test_runs_on_packaged_features_survive_14_kills(zygote, tmp_path: Path) -> None:
-    start = lambda folder, arguments: Forked(zygote, folder, arguments)  # noqa: E731
+    start = lambda folder, arguments: Forked(zygote, folder, ["train", *arguments])  # noqa: E731
     injected(start, SETTINGS, 14, tmp_path, SEED)
 
 
 @pytest.mark.slow
 def test_runs_that_encode_images_survive_11_kills(zygote, pictures: Path, tmp_path: Path) -> None:
-    start = lambda folder, arguments: Forked(zygote, folder, arguments)  # noqa: E731
-    data = ["data.name=folder", f"data.root={pictures}", "data.views=2", "data.encode_batch_size=1"]
+    start = lambda folder, arguments: Forked(zygote, folder, ["train", *arguments])  # noqa: E731
+    data = ["data.name=folder", f"data.root={pictures}", "data.views=1", "data.encode_batch_size=1"]
     data += ["data.val_shots=4"]
     injected(start, [*SETTINGS, *data], 11, tmp_path, SEED + 1)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tests_shared import SHORT
 
@@ -25,13 +26,15 @@ MODEL = {
 }
 
 
-def test_a_head_is_trained_on_what_plain_open_clip_wrote(image_folder: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_on_what_plain_open_clip_wrote(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not re.search(r"^\s*(import|from) calib", SCRIPT.read_text(), re.MULTILINE)
     model, out = tmp_path / "small-random.json", tmp_path / "features.npz"
     model.write_text(json.dumps(MODEL))
-    command = [sys.executable, str(SCRIPT), str(model), str(image_folder), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(model), str(image_folder), str(out)])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(SCRIPT), run_name="__main__")
     changes = [f"embeddings.train={out}", f"out={tmp_path / 'run'}", "data.val_shots=0", "head.hidden=[16]"]
     results = train_failure(load_config([*SHORT, *changes, "n_resamples=20"], task="failure"))
     probs = np.load(tmp_path / "features.probs.npy")

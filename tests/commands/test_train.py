@@ -127,12 +127,12 @@ def test_overwriting_a_calibrated_run_leaves_nothing_of_it(
 
 
 def test_changed_test_images_are_noticed_before_parts_are_mixed(
-    image_folder: Path, settings, tmp_path: Path
+    image_folder: Path, settings, tiny: str, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
     data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=0"]
-    run = [*data, f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
+    run = [*data, tiny, f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
     train(settings(*run))
     (tmp_path / "run" / "metrics.json").unlink()  # as if it had been stopped after the baseline
     shutil.copy(images / "train" / "class_0" / "5.png", images / "test" / "class_0" / "new.png")
@@ -144,12 +144,12 @@ def test_changed_test_images_are_noticed_before_parts_are_mixed(
 
 
 def test_a_finished_run_is_not_shown_for_other_images(
-    image_folder: Path, settings, tmp_path: Path, caplog
+    image_folder: Path, settings, tiny: str, tmp_path: Path, caplog
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
     data = ["data.name=folder", f"data.root={images}", "data.shots=3", "data.val_shots=0", "data.views=0"]
-    run = [*data, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
+    run = [*data, tiny, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={tmp_path / 'run'}"]
     train(settings(*run))
     assert train(settings(*run))["reused"]
     (images / "test" / "class_0" / "0.png").rename(images / "test" / "class_1" / "moved.png")
@@ -227,9 +227,10 @@ def test_zs_norm_alone_is_refused_with_two_classes() -> None:
         check_trainable(alone, ["a", "b"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    arguments = [*SHORT, "trainer.max_epochs=12", "baselines=[]"]  # with the prompts of folds
+    arguments = [*SHORT, "trainer.max_epochs=8", "baselines=[]"]  # with the prompts of folds
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, str(ROOT / "train.py"), *arguments, f"out={killed}"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -249,9 +250,10 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_images_are_encoded_once_and_cached(
-    image_folder: Path, settings, tmp_path: Path, monkeypatch
+    image_folder: Path, settings, tiny: str, tmp_path: Path, monkeypatch
 ) -> None:
     data = [
+        tiny,
         "data.name=folder",
         f"data.root={image_folder}",
         "data.shots=3",
@@ -267,8 +269,11 @@ def test_images_are_encoded_once_and_cached(
     assert first["methods"] == second["methods"]
 
 
-def test_encoding_at_every_step_sees_fresh_views(image_folder: Path, settings, tmp_path: Path) -> None:
+def test_encoding_at_every_step_sees_fresh_views(
+    image_folder: Path, settings, tiny: str, tmp_path: Path
+) -> None:
     data = [
+        tiny,
         "data.name=folder",
         f"data.root={image_folder}",
         "data.shots=1",
@@ -309,10 +314,7 @@ def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
         (["data.shots=100"], "Class 0 ('no finding') has 85 different images in 62 groups"),
         (["data.views=9"], "9 augmented views were asked for, but these features hold 8"),
         (["prompt.n_ctx=40"], "Class name 'no finding' does not fit: 40 context tokens"),
-        (
-            ["backbone.name=clip", "backbone.weights=random"],
-            "These image features were made by embedded with",
-        ),
+        (["backbone.weights=random"], "These image features were made by embedded with"),
         (["data.name=folder", "data.root=nowhere"], "nowhere"),
     ],
 )
@@ -330,9 +332,10 @@ def test_a_loss_that_is_not_a_number_leaves_no_result(settings, tmp_path: Path) 
 
 
 def test_exactly_as_many_images_as_shots_are_enough_on_request(
-    settings, image_folder, tmp_path: Path
+    settings, image_folder, tiny: str, tmp_path: Path
 ) -> None:
     data = [
+        tiny,
         "data.name=folder",
         f"data.root={image_folder}",
         "data.shots=6",

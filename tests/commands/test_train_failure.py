@@ -353,7 +353,7 @@ def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
 
 
 def test_a_prompt_of_all_images_is_cross_fitted(
-    image_folder: Path, failure_settings, tmp_path: Path, monkeypatch
+    image_folder: Path, tiny: str, failure_settings, tmp_path: Path, monkeypatch
 ) -> None:
     read = []  # class names: what is to be said of them is said where they are read
 
@@ -362,7 +362,7 @@ def test_a_prompt_of_all_images_is_cross_fitted(
         return zero_shot_features(*given)
 
     monkeypatch.setattr("calib.commands.failure.cross_fit.zero_shot_features", counted)
-    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
     prompt = tmp_path / "prompt"
     shots = ["data.shots=6", "data.val_shots=0", "data.views=0"]
     train(
@@ -674,7 +674,7 @@ def test_a_score_that_cannot_be_fitted_has_a_reason(failure_settings, tmp_path: 
         (["trainer.devices=2"], "Several devices need several processes"),
         (["folds=1"], "folds must be at least 2"),
         (["level=95"], "level must lie between 0 and 1"),
-        (["backbone.name=clip", "backbone.weights=random"], "the backbone at hand is clip"),
+        (["backbone.weights=random"], "the backbone at hand is embedded with weights"),
     ],
 )
 def test_bad_settings_say_what_is_wrong_and_write_nothing(
@@ -733,18 +733,20 @@ def test_the_command_line_dispatches_by_task(tmp_path: Path, capsys, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def image_runs(image_folder: Path, tmp_path_factory, failure_settings) -> Path:
+def image_runs(image_folder: Path, tiny: str, tmp_path_factory, failure_settings) -> Path:
     """Return a failure run on pictures, zero-shot, with labels that make some predictions wrong."""
     folder = tmp_path_factory.mktemp("images-run")
-    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={folder / 'cache'}"]
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={folder / 'cache'}"]
     changes = [*data, "data.val_shots=0", "scores=[mcp]", f"out={folder / 'run'}"]
     train_failure(failure_settings(*changes))
     return folder / "run"
 
 
-def test_seeds_share_the_features_of_all_images(image_folder: Path, failure_settings, tmp_path) -> None:
+def test_seeds_share_the_features_of_all_images(
+    image_folder: Path, tiny: str, failure_settings, tmp_path
+) -> None:
     cache = tmp_path / "cache"
-    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={cache}", "data.views=1"]
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={cache}", "data.views=1"]
     found = []
     for seed in (1, 2):
         changes = [*data, "data.val_shots=1", "scores=[mcp]", f"seed={seed}", f"out={tmp_path / str(seed)}"]
@@ -799,6 +801,22 @@ def test_predict_refuses_a_head_for_another_prompt(
         predict(tmp_path, [str(image_folder)], failure=image_runs)
     with pytest.raises(FileNotFoundError, match="no failure head at"):
         predict(image_runs, [str(image_folder)], failure=tmp_path)
+
+
+def test_the_table_and_the_doubtful_images_of_another_run_are_said_to_be_its(
+    zero_shot_run: Path, prompt_run: Path, tmp_path: Path, caplog
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(zero_shot_run, folder)
+    given = load_config([str(folder / "config.yaml"), f"out={folder}"], task="failure")
+    assert train_failure(given)["reused"]
+    assert "results give" not in caplog.text
+    for name in ("table.md", "failures.csv"):
+        shutil.copy(prompt_run / name, folder / name)
+    assert train_failure(given)["reused"]
+    for name in ("table.md", "failures.csv"):
+        assert f"{folder / name} is not what this run's results give" in caplog.text
+    assert caplog.text.count("Put the folder's own file back; or delete it") == 2
 
 
 def test_a_file_of_another_failure_run_is_refused(

@@ -43,13 +43,16 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(
-    image_folder: Path, tmp_path_factory: pytest.TempPathFactory, settings: Callable[..., PromptRun]
+    image_folder: Path,
+    tiny: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    settings: Callable[..., PromptRun],
 ) -> Made:
     root = tmp_path_factory.mktemp("without")
     images = root / "images"
     shutil.copytree(image_folder / "train", images / "train")
     shutil.copytree(image_folder / "test", images / "val")
-    said = [*DRAW, f"data.root={images}", f"data.cache_dir={root / 'cache'}", f"out={root / 'run'}"]
+    said = [*DRAW, tiny, f"data.root={images}", f"data.cache_dir={root / 'cache'}", f"out={root / 'run'}"]
     results = train(settings(*said))
     train(settings(*said, f"data.root={image_folder}", f"out={root / 'tested'}"))
     return Made(image_folder, images, root / "tested", root / "run", said, results)
@@ -79,11 +82,12 @@ def test_there_is_everything_but_what_is_about_test_images(made: Made) -> None:
         assert metrics["val"] == read_json(made.tested / folder.relative_to(made.run) / "metrics.json")["val"]
 
 
-def test_validation_results_are_called_so(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_results_are_called_so(made: Made, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert made.results["methods"] == {}
     assert [*made.results["val"]] == ["zero-shot", "calibprompt"]
     text = (made.run / "table.md").read_text()
-    assert text.startswith("folder, embedded backbone, 6 validation shots (no test images), seed 1; ECE")
+    model = tiny.partition("=")[2]
+    assert text.startswith(f"folder, {model} backbone, 6 validation shots (no test images), seed 1; ECE")
     assert "calib evaluate RUN data.root=IMAGES" in text
     assert "n test images" not in text
     results = results_of(RunFolder(made.run))
@@ -205,8 +209,8 @@ def test_a_failure_run_says_that_it_needs_them(made: Made, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_from_python(made: Made) -> None:
-    backbone, task = calib.create_backbone("embedded"), calib.load_data("folder", made.images)
+def test_from_python(made: Made, tiny: str) -> None:
+    backbone, task = calib.create_backbone(tiny.partition("=")[2]), calib.load_data("folder", made.images)
     cache = made.run.parent / "cache"
     prompt = calib.fit_prompt(backbone, task, shots=2, val_shots=2, views=0, epochs=1, cache=cache)
     assert prompt.class_names == task.class_names

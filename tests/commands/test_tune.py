@@ -7,8 +7,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked_jobs import Forked
 from optuna.trial import TrialState
 from tests_shared import PLAIN, SHORT
 
@@ -167,21 +166,25 @@ def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_t
     assert caplog.text.count("prompts side by side") <= 4  # the same settings are not trained twice
 
 
-def all_images(image_folder: Path, tmp_path: Path, *changes: str) -> list[str]:
-    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
+def all_images(tiny: str, image_folder: Path, tmp_path: Path, *changes: str) -> list[str]:
+    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}"]
     return [*SHORT, *data, PLAIN[0], "data.views=0", "data.at_most=true", *changes]
 
 
-def test_without_an_image_left_for_validation_nothing_is_trained(image_folder: Path, tmp_path: Path) -> None:
-    space = all_images(image_folder, tmp_path, PLAIN[1], "data.shots=6", "optim.lr=0.001,0.01")
+def test_without_an_image_left_for_validation_nothing_is_trained(
+    image_folder: Path, tiny: str, tmp_path: Path
+) -> None:
+    space = all_images(tiny, image_folder, tmp_path, PLAIN[1], "data.shots=6", "optim.lr=0.001,0.01")
     with pytest.raises(ValueError, match=r"No image is left for validation, .* data\.shots=6 takes all"):
         tune(search_in(tmp_path / "t", space))
     assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.slow
-def test_a_trial_without_an_image_left_for_validation_is_stopped(image_folder: Path, tmp_path: Path) -> None:
-    space = all_images(image_folder, tmp_path, "data.shots=5,6", "data.val_shots=1")
+def test_a_trial_without_an_image_left_for_validation_is_stopped(
+    image_folder: Path, tiny: str, tmp_path: Path
+) -> None:
+    space = all_images(tiny, image_folder, tmp_path, "data.shots=5,6", "data.val_shots=1")
     found = tune(search_in(tmp_path / "t", space, trials=4, prune=False))
     assert found["unfinished"] == 0
     assert found["best"]["changes"] == {"data.shots": "5"}
@@ -299,25 +302,23 @@ def test_two_workers_share_one_study(tmp_path: Path, capfd) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_killed_again_and_again_ends_like_one_left_alone(tuned, tmp_path: Path) -> None:
+def test_a_search_killed_again_and_again_ends_like_one_left_alone(tuned, zygote, tmp_path: Path) -> None:
     folder = tmp_path / "t"
-    command = [sys.executable, "-m", "calib.cli", "tune", *SPACE, f"out={folder}", "trials=4"]
+    command = ["tune", *SPACE, f"out={folder}", "trials=4"]
     kills = 0
     for pause in (0.0, 0.3, 0.9, 0.1, 0.6):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
-        )
+        process = Forked(zygote, tmp_path, command)
         seen = len(list(folder.glob(".locks/*")))
-        while process.poll() is None and len(list(folder.glob(".locks/*"))) == seen:
-            time.sleep(0.02)
+        while not process.ended() and len(list(folder.glob(".locks/*"))) == seen:
+            time.sleep(0.01)
         time.sleep(pause)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if not process.ended():
+            os.kill(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
     assert kills > 1
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "4 trials finished, 0 stopped" in done.stdout
+    assert Forked(zygote, tmp_path, command).wait() == 0
+    assert "4 trials finished, 0 stopped" in (tmp_path / "log").read_text()
     assert outcome(folder) == outcome(tuned[0])[:4]
 
 

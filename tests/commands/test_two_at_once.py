@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests_shared import PLAIN, SHORT
 
+from calib.commands.train import train
+from calib.config import load_config
 from calib.data import FeatureTable
 
 ROOT = Path(__file__).parents[2]
@@ -110,10 +112,7 @@ def test_of_two_runs_in_one_folder_one_is_refused_and_nothing_is_mixed(tmp_path:
     assert re.search(rf"calib train: ({busy}|The run folder 'run' belongs to another configuration)", refused)
     winner = ["0.002", "0.004"][[status for status, _ in ended].index(0)]
     assert f"lr: {winner}" in (tmp_path / "run" / "config.yaml").read_text()
-    alone = subprocess.run(
-        [*command[:-1], "out=alone", f"optim.lr={winner}"], cwd=tmp_path, capture_output=True, check=False
-    )
-    assert alone.returncode == 0
+    train(load_config([*command[2:-1], f"optim.lr={winner}", f"out={tmp_path / 'alone'}"], task="prompt"))
     for name in ("metrics.json", "logs/metrics.csv", "baselines/coop/metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 

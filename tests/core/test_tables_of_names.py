@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,25 +16,6 @@ raise RuntimeError("imported")
 ROWS: dict = {"smac": smac, "mine": mine, "made": partial(smac)}
 def smac(logits, *, alpha=0.05, sides=("a", -1), kind=make(), must): ...
 """
-
-
-def test_names_and_settings_from_the_source_are_those_of_the_tables() -> None:
-    code = """
-import sys
-from importlib import import_module
-from calib.config.names import TABLES
-from calib.core import byname
-from calib.core.tables import names_in, settings_in
-places = [place for kind in TABLES.values() for place in kind]
-read = {place: names_in(*place) for place in places}
-settings = {name: settings_in(*TABLES["loss"][0], name) for name in read[TABLES["loss"][0]]}
-assert not {"torch", "lightning"} & sys.modules.keys()
-tables = {(module, name): getattr(import_module(module), name) for module, name in places}
-assert read == {place: [*table] for place, table in tables.items()}
-assert settings == {name: byname.settings(loss) for name, loss in tables[TABLES["loss"][0]].items()}
-assert all(read.values()) and any(settings.values())
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,38 +14,16 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from torch.nn.functional import normalize
+from toy_head import SMALL, C, D, N, prompt, table
 
 from calib.commands.failure.run import loss_settings
 from calib.config import FailureRun
-from calib.data.features import FeatureTable
 from calib.failure.cases import FailureCases
 from calib.failure.export import FailureHead
 from calib.failure.fit import fit_failure_head, fit_head, new_head
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
 from calib.metrics.failure import auroc
-from calib.prompts.export import Prompt
-
-N, C, D = 90, 3, 8
-SMALL: dict[str, Any] = {"epochs": 3, "hidden": (6,)}
-
-
-def prompt(**changes: Any) -> Prompt:
-    given = {"logit_scale": math.log(20.0), "backbone": {"name": "toy", "weights": {"digest": "a" * 64}}}
-    return Prompt(**{"text_features": torch.eye(C, D), "class_names": ["a", "b", "c"], **given, **changes})
-
-
-def table(seed: int = 0, views: int = 0) -> FeatureTable:
-    """Return images of which those whose last feature is large are taken for the next class."""
-    draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(N) % C
-    misled = torch.rand(N, generator=draw) < 0.4
-    seen = torch.eye(C, D)[torch.where(misled, (labels + 1) % C, labels)]
-    seen[:, -1] = misled.float()
-    images = normalize(seen + 0.15 * torch.randn(1 + views, N, D, generator=draw), dim=2)
-    names = [str(row) for row in range(N)]
-    augmented = images[1:].transpose(0, 1).contiguous() if views else None
-    return FeatureTable(images[0], labels, ids=names, names=names, augmented_features=augmented)
 
 
 def same(one: FailureHead, other: FailureHead) -> bool:
@@ -84,23 +59,6 @@ def test_the_seed_alone_decides_and_random_states_stay() -> None:
     assert same(fit_failure_head(prompt(), table(), **SMALL), first)
     assert not same(fit_failure_head(prompt(), table(), seed=2, **SMALL), first)
     assert not first.head.training
-
-
-def test_nothing_is_printed_or_written(tmp_path: Path) -> None:
-    code = f"""
-import logging, sys
-sys.path[:0] = {[str(Path(__file__).parent), *sys.path]}
-from test_fit import SMALL, fit_failure_head, prompt, table
-logging.basicConfig(level="INFO")
-names = ("lightning.pytorch", "lightning.fabric")
-levels = [logging.getLogger(name).level for name in names]
-fit_failure_head(prompt(), table(), **SMALL)
-assert [logging.getLogger(name).level for name in names] == levels
-"""
-    given = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
-    done = subprocess.run([sys.executable, "-c", code], **given)
-    assert (done.stdout, done.stderr) == ("", "")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_views_are_trained_on_in_turn() -> None:
@@ -207,22 +165,3 @@ def test_cases_of_a_prompt_are_its_own_predictions() -> None:
     assert cases.logits.shape == (3, N, C)
     assert torch.allclose(cases.logits[0], judged.logits(given.image_features), atol=1e-5)
     assert torch.equal(cases.image_features[2], given.augmented_features[:, 1])
-
-
-def test_only_training_loads_lightning() -> None:
-    names = [
-        "cases",
-        "captions",
-        "data",
-        "doubt",
-        "evaluation",
-        "explain",
-        "export",
-        "official",
-        "report",
-        "vilu",
-    ]
-    modules = ", ".join(f"calib.failure.{name}" for name in names)
-    code = f"import sys, {modules}; print('lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

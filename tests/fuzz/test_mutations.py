@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fuzz.campaign import GROUPS, REFUSED, run_group, table
 
-EACH = 72  # mutations per kind of file
+EACH = 44  # mutations per kind of file; with another seed, and more, in the slow test
 
 
 def faults(group: str, folder: Path, each: int, seed: int = 0) -> tuple[int, list[str]]:
@@ -46,8 +46,8 @@ def test_the_campaign_is_large_enough() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
-def test_ten_times_as_many_with_another_seed(group: str, tmp_path: Path) -> None:
-    _, found = faults(group, tmp_path, 10 * EACH, seed=1)
+def test_five_times_as_many_with_another_seed(group: str, tmp_path: Path) -> None:
+    _, found = faults(group, tmp_path, 5 * EACH, seed=1)
     assert not found, "\n".join(found)
 
 

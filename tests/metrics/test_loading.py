@@ -1,28 +1,10 @@
-"""`import calib.metrics` is light; the torchmetrics classes come when they are asked for."""
+"""The names of `calib.metrics`; what they load stands in `test_imports.py`."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 
 import calib.metrics
-
-CODE = """
-import sys
-import calib.metrics
-heavy = {"torchmetrics", "lightning"}
-assert not heavy & sys.modules.keys()
-calib.metrics.summarize, calib.metrics.interval_statistic, calib.metrics.auroc
-assert not heavy & sys.modules.keys()
-from calib.metrics import CalibrationError
-assert "torchmetrics" in sys.modules
-"""
-
-
-def test_only_the_classes_load_torchmetrics():
-    subprocess.run([sys.executable, "-c", CODE], check=True)
 
 
 def test_the_names_are_there_for_completion_and_a_wrong_one_is_not():

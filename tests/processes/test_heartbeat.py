@@ -13,12 +13,16 @@ from torch import distributed
 
 from calib.processes.heartbeat import SETTING, Heart, Store, silence_allowed
 
-PROCESS = """
-import sys, threading, time
+# Two processes, the second forked from the first once everything is imported.
+PROCESSES = """
+import os, sys, time
 from calib.processes.heartbeat import watched
-with watched("localhost", int(sys.argv[1]), int(sys.argv[2]), 2, keeper=None):
-    print("in", flush=True)
-    deadline = time.monotonic() + float(sys.argv[3])
+child = os.fork()
+rank = int(child == 0)
+with watched("localhost", int(sys.argv[1]), rank, 2, keeper=None):
+    if child:
+        print(child, flush=True)
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:  # busy in Python, without a word to the others
         pass
 """
@@ -76,29 +80,21 @@ def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch) -> None:
 def test_a_stopped_process_ends_its_neighbour_with_the_reason() -> None:
     store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, SETTING: "2", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(store.port), str(rank), "120"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
+    command = [sys.executable, "-c", PROCESSES, str(store.port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    first = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
+    second = int(first.stdout.readline())
     try:
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "in\n"
         store.wait(["heartbeat/beats of 0", "heartbeat/beats of 1"])
-        started[1].send_signal(signal.SIGSTOP)
-        _, said = started[0].communicate(timeout=100)
-        assert started[0].returncode == 1
-        assert said.startswith("Process 1 of 2 has hung for 2 s (CALIB_SILENCE): it was stopped, or")
+        os.kill(second, signal.SIGSTOP)
+        assert first.wait(timeout=100) == 1
+        assert first.stderr.readline().startswith(
+            "Process 1 of 2 has hung for 2 s (CALIB_SILENCE): it was stopped, or"
+        )
     finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+        os.kill(second, signal.SIGKILL)
+        first.kill()
+        first.communicate()
 
 
 KEEPING = """

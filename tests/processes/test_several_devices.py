@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
@@ -25,6 +26,7 @@ from tests_shared import PLAIN, SHORT
 
 from calib.cli import Command
 from calib.cli import run as calib_command
+from calib.commands.failure.run import train_failure
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data import FeatureTable
@@ -68,38 +70,57 @@ def curves(folder: Path) -> list[dict[str, Any]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+# 24 shots in batches of 7, 7, 7, 3, those of a fold in 7, 7, 4; 12 validation shots; views of every epoch
+PROMPT = [
+    *SHORT,
+    "data.batch_size=7",
+    "baselines=[]",
+    "trainer.accumulate_grad_batches=2",
+    "data.val_shots=4",
+]
+
+
+def here(settings: list[str], out: Path) -> Path:
+    """Do in this process, alone, what the processes of a test share; return the folder."""
+    task = "failure" if "task=failure" in settings else "prompt"
+    {"prompt": train, "failure": train_failure}[task](load_config([*settings, f"out={out}"], task=task))
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run that one process makes."""
+    return here(PROMPT, tmp_path_factory.mktemp("alone") / "one")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["trainer.devices", "torchrun"])
-def test_two_devices_train_the_prompt_that_one_trains(start: str, tmp_path: Path) -> None:
-    # 24 shots in batches of 7, 7, 7, 3, those of a fold in 7, 7, 4; 12 validation shots; views of every epoch
-    settings = [*SHORT, "data.batch_size=7", "baselines=[]", "trainer.accumulate_grad_batches=2"]
-    settings += ["data.val_shots=4"]
-    run(*TRAIN, *settings, "out=one", folder=tmp_path)
+def test_two_devices_train_the_prompt_that_one_trains(start: str, alone: Path, tmp_path: Path) -> None:
     if start == "torchrun":
         several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        ended = run(*several, TRAIN[1], *settings, "out=two", folder=tmp_path)
+        ended = run(*several, TRAIN[1], *PROMPT, "out=two", folder=tmp_path)
     else:
-        ended = run(*TRAIN, *settings, TWO, "out=two", folder=tmp_path)
+        ended = run(*TRAIN, *PROMPT, TWO, "out=two", folder=tmp_path)
     assert ended.stdout.count("Trained and evaluated") == 1
     assert ended.stderr.count("INFO: Training calibprompt") == 1
     assert "Warning" not in ended.stderr
-    one, two = tmp_path / "one", tmp_path / "two"
+    two = tmp_path / "two"
     assert read_json(two / "metrics.json")["test"]["n"] == 545
     assert read_json(two / "metrics.json")["calibration"]["method"] == "experts"
     for name in ("metrics.json", "bare/metrics.json"):
-        same(read_json(one / name), read_json(two / name))
-    same(curves(one), curves(two))
-    assert {path.name for path in one.rglob("*")} == {path.name for path in two.rglob("*")}
-    again = run(*TRAIN, *settings, "out=two", folder=tmp_path)  # the same run, whatever the number of devices
-    assert "This run was finished before" in again.stdout
+        same(read_json(alone / name), read_json(two / name))
+    same(curves(alone), curves(two))
+    assert {path.name for path in alone.rglob("*")} == {path.name for path in two.rglob("*")}
+    again = train(load_config([*PROMPT, f"out={two}"], task="prompt"))
+    assert again["reused"]  # the same run, whatever the number of devices
 
 
 @pytest.mark.slow
-def test_two_devices_share_images_that_are_not_cached(image_folder: Path, tmp_path: Path) -> None:
+def test_two_devices_share_images_that_are_not_cached(image_folder: Path, tiny: str, tmp_path: Path) -> None:
     settings = [*SHORT, "data.name=folder", f"data.root={image_folder}", "data.shots=3", "data.val_shots=2"]
     # 9 images in batches of 4, 4 and 1: the last one leaves a process without
-    settings += ["data.cache=false", "data.batch_size=4", "baselines=[]"]
-    run(*TRAIN, *settings, "out=one", "data.cache_dir=cache-one", folder=tmp_path)
+    settings += [tiny, "data.cache=false", "data.batch_size=4", "baselines=[]"]
+    here([*settings, f"data.cache_dir={tmp_path / 'cache-one'}"], tmp_path / "one")
     run(*TRAIN, *settings, TWO, "out=two", "data.cache_dir=cache-two", folder=tmp_path)
     same(read_json(tmp_path / "one" / "metrics.json"), read_json(tmp_path / "two" / "metrics.json"))
     same(curves(tmp_path / "one"), curves(tmp_path / "two"))
@@ -117,7 +138,7 @@ def test_two_devices_share_images_that_are_not_cached(image_folder: Path, tmp_pa
 def test_two_devices_train_the_failure_head_that_one_trains(changes: list[str], tmp_path: Path) -> None:
     settings = [*SHORT, "task=failure", "data.shots=5", "data.batch_size=7", "n_resamples=50", *changes]
     settings += ["loss.weighting=adaptive", "scores=[mcp,entropy]", "head.n_iter_freeze_proj=4"]
-    run(*TRAIN, *settings, "out=one", folder=tmp_path)
+    here(settings, tmp_path / "one")
     ended = run(*TRAIN, *settings, TWO, "out=two", folder=tmp_path)
     assert ended.stdout.count("Trained and evaluated") == 1
     same(read_json(tmp_path / "one" / "metrics.json"), read_json(tmp_path / "two" / "metrics.json"), 1e-4)
@@ -126,9 +147,8 @@ def test_two_devices_train_the_failure_head_that_one_trains(changes: list[str], 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for the processes in /proc")
-def test_a_killed_process_ends_the_job_with_its_reason_and_the_run_goes_on(tmp_path: Path) -> None:
-    settings = [*SHORT, "trainer.max_epochs=60", "baselines=[]"]
-    run(*TRAIN, *settings, "out=whole", folder=tmp_path)
+def test_a_killed_process_ends_the_job_with_its_reason_and_the_run_goes_on(tmp_path: Path, caplog) -> None:
+    settings = [*SHORT, "trainer.max_epochs=40", "baselines=[]"]
     command = subprocess.Popen(
         [*TRAIN, *settings, TWO, "out=killed"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
@@ -142,9 +162,12 @@ def test_a_killed_process_ends_the_job_with_its_reason_and_the_run_goes_on(tmp_p
     assert "stopped by" not in said  # the other one was, which is no reason
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not (tmp_path / "killed" / "metrics.json").exists()
-    again = run(*TRAIN, *settings, TWO, "out=killed", folder=tmp_path)
-    assert "Going on after epoch" in again.stderr
-    same(read_json(tmp_path / "whole" / "metrics.json"), read_json(tmp_path / "killed" / "metrics.json"))
+    whole = here(settings, tmp_path / "whole")
+    # Gone on with by one process; that two do is seen where a job was asked to stop.
+    with caplog.at_level("INFO", logger="calib"):
+        again = here(settings, tmp_path / "killed")
+    assert "Going on after epoch" in caplog.text
+    same(read_json(whole / "metrics.json"), read_json(again / "metrics.json"))
 
 
 @pytest.mark.slow
@@ -173,14 +196,17 @@ def test_settings_from_a_pipe_reach_every_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_devices_train_without_test_images_what_one_trains(image_folder: Path, tmp_path: Path) -> None:
+def test_two_devices_train_without_test_images_what_one_trains(
+    image_folder: Path, tiny: str, tmp_path: Path
+) -> None:
     shutil.copytree(image_folder / "train", tmp_path / "images" / "train")
-    settings = [*SHORT, "data.name=folder", "data.root=images", "data.shots=3", "data.val_shots=2"]
-    for out, more in (("one", []), ("two", [TWO])):
-        ended = run(*TRAIN, *settings, *more, f"out={out}", f"data.cache_dir=cache-{out}", folder=tmp_path)
-        assert ended.stdout.count("There are no test images, so there are no test results.") == 1
-        assert ended.stderr.count("Without test images there will be no test results.") == 1
-    one, two = tmp_path / "one", tmp_path / "two"
+    data = ["data.name=folder", f"data.root={tmp_path / 'images'}", "data.shots=3", "data.val_shots=2"]
+    settings = [*SHORT, tiny, *data]
+    one = here([*settings, f"data.cache_dir={tmp_path / 'cache-one'}"], tmp_path / "one")
+    ended = run(*TRAIN, *settings, TWO, "out=two", "data.cache_dir=cache-two", folder=tmp_path)
+    assert ended.stdout.count("There are no test images, so there are no test results.") == 1
+    assert ended.stderr.count("Without test images there will be no test results.") == 1
+    two = tmp_path / "two"
     same(read_json(one / "metrics.json"), read_json(two / "metrics.json"))
     assert {path.name for path in one.rglob("*")} == {path.name for path in two.rglob("*")}
 
@@ -325,6 +351,51 @@ def test_an_error_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:
         processes._is_news(gone, empty)
 
 
+def test_what_torchrun_stops_because_another_is_gone_says_that_and_not_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once "stopped by SIGTERM" came first, where the signal came while it waited for a reason."""
+
+    def stopped(_: object) -> None:
+        raise Preempted(signal.SIGTERM)
+
+    monkeypatch.setattr(processes.time, "sleep", stopped)
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    gone = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 2)
+    with pytest.raises(ConnectionError, match=r"ended without a word: it was killed, perhaps as memory"):
+        processes._is_news(gone, store)
+    monkeypatch.setenv(LAUNCHER, "1")  # which says what ended the job
+    with pytest.raises(Preempted):
+        processes._is_news(gone, store)
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_stop_is_said_unless_another_process_has_said_why(
+    said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun stops the others where one has failed: that one has said the reason."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 2)
+    monkeypatch.setattr(processes.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr(processes.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(processes, "watched", lambda *_, **__: contextlib.nullcontext())
+    environment = SimpleNamespace(main_address="localhost", main_port=1)
+    place = processes.Place(environment, rank=0, local_rank=0, world_size=2, nodes=1)  # type: ignore[arg-type]
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+
+    def main() -> int:
+        if said:
+            assert processes._is_news(ValueError("There is no folder x."), store)  # as the other one says it
+        raise Preempted(signal.SIGTERM)
+
+    if said:
+        assert processes._as_one_of(place, {"accelerator": "cpu", "devices": 1}, main) == 143
+    else:
+        with pytest.raises(Preempted):
+            processes._as_one_of(place, {"accelerator": "cpu", "devices": 1}, main)
+
+
 def test_the_first_process_alone_speaks(capsys: pytest.CaptureFixture[str]) -> None:
     for speaks in (True, False):
         with processes._speaking(speaks):
@@ -343,7 +414,7 @@ def test_the_devices_of_a_machine_are_shared_out(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with signals")
 def test_a_job_that_was_asked_to_stop_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    command = [*TRAIN, *SHORT, "trainer.max_epochs=150", "baselines=[]", TWO]
+    command = [*TRAIN, *SHORT, "trainer.max_epochs=50", "baselines=[]", TWO]
     started = subprocess.Popen([*command, "out=stopped"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_for((tmp_path / "stopped" / "checkpoints" / "last.ckpt").exists)
     started.send_signal(signal.SIGTERM)

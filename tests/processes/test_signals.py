@@ -17,6 +17,7 @@ from tests_shared import PLAIN, SHORT
 
 from calib.cli import run
 from calib.failure.module import FailurePredictionModule
+from calib.processes import signals
 from calib.processes.signals import Preempted, asked_to_stop, deferred, preemptible, requeue, take_over
 from calib.prompts.module import PromptTuningModule
 from calib.prompts.stack import PromptStackModule
@@ -202,6 +203,36 @@ def test_what_a_stop_breaks_is_no_error_of_its_own() -> None:
     assert isinstance(stop.value.__cause__, RecursionError)
     with pytest.raises(RecursionError), preemptible():
         raise RecursionError("nobody asked to stop")
+
+
+class Swallows:
+    """What is raised while it is removed is swallowed, as in functions of C that return nothing."""
+
+    def __init__(self, number: int, after: list[str]) -> None:
+        self.number, self.after = number, after
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        time.sleep(5)
+        self.after.append("went on")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(TERM, Preempted), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_stop_that_was_swallowed_is_raised_again(number: int, kind: type[BaseException]) -> None:
+    """Once scipy's Sobol tables stayed half filled when it came there: a run went on with wrong numbers."""
+    after: list[str] = []
+
+    def interrupted() -> None:
+        swallows = Swallows(number, after)
+        del swallows
+        for _ in range(1000):
+            time.sleep(0.001)
+        after.append("with wrong numbers")
+
+    with pytest.raises(kind), preemptible():
+        interrupted()
+    assert after == []
+    assert sys.unraisablehook is not signals._not_lost
 
 
 def test_a_worker_killed_by_the_same_signal_is_no_error_of_its_own() -> None:

@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from calib.metrics import consistency_band, summarize
 from calib.metrics.failure import aurc
+from calib.report import plots
 from calib.report.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
 
 
@@ -94,6 +97,15 @@ def test_figures_are_saved_without_pyplot(tmp_path):
     assert (tmp_path / "diagram.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert (pyplot.get_fignums() if pyplot else []) == before
+
+
+def test_a_figure_that_is_drawn_once_is_the_one_of_savefig(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "FigureCanvasAgg", FigureCanvasAgg)  # not the one that saves tests the drawing
+    for name, save in (("ours", plots.save_figure), ("theirs", lambda f, path: f.savefig(path, dpi=150))):
+        save(reliability_panels({"a": example(), "b": example()}), tmp_path / f"{name}.png")
+    ours, theirs = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("ours", "theirs"))
+    assert ours.shape == theirs.shape
+    assert np.array_equal(ours, theirs)
 
 
 def test_unusable_inputs_raise():

@@ -70,6 +70,22 @@ def test_every_file_of_a_run_has_its_mark_and_a_renamed_run_stays_itself(
     assert again(settings, folder)["reused"]
 
 
+def test_a_table_of_another_run_is_said_to_be_one_and_left_as_it_is(
+    runs: dict[int, Path], tmp_path: Path, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is for people, and has no mark; once nothing was said."""
+    folder = copied(runs, tmp_path / "run")
+    assert again(settings, folder)["reused"]
+    assert "results give" not in caplog.text
+    shutil.copy(runs[2] / "table.md", folder.table)
+    assert again(settings, folder)["reused"]
+    assert f"{folder.table} is not what this run's results give" in caplog.text
+    assert folder.table.read_bytes() == (runs[2] / "table.md").read_bytes()
+    folder.table.unlink()
+    again(settings, folder)
+    assert folder.table.read_bytes() == (runs[1] / "table.md").read_bytes()
+
+
 @pytest.mark.parametrize("beside", ["", "baselines/coop", "baselines/zero-shot"])
 @pytest.mark.parametrize("name", ["metrics.json", "prompt.safetensors", "predictions.safetensors"])
 def test_a_finished_run_with_a_file_of_another_is_not_shown(

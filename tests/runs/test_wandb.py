@@ -135,15 +135,19 @@ def hanging(*args, **kwargs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "outage"),
-    [(wandb, "init", raising), (wandb.Run, "log", raising), (wandb.Run, "finish", hanging)],
+    ("owner", "name", "outage", "changes"),
+    [
+        (wandb, "init", raising, []),  # once in two trainings, too
+        (wandb.Run, "log", raising, ["baselines=[]"]),
+        (wandb.Run, "finish", hanging, ["baselines=[]"]),
+    ],
 )
 def test_an_outage_is_said_once_and_changes_nothing(
-    owner, name: str, outage, runs, tmp_path: Path, monkeypatch, caplog
+    owner, name: str, outage, changes: list[str], runs, tmp_path: Path, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr("calib.runs.wandb.OFFLINE_SECONDS", 1)
     monkeypatch.setattr(owner, name, outage)
-    results = train(settings(tmp_path / "r", "seed=1"))
+    results = train(settings(tmp_path / "r", "seed=1", *changes))
     assert caplog.text.count("W&B has failed") == 1
     assert "the curves are in" in caplog.text
     plain = Prompt.load(runs[1] / "prompt.safetensors")

@@ -46,9 +46,11 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def resigned(runs: dict[int, Path], to: Path, change: dict[str, Any], *place: str) -> Path:
-    """Write a copy of a run's prompt, well-formed and well signed, with other values at one place."""
-    tensors, record = load_tensors(runs[1] / "prompt.safetensors", kind="prompt")
+def resigned(
+    runs: dict[int, Path], to: Path, change: dict[str, Any], *place: str, of: Path | None = None
+) -> Path:
+    """Write a copy of a prompt, well-formed and well signed, with other values at one place."""
+    tensors, record = load_tensors(of or runs[1] / "prompt.safetensors", kind="prompt")
     record = copy.deepcopy(record)
     inner = record
     for key in place:
@@ -237,11 +239,25 @@ def test_weights_on_the_hub_have_to_be_named_by_the_user(
     assert network == []
 
 
+def test_random_weights_of_a_huge_model_are_refused_before_they_are_drawn(
+    runs: dict[int, Path], tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once half a minute passed before the digest said it."""
+    monkeypatch.setattr("calib.backbones.openclip.build_model", lambda *_: pytest.fail("it was built"))
+    change = {"name": "open_clip:ViT-bigG-14", "weights": "random"}
+    path = resigned(runs, tmp_path / "export", change, "backbone", "build")
+    refusal = "made with the weights 'embedded', and open_clip:ViT-bigG-14 with random weights"
+    for use in (lambda: predict(path, [str(image_folder)]), lambda: evaluate(evaluation(path))):
+        with pytest.raises(ValueError, match=refusal):
+            use()
+
+
 @pytest.mark.parametrize("name", ["open_clip:hf-hub:evil/x", "open_clip:local-dir:/etc", "hf-hub", "hf-hub:"])
 def test_no_other_spelling_of_a_name_reaches_the_hub(
     runs: dict[int, Path], tmp_path: Path, image_folder: Path, network: list[str], name: str
 ) -> None:
     path = resigned(runs, tmp_path / "export", {"name": name, "weights": "random"}, "backbone", "build")
+    path = resigned(runs, tmp_path / "export", {"source": "random (seed 0)"}, "backbone", "weights", of=path)
     with pytest.raises(ValueError, match=r"Unknown (open_clip model|backbone)"):
         predict(path, [str(image_folder)])
     with pytest.raises(ValueError, match=r"Unknown (open_clip model|backbone)"):

@@ -195,8 +195,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             )
         parts = [_read_safetensors(path.parent / shard) for shard in shards]
         return _unwrapped({name: tensor for part in parts for name, tensor in part.items()}, path)
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # /proc/self/mem and its like are files, and can be opened
+        system = " It is a file of the system, not one of weights." * path.resolve().is_relative_to("/proc")
+        raise ValueError(f"{path} cannot be read as weights ({error.strerror}).{system}") from error
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(
             f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from calib.config import FailureRun
 from calib.core import ranks
@@ -21,9 +24,10 @@ from calib.failure.evaluation import (
 from calib.failure.export import FailureHead
 from calib.failure.report import failures_csv, heading, risk_coverage_figure, short_report, tables
 from calib.io.files import MARK, write_json, write_text
-from calib.io.tensors import save_tensors
+from calib.io.tensors import load_tensors, save_tensors
 from calib.report.plots import save_figure
 from calib.runs.folder import RunFolder
+from calib.runs.marks import warn_if_other
 
 
 @ranks.by_first
@@ -73,10 +77,32 @@ def write_results(
     test.save(folder.predictions, run=folder.mark)
     _save_uncertainties(judged, data, folder)
     write_text(folder.failures, failures_csv(data, export))
-    whole = f"{heading(results)}\n\n{short_report(results)}\n\nAll scores:\n\n{tables(metrics)}\n"
-    write_text(folder.table, whole)
+    write_text(folder.table, _table(results))
     save_figure(risk_coverage_figure(judged, head if doubt is None else DOUBT), folder.risk_coverage)
     write_json(folder.metrics, {**results, MARK: folder.mark})
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    whole = tables(results["scores"])
+    return f"{heading(results)}\n\n{short_report(results)}\n\nAll scores:\n\n{whole}\n"
+
+
+@ranks.by_first
+def look_at_texts(folder: RunFolder) -> None:
+    """Say it where the table or the list of doubtful images beside a finished run is not its own."""
+    written = folder.results()
+    table = _table(written)
+    warn_if_other(folder.table, lambda text: text == table)
+    if not folder.uncertainties.is_file():
+        return
+    doubts, _ = load_tensors(folder.uncertainties, kind="uncertainties")
+    shown = written["head"] if written["doubt"] is None else DOUBT
+    values = sorted(doubts[f"uncertainty.{shown}"].tolist(), reverse=True)
+    listed = [f"{value:.6f}" for value in values]
+    warn_if_other(
+        folder.failures,
+        lambda text: [row.get("uncertainty") for row in csv.DictReader(io.StringIO(text))] == listed,
+    )
 
 
 def _save_uncertainties(judged: Judgements, data: FailureData, folder: RunFolder) -> None:

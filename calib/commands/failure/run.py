@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from calib.commands.failure.cross_fit import cross_fit
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import from_images, resolve
-from calib.commands.failure.results import write_results
+from calib.commands.failure.results import look_at_texts, write_results
 from calib.config import FailureLossConfig, FailureRun, check_config, to_dict
 from calib.core import ranks
 from calib.core.byname import settings as settings_of
@@ -76,6 +76,7 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         if job.finished:
             FailureHead.load(folder.failure)  # one that was damaged since is not announced
             check_same_data(folder, lambda: _as_begun(config, _data(config), folder).record)
+            look_at_texts(folder)
             return _results(folder, reused=True)
         data = _as_begun(config, _data(config), folder)
         head = _head(config, data)  # an option that does not fit is refused before any file is written

@@ -1,0 +1,135 @@
+"""What an import loads and what it leaves alone, one after the other in a single fresh process.
+
+Each step is a few lines of Python; of each it is noted which heavy libraries have been loaded by its end.
+What is not there after a step was loaded by none before it, either.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAVY = ("torch", "numpy", "lightning", "torchmetrics", "sklearn", "transformers", "optuna", "open_clip")
+UNTRAINED = ("cases", "captions", "data", "evaluation", "explain", "export", "official", "report", "vilu")
+ALIKE = "the settings of the losses and all names are read alike from the source and from the modules"
+STEPS = {
+    "the door": """
+import calib
+assert dir(calib)
+ours = sorted(name for name in sys.modules if name.startswith("calib"))
+assert ours == ["calib"], ours
+""",
+    "the command line": "import calib.cli",
+    "the arguments of calibrate": """
+from calib.commands.calibrate_arguments import calibrate_arguments
+given = calibrate_arguments(["a.csv", "--method", "svs", "--shares", "x=0.5,y=0.5", "--classes", "x, y"])
+assert (given.shares, given.classes) == ({"x": 0.5, "y": 0.5}, ["x", "y"])
+""",
+    "a search that cannot be": """
+from calib.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    assert main(["tune", "optim.lr=0.0..0.1"]) == 1
+    assert main(["tune", "--help"]) == 0
+""",
+    "names from the source": """
+from calib.config.names import TABLES
+from calib.core.tables import names_in, settings_in
+places = [place for kind in TABLES.values() for place in kind]
+read = {place: names_in(*place) for place in places}
+settings = {name: settings_in(*TABLES["loss"][0], name) for name in read[TABLES["loss"][0]]}
+""",
+    "rooms of the door": "calib.metrics, calib.scores, calib.posthoc, calib.stats, calib.losses",
+    "functions of metrics": "calib.metrics.summarize, calib.metrics.interval_statistic, calib.metrics.auroc",
+    "failure without training": "\n".join(
+        f"import calib.failure.{name}"
+        for name in (
+            "cases",
+            "captions",
+            "data",
+            "doubt",
+            "evaluation",
+            "explain",
+            "export",
+            "official",
+            "report",
+            "vilu",
+        )
+    ),
+    "classes of torchmetrics": "from calib.metrics import CalibrationError",
+    ALIKE: """
+from importlib import import_module
+from calib.core import byname
+tables = {(module, name): getattr(import_module(module), name) for module, name in places}
+assert read == {place: [*table] for place, table in tables.items()}
+assert settings == {name: byname.settings(loss) for name, loss in tables[TABLES["loss"][0]].items()}
+assert all(read.values()) and any(settings.values())
+""",
+    "training a head": """
+import logging
+from toy_head import SMALL, prompt, table
+logging.basicConfig(level="INFO")
+names = ("lightning.pytorch", "lightning.fabric")
+levels = [logging.getLogger(name).level for name in names]
+calib.fit_failure_head(prompt(), table(), **SMALL)
+assert [logging.getLogger(name).level for name in names] == levels
+""",
+}
+PROGRAM = f"""
+import contextlib, io, json, sys
+loaded = {{}}
+for name, step in json.loads(sys.argv[1]).items():
+    exec(step)
+    loaded[name] = [each for each in {HEAVY} if each in sys.modules]
+with open(sys.argv[2], "w") as file:
+    json.dump(loaded, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what was loaded after each step, what the process printed, and what it left in its folder."""
+    folder = tmp_path_factory.mktemp("imports")
+    (folder / "here").mkdir()
+    program = f"import sys\nsys.path[:0] = {[str(Path(__file__).parent), *sys.path]}\n{PROGRAM}"
+    command = [sys.executable, "-c", program, json.dumps(STEPS), str(folder / "loaded.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder / "here")
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads((folder / "loaded.json").read_text())
+    return {**loaded, "said": done.stdout + done.stderr, "written": list((folder / "here").iterdir())}
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["the door", "the command line", "the arguments of calibrate", "a search that cannot be"],
+)
+def test_the_door_help_and_arguments_load_nothing_heavy(step: str, process: dict[str, Any]) -> None:
+    assert process[step] == []
+
+
+def test_names_from_the_source_are_those_of_the_tables(process: dict[str, Any]) -> None:
+    assert process["names from the source"] == []
+    assert "lightning" in process[ALIKE]  # the modules were imported, and compared
+
+
+@pytest.mark.parametrize("step", ["rooms of the door", "functions of metrics"])
+def test_metrics_scores_calibrators_and_losses_need_torch_alone(step: str, process: dict[str, Any]) -> None:
+    assert process[step] == ["torch", "numpy"]
+
+
+def test_only_training_loads_lightning(process: dict[str, Any]) -> None:
+    assert "lightning" not in process["failure without training"]
+    assert "lightning" in process["training a head"]
+
+
+def test_only_its_classes_load_torchmetrics(process: dict[str, Any]) -> None:
+    assert "torchmetrics" not in process["failure without training"]
+    assert "torchmetrics" in process["classes of torchmetrics"]
+
+
+def test_training_a_head_prints_nothing_and_writes_nothing(process: dict[str, Any]) -> None:
+    assert (process["said"], process["written"]) == ("", [])
