@@ -179,8 +179,7 @@ class FailurePredictionModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient of every head by itself: one of a fold has no say in that of another."""
-        if not gradient_clip_val or not len(self.folds):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if not gradient_clip_val:
             return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         for head in self._heads():

@@ -102,5 +102,10 @@ def make_optimizer(
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        given = [each for group in optimizer.param_groups for each in group["params"]]
+        if all(each.device.type == "cpu" for each in given):  # one pass over the memory, which takes the time
+            for group in optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False
+        return optimizer
     raise unknown_name("optimiser", name, ["sgd", "adamw"])
