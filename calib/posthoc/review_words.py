@@ -111,9 +111,11 @@ def _of_workload(fitted: ReviewThreshold) -> str:
         kept = math.ceil((1 - workload) * n - 1e-9)
         low, high = (float(betaincinv(n - kept + 1e-9, kept + 1.0, q)) for q in (0.025, 0.975))
         said += f"; of further cases like them {percent(low)} to {percent(high)} (95 % interval)"
+    shown = "shown" if at.upper <= fitted.max_error else "not shown"
     bound = (
         f"{said}. No error was asked for: of {_accepted(fitted)}, at most {percent(at.upper)} are wrong, "
-        f"true with probability {percent(1 - fitted.delta)}. {LIKE}"
+        f"true with probability {percent(1 - fitted.delta)} (at most {percent(fitted.max_error)} is {shown}). "
+        f"{LIKE}"
     )
     if fitted.tied and not fitted.unlabelled:
         bound += " Several cases have the very doubt the threshold falls on: the bound is approximate."
