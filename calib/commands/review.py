@@ -57,7 +57,8 @@ def fit_review(
     failure = judged.failure[rows]
     threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others)
     lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
-    lines += [_table(threshold), "", threshold.summary, threshold.guarantee]
+    promised = [threshold.guarantee] if threshold.achievable else []  # else the summary says why not
+    lines += [_table(threshold), "", threshold.summary, *promised]
     return threshold, "\n".join(lines)
 
 

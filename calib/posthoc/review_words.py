@@ -54,7 +54,8 @@ def summary_of(fitted: ReviewThreshold) -> str:
         )
     at = fitted.at
     if at is None:
-        return _not_achievable(fitted)
+        said = _not_achievable(fitted)
+        return f"{said[0].upper()}{said[1:]}"
     units = _units(fitted)
     return (
         f"Accept where the doubt is below {fitted.threshold:.6g}: {percent(at.accepted)} of the cases, and "
@@ -114,8 +115,8 @@ def _of_workload(fitted: ReviewThreshold) -> str:
     shown = "shown" if at.upper <= fitted.max_error else "not shown"
     bound = (
         f"{said}. No error was asked for: of {_accepted(fitted)}, at most {percent(at.upper)} are wrong, "
-        f"true with probability {percent(1 - fitted.delta)} (at most {percent(fitted.max_error)} is {shown}). "
-        f"{LIKE}"
+        f"true with probability {percent(1 - fitted.delta)} (at most {percent(fitted.max_error)} is {shown})."
+        f" {LIKE}"
     )
     if fitted.tied and not fitted.unlabelled:
         bound += " Several cases have the very doubt the threshold falls on: the bound is approximate."
