@@ -57,8 +57,11 @@ def summary_of(fitted: ReviewThreshold) -> str:
         said = _not_achievable(fitted)
         return f"{said[0].upper()}{said[1:]}"
     units = _units(fitted)
+    where = "all" if at.accepted == 1 else "all but what is unlike the images seen"
+    if at.threshold < math.inf:
+        where = f"where the doubt is below {at.threshold:.6g}"
     return (
-        f"Accept where the doubt is below {fitted.threshold:.6g}: {percent(at.accepted)} of the cases, and "
+        f"Accept {where}: {percent(at.accepted)} of the cases, and "
         f"{percent(1 - at.accepted)} go to review. Of {at.n} accepted {units}, {at.wrong} "
         f"{'was' if at.wrong == 1 else 'were'} wrong ({percent(at.error)}; exact upper bound "
         f"{percent(at.upper)})."
