@@ -97,11 +97,21 @@ def _not_achievable(fitted: ReviewThreshold) -> str:
             "takes a better model or doubt, or a larger error."
         )
     if needed > fitted.units:
-        return f"{said} About {needed} would be needed, judging by the errors seen so far."
+        return f"{said} About {_about(needed)} would be needed, judging by the errors seen so far."
     return (
         f"{said} By the errors seen so far so many can be enough; with somewhat more labelled {units} it is "
         "likely."
     )
+
+
+def _about(number: int) -> str:
+    """Return a number by its first two digits.
+
+    Example:
+        >>> _about(1862), _about(47)
+        ('1,900', '47')
+    """
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _of_workload(fitted: ReviewThreshold) -> str:
