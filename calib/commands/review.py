@@ -30,6 +30,7 @@ from calib.runs.exports import load
 
 DEFAULT = "review.json"
 SHOWN = 10  # points of the curve in the table
+OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say how a file is read
 OF_PROMPT, OF_HEAD = ("confidence", CLASSES), ("uncertainty",)  # where their own doubt stands in a table
 
 
@@ -56,7 +57,8 @@ def fit_review(
     failure = judged.failure[rows]
     threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others)
     lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
-    lines += [_table(threshold), "", threshold.summary, threshold.guarantee]
+    promised = [threshold.guarantee] if threshold.achievable else []  # else the summary says why not
+    lines += [_table(threshold), "", threshold.summary, *promised]
     return threshold, "\n".join(lines)
 
 
@@ -141,6 +143,10 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     allowed, names = OF_PROMPT if isinstance(export, Prompt) else OF_HEAD, export.class_names
     if given.out is not None and given.apply is None:
         raise ValueError(f"--out is for --apply: the threshold of a run is kept in {path}.")
+    if all(each is None for each in (given.on, given.unlabelled, given.apply)):
+        useless = [f"--{name}" for name in OF_FILES if getattr(given, name) is not None]
+        if useless:
+            raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
     judged, what = _judged(given, path, export, allowed)
     others = _unlabelled(given, allowed, names)
     fitted, text = fit_review(judged, threshold, unlabelled=others, what=what)

@@ -138,5 +138,9 @@ def _check(given: argparse.Namespace, asked: dict[str, float | int | str]) -> No
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with {given.source}, which knows its doubt."
             )
+    if given.on is not None and (given.weights is not None or given.tokenizer is not None):
+        raise ValueError(
+            "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
+        )
     if given.kind not in (None, "probs", "logits"):
         raise ValueError(f"--kind {unknown_name('kind of outputs', given.kind, ('probs', 'logits'))}")

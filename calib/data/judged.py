@@ -27,6 +27,7 @@ from calib.data.output_tables import (
     GROUPS,
     TABLES,
     OutputTable,
+    class_columns,
     label_indices,
     read_output_table,
 )
@@ -162,8 +163,10 @@ def _of_table(
     has_classes = kind is not None or any(CLASS_COLUMN.fullmatch(column) for column in table.header)
     there = [name for name in DOUBTS if name in table.header] + ([CLASSES] if has_classes else [])
     source = _source(asked, there, f"{table.path} has no", f"; it has {few(table.header, 20)}")
-    outputs = None
+    outputs, names = None, None
     if has_classes:
+        names = list(class_columns(table, kind, class_names)[1])
+    if source == CLASSES or (has_classes and "prediction" not in table.header):
         read: dict[str, Any] = {"kind": kind, "class_names": class_names, "labelled": False}
         outputs = read_outputs(table.path, **read)
     if source == CLASSES:
@@ -177,7 +180,7 @@ def _of_table(
     nothing, labels = torch.zeros(len(values), dtype=torch.bool), list[str]()
     known, wrong = nothing, nothing
     if outcomes:
-        known, wrong, labels = _outcomes(table, outputs, label)
+        known, wrong, labels = _outcomes(table, outputs, label, names)
     usual = [name for name in GROUPS if name in table.header]
     if group is None and len(usual) > 1:
         raise ValueError(
@@ -188,11 +191,12 @@ def _of_table(
         raise ValueError(f"{table.path} has no column '{group}'; it has {few(table.header, 20)}.")
     grouped = group or next(iter(usual), None)
     groups = None if grouped is None else [str(cell) for cell in table.column(grouped)]
-    names = None if outputs is None else outputs.class_names
     return Judged(table.path, values, wrong, known, groups, source, names, labels, table)
 
 
-def _outcomes(table: OutputTable, outputs: Outputs | None, label: str) -> tuple[Tensor, Tensor, list[str]]:
+def _outcomes(
+    table: OutputTable, outputs: Outputs | None, label: str, class_names: Sequence[str] | None
+) -> tuple[Tensor, Tensor, list[str]]:
     """Return which rows are labelled (N,), which predictions are wrong (N,), and the labels of the former."""
     for name in OUTCOMES:
         if name in table.header:
@@ -202,27 +206,31 @@ def _outcomes(table: OutputTable, outputs: Outputs | None, label: str) -> tuple[
             wrong = [None if cell is None else cell == (name == "failure") for cell in cells]
             return *_known(wrong, table.path), []
     texts = _labels(table, label)
-    if outputs is not None:
+    if class_names is not None:
         rows = [row for row, text in enumerate(texts) if text is not None]
         where = [table.where[row] for row in rows]
-        found = label_indices([texts[row] for row in rows], where, outputs.class_names).tolist()
-        picked = outputs.logits.argmax(dim=1)
-        by_row = {row: bool(picked[row] != own) for row, own in zip(rows, found, strict=True)}
-        labels = [outputs.class_names[own] for own in found]
+        own = label_indices([texts[row] for row in rows], where, class_names)
+        if outputs is not None:
+            said = outputs.logits.argmax(dim=1)[rows]
+        else:
+            cells = table.column("prediction")
+            said = label_indices([cells[row] for row in rows], where, class_names)
+        by_row = dict(zip(rows, (own != said).tolist(), strict=True))
+        labels = [class_names[each] for each in own.tolist()]
         return *_known([by_row.get(row) for row in range(len(texts))], table.path), labels
     if "prediction" not in table.header:
         raise ValueError(
             f"{table.path} has labels, and nothing that says what was predicted: a column prediction, or one "
             "p(CLASS) for every class."
         )
-    said = [name_key(str(cell)) for cell in table.column("prediction")]
+    predicted = [name_key(str(cell)) for cell in table.column("prediction")]
     keys = [None if own is None else name_key(own) for own in texts]
-    if not {key for key in keys if key is not None} & {*said}:
+    if not {key for key in keys if key is not None} & {*predicted}:
         raise ValueError(
-            f"{table.path}: no label is called as any prediction is ({few(sorted({*said}))}): every "
+            f"{table.path}: no label is called as any prediction is ({few(sorted({*predicted}))}): every "
             "prediction would be wrong. Write both in the same names."
         )
-    wrong = [None if own is None else own != other for own, other in zip(keys, said, strict=True)]
+    wrong = [None if own is None else own != other for own, other in zip(keys, predicted, strict=True)]
     return *_known(wrong, table.path), [text for text in texts if text is not None]
 
 

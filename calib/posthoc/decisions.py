@@ -154,6 +154,8 @@ class Decisions:
             return "no threshold is shown to keep the error low enough"
         if self.review.rule == "batch":
             return "accepted with the batch" if accepted else "too doubtful in this batch"
+        if self.review.threshold == torch.inf:
+            return "all are accepted"
         return f"doubt {doubt:.4g} is {'' if accepted else 'not '}below {self.review.threshold:.4g}"
 
 

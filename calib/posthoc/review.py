@@ -19,6 +19,7 @@ from calib.stats.bounds import check_share, enough_accepted, fewest_cases, most_
 
 RULES = ("threshold", "workload", "batch")
 CURVE = 50  # points of the curve, at equal steps of the accepted cases
+MARGIN = 1.0  # standard deviations by which the first threshold may accept fewer than are needed
 SCARCE = 10  # accepted cases below which an observed error says nothing about how many would be needed
 
 
@@ -35,8 +36,9 @@ class ReviewThreshold:
         3. go on while p <= delta; stop at the first that is not; take the last that was
 
     P(error among accepted > max_error) <= delta over the draw of the labelled cases. With `unlabelled` doubts
-    of other cases, from which the thresholds are then taken, all that is needed is that cases (or patients)
-    are drawn independently from where the threshold is used. Without, they are quantiles of the labelled
+    of other cases, from which the thresholds are then taken (the first somewhat looser, as how many labelled
+    cases it accepts is left to chance), all that is needed is that cases (or patients) are drawn
+    independently from where the threshold is used. Without, they are quantiles of the labelled
     cases' own doubts; this is valid where the error among the accepted does not fall as the threshold is
     loosened, beyond the point where it first exceeds `max_error`. (Let v be that point. Given that N cases
     have a doubt of at most v, these are independent draws with an error rate of at least max_error, and so is
@@ -263,10 +265,15 @@ class ReviewThreshold:
         if counts.units < least:
             return np.empty(0)
         first = _first(least, counts.units, self.max_error, self.delta)
-        shares = np.unique(np.linspace(first, counts.units, self.points).astype(np.int64)) / counts.units
-        found = _thresholds(counts.first if others is None else others, shares)
-        units = counts.at(found)[1]
-        return found[units >= least]  # fewer cannot pass, even with none wrong
+        if others is not None:  # how many labelled units the first accepts varies, and it is not looked at
+            spread = least * (1 - least / counts.units) * (1 + counts.units / len(others))
+            first = max(first, math.ceil(least + MARGIN * math.sqrt(spread)))
+        counted = np.linspace(first, counts.units, self.points).astype(np.int64)
+        found = _thresholds(counts.first if others is None else others, np.unique(counted) / counts.units)
+        if others is None:
+            return found[counts.at(found)[1] >= least]  # fewer cannot pass, even with none wrong
+        expected = np.searchsorted(others, found, side="left") * counts.units / len(others)
+        return found[expected >= first - counts.units / len(others)]
 
     def _test(self, counts: Counts, thresholds: np.ndarray) -> list[CurvePoint]:
         """Return what was seen at each threshold up to the first that does not pass."""

@@ -54,10 +54,14 @@ def summary_of(fitted: ReviewThreshold) -> str:
         )
     at = fitted.at
     if at is None:
-        return _not_achievable(fitted)
+        said = _not_achievable(fitted)
+        return f"{said[0].upper()}{said[1:]}"
     units = _units(fitted)
+    where = "all" if at.accepted == 1 else "all but what is unlike the images seen"
+    if at.threshold < math.inf:
+        where = f"where the doubt is below {at.threshold:.6g}"
     return (
-        f"Accept where the doubt is below {fitted.threshold:.6g}: {percent(at.accepted)} of the cases, and "
+        f"Accept {where}: {percent(at.accepted)} of the cases, and "
         f"{percent(1 - at.accepted)} go to review. Of {at.n} accepted {units}, {at.wrong} "
         f"{'was' if at.wrong == 1 else 'were'} wrong ({percent(at.error)}; exact upper bound "
         f"{percent(at.upper)})."
@@ -93,11 +97,21 @@ def _not_achievable(fitted: ReviewThreshold) -> str:
             "takes a better model or doubt, or a larger error."
         )
     if needed > fitted.units:
-        return f"{said} About {needed} would be needed, judging by the errors seen so far."
+        return f"{said} About {_about(needed)} would be needed, judging by the errors seen so far."
     return (
         f"{said} By the errors seen so far so many can be enough; with somewhat more labelled {units} it is "
         "likely."
     )
+
+
+def _about(number: int) -> str:
+    """Return a number by its first two digits.
+
+    Example:
+        >>> _about(1862), _about(47)
+        ('1,900', '47')
+    """
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _of_workload(fitted: ReviewThreshold) -> str:
@@ -111,9 +125,11 @@ def _of_workload(fitted: ReviewThreshold) -> str:
         kept = math.ceil((1 - workload) * n - 1e-9)
         low, high = (float(betaincinv(n - kept + 1e-9, kept + 1.0, q)) for q in (0.025, 0.975))
         said += f"; of further cases like them {percent(low)} to {percent(high)} (95 % interval)"
+    shown = "shown" if at.upper <= fitted.max_error else "not shown"
     bound = (
         f"{said}. No error was asked for: of {_accepted(fitted)}, at most {percent(at.upper)} are wrong, "
-        f"true with probability {percent(1 - fitted.delta)}. {LIKE}"
+        f"true with probability {percent(1 - fitted.delta)} (at most {percent(fitted.max_error)} is {shown})."
+        f" {LIKE}"
     )
     if fitted.tied and not fitted.unlabelled:
         bound += " Several cases have the very doubt the threshold falls on: the bound is approximate."

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from tests_shared import SHORT
+from torch.nn.functional import normalize
 
 from calib import cli
+from calib.commands.failure.run import train_failure
 from calib.commands.predict import predict
 from calib.commands.review_arguments import review_arguments
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.review_file import ReviewFile
-from calib.io.files import read_json, write_json
+from calib.io.files import write_json
 from calib.io.tensors import mark_of
 from calib.prompts.export import Prompt
 from calib.runs.decisions import decisions_of
@@ -160,6 +162,7 @@ def test_a_file_that_was_changed_is_refused(tmp_path: Path, capsys, monkeypatch)
             ["r.json", "error=0.1", "--apply", "a.csv", "--out", "b.csv"],
             "error: nothing is fitted with r.json",
         ),
+        (["runs/x", "--on", "a.csv", "--weights", "w"], "not for --on FILE"),
         (["a.csv", "seed=-1"], "seed must be a whole number"),
         (["a.csv", "--kind", "odds"], "--kind Unknown kind of outputs"),
     ],
@@ -196,6 +199,7 @@ def trained(image_folder: Path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_fitted_on_its_validation_images_and_stays_the_run_it_was(
     trained: Path, image_folder: Path, tmp_path: Path, capsys
 ) -> None:
@@ -222,21 +226,35 @@ def test_a_run_is_fitted_on_its_validation_images_and_stays_the_run_it_was(
     assert {row["decision"] for row in csv.DictReader(table.splitlines())} == {"review"}
 
 
-@pytest.mark.slow
-def test_without_validation_images_the_left_out_shots_are_a_hint(
-    trained: Path, tmp_path: Path, capsys
-) -> None:
-    folder = tmp_path / "shots"
-    shutil.copytree(trained / "shots", folder)
-    assert run(folder) == 0
+def test_without_validation_images_the_left_out_shots_are_a_hint(tmp_path: Path, capsys) -> None:
+    texts = normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    about = {"name": "toy", "weights": {"digest": "a" * 64}, "preprocessing": {}}
+    Prompt(texts, ["a", "b", "c"], 3.0, about).save(tmp_path / "prompt.safetensors", run="m")
+    labels = [row % 3 for row in range(24)]
+    logits = (
+        4 * torch.eye(3)[labels] + torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
+    ).tolist()
+    left_out = {"logits": logits, "labels": labels, "groups": [f"p{row}" for row in range(24)]}
+    write_json(tmp_path / "metrics.json", {"left_out": left_out})
+    assert run(tmp_path, "error=0.1") == 0
     printed = capsys.readouterr().out
-    assert "12 labelled left-out shots" in printed
+    assert "24 labelled left-out shots of 24 patients" in printed
     assert "up to 72 nearly never suffice" in printed
-    record = read_json(folder / "metrics.json")
-    record.pop("left_out")
-    write_json(folder / "metrics.json", record)
-    assert run(folder) == 1
+    held = decisions_of(tmp_path)
+    assert held.review is not None
+    assert held.review.achievable == (
+        not (torch.tensor(logits).argmax(dim=1) != torch.tensor(labels))[:22].any()
+    )
+    assert mark_of(tmp_path / "prompt.safetensors") == "m"
+    for wrong in ({"logits": logits[1:]}, {"labels": [5] * 24}, {"logits": [[0.0]] * 24}, {"groups": 3}):
+        write_json(tmp_path / "metrics.json", {"left_out": {**left_out, **wrong}})
+        assert run(tmp_path) == 1
+        assert "left_out does not fit the prompt beside it" in capsys.readouterr().err
+    write_json(tmp_path / "metrics.json", {"calibration": {}})
+    assert run(tmp_path) == 1
     assert re.search("there is nothing else to fit on.*--on FILE", capsys.readouterr().err)
+    assert run(tmp_path, "--kind", "probs") == 1
+    assert "no file is read here" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -268,3 +286,28 @@ def test_labels_in_the_table_of_predictions_decide_about_the_rest_and_about_new_
         assert (row["decision"] == "accept") == (row["unlike"] == "no")
     held = decisions_of(folder)
     assert held.about["review"] == {**held.about["review"], "on": "p.csv", "rows": 200}
+
+
+@pytest.mark.slow
+def test_a_failure_run_is_fitted_on_what_its_head_says(image_folder: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "failure"
+    words = ["data.name=cxr3", "data.val_shots=4", "trainer.max_epochs=1", "n_resamples=10", f"out={folder}"]
+    config = load_config([*words, "trainer.enable_progress_bar=false"], task="failure")
+    train_failure(config)
+    assert run(folder, "error=0.3", "confidence=0.8") == 0
+    printed = capsys.readouterr().out
+    assert "Doubt: uncertainty. 12 labelled validation images of" in printed
+    assert decisions_of(folder).review is not None
+    assert decisions_of(folder / "prompt.safetensors").review is None
+    assert train_failure(config)["reused"]
+    rows = list(csv.DictReader(predict(folder, [str(image_folder / "test")], failure=folder).splitlines()))
+    assert {row["decision"] for row in rows} <= {"accept", "review"}
+    path = tmp_path / "p.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "label"])
+        writer.writeheader()
+        writer.writerows({**rows[0], "label": rows[0]["prediction"]} for _ in range(60))
+    assert run(folder, "--on", path, "error=0.1") == 0
+    again = list(csv.DictReader(predict(folder, [str(image_folder / "test")], failure=folder).splitlines()))
+    assert {row["decision"] for row in again} == {"accept"}  # no error was seen
+    assert "decision" not in predict(folder, [str(image_folder / "test" / "class_0")]).splitlines()[0]

@@ -22,6 +22,7 @@ from tests_shared import PLAIN, SHORT
 from calib.cli import main
 from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
+from calib.commands.failure.validation import judged_by_head
 from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import FailureRun, load_config, to_yaml
@@ -480,6 +481,8 @@ def test_a_head_for_a_model_known_by_its_embeddings_only(failure_settings, tmp_p
     assert results["test"] == {"n": 60, "n_failures": int(wrong.sum())}
     split = read_json(tmp_path / "run" / "split.json")
     assert (len(split["train"]), len(split["val"])) == (76, 12)  # pairs: 12 mates of 4 per class are left out
+    judged = judged_by_head(tmp_path / "run" / "failure.safetensors")  # what calib review fits on
+    assert (len(judged.doubt), len(set(judged.groups or []))) == (12, 12)
     checkpoint = FailureHead.load(tmp_path / "run" / "failure.safetensors")
     assert (checkpoint.backbone, checkpoint.prompt, checkpoint.class_names) == (
         None,

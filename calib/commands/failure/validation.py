@@ -9,7 +9,9 @@ import torch
 from calib.commands.failure.embeddings import from_embeddings
 from calib.commands.failure.images import from_images, resolve
 from calib.config import FailureRun, load_config
+from calib.data.embeddings import load_embeddings
 from calib.data.judged import Judged, rounded_doubt
+from calib.data.task import Table
 from calib.failure.evaluation import head_uncertainty
 from calib.failure.export import FailureHead
 from calib.io.files import read_json
@@ -47,12 +49,15 @@ def judged_by_head(path: Path, *, weights: str | None = None, tokenizer: str | N
         raise ValueError(f"The data have changed since {path} was trained: the draw is another one. {HOW}")
     if data.val is None:
         raise ValueError(f"{path} was trained without validation images (data.val_shots=0). {HOW}")
-    groups = None
+    train: Table
     if files is None:
         train = load_task(config.data, needs=("train",)).train
-        if train.groups is not None:
-            owner = dict(zip(train.ids, train.groups, strict=True))
-            groups = [str(owner[each]) for each in told["val"]]
+    else:
+        train = load_embeddings(files, normalize=config.embeddings.normalize).table
+    groups = None
+    if train.groups is not None:
+        owner = dict(zip(train.ids, train.groups, strict=True))
+        groups = [str(owner[each]) for each in told["val"]]
     head, labels = FailureHead.load(path), data.val.labels.tolist()
     doubt, judged = rounded_doubt(head_uncertainty(head, data.val)), data.judged.prompt
     if judged is not None and judged.decisions is not None and judged.decisions.familiarity is not None:

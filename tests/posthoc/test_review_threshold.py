@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from calib.posthoc.review_words import percent
 from calib.stats.bounds import fewest_cases, p_value
 
 RNG = np.random.default_rng(3)
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "review_peers.json").read_text())
 N = 400
 DOUBT = torch.from_numpy(np.sort(0.6 * RNG.random(N) ** 2))
 WRONG = torch.from_numpy(RNG.random(N) < DOUBT.numpy())
@@ -143,7 +146,7 @@ def test_a_workload_among_ties_is_not_exceeded() -> None:
     assert "the bound is approximate" in found.guarantee
 
 
-def test_the_batch_rule_is_that_of_stratcp() -> None:
+def test_the_batch_rule_is_its_formula() -> None:
     new = torch.from_numpy(0.6 * np.random.default_rng(5).random(150) ** 2)
     found = fitted(rule="batch", max_error=0.06)
     best = None  # by the formula, at each doubt of the batch
@@ -158,6 +161,13 @@ def test_the_batch_rule_is_that_of_stratcp() -> None:
     assert not bool(found(torch.tensor([0.9, 0.8])).any())
     assert not ReviewThreshold(0.05, rule="batch").fit(DOUBT[:18], WRONG[:18]).achievable
     assert ReviewThreshold(0.05, rule="batch").fit(DOUBT[:19], WRONG[:19]).achievable
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"at {case['max_error']}")
+def test_a_batch_is_decided_as_by_stratcp(case: dict[str, Any]) -> None:
+    doubt, batch = (torch.tensor(case[key], dtype=torch.float64) for key in ("doubt", "batch"))
+    rule = ReviewThreshold(case["max_error"], rule="batch").fit(doubt, torch.tensor(case["wrong"]).bool())
+    assert rule(batch).nonzero()[:, 0].tolist() == case["selected"]
 
 
 def test_what_is_needed_is_about_enough() -> None:
