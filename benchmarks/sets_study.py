@@ -470,9 +470,12 @@ def ways(
     def full(sets: PredictionSets, way: bool) -> Tensor:
         return FullConformal(sets, left_out=way).fit(images, labels, texts, scale)(new)
 
-    def transductive(way: str, sets: PredictionSets, **more: Any) -> Tensor:
+    def transductive(way: str, sets: PredictionSets, *, doubtful: bool = False) -> Tensor:
         extra = {"features": images, "new_features": new} if way == "lata" else {}
-        return TransductiveSets(way, sets, **more)(zero, labels, zero_new, **extra)
+        if doubtful:
+            doubts = [1 - each.softmax(dim=1).max(dim=1).values for each in (zero, zero_new)]
+            extra |= {"doubt": doubts[0], "new_doubt": doubts[1]}
+        return TransductiveSets(way, sets)(zero, labels, zero_new, **extra)
 
     return {
         "zero-shot, shots calibrate": lambda sets: sets.fit(zero.softmax(dim=1), labels)(
@@ -488,6 +491,7 @@ def ways(
         "full, left out (SS-Text)": lambda sets: full(sets, True),
         "Conf-OT": lambda sets: transductive("conf_ot", sets),
         "LATA": lambda sets: transductive("lata", sets),
+        "LATA, doubt 1 - confidence": lambda sets: transductive("lata", sets, doubtful=True),
     }
 
 
