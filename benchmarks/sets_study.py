@@ -74,7 +74,7 @@ class Population:
         self.hospital = torch.randint(2, (n,), generator=generator)  # the second is harder
         patients = torch.randn(n // 4, CLASSES, generator=generator).repeat_interleave(4, dim=0)
         noise = 0.7 * patients + 0.7 * torch.randn(n, CLASSES, generator=generator)
-        easy = torch.tensor([2.2, 1.6, 1.2, 0.8])[self.labels] * (1 - 0.5 * self.hospital)
+        easy = torch.tensor([0.8, 1.4, 1.8, 2.4])[self.labels] * (1 - 0.5 * self.hospital)
         logits = 1.5 * (noise + easy[:, None] * torch.nn.functional.one_hot(self.labels, CLASSES))
         self.probs = logits.double().softmax(dim=1)
         if ties:
