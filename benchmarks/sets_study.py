@@ -283,8 +283,9 @@ def peers(draws: int) -> Iterator[str]:
                     ]
                 )
     head = ["n", "score", "program", "coverage", "below 0.9", "size", "empty", "refused", "ms a draw"]
-    yield
-    f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n{aligned(head, rows)}"
+    yield (
+        f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n{aligned(head, rows)}"
+    )
 
 
 def _mapie() -> Callable[[str, Tensor, Tensor, Tensor], Tensor]:
