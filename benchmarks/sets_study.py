@@ -284,7 +284,8 @@ def peers(draws: int) -> Iterator[str]:
                 )
     head = ["n", "score", "program", "coverage", "below 0.9", "size", "empty", "refused", "ms a draw"]
     yield (
-        f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n{aligned(head, rows)}"
+        f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n"
+        f"{aligned(head, rows)}"
     )
 
 
