@@ -74,7 +74,7 @@ class Population:
         self.hospital = torch.randint(2, (n,), generator=generator)  # the second is harder
         patients = torch.randn(n // 4, CLASSES, generator=generator).repeat_interleave(4, dim=0)
         noise = 0.7 * patients + 0.7 * torch.randn(n, CLASSES, generator=generator)
-        easy = torch.tensor([2.2, 1.6, 1.2, 0.8])[self.labels] * (1 - 0.5 * self.hospital)
+        easy = torch.tensor([0.8, 1.4, 1.8, 2.4])[self.labels] * (1 - 0.5 * self.hospital)
         logits = 1.5 * (noise + easy[:, None] * torch.nn.functional.one_hot(self.labels, CLASSES))
         self.probs = logits.double().softmax(dim=1)
         if ties:
@@ -283,8 +283,10 @@ def peers(draws: int) -> Iterator[str]:
                     ]
                 )
     head = ["n", "score", "program", "coverage", "below 0.9", "size", "empty", "refused", "ms a draw"]
-    yield
-    f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n{aligned(head, rows)}"
+    yield (
+        f"### beside MAPIE and TorchCP, 0.9 asked for, {draws} draws, 4,000 test cases\n\n"
+        f"{aligned(head, rows)}"
+    )
 
 
 def _mapie() -> Callable[[str, Tensor, Tensor, Tensor], Tensor]:
@@ -470,9 +472,12 @@ def ways(
     def full(sets: PredictionSets, way: bool) -> Tensor:
         return FullConformal(sets, left_out=way).fit(images, labels, texts, scale)(new)
 
-    def transductive(way: str, sets: PredictionSets, **more: Any) -> Tensor:
+    def transductive(way: str, sets: PredictionSets, *, doubtful: bool = False) -> Tensor:
         extra = {"features": images, "new_features": new} if way == "lata" else {}
-        return TransductiveSets(way, sets, **more)(zero, labels, zero_new, **extra)
+        if doubtful:
+            doubts = [1 - each.softmax(dim=1).max(dim=1).values for each in (zero, zero_new)]
+            extra |= {"doubt": doubts[0], "new_doubt": doubts[1]}
+        return TransductiveSets(way, sets)(zero, labels, zero_new, **extra)
 
     return {
         "zero-shot, shots calibrate": lambda sets: sets.fit(zero.softmax(dim=1), labels)(
@@ -488,6 +493,7 @@ def ways(
         "full, left out (SS-Text)": lambda sets: full(sets, True),
         "Conf-OT": lambda sets: transductive("conf_ot", sets),
         "LATA": lambda sets: transductive("lata", sets),
+        "LATA, doubt 1 - confidence": lambda sets: transductive("lata", sets, doubtful=True),
     }
 
 

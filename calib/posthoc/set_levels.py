@@ -187,13 +187,16 @@ def thresholds(scores: Tensor, weights: Tensor, extra: Tensor, coverage: float) 
 
     Source: Podkopaev and Ramdas 2021 (UAI), after Tibshirani, Barber, Candès and Ramdas 2019 (NeurIPS).
     """
+    if not len(scores):
+        return torch.full_like(extra, torch.inf)
     ordered, order = rounded(scores).sort()
     tail = weights[order].flip(0).cumsum(0).flip(0)  # of this score and all after it
     first = torch.searchsorted(ordered, ordered)  # equal scores count together
     tail = tail[first]
     total = weights.sum() + extra
     needed = (1 - coverage + SLACK) * total - extra  # (C,)
-    passing = (tail[None, :] > needed[:, None]).sum(dim=1)  # tails fall: how many of the first pass
+    # Tails fall: those of the first `passing` scores are above what is needed.
+    passing = len(tail) - torch.searchsorted(tail.flip(0), needed, right=True)
     found = ordered[(passing - 1).clamp_min(0)]
     none = torch.where(passing == 0, -torch.inf, found)
     return torch.where(needed < 0, torch.inf, none)

@@ -156,6 +156,10 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     by_class = PredictionSets(coverage=0.9, per_class=True).fit(toy(64)[0], rare)
     assert bool(by_class(toy(50, 6)[0])[:, 2].all())
     assert "Of benign there are too few" in by_class.described(["a", "b", "benign"])
+    never = PredictionSets(coverage=0.5, per_class=True).fit(toy(60)[0], rare[:60])
+    assert bool(never(toy(50, 6)[0])[:, 2].all())
+    assert "Of class 2 there are too few" in never.guarantee
+    assert torch.equal(PredictionSets.from_record(never.to_record()).cells.rows, never.cells.rows)
     corrected = PredictionSets(coverage=0.9, confidence=0.9).fit(*toy(21))
     assert bool(corrected(probs).all())
     assert "needs at least 22 cases" in corrected.guarantee
