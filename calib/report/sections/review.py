@@ -142,11 +142,9 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
         chart.line(other.accepted / n, other.errors / other.accepted, f"s{number}")
         legend.append(f"{_DASHES[number]}: {name} (AURC {percent(float(aurc(score, failure)))})")
     chart.line(coverage, risk, "s0", steps=True)
-    threshold = subject.parts.review.threshold if subject.parts.review is not None else None
-    at = threshold if threshold is not None else None
+    at = subject.parts.review.threshold if subject.parts.review is not None else None
     if at is not None:
-        kept = float((subject.doubt.numpy() <= at).mean())
-        chart.upright(kept, "fitted")
+        chart.upright(float((subject.doubt.numpy() < at).mean()), "fitted")
     chart.upright(1, "cursor", "review-cursor")
     own = f"solid line: {next(iter(scores))} (AURC {percent(float(aurc(subject.doubt, failure)))})"
     marks = [
@@ -224,7 +222,7 @@ def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
     n = len(subject.correct)
     review, start = subject.parts.review, len(steps.accepted) - 1
     if review is not None and review.threshold is not None:
-        start = max(int(np.searchsorted(steps.threshold, review.threshold, side="right")) - 1, 0)
+        start = max(int(np.searchsorted(steps.threshold, review.threshold)) - 1, 0)  # doubts below it
     else:
         start = min(int(np.searchsorted(steps.accepted, 0.8 * n - 1e-9)), start)
     return {
@@ -279,27 +277,29 @@ def caught(slider: Mapping[str, Any], step: Any) -> str:
 def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
     """Say what the fitted threshold promises, and what it does on these images."""
     section.said.append(f"The fitted threshold: {fitted.guarantee}")
-    if not fitted.achievable or fitted.threshold is None:
+    if not fitted.achievable:
         needed = f" About {fitted.needed:,} would be needed." if fitted.needed is not None else ""
         section.said.append(f"No threshold keeps the promise with the cases it was fitted on.{needed}")
     else:
-        accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
-        kept, n = int(accepted.sum()), len(accepted)
-        if kept:
-            groups = None if subject.groups is None else subject.groups[accepted]
-            share, low, high = proportion_interval(
-                ~subject.correct[accepted], groups, level=subject.parts.level
-            )
-            section.said.append(
-                f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}; doubt at "
-                f"most {fitted.threshold:.4g}), of which {percent(share)} are wrong ({between(low, high)}); "
-                f"{n - kept:,} go to a reader."
-            )
-        else:
-            section.said.append(f"On the images of this page it accepts none of {n:,}.")
+        section.said.append(_applied(subject, fitted))
     table = _fit_curve(fitted)
     if table is not None:
         section.tables.append(table)
+
+
+def _applied(subject: Subject, fitted: Review) -> str:
+    """Return what the threshold does on the images of the page."""
+    accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
+    kept, n = int(accepted.sum()), len(accepted)
+    if not kept:
+        return f"On the images of this page it accepts none of {n:,}."
+    groups = None if subject.groups is None else subject.groups[accepted]
+    share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
+    at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
+    return (
+        f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
+    )
 
 
 def _fit_curve(fitted: Review) -> Table | None:
@@ -311,7 +311,7 @@ def _fit_curve(fitted: Review) -> Table | None:
     rows: dict[str, dict[str, Value]] = {}
     keys: dict[str, Column] = {}
     for number, record in enumerate(records, start=1):
-        said = record if isinstance(record, Mapping) else vars(record)
+        said = record if isinstance(record, Mapping) else record._asdict()
         rows[str(number)] = {
             str(key): value if value is None or isinstance(value, str) else float(value)
             for key, value in said.items()
