@@ -259,7 +259,7 @@ def spearman_test(
         raise ValueError("No column has 3 rows whose values differ: there is no rank correlation.")
     x, y = x[:, usable], y[:, usable]
     rho = float(np.mean([_spearman(x[:, d], y[:, d]) for d in range(len(usable))]))
-    # What each row would add to the sum if it had the values of another: an exchange is a sum of such numbers.
+    # What each row would add to the sum if it had the values of another: an exchange is a sum of these.
     both = _unit_ranks(y) @ _unit_ranks(x).T  # (M, M)
     rng = np.random.default_rng(seed)
     order = rng.permuted(np.tile(np.arange(len(x)), (n_permutations, 1)), axis=1)
