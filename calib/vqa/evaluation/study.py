@@ -123,6 +123,9 @@ class Answers:
         for name in chosen:
             said = score(self.evidence, name)
             self.doubts[name], self.reasons[name] = said.values, said.reason
+            if METHODS[name].baseline and said.known.any() and np.ptp(said.values[said.known]) == 0:
+                self.doubts[name] = np.full(len(self.item), np.nan)
+                self.reasons[name] = "it is the same for every question"
 
     def usable(self, name: str) -> bool:
         """Return whether a method says anything of these answers."""
