@@ -22,6 +22,7 @@ from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
 from calib.commands.sets_arguments import sets_arguments
 from calib.commands.shown import show_warnings
+from calib.commands.vqa.arguments import vqa_arguments
 from calib.config import EvaluateRun, ReportRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
 from calib.config.names import check_root
@@ -204,6 +205,15 @@ COMMANDS = {
         summary="which predictions may pass and which a person must look at, with what is guaranteed",
         main="calib.commands.review:main",
         read=review_arguments,
+    ),
+    "vqa": Command(
+        summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",
+        main="calib.commands.vqa.dispatch:main",
+        read=vqa_arguments,
+        after=After(
+            interruption=" The same command goes on from the last answers that were written.",
+            stop=" The same command goes on from the last answers that were written.",
+        ),
     ),
 }
 

@@ -16,21 +16,24 @@ ENDING_SECONDS = 30  # between asking a worker to end and ending it
 log = logging.getLogger(__name__)
 
 
-def run_workers(argv: Sequence[str], environments: Sequence[Mapping[str, str]]) -> list[int]:
-    """Run `calib tune` once per environment, wait for all, and return their exit statuses.
+def run_workers(
+    argv: Sequence[str], environments: Sequence[Mapping[str, str]], *, command: str = "tune"
+) -> list[int]:
+    """Run a command once per environment, wait for all, and return their exit statuses.
 
     What ends this process in an orderly way ends them as well.
 
     Args:
         argv: Arguments of one worker.
         environments: What each has in its environment beside this process's.
+        command: The command, a row of `calib.cli.COMMANDS`.
     """
-    command = [sys.executable, "-m", "calib.cli", "tune", *argv]
+    line = [sys.executable, "-m", "calib.cli", command, *argv]
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for extra in environments:
             workers.append(  # noqa: PERF401 (those begun so far must be known if this one fails)
-                subprocess.Popen(command, env={**os.environ, **extra, PARENT: "1"}, stdout=subprocess.DEVNULL)
+                subprocess.Popen(line, env={**os.environ, **extra, PARENT: "1"}, stdout=subprocess.DEVNULL)
             )
         return [worker.wait() for worker in workers]
     except BaseException:  # also Preempted, what signals become

@@ -8,7 +8,7 @@ from PIL import Image
 
 from calib.core.checks import check_kind
 from calib.data.images import open_image
-from calib.vqa.perturb import BLACK
+from calib.vqa.perturbations import BLACK
 
 PACKAGED = "packaged:"  # before the name of a task, its split and its image: only features are there
 BLACK_SIZE = (256, 256)  # of a black image whose original is not there

@@ -83,7 +83,7 @@ def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     """Return the items and outputs of files: outputs are known by their column model_id."""
-    from calib.vqa.demonstration import demonstration
+    from calib.vqa.demo import demonstration
     from calib.vqa.tables import read_items, read_outputs
 
     if list(files) == [DEMO]:
@@ -92,7 +92,8 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
         raise ValueError(
             "Which answers? calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER, or calib vqa evaluate demo."
         )
-    items, outputs = [], []
+    items: list[Path] = []
+    outputs: list[Path] = []
     for name in files:
         path = Path(name) / OUTPUTS if Path(name).is_dir() else Path(name)
         (outputs if "model_id" in _columns(path) else items).append(path)

@@ -23,7 +23,7 @@ calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER
 
   calib vqa evaluate demo out=runs/demo              (answers of three real models that come with calib)
   calib vqa evaluate items.parquet nota.parquet runs/vqa/outputs.parquet out=runs/evaluation
-  calib vqa evaluate items.parquet runs/a runs/b methods=all by=modality,question_type shift=scanner:A out=runs/ab
+  calib vqa evaluate items.parquet runs/a runs/b methods=all by=modality,question_type shift=scanner:A
 
 OUTPUTS are tables with a column model_id, or folders of calib vqa answer. FOLDER gets report.html, tables.md,
 tables/*.csv and metrics.json; the findings are printed in words.

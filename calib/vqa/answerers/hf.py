@@ -18,7 +18,7 @@ from calib.vqa.answerers.requests import PLAIN, filled
 from calib.vqa.answerers.scoring import OptionScorer, letter_ids
 from calib.vqa.images import item_image
 from calib.vqa.parsing import LETTERS, parse_answer, parse_confidence
-from calib.vqa.perturb import order_of
+from calib.vqa.perturbations import order_of
 
 SCORING = ("letters", "texts")
 HUB = "hf://"

@@ -30,7 +30,7 @@ from typing import Any
 from calib.io.files import write_text
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS
-from calib.vqa.perturb import order_of
+from calib.vqa.perturbations import order_of
 from calib.vqa.tables import Items
 
 PLAIN = "{question}\n{options}\nAnswer with the letter of the right option only."

@@ -148,16 +148,21 @@ def _corrected(
             continue
         if not len(fit):
             raise ValueError("all originals are of one image")
+        key = (dataset, name, k)
         if name == "option_msp":
-            after[use] = _top(answers, rows[use], _temperature(answers, _scored(answers, fit)))
+            if key not in answers.fitted:
+                answers.fitted[key] = _temperature(answers, _scored(answers, fit))
+            after[use] = _top(answers, rows[use], answers.fitted[key])
             continue
-        after[use] = _platt(answers, fit, rows[use], name, both=False)
+        after[use] = _platt(answers, fit, rows[use], name, key, both=False)
         if both:
-            hac[use] = _platt(answers, fit, rows[use], name, both=True)
+            hac[use] = _platt(answers, fit, rows[use], name, key, both=True)
     return after, hac if both and not np.isnan(hac).any() else None
 
 
-def _platt(answers: Answers, fit: np.ndarray, use: np.ndarray, name: str, *, both: bool) -> np.ndarray:
+def _platt(
+    answers: Answers, fit: np.ndarray, use: np.ndarray, name: str, key: tuple[object, ...], *, both: bool
+) -> np.ndarray:
     """Return the logistic regression of being right on a doubt, and on the log-odds of the chosen option."""
 
     def signals(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,8 +172,10 @@ def _platt(answers: Answers, fit: np.ndarray, use: np.ndarray, name: str, *, bot
         top = np.clip(_top(answers, rows, 1.0), _EDGE, 1 - _EDGE)
         return torch.from_numpy(np.log(top / (1 - top))), doubt
 
-    model = TwoSignalPlatt().fit(*signals(fit), torch.from_numpy(answers.right[fit]))
-    return model(*signals(use)).numpy()
+    if (*key, both) not in answers.fitted:
+        model = TwoSignalPlatt().fit(*signals(fit), torch.from_numpy(answers.right[fit]))
+        answers.fitted[(*key, both)] = model
+    return answers.fitted[(*key, both)](*signals(use)).numpy()
 
 
 def _has_scores(answers: Answers) -> bool:

@@ -144,19 +144,22 @@ def _compare(answers: Answers, made: list[dict[str, Any]], protocol: Protocol) -
     reference = next((row for row in made if row["method"] == protocol.reference), None)
     for row in made:
         row["p"] = row["difference"] = math.nan
-        values, base = row["values"], reference and reference["values"]
-        if reference is None or row is reference or values is None or base is None:
+        if reference is None or row is reference:
+            continue
+        values, base = row["values"], reference["values"]
+        if values is None or base is None:
             continue
         boot = answers.layout.boots[row["dataset"]]
         if row["rows"] != reference["rows"]:  # one of them knows less: compare where both know
-            mine, theirs = (np.frombuffer(one["rows"], np.int64) for one in (row, reference))
-            known = np.intersect1d(mine, theirs)
+            mine, theirs = row["rows"], reference["rows"]
+            known = np.intersect1d(np.frombuffer(mine, np.int64), np.frombuffer(theirs, np.int64))
             failure, clusters = ~answers.right[known], answers.cluster[known]
             if too_few(int(failure.sum()), int((~failure).sum()), protocol.min_cases):
                 continue
+            both = [str(row["method"]), protocol.reference]
             values, base = (
                 boot.values(ranked(["auroc"], answers.doubts[name][known], failure, clusters))[:, 0]
-                for name in (row["method"], protocol.reference)
+                for name in both
             )
         row["difference"] = float(values[0] - base[0])
         row["difference_low"], row["difference_high"] = boot.interval(values - base)

@@ -46,9 +46,9 @@ def page(result: Evaluation) -> str:
         for key, table in shown:
             section.tables.append(_table(key, table))
             section.notes.append(f"{table.title}. {table.note}")
-            if len(table.rows) > MOST:
+            if len(table.printed) > MOST:
                 section.notes.append(
-                    f"{MOST:,} of {len(table.rows):,} rows are shown; tables/{key}.csv has all."
+                    f"{MOST:,} of {len(table.printed):,} rows are shown; tables/{key}.csv has all."
                 )
         if name == "tracking":
             section.pictures += _cloud(result)
@@ -73,7 +73,7 @@ def _table(key: str, table: ResultTable) -> Table:
     named += first if key != "methods" else first[:1]
     rest = [each for each in fields if each not in named]
     rows: dict[str, Mapping[str, Value]] = {}
-    for i, row in enumerate(table.rows[:MOST]):
+    for i, row in enumerate(table.printed[:MOST]):
         name = " · ".join(str(row.get(each.key) or "") for each in named if row.get(each.key)) or str(i + 1)
         rows[name if name not in rows else f"{name} ({i + 1})"] = {
             each.key: _value(row, each) for each in rest
@@ -84,7 +84,7 @@ def _table(key: str, table: ResultTable) -> Table:
         corner=" · ".join(each.title for each in named),
         columns={each.key: _column(each) for each in rest},
         rows=rows,
-        folded=len(table.rows) > LONG or key in ("cells", "letters", "methods"),
+        folded=len(table.printed) > LONG or key in ("cells", "letters", "methods"),
     )
 
 

@@ -60,11 +60,27 @@ class ResultTable:
         """What stands above the printed columns."""
         return [each.title for each in self.fields if each.shown]
 
+    @property
+    def printed(self) -> list[dict[str, Any]]:
+        """The rows as they are printed: methods without a number for one and the same reason share a row."""
+        made: list[dict[str, Any]] = []
+        shared: list[str] = []
+        for row in self.rows:
+            last = made[-1] if made else {}
+            alike = row.get("why") and "method" in row
+            if alike and all(row.get(key) == last.get(key) for key in _SHARED):
+                shared.append(str(row["method"]))
+                last["method"] = f"{shared[0]} and {len(shared) - 1} more"
+            else:
+                made.append(dict(row))
+                shared = [str(row.get("method"))]
+        return made
+
     def markdown(self) -> str:
         """Return the table as Markdown, with its title and its note."""
         if not self.rows:
             return f"### {self.title}\n\nNothing to show: {self.note}\n"
-        body = aligned(self.titles, [[printable(cell) for cell in self.cells(row)] for row in self.rows])
+        body = aligned(self.titles, [[printable(cell) for cell in self.cells(row)] for row in self.printed])
         return f"### {self.title}\n\n{body}\n\n{self.note}\n"
 
     def csv(self) -> str:
@@ -162,6 +178,9 @@ class Evaluation:
         if name not in self.tables:
             raise unknown_name("table", name, self.tables)
         return self.tables[name]
+
+
+_SHARED = ("system", "dataset", "condition", "cell", "n", "why")
 
 
 def shown(row: Mapping[str, Any], column: Field) -> str:

@@ -85,9 +85,9 @@ def orders(found: list[Answers], protocol: Protocol) -> ResultTable:
         Field("why", "why no number"),
     )
     note = (
-        "Questions asked in their original order and in others (conditions permuted, rotation). The entropy is that of "
-        "the options chosen in all orders, for being wrong in the original one; ties of the vote count as "
-        "wrong."
+        "Questions asked in their original order and in others (conditions permuted, rotation). The entropy "
+        "is that of the options chosen in all orders, for being wrong in the original one; ties of the vote "
+        "count as wrong."
     )
     return ResultTable("The same options in other orders", note, fields, rows)
 

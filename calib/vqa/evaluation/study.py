@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +90,7 @@ class Answers:
         right: (N,) bool.
         doubts: Method to (N,) uncertainties, NaN where it can say nothing.
         reasons: Method to why it can say nothing of some or all.
+        fitted: What was fitted on some of these answers, kept for others of them.
     """
 
     def __init__(self, name: str, outputs: Outputs, layout: Layout) -> None:
@@ -104,6 +106,7 @@ class Answers:
         self.evidence = Evidence(outputs, layout.protocol.scores)
         self.doubts: dict[str, np.ndarray] = {}
         self.reasons: dict[str, str] = {}
+        self.fitted: dict[tuple[object, ...], Any] = {}
 
     def judge(self, others_wrong: np.ndarray | None = None) -> None:
         """Let every chosen method judge the answers.
@@ -123,6 +126,9 @@ class Answers:
         for name in chosen:
             said = score(self.evidence, name)
             self.doubts[name], self.reasons[name] = said.values, said.reason
+            if METHODS[name].baseline and said.known.any() and np.ptp(said.values[said.known]) == 0:
+                self.doubts[name] = np.full(len(self.item), np.nan)
+                self.reasons[name] = "it is the same for every question"
 
     def usable(self, name: str) -> bool:
         """Return whether a method says anything of these answers."""

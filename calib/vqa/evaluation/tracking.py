@@ -16,6 +16,8 @@ from calib.vqa.resampling import ranked
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
+FEWEST = 5  # systems: of fewer no order is unlikely
+
 
 def cells(found: list[Answers], protocol: Protocol) -> ResultTable:
     """Return the table of accuracy and AUROC in every cell: system, data set, and what `by` names."""
@@ -73,6 +75,9 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
         made |= {"auroc_mean": float(auroc[known].mean()), "auroc_sd": float(auroc[known].std())}
         if not METHODS[name].baseline:
             every.append((name, auroc.ravel()))
+        if made["systems"] < FEWEST:
+            made["why"] = f"{made['systems']} systems: {FEWEST} are needed for a test"
+            continue
         try:
             test = spearman_test(
                 accuracy, auroc, n_permutations=2 * protocol.n_permutations + 1, seed=protocol.seed

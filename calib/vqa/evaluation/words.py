@@ -20,7 +20,8 @@ def sentences(result: Evaluation, protocol: Protocol) -> list[str]:
         result: An evaluation with its tables.
         protocol: How it was made.
     """
-    said = [*_answers(result), *_errors(result, protocol), *_shift(result, protocol)]
+    said = [*_answers(result), *_errors(result, protocol), *_calibration(result)]
+    said += [*_orders(result), *_shift(result, protocol)]
     said += [*_collapse(result, protocol), *_tracking(result, protocol), *_missing(result)]
     return said
 
@@ -94,9 +95,52 @@ def _errors(result: Evaluation, protocol: Protocol) -> list[str]:
     return said
 
 
+def _calibration(result: Evaluation) -> list[str]:
+    rows = [
+        row for row in result.rows("calibration", condition=ORIGINAL, method="option_msp") if "ece" in row
+    ]
+    if not rows:
+        return []
+    if len(rows) > _MANY:
+        over = sum(row["gap"] > 0 for row in rows)
+        before, after = (sorted(row[key] for row in rows if key in row) for key in ("ece", "ece_after"))
+        fixed = f"; one temperature makes that {_percent(after[len(after) // 2], 1)}" if after else ""
+        return [
+            f"Confidence is above accuracy in {over} of {len(rows)} systems and data sets; median ECE "
+            f"{_percent(before[len(before) // 2], 1)}{fixed}."
+        ]
+    several = _several(rows)
+    return [
+        f"{_name(row, several)}: confidence is {100 * row['gap']:+.0f} points beside accuracy, ECE "
+        f"{_percent(row['ece'], 1)}"
+        + (f"; one temperature makes that {_percent(row['ece_after'], 1)}" if "ece_after" in row else "")
+        + f"; {_percent(row['confident_wrong'])} of the errors were given with high confidence."
+        for row in rows
+    ]
+
+
+def _orders(result: Evaluation) -> list[str]:
+    rows = result.rows("orders")
+    several = _several(rows)
+    said = [
+        f"{_name(row, several)}: {_percent(row['changed'])} of the answers change with the order of the "
+        f"options; {_percent(row['accuracy'])} are right in one order, {_percent(row['accuracy_all'])} in "
+        "all."
+        for row in rows[:_MANY]
+    ]
+    if len(rows) > _MANY:
+        shares = sorted(row["changed"] for row in rows)
+        said = [
+            f"Between {_percent(shares[0])} and {_percent(shares[-1])} of a system's answers change with the "
+            "order of the options."
+        ]
+    return said
+
+
 def _shift(result: Evaluation, protocol: Protocol) -> list[str]:
     said = []
     rows = [row for row in result.rows("shift") if "change" in row]
+    rows = [row for row in rows if not row["condition"].startswith(("rotation", "permuted"))]
     several = _several(rows)
     for row in rows[: 3 * _MANY]:
         nota = f", None of the above is chosen in {_percent(row['nota_rate'])}" if "nota_rate" in row else ""

@@ -184,7 +184,7 @@ def perturb(
     return Items.of_rows(made, source=f"{items.origin.names[0]} ({kind})")
 
 
-def two_by_two(items: Items, *, seed: int = 0) -> Items:
+def two_by_two(items: Items, *, seed: int = 0, left_out: dict[str, str] | None = None) -> Items:
     """Return image as it is or black, times question as it is or in a drawn order: four conditions.
 
     Items that cannot be changed in both ways are left out of all four, so that they can be compared in pairs.
@@ -192,13 +192,14 @@ def two_by_two(items: Items, *, seed: int = 0) -> Items:
     Args:
         items: Originals.
         seed: Of the order of words.
+        left_out: Filled with the reason of every item that is left out, from its id.
 
     Raises:
         ValueError: No item can be changed so.
 
     Source: the design of 2606.27023 (image real or black, text intact or corrupted).
     """
-    left_out: dict[str, str] = {}
+    left_out = {} if left_out is None else left_out
     text = perturb(items, "corrupted_text", seed=seed, left_out=left_out)
     black = perturb(items, "black_image", seed=seed, left_out=left_out)
     both = perturb(black, "corrupted_text", seed=seed)

@@ -1,0 +1,21 @@
+"""`calib vqa`: runs the subcommand that was asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from calib.commands.vqa.arguments import Given
+from calib.commands.vqa.subcommands import SUBCOMMANDS
+
+
+def main(given: Given) -> int:
+    """Run a subcommand and return its exit status.
+
+    Args:
+        given: From `calib.commands.vqa.arguments.vqa_arguments`.
+    """
+    if not given.name:
+        return 0
+    module, _, name = SUBCOMMANDS[given.name].main.partition(":")
+    status: int = getattr(importlib.import_module(module), name)(given)
+    return status

@@ -1,0 +1,31 @@
+"""`calib vqa items`: the table of items from a classification task or a published set."""
+
+from __future__ import annotations
+
+from calib.commands.vqa.arguments import Given
+from calib.commands.vqa.perturb import told
+from calib.data.specs import load_data
+from calib.vqa.adapters.sources import read_source
+from calib.vqa.adapters.task import from_task
+
+
+def main(given: Given) -> int:
+    """Run `calib vqa items`. Returns the exit status."""
+    asked = given.settings
+    if given.files:
+        raise ValueError(f"'{given.files[0]}' is no setting; the file of a published set is path=FILE.")
+    if asked["source"] == "task":
+        task = load_data(asked["data"], asked["root"], needs=(asked["split"],))
+        items = from_task(
+            task,
+            options=asked["options"],
+            seed=asked["seed"],
+            split=asked["split"],
+            limit=asked["limit"],
+            folder=asked["images"],
+        )
+    else:
+        items = read_source(asked["source"], asked["path"], root=asked["root"], folder=asked["images"])
+    items.write(asked["out"])
+    print(told(items, asked["out"]))
+    return 0
