@@ -16,8 +16,9 @@ from tests_shared import SHORT
 
 import calib.cli
 from calib.backbones import create_backbone
-from calib.cli import COMMANDS, After, Command, main, run
+from calib.cli import main, run
 from calib.commands.failure.run import loss_settings
+from calib.commands.registry import COMMANDS, After, Command
 from calib.config import SCHEMAS, DataConfig, FailureLossConfig, dataclass_of, load_config
 from calib.config.names import LAYOUTS, check_root
 from calib.data import load_data

@@ -26,7 +26,7 @@ def run_workers(
     Args:
         argv: Arguments of one worker.
         environments: What each has in its environment beside this process's.
-        command: The command, a row of `calib.cli.COMMANDS`.
+        command: The command, a row of `calib.commands.registry.COMMANDS`.
     """
     line = [sys.executable, "-m", "calib.cli", command, *argv]
     workers: list[subprocess.Popen[bytes]] = []

@@ -24,9 +24,9 @@ import pytest
 import torch
 from tests_shared import PLAIN, SHORT
 
-from calib.cli import Command
 from calib.cli import run as calib_command
 from calib.commands.failure.run import train_failure
+from calib.commands.registry import Command
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data import FeatureTable
