@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def embedded_read_once() -> Iterator[Callable[..., Any]]:
     read, kept = BACKBONES["embedded"], []
 
     def copied(options: BackboneOptions) -> Any:
-        if options != BackboneOptions():
+        switched_on = {name: True for name, on in options.parity.items() if on}
+        if replace(options, parity=switched_on) != BackboneOptions():
             return read(options)
         if not kept:
             kept.append(read(options))

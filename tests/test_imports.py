@@ -61,14 +61,6 @@ settings = {name: settings_in(*TABLES["loss"][0], name) for name in read[TABLES[
         )
     ),
     "classes of torchmetrics": "from calib.metrics import CalibrationError",
-    ALIKE: """
-from importlib import import_module
-from calib.core import byname
-tables = {(module, name): getattr(import_module(module), name) for module, name in places}
-assert read == {place: [*table] for place, table in tables.items()}
-assert settings == {name: byname.settings(loss) for name, loss in tables[TABLES["loss"][0]].items()}
-assert all(read.values()) and any(settings.values())
-""",
     "training a head": """
 import logging
 from toy_head import SMALL, prompt, table
@@ -77,6 +69,16 @@ names = ("lightning.pytorch", "lightning.fabric")
 levels = [logging.getLogger(name).level for name in names]
 calib.fit_failure_head(prompt(), table(), **SMALL)
 assert [logging.getLogger(name).level for name in names] == levels
+""",
+    ALIKE: """
+from importlib import import_module
+from calib.core import byname
+logging.disable(logging.CRITICAL)
+with contextlib.redirect_stderr(io.StringIO()):  # libraries may have something to say
+    tables = {(module, name): getattr(import_module(module), name) for module, name in places}
+assert read == {place: [*table] for place, table in tables.items()}
+assert settings == {name: byname.settings(loss) for name, loss in tables[TABLES["loss"][0]].items()}
+assert all(read.values()) and any(settings.values())
 """,
 }
 PROGRAM = f"""

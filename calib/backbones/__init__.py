@@ -114,7 +114,7 @@ def rebuild_backbone(
     weights: str | Path | None = None,
     tokenizer: str | Path | None = None,
     parity: Mapping[str, bool] | None = None,
-    source: str | None = None,
+    made_with: str | None = None,
 ) -> Backbone:
     """Return the backbone that an export describes.
 
@@ -123,7 +123,7 @@ def rebuild_backbone(
         weights: Where the weights are now. None: where `build` says.
         tokenizer: Likewise for the tokenizer.
         parity: As in `create_backbone`.
-        source: What `Backbone.describe()` said of its weights. None: nobody knows.
+        made_with: What `Backbone.describe()` said of its weights. None: nobody knows.
 
     Raises:
         ValueError: An entry is unknown or of the wrong type, weights that were not random would be, one names
@@ -147,7 +147,7 @@ def rebuild_backbone(
         moved["weights"] = given.get("weights")  # the user's word named the model
     elif weights is not None and not on_hub(weights):
         given.pop("revision", None)  # of what was on the hub, and lies in a file now
-    _check_random(moved["weights"], source, str(given["name"]))
+    _check_random(moved["weights"], made_with, str(given["name"]))
     return create_backbone(**{**given, **moved}, parity=parity)
 
 
@@ -176,13 +176,13 @@ def _check_hub(build: Mapping[str, Any], weights: str | Path | None, tokenizer: 
         )
 
 
-def _check_random(weights: str | Path | None, source: str | None, name: str) -> None:
+def _check_random(weights: str | Path | None, made_with: str | None, name: str) -> None:
     """Refuse random weights for what was made with others, before they are drawn: it takes half a minute."""
     from calib.backbones.weights.reading import RANDOM
 
-    if str(weights) == RANDOM and source is not None and not source.startswith(f"{RANDOM} ("):
+    if str(weights) == RANDOM and made_with is not None and not made_with.startswith(f"{RANDOM} ("):
         raise ValueError(
-            f"This prompt was made with the weights {source!r}, and {name} with random weights would be "
+            f"This prompt was made with the weights {made_with!r}, and {name} with random weights would be "
             "another backbone. Name the weights it was made with: --weights FILE (calib predict), "
             "backbone.weights=FILE (evaluate.py, train.py), or restore_backbone(weights=FILE)."
         )

@@ -204,7 +204,10 @@ class Prompt:
         build = self.backbone.get("build", {"name": self.backbone["name"]})
         parity = self.backbone.get("parity", {})
         said = self.backbone.get("weights", {}).get("source")
-        backbone = rebuild_backbone(build, weights=weights, tokenizer=tokenizer, parity=parity, source=said)
+        made_with = None if said is None else str(said)
+        backbone = rebuild_backbone(
+            build, weights=weights, tokenizer=tokenizer, parity=parity, made_with=made_with
+        )
         self.check_backbone(backbone)
         return backbone
 

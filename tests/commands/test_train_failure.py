@@ -736,11 +736,11 @@ def test_the_command_line_dispatches_by_task(tmp_path: Path, capsys, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def image_runs(image_folder: Path, tiny: str, tmp_path_factory, failure_settings) -> Path:
+def image_runs(image_folder: Path, tmp_path_factory, failure_settings) -> Path:
     """Return a failure run on pictures, zero-shot, with labels that make some predictions wrong."""
     folder = tmp_path_factory.mktemp("images-run")
-    data = [tiny, "data.name=folder", f"data.root={image_folder}", f"data.cache_dir={folder / 'cache'}"]
-    changes = [*data, "data.val_shots=0", "scores=[mcp]", f"out={folder / 'run'}"]
+    data = ["data.name=folder", f"data.root={image_folder}", f"data.cache_dir={folder / 'cache'}"]
+    changes = [*data, "data.views=1", "data.val_shots=0", "scores=[mcp]", f"out={folder / 'run'}"]
     train_failure(failure_settings(*changes))
     return folder / "run"
 

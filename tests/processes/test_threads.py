@@ -125,7 +125,7 @@ def test_results_are_the_same_to_the_last_bit_whatever_the_number_of_threads(tmp
     finally:
         torch.set_num_threads(before)
     for one, two in (("1", "2"), ("1-f", "2-f")):
-        kinds = ("predictions", "prompt") if one == "1" else ("uncertainties", "failure")
+        kinds = ("predictions", "prompt") if one == "1" else ("uncertainties",)
         for kind in kinds:
             ours, theirs = (load_file(tmp_path / name / f"{kind}.safetensors") for name in (one, two))
             assert ours.keys() == theirs.keys()
