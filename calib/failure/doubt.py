@@ -20,6 +20,10 @@ from calib.scores.stack import DoubtStack
 WHOLE = ("stack", "head")  # what a doubt may be besides a single score, see `parts_of`
 STACK, HEAD = WHOLE
 PARTS = ("mcp", "class_gaussians", "image_prototypes", "logit_scaling")  # of the stack, beside the head
+# Prior weights in log-odds per standard deviation, chosen on images of training and validation splits
+# (`benchmarks/doubt_study.py --development`): of scores that few images can teach, the class Gaussians, in
+# which the confidence counts as well, order best. Without them, equal weights.
+PRIOR = {"class_gaussians": 1.2, "mcp": 0.3, HEAD: 0.1}
 N_FOLDS = 5
 T = TypeVar("T")
 # Of many images not every one has to be judged by what has not seen it: a handful of weights is fitted.
@@ -287,8 +291,26 @@ def fit_doubt(
         failure=cases.failure[rows],
         folds=_ridge_folds(cases, rows, [folds[k] for k in numbers]),
     )
-    stack = DoubtStack(kept).fit(seen.scores, seen.failure, folds=seen.folds)
+    stack = new_stack(kept).fit(seen.scores, seen.failure, folds=seen.folds)
     return Doubt(stack, scores, left_out, seen)
+
+
+def new_stack(names: Sequence[str], **settings: Any) -> DoubtStack:
+    """Return a stack of these scores with the prior weights of a doubt.
+
+    Args:
+        names: The scores.
+        **settings: Others of `DoubtStack`.
+
+    Example:
+        >>> new_stack(["mcp", "class_gaussians", "logit_scaling"]).prior.tolist()
+        [0.3, 1.2, 0.0]
+        >>> new_stack(["mcp", "entropy"]).prior.tolist()
+        [0.5, 0.5]
+    """
+    return DoubtStack(
+        names, prior=PRIOR if "class_gaussians" in names and len(names) > 1 else None, **settings
+    )
 
 
 def _out_of_fold(

@@ -253,7 +253,7 @@ def check_learnable(cases: FailureCases, *, residual: bool, doubt: str) -> bool:
         return True
     log.warning(
         "All %d predictions to learn from are right. The failure head stays at the model's confidence, and "
-        "P(wrong) comes from that and from the images by equal weights.",
+        "P(wrong) comes from that and from the images by prior weights.",
         len(cases),
     )
     return False
