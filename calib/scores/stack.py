@@ -31,9 +31,9 @@ class DoubtStack:
         minimised:  sum_i BCE(sigmoid(b + w z_i), t_i) + BCE_0 + ridge / 2 sum_j (w_j - m_j)^2
 
     BCE_0 is that of half a wrong and half a right case at the average scores (z = 0), which keeps b finite
-    whatever the cases. The ridge is the one of `ridges` under which cases left out are likeliest;
-    below `FEW` wrong or right cases it is `PRIOR_RIDGE`; with none wrong or none right the weights are m_j, and
-    b is such that P(wrong) is (wrong + 1/2) / (N + 1) on average. `how` and `sentence` say which it was.
+    whatever the cases. The ridge is the one of `ridges` under which cases left out are likeliest; below `FEW`
+    wrong or right cases it is `PRIOR_RIDGE`; with none wrong or none right the weights are m_j, and b is such
+    that P(wrong) is (wrong + 1/2) / (N + 1) on average. `how` and `sentence` say which it was.
 
     The scores must be out of sample: a score fitted on a case knows its label, and would get all the weight.
 
