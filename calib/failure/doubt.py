@@ -93,7 +93,7 @@ class Doubt:
         logits: Tensor,
         predictions: Tensor,
         text_features: Tensor,
-        head: Tensor,
+        head: Tensor | None = None,
     ) -> Tensor:
         """Return what every part says of N predictions, (N, P) float64 in the order of `stack.names`.
 
@@ -102,11 +102,18 @@ class Doubt:
             logits: (N, C) of the model that is judged.
             predictions: (N,) int64.
             text_features: (C, D).
-            head: (N,), the failure logit of the head.
+            head: (N,), the failure logit of the head. None: it is no part.
+
+        Raises:
+            ValueError: The head is a part, and its logits are missing; or an input does not fit a score.
         """
+        if head is None and HEAD in self.stack.names:
+            raise ValueError("The head is a part of this doubt: its failure logits are needed.")
         plain = {"image_features": image_features, "logits": logits, "predictions": predictions}
         columns = [
-            head.double() if name == HEAD else self.scores[name](**plain, text_features=text_features)
+            head
+            if name == HEAD and head is not None
+            else self.scores[name](**plain, text_features=text_features)
             for name in self.stack.names
         ]
         return torch.stack([column.double().cpu() for column in columns], dim=1)
