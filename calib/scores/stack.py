@@ -12,13 +12,13 @@ from torch import Tensor
 
 from calib.core.checks import as_float64, check_tensor
 from calib.posthoc.affine import Floats
+from calib.scores.stack_fit import best_ridge, dealt, fitted, of_prior
 from calib.scores.state import require_fitted
 
 # Chosen on images of training and validation splits, see `benchmarks/doubt_study.py --development`.
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 PRIOR_RIDGE = 3.0  # where too few cases would have to choose one
 FEW = 8  # wrong, or right, cases below which cross-validation would choose a ridge by chance
-FOLDS = 5
 HOW = ("cross_validated", "prior_ridge", "prior")
 
 
@@ -108,20 +108,20 @@ class DoubtStack:
                 f"failure must be ({len(values)},) bool, not {tuple(failure.shape)} {failure.dtype}."
             )
         targets = failure.cpu().double().numpy()
-        fold = _dealt(targets) if folds is None else _checked_folds(folds, len(values))
+        fold = dealt(targets) if folds is None else _checked_folds(folds, len(values))
         centre, spread = values.mean(axis=0), values.std(axis=0)
         spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)  # one that never changes
         z = (values - centre) / spread
-        wrong = int(targets.sum())
+        wrong, prior = int(targets.sum()), self.prior.numpy()
         least = min(wrong, len(targets) - wrong)
         if least == 0:
             self.how, self.ridge = "prior", math.inf
-            weights, intercept = self._of_prior(z, wrong)
+            weights, intercept = of_prior(z, wrong, prior)
         else:
             chosen = least >= FEW and len(set(fold.tolist())) > 1
             self.how = "cross_validated" if chosen else "prior_ridge"
-            self.ridge = self._best_ridge(z, targets, fold) if chosen else PRIOR_RIDGE
-            weights, intercept = _fitted(z, targets, self.ridge, self.prior.numpy())
+            self.ridge = best_ridge(z, targets, fold, prior, self.ridges) if chosen else PRIOR_RIDGE
+            weights, intercept = fitted(z, targets, self.ridge, prior)
         self.centre, self.spread = torch.from_numpy(centre), torch.from_numpy(spread)
         self.weights, self.intercept = torch.from_numpy(weights), intercept
         self.rows, self.wrong = len(values), wrong
@@ -295,72 +295,6 @@ class DoubtStack:
             raise ValueError(f"scores must be finite; those of {', '.join(bad)} are not.")
         values: Floats = as_float64(scores.detach()).cpu().numpy()
         return values
-
-    def _best_ridge(self, z: Floats, targets: Floats, fold: np.ndarray) -> float:
-        """Return the strength under which the cases left out are likeliest; of equal ones the largest."""
-        nll = dict.fromkeys(sorted(self.ridges, reverse=True), 0.0)
-        for ridge in nll:
-            for number in sorted(set(fold.tolist())):
-                out = fold == number
-                weights, intercept = _fitted(z[~out], targets[~out], ridge, self.prior.numpy())
-                logits = intercept + z[out] @ weights
-                nll[ridge] += float((np.logaddexp(0, logits) - targets[out] * logits).sum())
-        return min(nll, key=lambda ridge: nll[ridge])
-
-    def _of_prior(self, z: Floats, wrong: int) -> tuple[Floats, float]:
-        """Return the prior weights, and the intercept with which P(wrong) has the mean `fit` describes."""
-        from scipy.optimize import brentq  # slow to import and needed here only
-
-        weights = self.prior.numpy().copy()
-        told, aim = z @ weights, (wrong + 0.5) / (len(z) + 1)
-        reach = float(np.abs(told).max()) + abs(math.log(aim / (1 - aim))) + 1
-
-        def excess(intercept: float) -> float:
-            return float(np.exp(-np.logaddexp(0, -(intercept + told))).mean()) - aim
-
-        return weights, float(brentq(excess, -reach, reach, xtol=1e-12))
-
-
-def _fitted(z: Floats, targets: Floats, ridge: float, prior_weights: Floats) -> tuple[Floats, float]:
-    """Return weights (P,) of at least 0 and intercept with the smallest penalised NLL, see `DoubtStack`."""
-    from scipy.optimize import minimize  # slow to import and needed here only
-
-    n, p = z.shape
-    columns = np.vstack(
-        [np.column_stack([z, np.ones(n)]), np.eye(1, p + 1, p)]
-    )  # the last row: an average case
-    goal = np.append(targets, 0.5)  # half of it wrong and half of it right
-    prior = np.append(prior_weights, 0.0)
-    penalty = np.append(np.full(p, ridge), 0.0)
-
-    def value_and_gradient(x: Floats) -> tuple[float, Floats]:
-        logits = columns @ x
-        away = penalty * (x - prior)
-        value = (np.logaddexp(0, logits) - goal * logits).sum() + 0.5 * float(away @ (x - prior))
-        probs = np.exp(-np.logaddexp(0, -logits))
-        return float(value) / n, (columns.T @ (probs - goal) + away) / n
-
-    base = (targets.sum() + 0.5) / (n + 1)
-    start = np.append(prior_weights, math.log(base / (1 - base)))
-    found = minimize(
-        value_and_gradient,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, None)] * p + [(None, None)],
-        options={"maxiter": 2000, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-9},
-    )
-    weights: Floats = found.x[:p]
-    return weights, float(found.x[p])
-
-
-def _dealt(targets: Floats) -> np.ndarray:
-    """Return a fold (N,) for every case: wrong ones and right ones are dealt out in turn."""
-    fold = np.zeros(len(targets), dtype=np.int64)
-    for kind in (1.0, 0.0):
-        rows = np.flatnonzero(targets == kind)
-        fold[rows] = np.arange(len(rows)) % FOLDS
-    return fold
 
 
 def _checked_folds(folds: Tensor, n: int) -> np.ndarray:
