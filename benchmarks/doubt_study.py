@@ -11,7 +11,7 @@ outside its shots, filled up with cross-fitted shots where a class has too few. 
 only, so that nothing but these is encoded.
 
 Seeds 1 to 5 are judged on the test images. `--development` judges seeds 11 to 15 on what the draws leave of
-the training and validation splits, and varies the stack: its ridge, its parts, the shape of its scores. The
+the training and validation splits, and varies the stack: its prior, its parts, the shape of its scores. The
 defaults were chosen there. Every finished cell (data, predictions, size, seed) is kept in `--out`; the same
 command goes on behind it. FOLDER holds labels.csv with the columns file, label, patient and split.
 """
@@ -48,7 +48,7 @@ from calib.data.encode import encode
 from calib.data.folds import owners
 from calib.failure.cases import FailureCases
 from calib.failure.data import FrozenClassifier, cases_of, draw_rows
-from calib.failure.doubt import HEAD
+from calib.failure.doubt import HEAD, new_stack
 from calib.failure.evaluation import (
     BASELINE,
     DOUBT,
@@ -69,7 +69,7 @@ from calib.prompts.shots import ShotSettings, calibrated, calibrated_like
 from calib.prompts.zero_shot import zero_shot
 from calib.report.tables import aligned
 from calib.runs.prepare import load_task
-from calib.scores.stack import RIDGES, DoubtStack
+from calib.scores.stack import DoubtStack
 from calib.stats import paired_bootstrap
 from calib.training.fit import fit_quietly
 
@@ -78,6 +78,13 @@ SHOTS = 8  # of the prompts
 HEAD_EPOCHS = 50
 METRICS = {"auroc": "AUROC %", "fpr95": "FPR95 %", "aurc": "AURC %"}
 LEVEL = 0.95
+PRIORS: dict[str, dict[str, float] | None] = {  # weights of the prior that were tried
+    "equal": None,
+    "1.4 0.4 0.2": {"class_gaussians": 1.4, "mcp": 0.4, "head": 0.2},
+    "1.2 0.6 0.2": {"class_gaussians": 1.2, "mcp": 0.6, "head": 0.2},
+    "1 0.5 0.25": {"class_gaussians": 1.0, "mcp": 0.5, "head": 0.25},
+    "0.8 0.8 0.2": {"class_gaussians": 0.8, "mcp": 0.8, "head": 0.2},
+}
 RESAMPLES = 1000
 log = logging.getLogger("doubt_study")
 
@@ -440,7 +447,7 @@ def stacked(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[np.nda
     seen, test = (
         torch.stack([tensors[f"{of}|{name}"].double() for name in names], dim=1) for of in ("seen", "score")
     )
-    stack = DoubtStack(names).fit(seen, tensors["seen_failure"].bool(), folds=tensors["seen_folds"])
+    stack = new_stack(names).fit(seen, tensors["seen_failure"].bool(), folds=tensors["seen_folds"])
     return stack(test).numpy(), stack
 
 
@@ -524,23 +531,20 @@ def variants(files: Sequence[Path]) -> dict[str, Any]:
             found.setdefault(f"single: {name}", []).append(
                 _row(tensors[f"score|{name}"].double().numpy(), None, failure)
             )
-        for way, (parts, ridges, shape) in _ways(names).items():
+        for way, (parts, settings, shape) in _ways(names).items():
             seen = torch.stack([shape(tensors[f"seen|{n}"], tensors[f"seen|{n}"]) for n in parts], dim=1)
             test = torch.stack(
                 [shape(tensors[f"score|{n}"], tensors[f"seen|{n}"]).double() for n in parts], dim=1
             )
-            stack = DoubtStack(parts, ridges=ridges).fit(
-                seen, tensors["seen_failure"].bool(), folds=tensors["seen_folds"]
-            )
-            if len(ridges) == 1 and stack.how == "prior_ridge":
-                continue  # the same for every ridge
+            stack = new_stack(parts) if settings is None else DoubtStack(parts, **settings)
+            stack.fit(seen, tensors["seen_failure"].bool(), folds=tensors["seen_folds"])
             probs = stack(test).numpy()
             found.setdefault(way, []).append(_row(probs, probs, failure))
     return {way: np.mean(rows, axis=0).tolist() for way, rows in found.items() if len(rows) == len(files)}
 
 
-def _ways(names: Sequence[str]) -> dict[str, tuple[list[str], tuple[float, ...], Any]]:
-    """Return the ways of stacking: parts, ridges, and what is done to a score before."""
+def _ways(names: Sequence[str]) -> dict[str, tuple[list[str], dict[str, Any] | None, Any]]:
+    """Return the ways of stacking: parts, settings of the stack, and what is done to a score before."""
     everything = list(names)
 
     def plain(values: Tensor, seen: Tensor) -> Tensor:
@@ -549,12 +553,12 @@ def _ways(names: Sequence[str]) -> dict[str, tuple[list[str], tuple[float, ...],
     def bounded(values: Tensor, seen: Tensor) -> Tensor:
         return ((values.double() - seen.double().mean()) / seen.double().std().clamp_min(1e-9)).asinh()
 
-    ways: dict[str, tuple[list[str], tuple[float, ...], Any]] = {"default": (everything, RIDGES, plain)}
-    ways["asinh"] = (everything, RIDGES, bounded)
-    for ridge in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0):
-        ways[f"ridge {ridge:g}"] = (everything, (ridge,), plain)
+    ways: dict[str, tuple[list[str], dict[str, Any] | None, Any]] = {"default": (everything, None, plain)}
+    ways["asinh"] = (everything, None, bounded)
+    for name, prior in PRIORS.items():
+        ways[f"prior {name}"] = (everything, {"prior": prior}, plain)
     for name in everything:
-        ways[f"without {name}"] = ([one for one in everything if one != name], RIDGES, plain)
+        ways[f"without {name}"] = ([one for one in everything if one != name], None, plain)
     return {way: made for way, made in ways.items() if made[0]}
 
 

@@ -68,7 +68,7 @@ def test_the_aim_is_met_or_the_table_says_where_not(study: ModuleType, tmp_path:
 
 def test_ways_of_stacking_are_judged_on_what_was_seen(study: ModuleType, tmp_path: Path) -> None:
     found = study.variants([written(tmp_path, 1, False)])
-    assert {"default", "asinh", "ridge 0.1", "without best", "single: best"} <= found.keys()
+    assert {"default", "asinh", "prior equal", "without best", "single: best"} <= found.keys()
     assert all(0 <= values[0] <= 1 for values in found.values())
     assert "| default " in study.development_text({"toy": found})
 

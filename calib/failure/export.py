@@ -312,7 +312,7 @@ class FailureHead:
             logits=logits,
             predictions=picked,
             text_features=given[1].cpu(),
-            head=self._head_logits(images, texts, predictions) if HEAD in doubt.stack.names else logits[:, 0],
+            head=self._head_logits(images, texts, predictions) if HEAD in doubt.stack.names else None,
         )
 
     def _arguments(

@@ -21,7 +21,8 @@ from calib.failure.captions import CaptionPairs
 from calib.failure.cases import FailureCases
 from calib.failure.data import FrozenClassifier, check_both_kinds
 from calib.failure.digests import prompt_digest
-from calib.failure.doubt import HEAD, N_FOLDS, STACK, Doubt, doubt_folds, fit_doubt, fold_of, parts_of
+from calib.failure.doubt import HEAD, STACK, Doubt, parts_of
+from calib.failure.doubt_fit import N_FOLDS, doubt_folds, fit_doubt, fold_of
 from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.vilu import ViLU
@@ -253,7 +254,7 @@ def check_learnable(cases: FailureCases, *, residual: bool, doubt: str) -> bool:
         return True
     log.warning(
         "All %d predictions to learn from are right. The failure head stays at the model's confidence, and "
-        "P(wrong) comes from that and from the images by equal weights.",
+        "P(wrong) comes from that and from the images by prior weights.",
         len(cases),
     )
     return False

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from calib.core.checks import as_float64, check_tensor
 from calib.posthoc.affine import Floats
+from calib.scores.stack_fit import best_ridge, dealt, fitted, of_prior
 from calib.scores.state import require_fitted
 
 # Chosen on images of training and validation splits, see `benchmarks/doubt_study.py --development`.
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-PRIOR_RIDGE = 1.0  # where too few cases would have to choose one
+PRIOR_RIDGE = 3.0  # where too few cases would have to choose one
 FEW = 8  # wrong, or right, cases below which cross-validation would choose a ridge by chance
-FOLDS = 5
 HOW = ("cross_validated", "prior_ridge", "prior")
 
 
@@ -26,19 +26,20 @@ class DoubtStack:
     """P(wrong) = sigmoid(b + sum_j w_j z_j), z_j = (s_j - centre_j) / spread_j and w_j at least 0.
 
     s_j are P uncertainty scores of a prediction, each higher = more likely wrong, so that no weight may be
-    negative: more doubt by one score never lowers it. With m = 1 / P and t_i = 1 where case i is wrong,
+    negative: more doubt by one score never lowers it. With prior weights m_j, and t_i = 1 where i is wrong,
 
-        minimised:  sum_i BCE(sigmoid(b + w z_i), t_i) + BCE_0 + ridge / 2 sum_j (w_j - m)^2
+        minimised:  sum_i BCE(sigmoid(b + w z_i), t_i) + BCE_0 + ridge / 2 sum_j (w_j - m_j)^2
 
     BCE_0 is that of half a wrong and half a right case at the average scores (z = 0), which keeps b finite
-    whatever the cases. The ridge is the one of `ridges` under which cases left out are likeliest;
-    below `FEW` wrong or right cases it is `PRIOR_RIDGE`, and with none wrong or none right the weights are m
-    and b is such that P(wrong) is (wrong + 1/2) / (N + 1) on average. `how` and `sentence` say which it was.
+    whatever the cases. The ridge is the one of `ridges` under which cases left out are likeliest; below `FEW`
+    wrong or right cases it is `PRIOR_RIDGE`; with none wrong or none right the weights are m_j, and b is such
+    that P(wrong) is (wrong + 1/2) / (N + 1) on average. `how` and `sentence` say which it was.
 
     The scores must be out of sample: a score fitted on a case knows its label, and would get all the weight.
 
     Args:
         names: What the P scores are called, all different.
+        prior: m_j by name, at least 0; a name that is not there has 0. None: 1 / P each.
         ridges: The strengths to choose from, above 0, in cases: 10 weighs as ten cases do.
 
     Attributes:
@@ -46,13 +47,14 @@ class DoubtStack:
         spread: (P,) their standard deviations; 1 where a score never changes.
         weights: (P,) at least 0, in log-odds per standard deviation.
         intercept: b.
-        ridge: The strength that was used; inf where the weights are m.
+        ridge: The strength that was used; inf where the weights are those of the prior.
         how: One of `HOW`.
         rows: Cases it was fitted on.
         wrong: How many of them were wrong.
 
     Raises:
-        ValueError: There are no names, or two are the same, or a strength is not above 0.
+        ValueError: There are no names, or two are the same, a prior weight is below 0, or a strength is not
+            above 0.
 
     Example:
         >>> told = torch.tensor([0.0, 1.0] * 100)  # of low ones a third is wrong, of high ones two thirds
@@ -67,13 +69,24 @@ class DoubtStack:
     Source: Wolpert 1992 (stacking); Breiman 1996 (weights that are not negative).
     """
 
-    def __init__(self, names: Sequence[str], *, ridges: Sequence[float] = RIDGES) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        prior: Mapping[str, float] | None = None,
+        ridges: Sequence[float] = RIDGES,
+    ) -> None:
         self.names = list(names)
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"A stack needs scores of different names, got {self.names}.")
         if not ridges or not all(math.isfinite(ridge) and ridge > 0 for ridge in ridges):
             raise ValueError(f"ridges must be finite numbers above 0, got {list(ridges)}.")
         self.ridges = tuple(float(ridge) for ridge in ridges)
+        equal = dict.fromkeys(self.names, 1 / len(self.names))
+        start = equal if prior is None else prior
+        self.prior = torch.tensor([start.get(name, 0.0) for name in self.names], dtype=torch.float64)
+        if not bool((self.prior >= 0).all() and self.prior.isfinite().all()):
+            raise ValueError(f"prior weights must be finite numbers of at least 0, got {dict(start)}.")
         self.centre: Tensor | None = None
 
     def fit(self, scores: Tensor, failure: Tensor, *, folds: Tensor | None = None) -> DoubtStack:
@@ -95,20 +108,20 @@ class DoubtStack:
                 f"failure must be ({len(values)},) bool, not {tuple(failure.shape)} {failure.dtype}."
             )
         targets = failure.cpu().double().numpy()
-        fold = _dealt(targets) if folds is None else _checked_folds(folds, len(values))
+        fold = dealt(targets) if folds is None else _checked_folds(folds, len(values))
         centre, spread = values.mean(axis=0), values.std(axis=0)
         spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)  # one that never changes
         z = (values - centre) / spread
-        wrong = int(targets.sum())
+        wrong, prior = int(targets.sum()), self.prior.numpy()
         least = min(wrong, len(targets) - wrong)
         if least == 0:
             self.how, self.ridge = "prior", math.inf
-            weights, intercept = self._prior(z, wrong)
+            weights, intercept = of_prior(z, wrong, prior)
         else:
             chosen = least >= FEW and len(set(fold.tolist())) > 1
             self.how = "cross_validated" if chosen else "prior_ridge"
-            self.ridge = self._best_ridge(z, targets, fold) if chosen else PRIOR_RIDGE
-            weights, intercept = _fitted(z, targets, self.ridge)
+            self.ridge = best_ridge(z, targets, fold, prior, self.ridges) if chosen else PRIOR_RIDGE
+            weights, intercept = fitted(z, targets, self.ridge, prior)
         self.centre, self.spread = torch.from_numpy(centre), torch.from_numpy(spread)
         self.weights, self.intercept = torch.from_numpy(weights), intercept
         self.rows, self.wrong = len(values), wrong
@@ -170,7 +183,7 @@ class DoubtStack:
             kind, other = ("wrong", "right") if self.wrong == 0 else ("right", "wrong")
             return (
                 f"None of the {self.rows} out-of-fold predictions is {kind}, so that nothing tells {kind} "
-                f"ones from {other} ones: every part weighs the same, and P(wrong) is "
+                f"ones from {other} ones: every part has its prior weight, and P(wrong) is "
                 f"({self.wrong} + 1/2) / ({self.rows} + 1) = {(self.wrong + 0.5) / (self.rows + 1):.1%} on "
                 "average."
             )
@@ -178,13 +191,13 @@ class DoubtStack:
         if self.how == "prior_ridge":
             few, count = ("wrong", self.wrong) if self.wrong < right else ("right", right)
             return (
-                f"{text}: with {count} {few} ones the weights stay near equal ones (ridge "
+                f"{text}: with {count} {few} ones the weights stay near those of the prior (ridge "
                 f"{self.ridge:g}, not chosen by these cases)."
             )
-        return f"{text}; ridge {self.ridge:g} towards equal weights, by cross-validated likelihood."
+        return f"{text}; ridge {self.ridge:g} towards the prior weights, by cross-validated likelihood."
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return centre, spread, weights and intercept, for a file.
+        """Return centre, spread, weights, prior weights and intercept, for a file.
 
         Raises:
             ValueError: Not fitted.
@@ -193,6 +206,7 @@ class DoubtStack:
             "centre": require_fitted(self, self.centre),
             "spread": self.spread,
             "weights": self.weights,
+            "prior": self.prior,
             "intercept": torch.tensor(self.intercept, dtype=torch.float64),
         }
 
@@ -240,7 +254,10 @@ class DoubtStack:
             )
         if ridge is not None and not (number and math.isfinite(ridge) and ridge > 0):
             raise ValueError(f"ridge of a stack must be a finite number above 0, not {ridge!r}.")
-        shapes = {name: (len(names),) for name in ("centre", "spread", "weights")} | {"intercept": ()}
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (len(names),) for name in ("centre", "spread", "weights", "prior")
+        }
+        shapes |= {"intercept": ()}
         if tensors.keys() != shapes.keys():
             raise ValueError(f"The tensors of a stack are {sorted(tensors)}, expected {sorted(shapes)}.")
         for name, shape in shapes.items():
@@ -249,9 +266,12 @@ class DoubtStack:
                 raise ValueError(f"{name} of a stack must be {shape} float64, not {tuple(value.shape)}.")
             if not bool(value.isfinite().all()):
                 raise ValueError(f"{name} of a stack holds NaN or infinite values.")
-        if bool((tensors["weights"] < 0).any()) or not bool((tensors["spread"] > 0).all()):
+        if bool((torch.minimum(tensors["weights"], tensors["prior"]) < 0).any()) or not bool(
+            (tensors["spread"] > 0).all()
+        ):
             raise ValueError("The weights of a stack must be at least 0, and the spreads above 0.")
         stack.centre, stack.spread, stack.weights = (tensors[k] for k in ("centre", "spread", "weights"))
+        stack.prior = tensors["prior"]
         stack.intercept = float(tensors["intercept"])
         stack.rows, stack.wrong = counts
         stack.how, stack.ridge = record["how"], math.inf if ridge is None else float(ridge)
@@ -275,72 +295,6 @@ class DoubtStack:
             raise ValueError(f"scores must be finite; those of {', '.join(bad)} are not.")
         values: Floats = as_float64(scores.detach()).cpu().numpy()
         return values
-
-    def _best_ridge(self, z: Floats, targets: Floats, fold: np.ndarray) -> float:
-        """Return the strength under which the cases left out are likeliest; of equal ones the largest."""
-        nll = dict.fromkeys(sorted(self.ridges, reverse=True), 0.0)
-        for ridge in nll:
-            for number in sorted(set(fold.tolist())):
-                out = fold == number
-                weights, intercept = _fitted(z[~out], targets[~out], ridge)
-                logits = intercept + z[out] @ weights
-                nll[ridge] += float((np.logaddexp(0, logits) - targets[out] * logits).sum())
-        return min(nll, key=lambda ridge: nll[ridge])
-
-    def _prior(self, z: Floats, wrong: int) -> tuple[Floats, float]:
-        """Return equal weights, and the intercept that makes P(wrong) (wrong + 1/2) / (N + 1) on average."""
-        from scipy.optimize import brentq  # slow to import and needed here only
-
-        weights = np.full(z.shape[1], 1 / z.shape[1])
-        told, aim = z @ weights, (wrong + 0.5) / (len(z) + 1)
-        reach = float(np.abs(told).max()) + abs(math.log(aim / (1 - aim))) + 1
-
-        def excess(intercept: float) -> float:
-            return float(np.exp(-np.logaddexp(0, -(intercept + told))).mean()) - aim
-
-        return weights, float(brentq(excess, -reach, reach, xtol=1e-12))
-
-
-def _fitted(z: Floats, targets: Floats, ridge: float) -> tuple[Floats, float]:
-    """Return weights (P,) of at least 0 and intercept with the smallest penalised NLL, see `DoubtStack`."""
-    from scipy.optimize import minimize  # slow to import and needed here only
-
-    n, p = z.shape
-    columns = np.vstack(
-        [np.column_stack([z, np.ones(n)]), np.eye(1, p + 1, p)]
-    )  # the last row: an average case
-    goal = np.append(targets, 0.5)  # half of it wrong and half of it right
-    prior = np.append(np.full(p, 1 / p), 0.0)
-    penalty = np.append(np.full(p, ridge), 0.0)
-
-    def value_and_gradient(x: Floats) -> tuple[float, Floats]:
-        logits = columns @ x
-        away = penalty * (x - prior)
-        value = (np.logaddexp(0, logits) - goal * logits).sum() + 0.5 * float(away @ (x - prior))
-        probs = np.exp(-np.logaddexp(0, -logits))
-        return float(value) / n, (columns.T @ (probs - goal) + away) / n
-
-    base = (targets.sum() + 0.5) / (n + 1)
-    start = np.append(np.full(p, 1 / p), math.log(base / (1 - base)))
-    found = minimize(
-        value_and_gradient,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, None)] * p + [(None, None)],
-        options={"maxiter": 2000, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-9},
-    )
-    weights: Floats = found.x[:p]
-    return weights, float(found.x[p])
-
-
-def _dealt(targets: Floats) -> np.ndarray:
-    """Return a fold (N,) for every case: wrong ones and right ones are dealt out in turn."""
-    fold = np.zeros(len(targets), dtype=np.int64)
-    for kind in (1.0, 0.0):
-        rows = np.flatnonzero(targets == kind)
-        fold[rows] = np.arange(len(rows)) % FOLDS
-    return fold
 
 
 def _checked_folds(folds: Tensor, n: int) -> np.ndarray:

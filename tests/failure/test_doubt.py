@@ -16,14 +16,8 @@ from torch.nn.functional import normalize
 from calib.data.features import FeatureTable
 from calib.failure.cases import FailureCases
 from calib.failure.data import FrozenClassifier
-from calib.failure.doubt import (
-    HEAD,
-    PARTS,
-    doubt_folds,
-    fit_doubt,
-    fold_of,
-    parts_of,
-)
+from calib.failure.doubt import HEAD, PARTS, parts_of
+from calib.failure.doubt_fit import doubt_folds, fit_doubt, fold_of
 from calib.failure.export import FailureHead
 from calib.failure.fit import fit_failure_head, fit_head, new_head
 from calib.failure.module import FailurePredictionModule
@@ -98,8 +92,8 @@ def test_folds_keep_groups_together_and_spread_wrong_and_right() -> None:
 
 
 def test_of_many_images_some_folds_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calib.failure.doubt.ENOUGH", 200)
-    monkeypatch.setattr("calib.failure.doubt.ENOUGH_OF_A_KIND", 10)
+    monkeypatch.setattr("calib.failure.doubt_fit.ENOUGH", 200)
+    monkeypatch.setattr("calib.failure.doubt_fit.ENOUGH_OF_A_KIND", 10)
     many = cases(600)
     folds = doubt_folds(many, 5)
     judged = [row for fold in folds for row in fold]

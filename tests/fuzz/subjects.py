@@ -49,7 +49,8 @@ from calib.data.set_file import SetFile
 from calib.data.task import Splits
 from calib.failure.cases import FailureCases
 from calib.failure.digests import text_digest
-from calib.failure.doubt import PARTS, doubt_folds, fit_doubt
+from calib.failure.doubt import PARTS
+from calib.failure.doubt_fit import doubt_folds, fit_doubt
 from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU

@@ -112,7 +112,7 @@ def test_with_few_wrong_cases_the_ridge_is_not_chosen_and_that_is_said() -> None
     failure[: FEW - 1] = True
     stack = DoubtStack(NAMES).fit(scores, failure)
     assert (stack.how, stack.ridge) == ("prior_ridge", PRIOR_RIDGE)
-    assert f"with {FEW - 1} wrong ones the weights stay near equal ones" in stack.sentence()
+    assert f"with {FEW - 1} wrong ones the weights stay near those of the prior" in stack.sentence()
     failure = ~failure
     assert f"with {FEW - 1} right ones" in DoubtStack(NAMES).fit(scores, failure).sentence()
     failure[-1] = False
@@ -129,6 +129,17 @@ def test_of_one_kind_only_all_parts_weigh_the_same(wrong: bool) -> None:
     assert float(stack(scores).mean()) == pytest.approx(share, abs=1e-9)
     assert f"= {share:.1%} on average" in stack.sentence()
     assert f"None of the 24 out-of-fold predictions is {'right' if wrong else 'wrong'}" in stack.sentence()
+
+
+def test_weights_of_the_prior_are_where_the_ridge_draws_to() -> None:
+    scores, failure, _ = simulated(100)
+    prior = {"informative": 0.2, "contrary": 0.9}
+    strong = DoubtStack(NAMES, prior=prior, ridges=[1e9]).fit(scores, failure)
+    assert torch.allclose(strong.weights, torch.tensor([0.2, 0.0, 0.9]).double(), atol=1e-5)
+    none = DoubtStack(NAMES, prior=prior).fit(scores, failure & False)
+    assert none.weights.tolist() == [0.2, 0.0, 0.9]
+    with pytest.raises(ValueError, match="prior weights must be finite numbers of at least 0"):
+        DoubtStack(NAMES, prior={"noise": -1.0})
 
 
 def test_one_case_and_scores_that_never_change() -> None:
@@ -149,7 +160,7 @@ def test_a_record_comes_back_and_a_changed_one_does_not() -> None:
         assert again.sentence() == stack.sentence()
     record, tensors = stack.to_record(), stack.tensors()
     for change, message in [
-        ({"names": ["a", "b"]}, r"centre of a stack must be \(2,\)"),
+        ({"names": ["a", "b"]}, r"of a stack must be \(2,\)"),
         ({"names": ["a", "a", "b"]}, "different names"),
         ({"names": "abc"}, "list of names"),
         ({"rows": 3, "wrong": 4}, "wrong <= rows"),
