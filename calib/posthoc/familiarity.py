@@ -80,17 +80,9 @@ class Familiarity:
         names = list(range(len(features))) if owners is None else [str(owner) for owner in owners]
         classes = labels.detach().cpu().long()
         sums, counts = _sums(features, classes)
-        apart = torch.empty(len(features), dtype=torch.float64)
-        for name in dict.fromkeys(names):
-            rows = [row for row, each in enumerate(names) if each == name]
-            away, gone = _sums(features[rows], classes[rows], len(sums))
-            left = counts - gone
-            there = left > 0
-            if not bool(there.any()):
-                raise ValueError(
-                    f"All {len(features)} images are of one group: none can be judged by others."
-                )
-            apart[rows] = _distance(features[rows], normalize((sums - away)[there]))
+        apart = _left_out(features, classes, names, sums, counts)
+        if not bool(apart.isfinite().all()):
+            raise ValueError(f"All {len(features)} images are of one group: none can be judged by others.")
         self.shots = len(features)
         self.rank = min(math.ceil((1 - self.false_alarms) * (self.shots + 1) - 1e-9), self.shots)
         self.threshold = float(apart.sort().values[self.rank - 1])
@@ -200,6 +192,38 @@ def _sums(features: Tensor, labels: Tensor, classes: int | None = None) -> tuple
     size = int(labels.max()) + 1 if classes is None else classes
     sums = features.new_zeros(size, features.shape[1]).index_add_(0, labels, features)
     return sums, labels.bincount(minlength=size)
+
+
+def _left_out(
+    features: Tensor, labels: Tensor, owners: Sequence[object], sums: Tensor, counts: Tensor
+) -> Tensor:
+    """Return how far each image is from the means that its owner has no part in, (n,); inf: there are none.
+
+    With S_c the sum of a class and A the part of the image's owner in it, cos(x, S_c - A) is
+    (x S_c - x A) / sqrt(|S_c|^2 - 2 S_c A + |A|^2): only classes in which the owner has a part differ.
+    """
+    members: dict[object, list[int]] = {}
+    for row, name in enumerate(owners):
+        members.setdefault(name, []).append(row)
+    parts: dict[tuple[object, int], list[int]] = {}
+    for row, (name, label) in enumerate(zip(owners, labels.tolist(), strict=True)):
+        parts.setdefault((name, label), []).append(row)
+    of_row = torch.empty(len(features), dtype=torch.int64)
+    for number, part in enumerate(parts.values()):
+        of_row[part] = number
+    away, gone = _sums(features, of_row)  # (P, D): A of every owner and class
+    pairs = [(row, number) for number, (name, _) in enumerate(parts) for row in members[name]]
+    rows, numbers = torch.tensor(pairs).T
+    classes = torch.tensor([label for _, label in parts])
+    dots = features @ sums.T
+    squares = sums.square().sum(dim=1)
+    closeness = torch.where(counts > 0, dots / squares.sqrt().clamp_min(1e-12), -torch.inf)
+    rest = squares[classes] - 2 * (sums[classes] * away).sum(dim=1) + away.square().sum(dim=1)
+    left = counts[classes] > gone
+    own = dots[rows, classes[numbers]] - (features[rows] * away[numbers]).sum(dim=1)
+    own = own / rest.clamp_min(1e-24).sqrt()[numbers]
+    closeness[rows, classes[numbers]] = torch.where(left[numbers], own, -torch.inf)
+    return 1 - closeness.max(dim=1).values
 
 
 def _distance(features: Tensor, means: Tensor) -> Tensor:

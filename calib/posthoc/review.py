@@ -30,8 +30,8 @@ class ReviewThreshold:
     be at most `max_error`:
 
         1. thresholds at equal steps of the accepted share, chosen without any label, strict to loose; the
-           first accepts about n / 6 cases, but at least n0 = ceil(ln delta / ln(1 - max_error)), of which
-           none may be wrong, and at most what two may be wrong of (2.3 n0)
+           first accepts n0 = ceil(ln delta / ln(1 - max_error)) cases, of which none may be wrong, or the
+           fewest of which one or two may be (1.7 n0 and 2.3 n0), where that is at most half of them
         2. at each, m accepted and k wrong among them: p = BinomCDF(k; m, max_error)
         3. go on while p <= delta; stop at the first that is not; take the last that was
 
@@ -333,7 +333,7 @@ def last_passed(tested: Sequence[CurvePoint], max_error: float, delta: float) ->
 
 def _first(least: int, units: int, max_error: float, delta: float) -> int:
     """Return how many units the first threshold accepts: the fewest of which 0, 1 or 2 may be wrong."""
-    sizes = np.arange(least, max(least, units // 6) + 1)
+    sizes = np.arange(least, max(least, units // 2) + 1)
     allowed = most_wrong(sizes, max_error, delta)
     return int(sizes[np.argmax(allowed == min(2, allowed[-1]))])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -124,10 +125,17 @@ def enough_accepted(error: float, share: float, delta: float, *, power: float = 
     check_share("power", power)
     if error >= share:
         return None
+    sizes, allowed = _allowed(share, delta)
+    chance = bdtr(allowed, sizes, error)
+    return next((int(size) for size, p in zip(sizes, chance, strict=True) if p >= power), None)
+
+
+@functools.lru_cache(maxsize=32)
+def _allowed(share: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return some 400 numbers of cases, and how many of each may be wrong."""
     least = fewest_cases(share, delta)
     sizes = np.unique(np.rint(np.geomspace(least, max(1e6, 2 * least), 400)).astype(np.int64))
-    chance = bdtr(np.maximum(most_wrong(sizes, share, delta), 0).astype(np.float64), sizes, error)
-    return next((int(size) for size, p in zip(sizes, chance, strict=True) if p >= power), None)
+    return sizes, np.maximum(most_wrong(sizes, share, delta), 0).astype(np.float64)
 
 
 def check_share(name: str, value: float) -> float:

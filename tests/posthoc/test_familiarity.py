@@ -20,12 +20,14 @@ def shots(n: int = 24, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
     return normalize(centres + 0.3 * torch.randn(n, dim, generator=generator), dim=1), labels
 
 
-def test_the_distances_and_the_threshold_are_those_of_a_plain_loop() -> None:
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_the_distances_and_the_threshold_are_those_of_a_plain_loop(together: int) -> None:
     features, labels = shots()
-    found = Familiarity(false_alarms=0.2).fit(features, labels)
+    owners = [row // together for row in range(24)]  # of two classes, and of all three
+    found = Familiarity(false_alarms=0.2).fit(features, labels, owners=owners)
     apart = []
     for row in range(len(features)):
-        rest = torch.arange(len(features)) != row
+        rest = torch.tensor([owner != owners[row] for owner in owners])
         means = [features[rest & (labels == c)].double().mean(dim=0) for c in range(3)]
         apart.append(min(1 - float(features[row].double() @ m / m.norm()) for m in means))
     assert found.rank == 20  # ceil(0.8 * 25)

@@ -99,6 +99,16 @@ def test_thresholds_come_from_unlabelled_doubts_where_there_are_some() -> None:
     assert "quantiles of the labelled cases' own doubts" in fitted().guarantee
 
 
+def test_with_unlabelled_doubts_nothing_of_the_labelled_ones_has_a_part_in_the_thresholds() -> None:
+    others = torch.linspace(0, 0.6, 200).double()
+    first = [
+        ReviewThreshold(0.1).fit(doubt, WRONG, unlabelled=others).tested[0].threshold
+        for doubt in (DOUBT, 0.5 * DOUBT, 2 * DOUBT)
+    ]
+    assert len({*first}) == 1
+    assert float((others < first[0]).double().mean()) * N >= 52  # of so many two may be wrong
+
+
 def test_no_label_has_a_part_in_the_thresholds() -> None:
     flipped = ReviewThreshold(0.1, 0.1).fit(DOUBT, WRONG.flip(0))
     first = fitted().tested[0]
