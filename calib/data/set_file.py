@@ -160,7 +160,7 @@ def strata_of(outputs: Outputs, column: str) -> list[str]:
     if outputs.table is not None:
         if column not in outputs.table.header:
             raise ValueError(
-                f"{outputs.path} has no column '{column}' (by={column}); it has "
+                f"{outputs.path} has no column '{column}', which says the strata; it has "
                 f"{few(outputs.table.header, 20)}."
             )
         cells, where = outputs.table.column(column), outputs.table.where
@@ -168,7 +168,7 @@ def strata_of(outputs: Outputs, column: str) -> list[str]:
         cells, where = outputs.groups, [f"{outputs.path}, row {i}" for i in range(len(outputs.groups))]
     else:
         raise ValueError(
-            f"{outputs.path}: by={column} needs a table with that column; of arrays there is groups alone."
+            f"{outputs.path}: strata by '{column}' need a table with that column; arrays have groups alone."
         )
     texts = ["" if cell is None else str(cell).strip() for cell in cells]
     empty = [place for place, text in zip(where, texts, strict=True) if not text]
