@@ -15,7 +15,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from calib.core.text import few
-from calib.io.files import write_text
+from calib.io.files import blocking_file, write_text
 from calib.report.document import Document
 from calib.report.sections.cases import cases
 from calib.report.sections.checklist import checklist
@@ -140,11 +140,14 @@ def checked_path(path: str | Path) -> Path:
     """Return the path of a page.
 
     Raises:
-        ValueError: It does not end in .html, or is a folder.
+        ValueError: It does not end in .html, is a folder, or would lie in a file.
     """
     page = Path(path)
     if page.suffix.lower() not in ENDINGS or page.is_dir():
         raise ValueError(f"The report must be a file that ends in .html, and '{page}' is not.")
+    blocking = blocking_file(page.parent)
+    if blocking is not None:
+        raise ValueError(f"The report '{page}' cannot be written: '{blocking}' is a file.")
     return page
 
 

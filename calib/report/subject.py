@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from calib.core.checks import as_float64
+from calib.core.errors import unknown_name
 from calib.core.text import few
 from calib.metrics.outcomes import Outcomes
 from calib.report.compare import Predicted
@@ -218,7 +219,7 @@ def subject_of(
     by_method = _by_method(given)
     names = list(by_method)
     if main is not None and main not in by_method:
-        raise ValueError(f"Unknown method '{main}'. Known: {', '.join(names)}.")
+        raise unknown_name("method", main, names)
     main = names[0] if main is None else main
     if calibrator is not None:
         bare, main = main, f"{main} calibrated afterwards"
@@ -228,7 +229,7 @@ def subject_of(
         by_method = {main: runs, **by_method}
         baseline = bare if baseline is None else baseline
     if baseline is not None and baseline not in by_method:
-        raise ValueError(f"Unknown baseline '{baseline}'. Known: {', '.join(by_method)}.")
+        raise unknown_name("baseline", baseline, by_method)
     others = [name for name in by_method if name != main]
     if baseline is None and others:
         baseline = next((name for name in others if name == "zero-shot"), others[0])

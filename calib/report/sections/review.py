@@ -313,7 +313,7 @@ def _fit_curve(fitted: Review) -> Table | None:
     for number, record in enumerate(records, start=1):
         said = record if isinstance(record, Mapping) else record._asdict()
         rows[str(number)] = {
-            str(key): value if value is None or isinstance(value, str) else float(value)
+            str(key): value if value is None or isinstance(value, str | int) else float(value)
             for key, value in said.items()
         }
         keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}
