@@ -21,7 +21,7 @@ from calib.report.sections.cases import cases
 from calib.report.sections.checklist import checklist
 from calib.report.sections.classes import classes, groups
 from calib.report.sections.decisions import decisions
-from calib.report.sections.overview import comparison, metrics_of, overview
+from calib.report.sections.overview import Metrics, comparison, metrics_of, overview
 from calib.report.sections.provenance import Origin, provenance
 from calib.report.sections.reliability import reliability
 from calib.report.sections.review import caught, erring, review, reviewed
@@ -152,7 +152,12 @@ def checked_path(path: str | Path) -> Path:
 
 
 def document_of(
-    subject: Subject, *, origin: Origin, others: Mapping[str, Tensor] | None = None, title: str | None = None
+    subject: Subject,
+    *,
+    origin: Origin,
+    others: Mapping[str, Tensor] | None = None,
+    title: str | None = None,
+    metrics: Metrics | None = None,
 ) -> Document:
     """Return the report of a subject, before it becomes a page or files.
 
@@ -161,8 +166,9 @@ def document_of(
         origin: Where the predictions come from.
         others: Further scores of doubt by name.
         title: The heading. None: the method and the data.
+        metrics: Method to seed to `calib.metrics.summarize`, where they are known. None: they are computed.
     """
-    metrics = metrics_of(subject)
+    metrics = metrics_of(subject) if metrics is None else metrics
     compared, differences = comparison(subject, metrics)
     sections = [
         overview(subject, metrics, differences),

@@ -14,7 +14,6 @@ from calib.core.errors import unknown_name
 from calib.core.text import few
 from calib.metrics.outcomes import Outcomes
 from calib.report.compare import Predicted
-from calib.stats import Statistic, bootstrap_interval
 
 TINY = 1e-300  # a probability of 0 has no logarithm
 
@@ -286,27 +285,3 @@ def _calibrated(each: Reported, calibrator: Calibrate) -> Calibrated:
             f"The calibrator returned {tuple(probs.shape)} for logits {tuple(each.logits.shape)}."
         )
     return Calibrated(each, as_float64(probs).clamp_min(TINY).log())
-
-
-def interval_ends(subject: Subject, statistic: Statistic, *arrays: np.ndarray) -> tuple[float, float] | None:
-    """Return the ends of a bootstrap interval. None: there is nothing to resample, or nothing defined.
-
-    Args:
-        subject: Says the groups, the resamples and the level.
-        statistic: Function of the arrays.
-        *arrays: (N, ...) each.
-    """
-    parts = subject.parts
-    try:
-        interval = bootstrap_interval(
-            statistic,
-            *arrays,
-            groups=subject.groups,
-            n_resamples=parts.n_resamples,
-            level=parts.level,
-            seed=parts.seed,
-            undefined="drop",
-        )
-    except ValueError:  # a single image or group, or no resample in which it is defined
-        return None
-    return interval.low, interval.high

@@ -10,7 +10,7 @@ from calib.stats.bootstrap import (
     mean_sd,
     paired_bootstrap,
 )
-from calib.stats.joint import JointBootstrap
+from calib.stats.joint import JointBootstrap, counted_intervals
 from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 
 

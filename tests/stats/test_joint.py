@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from calib.metrics import interval_statistic
-from calib.stats import JointBootstrap, MeanStatistic, bootstrap_interval, paired_bootstrap
+from calib.metrics.failure import failure_statistic, failures_of_counts
+from calib.stats import (
+    JointBootstrap,
+    MeanStatistic,
+    bootstrap_interval,
+    counted_intervals,
+    paired_bootstrap,
+)
 
 NAMES = ("accuracy", "ece", "nll", "macro_f1")
 
@@ -49,6 +56,25 @@ def test_it_equals_one_bootstrap_after_the_other(grouped: bool) -> None:
             )
             found = joint.interval(name, keys["mine"], minus=keys["coop"], kind=kind)
             assert vars(found) == pytest.approx(vars(pair), abs=1e-12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_failure_metrics_that_are_counted_together_are_those_of_one_by_one(grouped: bool) -> None:
+    rng = np.random.default_rng(4)
+    score, failure = rng.integers(0, 9, 60) / 9, rng.random(60) < 0.05
+    failure[:1] = True
+    groups = [f"g{i // 3}" for i in range(60)] if grouped else None
+    names, how = ["auroc", "aurc", "fpr95"], {"groups": groups, "n_resamples": 200, "level": 0.9, "seed": 2}
+    found = counted_intervals(failures_of_counts(names, score, failure), 60, **how)
+    for name, each in zip(names, found, strict=True):
+        alone = bootstrap_interval(failure_statistic(name), score, failure, undefined="drop", **how)
+        assert each is not None
+        assert vars(each) == pytest.approx(vars(alone), abs=1e-12)
+    nothing = failures_of_counts(["auroc", "aurc"], score, np.zeros(60, dtype=bool))
+    undefined, defined = counted_intervals(nothing, 60, **how)
+    assert undefined is None
+    assert defined is not None
+    assert defined.high == 0
 
 
 def test_what_cannot_be_resampled_is_refused() -> None:
