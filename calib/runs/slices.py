@@ -31,7 +31,7 @@ def read_slices(path: str | Path, names: Sequence[str], ids: Sequence[str]) -> d
         raise FileNotFoundError(f"There is no file '{path}' (slices=FILE.csv).")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from error
@@ -44,6 +44,9 @@ def read_slices(path: str | Path, names: Sequence[str], ids: Sequence[str]) -> d
         )
     if len(set(header)) < len(header):
         raise ValueError(f"{path}: columns must have different names, and they are {few(header)}.")
+    odd = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
+    if odd:
+        raise ValueError(f"{path}: line {odd[0]} has more or fewer cells than the header.")
     found = {str(row[key]): row for row in rows}
     if len(found) < len(rows):
         raise ValueError(f"{path}: an image stands there more than once.")

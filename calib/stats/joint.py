@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from calib.stats.bootstrap import (
     _draws,
     _group_indices,
     _interval,
+    _sample_counts,
 )
 
 System = TypeVar("System", bound=Hashable)
@@ -138,3 +139,46 @@ class JointBootstrap(Generic[System]):
         drawn = _draws(runs, self._n_resamples, self._run_rng)
         weights = np.concatenate([np.ones((1, runs)), drawn]) / runs
         return _interval(np.where(weights > 0, weights * values, 0.0).sum(axis=1), self._level, kind, "raise")
+
+
+def counted_intervals(
+    of_counts: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    *,
+    groups: Sequence[object] | np.ndarray | None = None,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval | None]:
+    """Return the intervals of K statistics that are computed together; None for one that is undefined.
+
+    Each is that of `bootstrap_interval` with undefined="drop" and the same seed.
+
+    Args:
+        of_counts: From how often each resample drew each sample, (R, n), to the statistics (R, K).
+        n: Samples.
+        groups: (n,) group of each sample; None if they are independent.
+        n_resamples: Number of resamples.
+        level: Share of the resamples inside an interval, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the inputs are not as above, or there is only one sample or group.
+
+    Example:
+        >>> hits = np.array([1.0] * 90 + [0.0] * 10)
+        >>> counted_intervals(lambda counts: (counts @ hits)[:, None] / 100, 100)
+        [Interval(estimate=0.9, low=0.84, high=0.96, level=0.95, n_resamples=2000)]
+    """
+    _check_settings(n_resamples, level, "percentile", "drop")
+    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+    counts = _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
+    values = np.concatenate([of_counts(each) for each in counts])
+    return [_defined(column, level) for column in values.T]
+
+
+def _defined(values: np.ndarray, level: float) -> Interval | None:
+    try:
+        return _interval(values, level, "percentile", "drop")
+    except ValueError:  # of the data, or of every resample
+        return None

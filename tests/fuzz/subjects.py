@@ -59,6 +59,7 @@ from calib.posthoc import Decisions, Familiarity, PredictionSets, ReviewThreshol
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
+from calib.runs.slices import read_slices
 from calib.runs.trainer import resume_point
 
 ABOUT = {
@@ -437,6 +438,19 @@ def tables(folder: Path) -> list[Subject]:
     pyarrow.parquet.write_table(
         pyarrow.table(columns), folder / "set" / "table.parquet", write_page_checksum=True
     )
+    names = [row[0] for row in rows]
+    with (folder / "slices.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [["name", "site", "sex"], *([n, f"Ort {i % 2}", "fm"[i % 2]] for i, n in enumerate(names))]
+        )
+
+    def slices_said(path: Path) -> Any:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head, *body = (line for line in csv.reader(file) if line)
+        at = head.index("name") if "name" in head else head.index("id")
+        lines = {line[at]: line for line in body}
+        return {word: [lines[n][i] for n in names] for i, word in enumerate(head) if i != at}
+
     (folder / "classnames.txt").write_text("ADI adipose tissue\nMUS smooth muscle\nTUM tumour épithélial\n")
 
     def says(path: Path) -> Any:
@@ -470,6 +484,13 @@ def tables(folder: Path) -> list[Subject]:
         Subject("TSV table", where / "table.tsv", rows_of, mutations.TEXT, says),
         Subject("Parquet table", where / "table.parquet", rows_of, mutations.BYTES),
         Subject("classnames.txt", folder / "classnames.txt", read_class_names, mutations.TEXT, names_say),
+        Subject(
+            "subgroups CSV",
+            folder / "slices.csv",
+            lambda path: read_slices(path, names, names),
+            mutations.TEXT,
+            slices_said,
+        ),
     ]
 
 

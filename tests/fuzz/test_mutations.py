@@ -29,7 +29,7 @@ KINDS_OF = {
     "exports": 7,
     "features": 3,
     "embeddings": 3,
-    "tables": 4,
+    "tables": 5,
     "outputs": 6,
     "runs": 5,
     "images": 6,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from calib.metrics import FAILURE_METRICS, Column, columns_of
-from calib.metrics.failure import aurc, failure_statistic, summarize_failure
+from calib.metrics.failure import aurc, failures_of_counts, summarize_failure
 from calib.report.document import Picture, Section, Table, Value
 from calib.report.sections.overview import between, percent
-from calib.report.subject import Review, Subject, interval_ends
+from calib.report.subject import Review, Subject
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.stats import clopper_pearson, effective_size, proportion_interval
+from calib.stats import clopper_pearson, counted_intervals, effective_size, proportion_interval
 
 MOST_STEPS = 400  # positions of the slider
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # reviewed, in the table
@@ -205,16 +205,31 @@ def _scores(subject: Subject, scores: Mapping[str, Tensor]) -> Table:
     columns = columns_of(FAILURE_METRICS)
     rows: dict[str, dict[str, Value]] = {}
     for name, score in scores.items():
-        found = summarize_failure(score.cpu().double(), failure)
-        rows[name] = {}
-        for key in columns:
-            ends = None
-            if key not in found["undefined"]:
-                arrays = (score.cpu().double().numpy(), failure.numpy())
-                ends = interval_ends(subject, failure_statistic(key), *arrays)
-            rows[name][key] = Cell(found[key], interval=ends)
+        values = score.cpu().double()
+        found, ends = summarize_failure(values, failure), _ends(subject, list(columns), values, failure)
+        rows[name] = {key: Cell(found[key], interval=ends.get(key)) for key in columns}
     title = "How well the doubt tells wrong predictions from right ones"
     return Table("doubt", title, "score", columns, rows)
+
+
+def _ends(
+    subject: Subject, names: list[str], score: Tensor, failure: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of failure metrics; nothing for one that is undefined."""
+    of_counts = failures_of_counts(names, score.numpy(), failure.numpy())
+    parts = subject.parts
+    try:
+        found = counted_intervals(
+            of_counts,
+            len(failure),
+            groups=subject.groups,
+            n_resamples=parts.n_resamples,
+            level=parts.level,
+            seed=parts.seed,
+        )
+    except ValueError:  # a single image or group: there is nothing to resample
+        return {}
+    return {name: (each.low, each.high) for name, each in zip(names, found, strict=True) if each is not None}
 
 
 def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
@@ -313,7 +328,7 @@ def _fit_curve(fitted: Review) -> Table | None:
     for number, record in enumerate(records, start=1):
         said = record if isinstance(record, Mapping) else record._asdict()
         rows[str(number)] = {
-            str(key): value if value is None or isinstance(value, str) else float(value)
+            str(key): value if value is None or isinstance(value, str | int) else float(value)
             for key, value in said.items()
         }
         keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}
