@@ -46,7 +46,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         "means": _read_means(tensors, head, path),
         **{key: record[key] for key in ("class_names", "backbone", "prompt", "training")},
         "calibration": Calibration.read(
-            tensors, record.get("calibration"), (len(record["class_names"]), head.dim), path=path
+            tensors, record.get("calibration"), record["class_names"], head.dim, path=path
         ),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from calib.core.checks import (
 )
 from calib.core.names import name_key
 from calib.data.features import FeatureTable
+from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
     load_tensors,
@@ -32,6 +34,7 @@ from calib.io.tensors import (
     require_version,
     save_tensors,
 )
+from calib.posthoc.shot_parts import PROMPT
 from calib.prompts.calibration import Calibration
 
 KIND = "prompt"
@@ -76,6 +79,26 @@ class Prompt:
     def bare(self) -> Prompt:
         """Return the prompt without its calibration: the logits it was trained with."""
         return replace(self, calibration=None)
+
+    def linear_map(self) -> Calibration:
+        """Return what the prompt predicts with: its calibration, or its own map (C, D) as one."""
+        if self.calibration is not None:
+            return self.calibration
+        weight = math.exp(self.logit_scale) / self.temperature * self.text_features.double()
+        return Calibration(
+            weight=weight, bias=weight.new_zeros(len(weight)), method="mapping", weights={PROMPT: 1.0}
+        )
+
+    def mapped(self, mapping: OutputMapping) -> Prompt:
+        """Return the prompt with a calibrator of its outputs as part of it.
+
+        Args:
+            mapping: Fitted to labelled outputs of this prompt, as `calib calibrate` fits it.
+
+        Raises:
+            ValueError: The calibrator is no linear map of logits, or of other classes.
+        """
+        return replace(self, calibration=self.linear_map().mapped(mapping, self.class_names))
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the logits (N, C) of images.
@@ -232,7 +255,7 @@ class Prompt:
             shape = (len(names), None, None) if context.dim() == 3 else (None, None)
             require_tensor(tensors, "context", shape, path=path)
         width = text_features.shape[1]
-        calibration = Calibration.read(tensors, record.get("calibration"), (len(names), width), path=path)
+        calibration = Calibration.read(tensors, record.get("calibration"), names, width, path=path)
         return cls(
             text_features=text_features,
             class_names=names,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calib.core.errors import unknown_name
 from calib.data.features import FeatureTable
+from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.io.tensors import kind_of
@@ -14,7 +15,8 @@ from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.marks import check_file
 
-LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
+Loaded = Prompt | FailureHead | Predictions | FeatureTable | OutputMapping
+LOADERS: dict[str, Callable[[Path], Loaded]] = {
     "prompt": Prompt.load,
     "failure": FailureHead.load,
     "predictions": Predictions.load,
@@ -54,12 +56,12 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     return found
 
 
-def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
+def load(path: str | Path) -> Loaded:
     """Return what a file or run folder holds, by its kind, checked.
 
     Args:
-        path: A file that calib wrote (prompt, failure head, predictions, features). Of a run folder its
-            failure head where there is one, else its prompt.
+        path: A file that calib wrote (prompt, failure head, predictions, features, calibrator.json). Of a run
+            folder its failure head where there is one, else its prompt.
 
     Raises:
         FileNotFoundError: There is nothing.
@@ -69,6 +71,8 @@ def load(path: str | Path) -> Prompt | FailureHead | Predictions | FeatureTable:
     if path.is_dir():
         head = RunFolder(path).failure.is_file()
         return load(failure_path(path) if head else prompt_path(path))
+    if is_mapping(path):
+        return OutputMapping.load(path)
     kind = kind_of(path)
     if kind not in LOADERS:
         raise ValueError(f"{path}: {unknown_name('kind of file', kind, LOADERS)}")
