@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
 from calib.posthoc import make_calibrator
+from calib.prompts.calibration import Calibration
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
@@ -133,9 +134,26 @@ def _prompt(folder: Path) -> Prompt:
     return prompt
 
 
+def _calibrated(prompt: Prompt) -> Prompt:
+    """Return a prompt with all that a calibration may hold."""
+    names = prompt.class_names
+    calibration = Calibration(
+        weight=torch.randn(3, 8, generator=torch.Generator().manual_seed(2)),
+        bias=torch.arange(3.0),
+        method="experts",
+        weights={"prompt": 0.2, "images": 0.05, "zero_shot": 0.4},
+        tilt=dict(zip(names, (0.5, -0.25, 0.0), strict=True)),
+        facts={"shots": 24, "left_out_nll": {"none": 0.6, "experts": 0.5}},
+    )
+    logits = torch.arange(24.0).reshape(8, 3).sin() * 4
+    fitted = make_calibrator("vector").fit(logits, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
+    return replace(prompt, calibration=calibration).mapped(OutputMapping(names, fitted, {"rows": 8}))
+
+
 def exports(folder: Path) -> list[Subject]:
-    """Return prompt, failure head, predictions and a ViLU checkpoint."""
+    """Return prompt, calibrated prompt, failure head, predictions and a ViLU checkpoint."""
     prompt = _prompt(folder)
+    _calibrated(prompt).save(folder / "calibrated.safetensors")
     head = ViLU(8, logit_scale=3.0, hidden=(5, 4), residual=True)
     means = {name: torch.zeros(8) for name in head.part_names} | {"confidence": torch.tensor(0.5)}
     FailureHead(head, prompt.text_features, prompt.class_names, means, ABOUT, "b" * 64, {"seed": 1}).save(
@@ -155,6 +173,7 @@ def exports(folder: Path) -> list[Subject]:
     ours, unsealed = mutations.SAFETENSORS, (mutations.edit_unsealed_record,)
     return [
         Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours),
+        Subject("calibrated prompt", folder / "calibrated.safetensors", _calibrated_prompt, ours),
         Subject("failure head", folder / "failure.safetensors", _failure, ours),
         Subject("predictions", folder / "predictions.safetensors", Predictions.load, ours),
         Subject("ViLU checkpoint", folder / "lvu.ckpt", read_official, mutations.BYTES),
@@ -164,11 +183,19 @@ def exports(folder: Path) -> list[Subject]:
             )
             for kind, name, read in (
                 ("prompt", "prompt", Prompt.load),
+                ("calibrated prompt", "calibrated", Prompt.load),
                 ("failure head", "failure", FailureHead.load),
                 ("predictions", "predictions", Predictions.load),
             )
         ),
     ]
+
+
+def _calibrated_prompt(path: Path) -> Any:
+    prompt = Prompt.load(path)
+    assert prompt.calibration is not None
+    kept = [*prompt.calibration.tensors().values(), prompt.calibration.record()]
+    return [prompt.logits(unit(5, 8, seed=7)), kept, plain(replace(prompt, calibration=None))]
 
 
 def again(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -313,8 +340,9 @@ def outputs(folder: Path) -> list[Subject]:
     logits = torch.arange(24.0).reshape(8, 3).sin() * 4
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     names = ["normal", "tumour", "été"]
-    calibrator = make_calibrator("svs").fit(logits, labels)
-    OutputMapping(names, calibrator, {"rows": 8}).save(folder / "calibrator.json")
+    for name in ("svs", "isotonic"):
+        calibrator = make_calibrator(name).fit(logits, labels)
+        OutputMapping(names, calibrator, {"rows": 8}).save(folder / f"{name}.json")
     np.savez(folder / "outputs.npz", logits=logits.numpy(), labels=labels.numpy(), class_names=names)
     columns = {f"logit({name})": logits[:, c].double().tolist() for c, name in enumerate(names)}
     columns["label"] = [names[label] for label in labels]
@@ -345,7 +373,8 @@ def outputs(folder: Path) -> list[Subject]:
         return [numbers, list(map(name_key, of)), said]
 
     return [
-        Subject("calibrator.json", folder / "calibrator.json", maps, mutations.JSON),
+        Subject("calibrator.json", folder / "svs.json", maps, mutations.JSON),
+        Subject("calibrator.json of curves", folder / "isotonic.json", maps, mutations.JSON),
         Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
         Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),
         Subject("outputs CSV", folder / "outputs.csv", reads, mutations.TEXT, says),
