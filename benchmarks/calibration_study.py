@@ -32,7 +32,7 @@ from torch import Tensor
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
 from calib.config import DataConfig, load_config
-from calib.core.hashing import stable_hash
+from calib.core.hashing import json_digest, stable_hash
 from calib.data import FeatureTable, FewShotDataModule, TaskData
 from calib.data.encode import encode
 from calib.io.files import write_text
@@ -161,7 +161,7 @@ def write_cell(
         plans += [
             (f"coop, {shots + MORE} shots", seed, [*shots_of[seed], *val_of[seed]], False) for seed in seeds
         ]
-    trained = train(plans, pool, fixed, backbone, task)
+    trained = train(plans, pool, fixed, backbone, task, kept=path.with_suffix(".prompts"))
     tensors: dict[str, Tensor] = {}
     groups: list[str] | None = None
     for seed in seeds:
@@ -179,8 +179,13 @@ def train(
     fixed: Prompt,
     backbone: Backbone,
     task: TaskData,
+    *,
+    kept: Path,
 ) -> dict[tuple[str, int], Trained]:
-    """Train prompts side by side: (preset, seed, rows of the pool, whether with folds)."""
+    """Train prompts side by side: (preset, seed, rows of the pool, whether with folds).
+
+    Their class embeddings stay in the file `kept`: other calibrations of them need no training.
+    """
     prompts, loaders, known = [], [], []
     for preset, seed, rows, with_folds in plans:
         shots = pool.subset(rows)
@@ -192,9 +197,14 @@ def train(
             batches = FewShotDataModule(shots.subset(plan.rows), batch_size=BATCH, seed=plan.seed)
             loaders.append(batches.train_dataloader())
         known.append((preset, seed, shots, folds))
-    module = PromptStackModule(backbone, prompts, fixed.text_features)
-    fit_quietly(module, StackedLoader(loaders), max_epochs=EPOCHS)
-    texts, _ = module.trained()
+    digest = json_digest([[preset, seed, list(pool.subset(rows).ids)] for preset, seed, rows, _ in plans])
+    if kept.is_file() and load_tensors(kept, kind="trained")[1]["plans"] == digest:
+        texts = load_tensors(kept, kind="trained")[0]["texts"]
+    else:
+        module = PromptStackModule(backbone, prompts, fixed.text_features)
+        fit_quietly(module, StackedLoader(loaders), max_epochs=EPOCHS)
+        texts, _ = module.trained()
+        save_tensors(kept, {"texts": texts}, {"kind": "trained", "plans": digest})
     found, row = {}, 0
     for preset, seed, shots, folds in known:
         mine = texts[row : row + 1 + len(folds)]
@@ -257,10 +267,10 @@ def _two_experts(one: Trained, fixed: Prompt, features: Tensor) -> Tensor:
         left_out[rows] = scale * seen[rows] @ texts.T
     images = LinearDiscriminant.fit(seen, labels, len(fixed.class_names))
     apart = left_out_logits(seen, labels, len(fixed.class_names), owners=owner)
-    unit = spread(scale * seen @ fixed.text_features.T) / spread(apart)
     known = apart.isfinite().all(dim=1)
     if not bool(known.any()):
         return one.prompt.logits(features)
+    unit = spread(scale * seen @ fixed.text_features.T) / spread(apart)
     experts = {PROMPT: left_out[known], IMAGES: unit * apart[known]}
     ours, theirs = weight_posterior(experts, labels[known], median=0.5, sd=0.8).nearest.tolist()
     return (ours * one.prompt.logits(features).double() + theirs * unit * images.logits(features)).float()

@@ -21,8 +21,9 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from calib.processes.threads import prepare_threads
@@ -38,6 +39,7 @@ from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 
 from calib.backbones import create_backbone
+from calib.backbones.base import Backbone
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.sweep import sweep
 from calib.commands.train import train
@@ -45,6 +47,7 @@ from calib.config import load_config
 from calib.data import DATASETS, cache_features, load_data
 from calib.io.files import write_text
 from calib.metrics import kde_calibration_error, summarize
+from calib.prompts.learner import PromptLearner
 from calib.report.tables import aligned
 
 CLASSES = list(DATASETS["kather"].class_names.values())  # 9 names of 1 to 4 words
@@ -89,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loop = OfficialLoop(backbone, CLASSES)
         steps = measure_steps(loop, files["train"], size.rounds)
         add(step_table(steps))
+        add(folds_table(backbone, CLASSES, size.rounds))
         add(tower_table(backbone, 2 if given.quick else size.rounds))
         add(run_table(steps, Path(scratch), files, size))
     add(metrics_table(size.rounds))
@@ -183,6 +187,40 @@ def step_table(steps: Steps) -> str:
     row = [name, duration(steps.train), duration(steps.ours), f"{steps.train / steps.ours:.1f}"]
     row += [duration(steps.same_kernel), f"{steps.train / steps.same_kernel:.1f}"]
     return aligned(["one step", "released", "calib", "times faster", "same kernel", "times faster"], [row])
+
+
+def folds_table(backbone: Backbone, class_names: Sequence[str], rounds: int) -> str:
+    """Measure a step of the text tower for 1 to 5 prompts, and what an epoch with prompts of folds costs."""
+    learners = [PromptLearner(backbone, class_names, seed=seed) for seed in range(1, 6)]
+    images = torch.nn.functional.normalize(torch.randn(TRAIN_BATCH, backbone.embed_dim), dim=1)
+    labels = torch.arange(TRAIN_BATCH) % len(class_names)
+
+    def step(n_prompts: int) -> None:
+        contexts = torch.stack([learner.context for learner in learners[:n_prompts]])
+        first = learners[0]
+        texts = backbone.encode_prompts(contexts, first.tokens, first.positions, sets=True)
+        scaled = backbone.logit_scale.exp() * images
+        loss = sum(torch.nn.functional.cross_entropy(scaled @ text.T, labels) for text in texts)
+        loss.backward()  # type: ignore[union-attr]
+
+    ways = {str(n): partial(step, n) for n in range(1, 6)}
+    in_turns(ways, 1)
+    times = {int(n): clocks.wall for n, clocks in in_turns(ways, rounds).items()}
+    rows = [[str(n), duration(wall), f"{wall / times[1]:.2f}", *_folds_of(n - 1, times, len(class_names))]
+            for n, wall in times.items()]  # fmt: skip
+    header = ["prompts in a step", "step", "of one prompt's", "folds", "epoch, of that without folds"]
+    return aligned(header, rows)
+
+
+def _folds_of(folds: int, times: Mapping[int, float], n_classes: int) -> tuple[str, str]:
+    """Return the number of folds, and how much longer an epoch is with them: they have fewer steps."""
+    if folds < 2:
+        return "", ""
+    n_shots = SHOTS * n_classes
+    own = -(-n_shots // TRAIN_BATCH)
+    theirs = -(-(n_shots - n_shots // folds) // TRAIN_BATCH)
+    together = theirs * times[folds + 1] + (own - theirs) * times[1]
+    return str(folds), f"{together / (own * times[1]):.2f}"
 
 
 def tower_table(plip: object, rounds: int) -> str:

@@ -47,6 +47,16 @@ def test_a_released_run_is_its_steps_and_its_test_batches() -> None:
     assert "| 10.0 |" in " ".join(table.split())
 
 
+def test_an_epoch_with_folds_counts_their_fewer_steps(small, monkeypatch) -> None:
+    times = {1: 1.0, 2: 1.5, 3: 2.0, 4: 2.5, 5: 3.0}
+    assert run._folds_of(1, times, 9) == ("", "")
+    assert run._folds_of(3, times, 9) == ("3", "1.90")  # 72 shots, 5 steps; 48, 3 steps: (3 * 2.5 + 2) / 5
+    assert run._folds_of(4, times, 9) == ("4", "2.60")  # 54 shots, 4 steps: (4 * 3 + 1) / 5
+    monkeypatch.setattr(measuring, "TURN", 1e-9)
+    table = run.folds_table(small("clip"), NAMES, 1)
+    assert len(table.splitlines()) == 2 + 5
+
+
 def test_clocks_and_kernels(monkeypatch) -> None:
     monkeypatch.delenv(SETTING, raising=False)
     monkeypatch.setattr(measuring, "TURN", 0.01)

@@ -19,16 +19,18 @@ from calib.core.text import few, printable
 from calib.data.mapping import OutputMapping, check_format
 from calib.data.outputs import Outputs, of_predictions, read_outputs
 from calib.io.files import blocking_file
+from calib.io.tensors import is_kind
 from calib.posthoc.choice import NONE, Candidate, Choice, choose_calibrator
 from calib.posthoc.registry import make_calibrator
 from calib.posthoc.shares import check_shares, class_weights
-from calib.prompts.export import Prompt
+from calib.prompts.export import KIND, Prompt
 from calib.report.tables import aligned
 from calib.runs.exports import prompt_path
 from calib.runs.folder import FILES
 from calib.runs.validation import validation_predictions
 
 DEFAULT = "calibrator.json"
+LINEAR = ("temperature_prior",)  # candidates for a prompt's file: of the defaults, what is a map of logits
 FEW = 10  # rows of a class, below which a note says so
 
 
@@ -84,6 +86,7 @@ def calibrate(
     about = {
         "calib": __version__,
         "rows": len(labels),
+        "data": outputs.digest(),
         "kind": outputs.kind,
         "shares": None if wanted is None else dict(zip(names, wanted.tolist(), strict=True)),
         "chosen": "asked for" if method is not None else "cross-validation",
@@ -203,7 +206,7 @@ def outputs_of(given: argparse.Namespace) -> Outputs:
     """
     reading: dict[str, Any] = {"kind": given.kind, "label": given.label or "label", "group": given.group}
     source = Path(given.source)
-    if not (source.is_dir() or source.name == FILES["prompt"].path):
+    if not _is_run(source):
         for name in ("on", "weights", "tokenizer"):
             if getattr(given, name) is not None:
                 raise ValueError(f"--{name} is for runs: {source} is a file of outputs itself.")
@@ -229,16 +232,24 @@ def main(given: argparse.Namespace) -> int:
         say(f"{len(probs)} rows, calibrated by {mapping.calibrator.name}, in {out}\n")
         return 0
     out = Path(given.out or DEFAULT)
+    into_prompt = out.suffix.lower() == ".safetensors"
     _check_out(out, [given.source, *([] if given.on is None else [given.on])])
-    if out.suffix.lower() != ".json":
-        raise ValueError(f"--out {out} must end in .json: it is the file of a calibrator.")
-    if out.exists():
-        OutputMapping.load(out)  # nothing but an earlier calibrator is replaced
+    if into_prompt and not _is_run(given.source):
+        raise ValueError(
+            f"--out {out}: a prompt is calibrated from a run folder, and {given.source} is none."
+        )
+    if not into_prompt and out.suffix.lower() != ".json":
+        raise ValueError(
+            f"--out {out} must end in .json, the file of a calibrator, or for a run in .safetensors: its "
+            "prompt, calibrated."
+        )
     outputs = outputs_of(given)
+    _check_earlier(out, outputs)
+    candidates = given.candidates
     mapping_found, text = calibrate(
         outputs,
         method=given.method,
-        candidates=given.candidates,
+        candidates=LINEAR if into_prompt and candidates is None else candidates,
         shares=given.shares,
         folds=given.folds,
         seed=given.seed,
@@ -250,9 +261,42 @@ def main(given: argparse.Namespace) -> int:
         if out.exists():
             say(f"{out} is of an earlier fit, and was left as it was.\n")
         return 0
+    name, linear = mapping_found.calibrator.name, mapping_found.calibrator.linear_map() is not None
+    if into_prompt and linear:
+        Prompt.load(prompt_path(given.source)).mapped(mapping_found).save(out)
+        say(f"Written: {out}, the prompt of {given.source} with {name} in it; use it as any export.\n")
+        return 0
+    if into_prompt:
+        out = out.with_suffix(".json")
+        _check_earlier(out, outputs)
+        say(f"{name} is no linear map of logits, and a prompt's file holds nothing else: it gets its own.\n")
     mapping_found.save(out)
     say(f"Written: {out}. Apply it: calib calibrate {out} --apply FILE --out FILE\n")
+    if _is_run(given.source) and linear:
+        say("As a prompt for predict, evaluate and failure heads: the same with --out FILE.safetensors\n")
     return 0
+
+
+def _is_run(source: str | Path) -> bool:
+    """Return whether a path names a run, or a prompt's file whatever that is called."""
+    path = Path(source)
+    if path.is_dir() or path.name == FILES["prompt"].path:
+        return True
+    return path.suffix.lower() == ".safetensors" and path.is_file() and is_kind(path, KIND)
+
+
+def _check_earlier(out: Path, outputs: Outputs) -> None:
+    """Refuse to replace anything but an earlier fit to the same outputs."""
+    if not out.exists():
+        return
+    if out.suffix.lower() == ".json":
+        earlier = [OutputMapping.load(out)]
+    else:
+        calibration = Prompt.load(out).calibration
+        earlier = [] if calibration is None else list(calibration.mappings)[-1:]
+    if not earlier or earlier[0].about.get("data") != outputs.digest():
+        what = "fitted to other outputs" if earlier else "a prompt that no outputs have calibrated"
+        raise ValueError(f"{out} is {what}: name another file with --out, or remove it first.")
 
 
 def _check_out(out: Path, inputs: Sequence[str]) -> None:

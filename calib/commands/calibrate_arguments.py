@@ -15,6 +15,7 @@ examples:
   calib calibrate outputs.csv --shares no_finding=0.6,pneumonia=0.3,covid=0.1
   calib calibrate outputs.csv --kind probs --classes benign,malignant --method temperature_prior
   calib calibrate runs/mine --on validation.csv --out mine.json
+  calib calibrate runs/mine --out mine.safetensors                (its prompt, calibrated: one linear map)
   calib calibrate calibrator.json --apply new.csv --out calibrated.csv
 
 Labelled outputs of any model: a CSV, TSV or Parquet table with a column label and p(CLASS) or logit(CLASS)
@@ -22,7 +23,8 @@ for every class, or columns called as the classes with --kind and --classes; or 
 with labels and probs or logits (class_names, groups). They must be of cases the model was not trained on.
 
 Without --method the candidates are fitted on parts of the rows and judged on the others. The one with the
-lowest mean NLL there is taken, if it is lower than that of doing nothing; else nothing is written.
+lowest mean NLL there is taken, if it is lower than that of doing nothing; else nothing is written. A file
+that was fitted to other outputs is never replaced.
 """
 
 
@@ -47,7 +49,7 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "source", help="a run folder, a file of labelled outputs, or with --apply a calibrator.json"
     )
-    parser.add_argument("--on", metavar="FILE", help="labelled outputs for the classes of the run, to fit on")
+    parser.add_argument("--on", metavar="FILE", help="labelled outputs of the run's prompt, to fit on")
     parser.add_argument(
         "--method", metavar="NAME", help="fit this one, whatever cross-validation says (default: it chooses)"
     )
@@ -78,7 +80,8 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="the calibrator (default: calibrator.json), or with --apply the new outputs",
+        help="the calibrator (default: calibrator.json), for a run also its prompt with the calibrator in it "
+        "(.safetensors), or with --apply the new outputs",
     )
     parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
     parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from calib.core.names import name_key
+from calib.core.text import few
 from calib.data.output_tables import check_names, write_calibrated
 from calib.data.outputs import Outputs
 from calib.io.files import atomic_path, is_strings, read_json, write_json
@@ -40,14 +42,17 @@ class OutputMapping:
         Args:
             path: The file.
         """
-        record = {
+        write_json(path, self.to_record())
+
+    def to_record(self) -> dict[str, Any]:
+        """Return it as plain values for JSON; `from_record` reads them."""
+        return {
             "kind": KIND,
             "version": VERSION,
             "class_names": self.class_names,
             "calibrator": self.calibrator.to_record(),
             "about": self.about,
         }
-        write_json(path, record)
 
     @classmethod
     def load(cls, path: str | Path) -> OutputMapping:
@@ -57,7 +62,19 @@ class OutputMapping:
             FileNotFoundError: There is no such file.
             ValueError: It is damaged, of another kind or version, or its parts do not fit together.
         """
-        record = read_json(path)
+        return cls.from_record(read_json(path), path=path)
+
+    @classmethod
+    def from_record(cls, record: Any, *, path: str | Path) -> OutputMapping:
+        """Return the mapping that `to_record` has written, checked.
+
+        Args:
+            record: What was read from a file.
+            path: The file, for messages.
+
+        Raises:
+            ValueError: It is of another kind or version, or its parts do not fit together.
+        """
         if not isinstance(record, dict) or record.get("kind") != KIND:
             raise ValueError(f"{path} is not a file of a calibrator, as `calib calibrate` writes it.")
         if record.get("version") != VERSION or {*record} != {*KEYS}:
@@ -79,6 +96,29 @@ class OutputMapping:
                 "names."
             )
         return cls(names, calibrator, about)
+
+    def linear_map(self, class_names: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+        """Return A (C, C) and b (C,), float64, with calibrated probabilities softmax(A z + b) of logits z.
+
+        Args:
+            class_names: The same classes in the order wanted.
+
+        Returns:
+            None where the calibrator is no linear map of logits.
+
+        Raises:
+            ValueError: They are not the same classes.
+        """
+        place = {name_key(name): number for number, name in enumerate(self.class_names)}
+        if sorted(map(name_key, class_names)) != sorted(place):
+            raise ValueError(
+                f"The calibrator is of the classes {few(self.class_names)}, and not of {few(class_names)}."
+            )
+        found = self.calibrator.linear_map()
+        if found is None:
+            return None
+        order = [place[name_key(name)] for name in class_names]
+        return found[0][order][:, order], found[1][order]
 
     def apply(self, outputs: Outputs, out: str | Path) -> Tensor:
         """Return calibrated probabilities (N, C) of outputs, and write them as the outputs were.

@@ -16,6 +16,7 @@ What numbers are is said by names, never guessed from values.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import as_float64
+from calib.core.hashing import json_digest
 from calib.core.text import few
 from calib.data.output_tables import (
     GROUPS,
@@ -42,7 +44,7 @@ from calib.data.output_tables import (
 from calib.data.predictions import KIND, Predictions
 from calib.io.npz import plain_npz
 from calib.io.strictjson import parse_json
-from calib.io.tensors import RECORD, read_safetensors
+from calib.io.tensors import is_kind, read_safetensors
 
 ARRAYS = (".npz", ".safetensors")
 STRINGS = ("class_names", "groups", "ids", "labels")
@@ -77,6 +79,14 @@ class Outputs:
     ids: list[str] | None = field(default=None, repr=False)
     table: OutputTable | None = field(default=None, repr=False)
     columns: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of classes, numbers and labels: what a calibrator is fitted to."""
+        found = hashlib.sha256(json_digest(self.class_names).encode())
+        found.update(self.logits.contiguous().numpy().tobytes())
+        if self.labels is not None:
+            found.update(self.labels.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
 
 def read_outputs(
@@ -291,12 +301,6 @@ def _of_arrays(arrays: Mapping[str, Any], path: Path, kind: str | None, labelled
     return Outputs(path, logits, names, given[0], labels, groups, ids)
 
 
-def _is_ours(path: Path) -> bool:
-    _, metadata = read_safetensors(path, tensors=False)
-    record = parse_json(metadata.get(RECORD, "null"), source=f"The metadata of {path}")
-    return isinstance(record, dict) and record.get("kind") == KIND
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an npz or safetensors file of others. None: it is our own predictions.
 
@@ -309,7 +313,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """
     if path.suffix.lower() == ".npz":
         return plain_npz(path)
-    if _is_ours(path):
+    if is_kind(path, KIND):
         return None
     tensors, metadata = read_safetensors(path)
     arrays = {n: (t.double() if t.is_floating_point() else t).numpy() for n, t in tensors.items()}

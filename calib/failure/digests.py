@@ -52,7 +52,7 @@ def text_digest(text_features: Tensor) -> str:
 def prompt_digest(prompt: Prompt) -> str:
     """Return the sha256 of what a prompt predicts with: class names in order, text features, decisive maps.
 
-    A temperature and a calibration by one factor are no part of it, as they change no prediction.
+    A temperature, and a calibration that changes confidences only, are no part of it.
 
     Args:
         prompt: Learned or zero-shot.
@@ -78,6 +78,6 @@ def same_prompt(ours: Prompt, theirs: Prompt) -> bool:
 
 def _decisive_map(prompt: Prompt) -> Tensor | None:
     """Return the map (C, D + 1) of a calibration that may change predictions. None: there is none."""
-    if prompt.calibration is None or prompt.calibration.method == "scale":
+    if prompt.calibration is None or prompt.calibration.keeps_predictions:
         return None
     return torch.cat([prompt.calibration.weight, prompt.calibration.bias[:, None]], dim=1)

@@ -48,7 +48,7 @@ def read_head_file(path: str | Path) -> dict[str, Any]:
         "means": _read_means(tensors, head, path),
         **{key: record[key] for key in ("class_names", "backbone", "prompt", "training")},
         "calibration": Calibration.read(
-            tensors, record.get("calibration"), (len(record["class_names"]), head.dim), path=path
+            tensors, record.get("calibration"), record["class_names"], head.dim, path=path
         ),
         "doubt": Doubt.read(
             tensors, record.get("doubt"), classes=len(record["class_names"]), dim=head.dim, path=path

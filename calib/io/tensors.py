@@ -104,6 +104,16 @@ def kind_of(path: str | Path) -> str:
     return kind
 
 
+def is_kind(path: str | Path, kind: str) -> bool:
+    """Return whether a safetensors file says that it is of that kind of calib's; only its header is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not safetensors.
+    """
+    return _record_of(Path(path)).get("kind") == kind
+
+
 def mark_of(path: str | Path) -> str | None:
     """Return the mark of the run that a calib file belongs to. None: it has none; see `save_tensors`.
 

@@ -140,10 +140,22 @@ class Calibrator(ABC):
         check_tensor(text_features, "text_features")
         if text_features.dim() != 2 or len(text_features) != classes:
             raise ValueError(f"text_features must be ({classes}, D), not {tuple(text_features.shape)}.")
-        found = None if self.mix else self._linear()
+        found = self.linear_map()
         if found is None:
             return None
         return math.exp(logit_scale) * found[0] @ as_float64(text_features.detach()).cpu(), found[1]
+
+    def linear_map(self) -> tuple[Tensor, Tensor] | None:
+        """Return A (C, C) and b (C,), float64, with calibrated probabilities softmax(A z + b) of logits z.
+
+        Returns:
+            None where the calibrator is no linear map of logits.
+
+        Raises:
+            ValueError: Not fitted.
+        """
+        self._require_fitted()
+        return None if self.mix else self._linear()
 
     def to_record(self) -> dict[str, Any]:
         """Return the fitted calibrator as plain values for JSON; `from_record` reads them.

@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from calib.core.text import few
+from calib.data.mapping import OutputMapping
 from calib.io.tensors import require_tensor
 from calib.posthoc.shot_parts import IMAGES, PROMPT, ZERO_SHOT
 
 EXPERTS = (PROMPT, IMAGES, ZERO_SHOT)
-METHODS = ("scale", "experts", "prevalence")
-OWN = ("method", "weights", "shrinkage", "tilt")
+METHODS = ("scale", "experts", "prevalence", "mapping")
+FACTORS = ("scale", "mapping")  # the prompt's logits times one factor
+OWN = ("method", "weights", "shrinkage", "tilt", "mappings")
 WEIGHT, BIAS = "calibrated_weight", "calibrated_bias"  # tensors in a prompt's file
 ROUNDING = 1e-4  # of the largest number of a map
 LARGEST = 1e7  # of a number in the map: logits of a scale of exp(12), weighted tens of times
@@ -30,11 +32,14 @@ class Calibration:
         weight: (C, D) float32.
         bias: (C,) float32.
         method: "scale" (the prompt's logits times one factor), "experts" (weighted with those of zero-shot
-            and of a linear discriminant of the shots) or "prevalence" (only shifted to stated class shares).
+            and of a linear discriminant of the shots), "prevalence" (only shifted to stated class shares) or
+            "mapping" (the prompt's own, changed by `mappings` only).
         weights: What the logits of each expert are multiplied with: "prompt", and for "experts" "images" and
             "zero_shot".
         shrinkage: Of the discriminant's covariance.
         tilt: Class name to what a stated prevalence adds to its logit. Empty: none is stated.
+        mappings: Calibrators fitted to labelled outputs that the map contains, in the order in which they
+            came; each is a linear map of logits. `weights` and `tilt` are of what was before them.
         facts: How sure it is, for readers: draws, left-out likelihood of each candidate; JSON-able.
     """
 
@@ -44,11 +49,39 @@ class Calibration:
     weights: dict[str, float]
     shrinkage: float = 0.8
     tilt: dict[str, float] = field(default_factory=dict)
+    mappings: tuple[OutputMapping, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the calibrated logits (N, C) of features (N, D)."""
         return image_features @ self.weight.to(image_features).T + self.bias.to(image_features)
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether it changes confidences only: the predicted class is that of the bare prompt."""
+        alone = self.method in FACTORS and not self.tilt
+        return alone and all(each.calibrator.keeps_argmax for each in self.mappings)
+
+    def mapped(self, mapping: OutputMapping, class_names: Sequence[str]) -> Calibration:
+        """Return the map with a calibrator of its outputs behind it.
+
+        Args:
+            mapping: Fitted to outputs of this map.
+            class_names: C names in the order of this map.
+
+        Raises:
+            ValueError: The calibrator is no linear map of logits, or of other classes.
+        """
+        weight, bias = with_mapping(self.weight, self.bias, mapping, class_names)
+        largest = max(float(weight.abs().max()), float(bias.abs().max()))
+        if not largest <= LARGEST:
+            raise ValueError(
+                f"The calibrator '{mapping.calibrator.name}' would make logits of {largest:.1g} times the "
+                "features: the labelled outputs say nothing about how sure they are. 'temperature_prior' has "
+                "a fit whatever they are."
+            )
+        mappings = (*self.mappings, mapping)
+        return replace(self, weight=weight.float(), bias=bias.float(), mappings=mappings)
 
     def in_order(self, order: Sequence[int]) -> Calibration:
         """Return the map for the same classes in another order."""
@@ -62,18 +95,26 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """Return what the record of a prompt's file says of it."""
         own = {"method": self.method, "weights": self.weights, "shrinkage": self.shrinkage, "tilt": self.tilt}
-        return {**own, **self.facts}
+        mappings = [each.to_record() for each in self.mappings]
+        return {**own, **({"mappings": mappings} if mappings else {}), **self.facts}
 
     @classmethod
     def read(
-        cls, tensors: Mapping[str, Tensor], record: Any, shape: tuple[int, int], *, path: str | Path
+        cls,
+        tensors: Mapping[str, Tensor],
+        record: Any,
+        class_names: Sequence[str],
+        width: int,
+        *,
+        path: str | Path,
     ) -> Calibration | None:
         """Return the map in a prompt's file, checked. None: the file has none.
 
         Args:
             tensors: Those of the file.
             record: What its record says under "calibration".
-            shape: (C, D) of the prompt.
+            class_names: C names of the prompt.
+            width: D of the prompt.
             path: The file, for messages.
 
         Raises:
@@ -86,8 +127,9 @@ class Calibration:
         if not isinstance(record, dict) or record.get("method") not in METHODS:
             said = record.get("method") if isinstance(record, dict) else record
             raise ValueError(f"{path}: calibration.method must be one of {', '.join(METHODS)}, not {said!r}.")
-        weight = require_tensor(tensors, WEIGHT, shape, path=path)
-        bias = require_tensor(tensors, BIAS, shape[:1], path=path)
+        n_classes = len(class_names)
+        weight = require_tensor(tensors, WEIGHT, (n_classes, width), path=path)
+        bias = require_tensor(tensors, BIAS, (n_classes,), path=path)
         for name, tensor in ((WEIGHT, weight), (BIAS, bias)):
             if float(tensor.abs().max()) > LARGEST:
                 raise ValueError(f"{path}: {name} holds a number larger than {LARGEST:g}.")
@@ -100,6 +142,9 @@ class Calibration:
         shrinkage: Any = record.get("shrinkage")
         if not _is_number(shrinkage) or not 0 < shrinkage <= 1:
             raise ValueError(f"{path}: calibration.shrinkage must be in (0, 1], not {shrinkage!r}.")
+        mappings = record.get("mappings", [])
+        if not isinstance(mappings, list) or (record["method"] == "mapping" and not mappings):
+            raise ValueError(f"{path}: calibration.mappings must be a list of calibrators.")
         return cls(
             weight=weight,
             bias=bias,
@@ -107,8 +152,33 @@ class Calibration:
             weights={str(name): float(value) for name, value in record["weights"].items()},
             tilt={str(name): float(value) for name, value in record["tilt"].items()},
             shrinkage=float(shrinkage),
+            mappings=tuple(_linear_mapping(each, class_names, path) for each in mappings),
             facts={key: value for key, value in record.items() if key not in OWN},
         )
+
+
+def with_mapping(
+    weight: Tensor, bias: Tensor, mapping: OutputMapping, class_names: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the map (C, D) and offsets (C,), float64, of A (W x + b) + c: a calibrator behind a map.
+
+    Args:
+        weight: (C, D).
+        bias: (C,).
+        mapping: Whose calibrator is softmax(A z + c).
+        class_names: C names in the order of the rows.
+
+    Raises:
+        ValueError: The calibrator is no linear map of logits, or of other classes.
+    """
+    found = mapping.linear_map(class_names)
+    if found is None:
+        raise ValueError(
+            f"The calibrator '{mapping.calibrator.name}' is no linear map of logits: the file of a prompt "
+            "cannot hold it. Apply it to predictions: calib calibrate calibrator.json --apply FILE."
+        )
+    matrix, offsets = found
+    return matrix @ weight.double().cpu(), matrix @ bias.double().cpu() + offsets
 
 
 def same_calibration(ours: Calibration | None, theirs: Calibration | None) -> bool:
@@ -120,6 +190,20 @@ def same_calibration(ours: Calibration | None, theirs: Calibration | None) -> bo
     return ours.weight.shape == theirs.weight.shape and all(
         float((mine - other).abs().max()) <= ROUNDING * size for mine, other in pairs
     )
+
+
+def _linear_mapping(record: Any, class_names: Sequence[str], path: str | Path) -> OutputMapping:
+    mapping = OutputMapping.from_record(record, path=f"{path}: calibration.mappings")
+    try:
+        linear = mapping.linear_map(class_names) is not None
+    except ValueError as error:
+        raise ValueError(f"{path}: calibration.mappings: {error}") from error
+    if not linear:
+        raise ValueError(
+            f"{path}: calibration.mappings must be linear maps of logits, and '{mapping.calibrator.name}' is "
+            "none."
+        )
+    return mapping
 
 
 def _is_number(value: Any) -> bool:

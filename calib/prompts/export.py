@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from calib.core.checks import (
 )
 from calib.core.names import name_key
 from calib.data.features import FeatureTable
+from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
 from calib.io.tensors import (
     load_tensors,
@@ -33,6 +35,7 @@ from calib.io.tensors import (
     save_tensors,
 )
 from calib.posthoc.decisions import Decisions, doubt_digest
+from calib.posthoc.shot_parts import PROMPT
 from calib.prompts.calibration import BIAS, WEIGHT, Calibration
 
 KIND = "prompt"
@@ -103,6 +106,27 @@ class Prompt:
             "preprocessing": self.backbone["preprocessing"],
         }
         return doubt_digest(ordered, facts)
+
+    def linear_map(self) -> Calibration:
+        """Return what the prompt predicts with: its calibration, or its own map (C, D) as one."""
+        if self.calibration is not None:
+            return self.calibration
+        weight = math.exp(self.logit_scale) / self.temperature * self.text_features.double()
+        return Calibration(
+            weight=weight, bias=weight.new_zeros(len(weight)), method="mapping", weights={PROMPT: 1.0}
+        )
+
+    def mapped(self, mapping: OutputMapping) -> Prompt:
+        """Return the prompt with a calibrator of its outputs as part of it.
+
+        Args:
+            mapping: Fitted to labelled outputs of this prompt, as `calib calibrate` fits it.
+
+        Raises:
+            ValueError: The calibrator is no linear map of logits, or of other classes.
+        """
+        calibration = self.linear_map().mapped(mapping, self.class_names)
+        return replace(self.bare(), calibration=calibration)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return the logits (N, C) of images.
@@ -272,7 +296,7 @@ class Prompt:
             shape = (len(names), None, None) if context.dim() == 3 else (None, None)
             require_tensor(tensors, "context", shape, path=path)
         width = text_features.shape[1]
-        calibration = Calibration.read(tensors, record.get("calibration"), (len(names), width), path=path)
+        calibration = Calibration.read(tensors, record.get("calibration"), names, width, path=path)
         decisions = Decisions.from_record(record.get("decisions"), tensors, width=width, path=path)
         prompt = cls(
             text_features=text_features,

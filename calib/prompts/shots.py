@@ -20,7 +20,7 @@ from calib.posthoc.discriminant import LinearDiscriminant
 from calib.posthoc.shares import check_shares
 from calib.posthoc.shot_parts import METHODS, PROMPT, ZERO_SHOT, ShotCalibration, ShotPriors, Shots
 from calib.posthoc.shots import calibrate_from_shots, expert_map
-from calib.prompts.calibration import Calibration
+from calib.prompts.calibration import Calibration, with_mapping
 from calib.prompts.export import Prompt
 
 
@@ -36,7 +36,7 @@ class ShotSettings:
     """
 
     method: str = "auto"
-    folds: int = 4
+    folds: int = 3
     prevalence: Mapping[str, float] | None = None
     priors: ShotPriors = field(default_factory=ShotPriors)
 
@@ -227,8 +227,10 @@ def calibrated_like(other: Prompt, prompt: Prompt, shots: FeatureTable, zero_sho
             shots.image_features.cpu(), shots.labels.cpu(), len(names), shrinkage=model.shrinkage
         )
     weight, bias = expert_map(model.weights, texts, images)
-    tilt = torch.tensor([model.tilt.get(name, 0.0) for name in names]).double()
-    return replace(prompt, calibration=replace(model, weight=weight.float(), bias=(bias + tilt).float()))
+    bias = bias + torch.tensor([model.tilt.get(name, 0.0) for name in names]).double()
+    for mapping in model.mappings:
+        weight, bias = with_mapping(weight, bias, mapping, names)
+    return replace(prompt, calibration=replace(model, weight=weight.float(), bias=bias.float()))
 
 
 def _scale_of(prompt: Prompt) -> float:

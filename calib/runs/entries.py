@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from calib.config import DataConfig, EvaluateRun, PromptRun, find_setting, given
 from calib.losses import PRESETS
 from calib.prompts.calibration import same_calibration
@@ -19,6 +17,8 @@ from calib.runs.folder import FILES, RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.identity import flat
 from calib.runs.results import CALIBRATED
+
+ROUNDING = 1e-4  # of text features of unit norm, after a whole training beside other prompts
 
 
 @dataclass
@@ -97,13 +97,14 @@ def _entry(path: Path, override: DataConfig) -> Entry:
         "method": method,
         "loss": _changed_settings(method, training.get("objective", {})),
         "calibrated": _calibrated(training.get("config") or {}) if learned else "",
+        "mappings": _mappings(prompt),
         "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
         "shots": f"{own.shots} shots" if learned else "",
         "backbone": prompt.backbone["name"],
         "trained on": own.name,
     }
     if learned:
-        facts |= _other_settings(training.get("config", {}))
+        facts |= _other_settings(training.get("config") or {})
     return Entry(path, prompt, data, facts)
 
 
@@ -113,6 +114,12 @@ def _calibrated(config: Mapping[str, Any]) -> str:
     words = {"none": "", "auto": CALIBRATED}
     word = words.get(method, f"{CALIBRATED} ({method})")
     return f"{word} for stated shares" if word and config["calibrate"].get("prevalence") else word
+
+
+def _mappings(prompt: Prompt) -> str:
+    """Return the calibrators that were fitted to labelled outputs of a prompt and are in its file."""
+    found = () if prompt.calibration is None else prompt.calibration.mappings
+    return " ".join(f"+ {each.calibrator.name}" for each in found)
 
 
 def _untrained(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,10 +133,11 @@ def _untrained(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _other_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that no other fact tells, as they are shown where they differ among the runs."""
+    bare = (config.get("calibrate") or {}).get("method", "none") == "none"
     return {
         key: f"{'.'.join(key.split('.')[-2:])}={value}"
         for key, value in flat(dict(config)).items()
-        if _sets_apart(key)
+        if _sets_apart(key) and not (bare and key.startswith("calibrate."))
     }
 
 
@@ -158,7 +166,7 @@ def _name_methods(entries: list[Entry]) -> None:
             values.setdefault(key, set()).update({said} - {""})
     varying = [key for key, different in values.items() if key != "method" and len(different) > 1]
     for entry in entries:
-        shown = [entry.facts.get(key, "") for key in ("calibrated", "loss", *varying)]
+        shown = [entry.facts.get(key, "") for key in ("calibrated", "mappings", "loss", *varying)]
         parts = [entry.facts["method"], *(said for said in shown if said)]
         entry.method = " ".join(dict.fromkeys(parts))
 
@@ -177,7 +185,7 @@ def _without_repeats(entries: list[Entry]) -> list[Entry]:
 
 
 def _same(first: Prompt, second: Prompt) -> bool:
-    """Return whether two prompts predict the same."""
-    return torch.equal(first.text_features, second.text_features) and same_calibration(
-        first.calibration, second.calibration
-    )
+    """Return whether two prompts predict the same, but for rounding: beside others it is another."""
+    ours, theirs = first.text_features, second.text_features
+    near = ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= ROUNDING)
+    return near and same_calibration(first.calibration, second.calibration)

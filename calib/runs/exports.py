@@ -7,19 +7,27 @@ from pathlib import Path
 
 from calib.core.errors import unknown_name
 from calib.data.features import FeatureTable
+from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
+from calib.data.review_file import ReviewFile
+from calib.data.set_file import SetFile
 from calib.failure.export import FailureHead
+from calib.io.files import read_json
 from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.marks import check_file
 
 HUB = "hf://"
-LOADERS: dict[str, Callable[[Path], Prompt | FailureHead | Predictions | FeatureTable]] = {
+Loaded = Prompt | FailureHead | Predictions | FeatureTable | OutputMapping | SetFile | ReviewFile
+LOADERS: dict[str, Callable[[Path], Loaded]] = {
     "prompt": Prompt.load,
     "failure": FailureHead.load,
     "predictions": Predictions.load,
     "features": FeatureTable.load,
+    "calibrator": OutputMapping.load,
+    "prediction sets": SetFile.load,
+    "review": ReviewFile.load,
 }
 
 
@@ -55,15 +63,13 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     return found
 
 
-def load(
-    path: str | Path, *, revision: str | None = None
-) -> Prompt | FailureHead | Predictions | FeatureTable:
+def load(path: str | Path, *, revision: str | None = None) -> Loaded:
     """Return what a file, a folder, or an export on the Hugging Face hub holds, by its kind, checked.
 
     Args:
-        path: A file that calib wrote (prompt, failure head, predictions, features). Of the folder of a run or
-            of `calib export` its failure head where there is one, else its prompt. On the hub
-            "hf://owner/name", or with a file "hf://owner/name/prompt.safetensors".
+        path: A file that calib wrote (prompt, failure head, predictions, features, calibrator.json and the
+            like). Of the folder of a run or of `calib export` its failure head where there is one, else its prompt. On the
+            hub "hf://owner/name", or with a file "hf://owner/name/prompt.safetensors".
         revision: Of an export on the hub, and needed there: its commit.
 
     Raises:
@@ -83,7 +89,12 @@ def load(
     if path.is_dir():
         head = RunFolder(path).failure.is_file()
         return load(failure_path(path) if head else prompt_path(path))
-    kind = kind_of(path)
+    kind = _kind_of_json(path) if is_mapping(path) else kind_of(path)
     if kind not in LOADERS:
         raise ValueError(f"{path}: {unknown_name('kind of file', kind, LOADERS)}")
     return LOADERS[kind](path)
+
+
+def _kind_of_json(path: Path) -> str:
+    record = read_json(path)
+    return str(record.get("kind")) if isinstance(record, dict) else "none"

@@ -12,9 +12,11 @@ import torch
 from tests_shared import PLAIN, SHORT
 from toy_outputs import outputs
 
+import calib
 from calib import cli
 from calib.commands.calibrate import in_class_order, weighted_ece
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.evaluate import evaluate
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.mapping import OutputMapping
@@ -140,6 +142,7 @@ def test_what_cannot_be_done_is_said_before_any_work(tmp_path: Path, capsys, mon
         (["val.csv", "--on", "val.csv"], "--on is for runs"),
         (["val.csv", "--out", "val.csv"], "it is one of the files to read"),
         (["val.csv", "--out", "mine.csv"], "must end in .json"),
+        (["val.csv", "--out", "mine.safetensors"], "a run folder, and val.csv is none"),
         (["val.csv", "--out", "notes.json"], "notes.json is not a file of a calibrator"),
         (["notes.json"], "applied with --apply FILE --out FILE"),
         (["notes.json", "--apply", "val.csv"], "--apply needs --out"),
@@ -214,6 +217,48 @@ def test_a_run_is_calibrated_on_its_validation_images(
     assert OutputMapping.load("other.json").calibrator.parameters == expected.parameters
     assert run(trained, "--classes", "a,b") == 1
     assert "the classes are those of the run" in capsys.readouterr().err
+
+
+def test_the_prompt_of_a_run_is_exported_calibrated(
+    trained: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen, plain = validation_predictions(trained), calib.load(trained)
+    for method in ("vector", "temperature_prior"):
+        assert run(trained, "--method", method, "--out", f"{method}.safetensors") == 0
+        assert f"with {method} in it" in capsys.readouterr().out
+        ours = calib.load(f"{method}.safetensors")
+        expected = make_calibrator(method).fit(seen.logits, seen.labels)(seen.logits)
+        found = ours.in_order(seen.class_names).logits(seen.image_features).double().softmax(dim=1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(ours.text_features, plain.text_features)
+    config = load_config(["out=e", "n_resamples=20", f"baseline={plain.training['method']}"], task="evaluate")
+    config.runs = [str(trained), "vector.safetensors", "temperature_prior.safetensors"]
+    names = [name for name in evaluate(config)["methods"] if "+" in name]
+    assert names == ["calibprompt + vector", "calibprompt + temperature_prior"]
+    # what is no linear map gets a file of its own, and a calibrated prompt is calibrated again
+    assert run("vector.safetensors", "--method", "isotonic", "--out", "x.safetensors") == 0
+    assert "isotonic is no linear map of logits" in capsys.readouterr().out
+    assert calib.load("x.json").calibrator.name == "isotonic"
+    assert not Path("x.safetensors").exists()
+
+
+def test_a_fit_to_other_outputs_is_not_replaced(trained: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "val.csv")
+    write(tmp_path / "other.csv", seed=3)
+    assert run("val.csv", "--method", "svs") == 0
+    first = Path("calibrator.json").read_bytes()
+    assert run("other.csv", "--method", "svs") == 1
+    assert "calibrator.json is fitted to other outputs: name another" in capsys.readouterr().err
+    assert Path("calibrator.json").read_bytes() == first
+    assert run("val.csv", "--method", "temperature") == 0  # the same outputs: that fit is replaced
+    assert calib.load("calibrator.json").calibrator.name == "temperature"
+    mine = trained / "prompt.safetensors"
+    before = mine.read_bytes()
+    assert run(trained, "--method", "temperature", "--out", mine) == 1
+    assert "a prompt that no outputs have calibrated" in capsys.readouterr().err
+    assert mine.read_bytes() == before
 
 
 def test_a_run_without_validation_images_asks_for_others(trained: Path, capsys, monkeypatch) -> None:

@@ -104,6 +104,22 @@ def test_evaluate_tells_both_apart_and_repeats_the_numbers(made: Any, tmp_path: 
     assert found["calibprompt calibrated"][1]["nll"] == pytest.approx(metrics["nll"], abs=1e-5)
 
 
+def test_variants_of_one_seed_are_evaluated_together(made: Any, tmp_path: Path) -> None:
+    variants = {"a": "calibrate.method=scale", "b": "calibrate.folds=2", "c": "calibrate.method=none"}
+    for name, change in variants.items():
+        run(tmp_path / name, change)
+    config = load_config([f"out={tmp_path / 'e'}", "baseline=calibprompt", "n_resamples=20"], task="evaluate")
+    config.runs = [str(made[0]), *(str(tmp_path / name) for name in variants)]
+    found = evaluate(config)["methods"]
+    assert list(found) == [
+        "calibprompt calibrated calibrate.folds=3",
+        "zero-shot",
+        "calibprompt",  # one for all: how it is calibrated makes no other prompt
+        "calibprompt calibrated (scale) calibrate.folds=3",
+        "calibprompt calibrated calibrate.folds=2",
+    ]
+
+
 def test_stated_prevalence_moves_the_predictions_there(made: Any, tmp_path: Path) -> None:
     shares = "calibrate.prevalence={no finding: 0.9, pneumonia: 0.05, COVID-19: 0.05}"
     run(tmp_path / "r", shares)

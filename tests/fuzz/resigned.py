@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from fuzz.mutations import ODD_VALUES, spoilt
-from fuzz.subjects import Subject, again, exports, feature_files, plain, run_files, stated
+from fuzz.subjects import Subject, again, exports, feature_files, outputs, plain, run_files, stated
 from safetensors.torch import load
 
 from calib.backbones import create_backbone, rebuild_backbone
 from calib.config import DataConfig
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit
+from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.io.files import check_sealed_text, sealed_text, write_json
@@ -165,12 +166,24 @@ def _metrics_say(path: Path) -> Any:
     return [json.loads(path.read_text()).get(key) for key in ("method", "seed", "test")]
 
 
+def _mapping_again(path: Path) -> Any:
+    """Return what saving a loaded calibrator writes: nothing is lost or made up."""
+    OutputMapping.load(path).save(path.with_suffix(".again"))
+    return _mapping_says(path.with_suffix(".again"))
+
+
+def _mapping_says(path: Path) -> Any:
+    record = json.loads(path.read_text())
+    record.pop("calib_crc32", None)
+    return record
+
+
 BUILD = {"name": "embedded", "weights": None, "tokenizer": None, "revision": None, "preprocessing": "own"}
 
 
 def subjects(folder: Path) -> list[Subject]:
     """Return the kinds of files that carry a checksum of ours, to be changed and signed again."""
-    for name in ("exports", "features", "runs"):
+    for name in ("exports", "features", "outputs", "runs"):
         (folder / name).mkdir()
     whole = exports(folder / "exports")[0].path
     prompt = Prompt.load(whole)
@@ -179,6 +192,8 @@ def subjects(folder: Path) -> list[Subject]:
     prompt.decisions = prompt.decisions.bare()  # the rest would be for another doubt
     prompt.save(folder / "exports" / "used.safetensors")
     feature_files(folder / "features")
+    outputs(folder / "outputs")
+    maps = {name: folder / "outputs" / f"{name}.json" for name in ("svs", "isotonic")}
     ways = (sign_record, sign_record, sign_tensor)
     runs = {subject.kind: subject for subject in run_files(folder / "runs")}
 
@@ -188,9 +203,14 @@ def subjects(folder: Path) -> list[Subject]:
 
     at = {
         "prompt": whole,
-        **{name: whole.with_name(f"{name}.safetensors") for name in ("failure", "predictions")},
+        **{name: whole.with_name(f"{name}.safetensors") for name in ("calibrated", "failure", "predictions")},
     }
-    readers = {"prompt": Prompt.load, "failure": FailureHead.load, "predictions": Predictions.load}
+    readers = {
+        "prompt": Prompt.load,
+        "calibrated": Prompt.load,
+        "failure": FailureHead.load,
+        "predictions": Predictions.load,
+    }
     return [
         *(Subject(f"{name}, signed", at[name], again(read), ways, stated) for name, read in readers.items()),
         Subject(
@@ -206,6 +226,10 @@ def subjects(folder: Path) -> list[Subject]:
         *(
             Subject(f"{name}, signed", runs[name].path, runs[name].read, (sign_json,), says)
             for name, says in (("split.json", _split_says), ("metrics.json", _metrics_say))
+        ),
+        *(
+            Subject(f"calibrator {name}, signed", path, _mapping_again, (sign_json,), _mapping_says)
+            for name, path in maps.items()
         ),
         Subject(
             "config.yaml, sealed",

@@ -56,6 +56,7 @@ from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
 from calib.posthoc import Decisions, Familiarity, PredictionSets, ReviewThreshold, make_calibrator
+from calib.prompts.calibration import Calibration
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
@@ -152,9 +153,26 @@ def _decisions(export: Prompt | FailureHead) -> Decisions:
     return Decisions(review, sets, Familiarity().fit(unit(12, 8), labels), export.doubt_digest(), about)
 
 
+def _calibrated(prompt: Prompt) -> Prompt:
+    """Return a prompt with all that a calibration may hold."""
+    names = prompt.class_names
+    calibration = Calibration(
+        weight=torch.randn(3, 8, generator=torch.Generator().manual_seed(2)),
+        bias=torch.arange(3.0),
+        method="experts",
+        weights={"prompt": 0.2, "images": 0.05, "zero_shot": 0.4},
+        tilt=dict(zip(names, (0.5, -0.25, 0.0), strict=True)),
+        facts={"shots": 24, "left_out_nll": {"none": 0.6, "experts": 0.5}},
+    )
+    logits = torch.arange(24.0).reshape(8, 3).sin() * 4
+    fitted = make_calibrator("vector").fit(logits, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
+    return replace(prompt, calibration=calibration).mapped(OutputMapping(names, fitted, {"rows": 8}))
+
+
 def exports(folder: Path) -> list[Subject]:
-    """Return prompt, failure head, predictions and a ViLU checkpoint."""
+    """Return prompt, calibrated prompt, failure head, predictions and a ViLU checkpoint."""
     prompt = _prompt(folder)
+    _calibrated(prompt).save(folder / "calibrated.safetensors")
     head = ViLU(8, logit_scale=3.0, hidden=(5, 4), residual=True)
     means = {name: torch.zeros(8) for name in head.part_names} | {"confidence": torch.tensor(0.5)}
     labels = torch.arange(24) % 3
@@ -179,6 +197,7 @@ def exports(folder: Path) -> list[Subject]:
     ours, unsealed = mutations.SAFETENSORS, (mutations.edit_unsealed_record,)
     return [
         Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours),
+        Subject("calibrated prompt", folder / "calibrated.safetensors", _calibrated_prompt, ours),
         Subject("failure head", folder / "failure.safetensors", _failure, ours),
         Subject("predictions", folder / "predictions.safetensors", Predictions.load, ours),
         Subject("ViLU checkpoint", folder / "lvu.ckpt", read_official, mutations.BYTES),
@@ -188,11 +207,19 @@ def exports(folder: Path) -> list[Subject]:
             )
             for kind, name, read in (
                 ("prompt", "prompt", Prompt.load),
+                ("calibrated prompt", "calibrated", Prompt.load),
                 ("failure head", "failure", FailureHead.load),
                 ("predictions", "predictions", Predictions.load),
             )
         ),
     ]
+
+
+def _calibrated_prompt(path: Path) -> Any:
+    prompt = Prompt.load(path)
+    assert prompt.calibration is not None
+    kept = [*prompt.calibration.tensors().values(), prompt.calibration.record()]
+    return [prompt.logits(unit(5, 8, seed=7)), kept, plain(replace(prompt, calibration=None))]
 
 
 def again(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -337,8 +364,9 @@ def outputs(folder: Path) -> list[Subject]:
     logits = torch.arange(24.0).reshape(8, 3).sin() * 4
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     names = ["normal", "tumour", "été"]
-    calibrator = make_calibrator("svs").fit(logits, labels)
-    OutputMapping(names, calibrator, {"rows": 8}).save(folder / "calibrator.json")
+    for name in ("svs", "isotonic"):
+        calibrator = make_calibrator(name).fit(logits, labels)
+        OutputMapping(names, calibrator, {"rows": 8}).save(folder / f"{name}.json")
     sets = PredictionSets("aps", 0.8, per_class=True).fit(logits.softmax(dim=1), labels)
     SetFile(names, sets, about={"rows": 8}).save(folder / "sets.json")
     np.savez(folder / "outputs.npz", logits=logits.numpy(), labels=labels.numpy(), class_names=names)
@@ -376,7 +404,8 @@ def outputs(folder: Path) -> list[Subject]:
 
     return [
         *_reviews(folder),
-        Subject("calibrator.json", folder / "calibrator.json", maps, mutations.JSON),
+        Subject("calibrator.json", folder / "svs.json", maps, mutations.JSON),
+        Subject("calibrator.json of curves", folder / "isotonic.json", maps, mutations.JSON),
         Subject("sets.json", folder / "sets.json", bounds, mutations.JSON),
         Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
         Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),

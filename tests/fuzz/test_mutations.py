@@ -26,16 +26,16 @@ def test_spoilt_files_are_read_as_they_were_or_refused(group: str, tmp_path: Pat
 
 
 KINDS_OF = {
-    "exports": 7,
+    "exports": 9,
     "features": 3,
     "embeddings": 3,
     "tables": 5,
-    "outputs": 6,
+    "outputs": 7,
     "runs": 5,
     "images": 6,
     "weights": 3,
     "data sets": 4,
-    "re-signed": 8,
+    "re-signed": 11,
 }
 
 

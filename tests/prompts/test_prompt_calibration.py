@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.data.features import FeatureTable
+from calib.data.mapping import OutputMapping
+from calib.failure.digests import prompt_digest
 from calib.io.tensors import load_tensors, save_tensors
+from calib.posthoc import make_calibrator
 from calib.posthoc.discriminant import LinearDiscriminant
 from calib.prompts.calibration import Calibration
 from calib.prompts.export import KIND, Prompt
@@ -196,3 +200,89 @@ def test_prevalence_is_by_name_in_any_order() -> None:
     shares = ShotSettings(prevalence={"owl": 0.2, "cat": 0.5, "dog": 0.3}).shares(NAMES)
     assert shares is not None
     assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2])
+
+
+def fitted(name: str, names: list[str] = NAMES) -> OutputMapping:
+    logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(5)) * 4
+    return OutputMapping(names, make_calibrator(name).fit(logits, torch.arange(40) % 3), {"rows": 40})
+
+
+@pytest.mark.parametrize("name", ["temperature", "temperature_prior", "vector", "matrix"])
+@pytest.mark.parametrize("calibration", [None, map_of()], ids=["bare", "experts"])
+def test_a_calibrator_of_outputs_becomes_part_of_the_map(
+    name: str, calibration: Calibration | None, tmp_path: Path
+) -> None:
+    prompt = prompt_of(calibration=calibration, temperature=2.0)
+    images = normalize(torch.randn(7, 6, generator=torch.Generator().manual_seed(6)), dim=1)
+    mapping = fitted(name)
+    expected = mapping.calibrator(prompt.logits(images))
+    prompt.mapped(mapping).save(tmp_path / "p.safetensors")
+    found = Prompt.load(tmp_path / "p.safetensors")
+    close = {"atol": 1e-6, "rtol": 1e-5}
+    torch.testing.assert_close(found.logits(images).double().softmax(dim=1), expected, **close)
+    assert torch.equal(found.bare().logits(images), prompt.bare().logits(images))
+    assert found.calibration is not None
+    assert [each.to_record() for each in found.calibration.mappings] == [mapping.to_record()]
+    twice = found.mapped(mapping).in_order(["owl", "cat", "dog"])
+    again = mapping.calibrator(found.logits(images))[:, [2, 0, 1]]
+    torch.testing.assert_close(twice.logits(images).double().softmax(dim=1), again, **close)
+    turned = prompt.in_order(["owl", "cat", "dog"]).mapped(mapping)  # the classes of a mapping have names
+    torch.testing.assert_close(turned.logits(images).double().softmax(dim=1), expected[:, [2, 0, 1]], **close)
+
+
+def test_what_is_no_linear_map_or_of_other_classes_is_refused(tmp_path: Path) -> None:
+    for name in ("svs", "ts_mix", "isotonic"):
+        with pytest.raises(ValueError, match=f"'{name}' is no linear map of logits"):
+            prompt_of().mapped(fitted(name))
+    with pytest.raises(ValueError, match="of the classes cat, dog, fox, and not of cat, dog, owl"):
+        prompt_of().mapped(fitted("vector", ["cat", "dog", "fox"]))
+    sure = make_calibrator("temperature_prior").fit(torch.tensor([[1.0, 0, 0]]), torch.tensor([0]))
+    sure.parameters["temperature"] = torch.tensor(1e-9).double()
+    with pytest.raises(ValueError, match="would make logits of 2e"):
+        prompt_of().mapped(OutputMapping(NAMES, sure))
+    path = tmp_path / "p.safetensors"
+    prompt_of().mapped(fitted("vector")).save(path)
+    tensors, record = load_tensors(path, kind=KIND)
+    for change, message in (
+        ([fitted("svs").to_record()], "'svs' is none"),
+        ([fitted("vector", ["cat", "dog", "fox"]).to_record()], "calibration.mappings: The calibrator is of"),
+        ([{"kind": "calibrator"}], "calibration.mappings must have version 1"),
+        ([], "must be a list of calibrators"),
+        ({}, "must be a list of calibrators"),
+    ):
+        calibration = {**record["calibration"], "mappings": change}
+        save_tensors(path, tensors, {**record, "calibration": calibration})
+        with pytest.raises(ValueError, match=message) as error:
+            Prompt.load(path)
+        assert "p.safetensors" in str(error.value)
+
+
+def test_a_calibrator_of_outputs_is_carried_to_a_prompt_of_fewer_shots() -> None:
+    table, mapping = table_of(torch.arange(3).repeat(3)), fitted("vector")
+    fixed = normalize(torch.eye(3, 6).flip(1) + 0.2, dim=1)
+    images = table.image_features
+    whole = prompt_of(calibration=map_of())
+    after = calibrated_like(whole.mapped(mapping), prompt_of(), table, fixed)
+    expected = calibrated_like(whole, prompt_of(), table, fixed).mapped(mapping)
+    torch.testing.assert_close(after.logits(images), expected.logits(images), atol=1e-4, rtol=1e-4)
+    alone = calibrated_like(prompt_of().mapped(mapping), prompt_of(), table, fixed)
+    torch.testing.assert_close(
+        alone.logits(images), prompt_of().mapped(mapping).logits(images), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_what_keeps_predictions_is_no_part_of_a_prompts_name() -> None:
+    bare = prompt_of()
+    same = bare.mapped(fitted("temperature"))
+    assert same.calibration is not None
+    assert same.calibration.keeps_predictions
+    assert prompt_digest(same) == prompt_digest(bare)
+    tilt = {"cat": 1.0, "dog": 0.0, "owl": 0.0}
+    for other in (
+        bare.mapped(fitted("vector")),
+        prompt_of(calibration=map_of()),
+        prompt_of(calibration=replace(map_of(method="scale"), tilt=tilt)),
+    ):
+        assert other.calibration is not None
+        assert not other.calibration.keeps_predictions
+        assert prompt_digest(other) != prompt_digest(bare)
