@@ -53,6 +53,7 @@ _CONCLUSION = re.compile(
     r"|לכן|לפיכך|לסיכום|因此|所以",
     re.I,
 )
+_PAIR = re.compile(r"\W*([A-Z])\W*(?:and|or|&|/|,|y|e|o|ou)\W*([A-Z])(?!\w)")
 _ALONE = re.compile(r"\W*([A-Z])\W*")  # a letter and signs
 LONG = 200  # characters beyond which a text explains, and options in it need not be its answer
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
@@ -74,7 +75,9 @@ _REFUSAL = re.compile(
     re.I,
 )
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_NEGATED = re.compile(r"\b(?:not|isn't|incorrect|wrong|except|rather than|unlike)\W+(?:\w+\W+){0,2}$", re.I)
+_NEGATED = re.compile(
+    r"\b(?:not|isn't|incorrect|wrong|except|rather than|unlike)\W+(?:(?!but\b)\w+\W+){0,2}$", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,9 @@ class _Reader:
         final = _FINAL.search(said)
         if final and final[1] in self.letters and not re.match(r"\s*(?:and|or|&|/|,)", said[final.end(1) :]):
             return self._letter(final[1], "marked")
+        pair = self._pair(said)
+        if pair is not None:
+            return pair
         lead = _LEAD.match(said)
         leads = lead is not None and lead[1] in self.letters and not self._two_in_front(said, lead)
         if lead is not None and leads and not self._is_list(said, lead):
@@ -244,14 +250,21 @@ class _Reader:
         if re.match(r"\s*\n\s*[*-]\s", rest):  # a list of reasons
             return None
         line = rest.lstrip(" \t*_:：\n\"'`").split("\n")[0][:400]
+        pair = self._pair(line)
+        if pair is not None:
+            return pair
         first = _WORD_LETTER.match(line)
         if first and first[1] in self.letters and not self._is_article(first, line):
-            second = re.match(r"[\s)\]*.]*(?:and|or|&|/|,)\s*[(\[]?([A-Z])\b(?!\w)", line[first.end() :])
-            if second and second[1] in self.letters and second[1] != first[1]:
-                return Parsed(-1, "ambiguous", "marked")
             return self._letter(first[1], "marked")
         found = self._by_text(line)
         return Parsed(found.place, "option", "marked") if found.place >= 0 else None
+
+    def _pair(self, said: str) -> Parsed | None:
+        """Return that two letters stand in front: "A or B"."""
+        pair = _PAIR.match(said)
+        if pair and {pair[1], pair[2]} <= set(self.letters) and pair[1] != pair[2]:
+            return Parsed(-1, "ambiguous", "letters")
+        return None
 
     def _is_list(self, said: str, lead: re.Match[str]) -> bool:
         """Return whether the text begins by listing options: the next line with a letter has the next one."""
