@@ -184,6 +184,9 @@ def test_stored_logits_with_standing_options(tmp_path: Path) -> None:
     assert items.ids.tolist() == ["a#original", "a#rotation1"]  # of b the last letters were not listed
     assert items.cell("option_ids", 1) == ["o2", "o1", "o0", "pad1-3", "idk", "nota"]
     assert outputs.choices.tolist() == items.places("nota").tolist() == [5, 5]
+    every, said = read_option_logits(tmp_path, all_rows=True)
+    assert every.cell("option_ids", 2) == ["o0", "o1", "o2", "idk", "nota", "unlisted5"]
+    assert said.choices.tolist() == [5, 5, 5]
 
 
 def test_what_is_no_such_set_is_refused(tmp_path: Path) -> None:
