@@ -169,7 +169,7 @@ COMMANDS = {
         read=calibrate_arguments,
     ),
     "vqa": Command(
-        summary="visual question answering: items, perturb, answer (calib vqa --help)",
+        summary="visual question answering: make, change and answer questions (calib vqa --help)",
         main="calib.commands.vqa.dispatch:main",
         read=vqa_arguments,
         after=After(
