@@ -132,8 +132,8 @@ calib vqa requests ITEMS... out=FILE
 
 Every line is a question: its messages, its image, and which option each letter stands for. Your program sends
 them and writes the same lines with a field text, the answer; these are read by calib vqa answer ITEMS...
-answerer=recorded answers=FILE. A table of prompts has the columns prompt_id, text and, of chains, step; in the
-text stand {question}, {options}, {letters}.
+answerer=recorded answers=FILE. A table of prompts has the columns prompt_id, text and, of chains, step; in
+the text stand {question}, {options}, {letters}.
 """,
         options={
             "prompts": Option(None, "a table of prompts, .csv or .jsonl (default: one plain prompt)"),
