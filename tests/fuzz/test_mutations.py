@@ -35,7 +35,8 @@ KINDS_OF = {
     "images": 6,
     "weights": 3,
     "data sets": 4,
-    "re-signed": 11,
+    "questions": 4,
+    "re-signed": 12,
 }
 
 
