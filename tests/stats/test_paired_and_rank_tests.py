@@ -96,7 +96,7 @@ def test_equivalence() -> None:
     found = equivalence_test(values, 0.2)
     low, high = (theirs.ttest_1samp(values, m, alternative=a) for m, a in ((-0.2, "greater"), (0.2, "less")))
     assert found.p == pytest.approx(max(low.pvalue, high.pvalue), rel=1e-6)
-    assert found.equivalent == (-0.2 < found.low and found.high < 0.2)
+    assert found.equivalent == (found.low > -0.2 and found.high < 0.2)
     copies = equivalence_test(np.repeat(values, 3), 0.2, np.repeat(np.arange(400), 3))
     assert (copies.p, copies.n_clusters) == (pytest.approx(found.p), 400)
     assert equivalence_test(values, 0.01).equivalent is False  # no difference found is not no difference

@@ -20,7 +20,7 @@ def drawn(
         offset: Standard deviation of what all logits of a question share, which no softmax sees.
         level: Whether the test knows the level of the logits.
     """
-    logits = rng.normal(size=(n, 4)) + [2.0, 0, 0, 0]
+    logits = rng.normal(size=(n, 4)) + np.array([2.0, 0, 0, 0])
     shared = offset * rng.normal(size=n)
     right = logits.argmax(axis=1) == 0
     logits, shared = logits[right], shared[right]

@@ -1,4 +1,4 @@
-"""The evaluation: the numbers of a reference report, what is refused, what must not matter, words and page."""
+"""The evaluation: numbers of a reference report, what is refused, what must not matter, words, page."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_order_of_rows_changes_nothing(golden: tuple[Items, Outputs]) -> Non
 
 def asked(n: int, rng: np.random.Generator, *, fragility: float) -> tuple[list[Items], Outputs]:
     """Return questions about n images with raw logits, before and with the right option hidden."""
-    logits = rng.normal(size=(n, 4)) + [2.0, 0, 0, 0]
+    logits = rng.normal(size=(n, 4)) + np.array([2.0, 0, 0, 0])
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     doubt = 1 - probs.max(axis=1)
     changed = logits.copy()
