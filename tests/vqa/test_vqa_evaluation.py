@@ -164,7 +164,7 @@ def test_collapse_is_foreseen_beyond_the_best_rival_where_it_is(fragility: float
     assert (row["null_p"] <= 0.05) == beyond
     assert (row["added_p"] <= 0.05) == beyond
     assert row["null_mean"] > 0.55  # what the rival alone gives is no coin
-    assert (", more than the" in found.text()) == beyond
+    assert (": more than the" in found.text()) == beyond
 
 
 def test_letters_are_not_logits_and_the_null_says_why(report: Evaluation) -> None:
