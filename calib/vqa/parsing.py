@@ -18,16 +18,21 @@ _MARK = re.compile(
     r"question|for|to|this|correct|best|fits|matches|therefore|most|likely|appropriate|be))*"
     r"\s*(?:(?:is|are)\b(?:\s+(?:most\s+)?(?:likely|probably|therefore|thus|clearly))?|:|=)"
     r"|(?:alternativa|resposta|respuesta|opci[oó]n|op[cç][aã]o)\b"
-    r"(?:\s+(?:in)?(?:correct[ao]|final|más|mais|probable|provável|es|é|ser[ií]a))*\s*(?:\bes\b|\bé\b|:)"
-    r"|(?:正解|正答|答え|解答)(?:は|:)"
-    r"|ה?תשובה(?:\s+(?:ה?נכונה|היא))*\s*(?:היא|:)"
-    r"|\b(?:is|are|es|é|הוא|היא)\s*:\s*(?=\n)|\b(?:is|are|es|é)\s+(?=\*\*\(?[A-Z][).:])",
+    r"(?:\s+(?:in)?(?:correc?t[ao]|final|más|mais|probable|provável|es|é|ser[ií]a))*\s*(?:\bes\b|\bé\b|:)"
+    r"|(?:正解|正答|答え|解答)(?:は|:)|(?:答案|应该|應該)(?:是|为|為)"
+    r"|ה?תשובה(?:\s+(?:ה?נכונה|היא))*\s*(?:היא|:)",
+    re.I,
+)
+# What an answer may follow as well, if nothing of those stands there.
+_WEAK = re.compile(
+    r"\b(?:is|are|es|é|הוא|היא)\s*:\s*(?=\n)|\b(?:is|are|es|é)\s+(?=\*\*\(?[A-Z][).:])"
+    r"|\b(?:would|should|must) be\b|\b(?:lean|leaning) (?:toward|towards|to)\b",
     re.I,
 )
 # "**D. Ulcerative colitis** is the most likely diagnosis"
 _STATED = re.compile(
-    r"(?:^|[\s*(])([A-Z])[.)][^.\n]{0,120}?\*{0,2}\s+(?:is|es|é)\s+(?:therefore\s+)?(?:the|la|el|a|o)?\s*"
-    r"(?:most|correct|best|right|appropriate|likely|más|mais|correct[ao])\b"
+    r"(?:^|[\s*(])([A-Z])[.)]\s*[^\s.,)][^.\n]{1,120}?\*{0,2}\s+(?:is|es|é)\s+(?:therefore\s+)?(?:the|la|el|a|o)?\s*"
+    r"(?:most|correct|best|right|appropriate|likely|más|mais|correc?t[ao])\b"
 )
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?\s*\(?([A-Z])\)?\s*\}?\}")
 _FINAL = re.compile(
@@ -35,19 +40,21 @@ _FINAL = re.compile(
 )
 _LEAD = re.compile(r"^[\s*_\"'`(\[{#>-]*([A-Z])(?:[\s]*[)\]}.:,*\"'`]|\s+[-–—]|\s*\n|\s*$)")
 _WORD_LETTER = re.compile(
-    r"^\s*(?:option|choice|answer|letter|alternativa|opci[oó]n|op[cç][aã]o|opção)?\s*[\"'`*_(\[{]*([A-Z])(?![A-Za-z'’])"
+    r"^\s*(?:option|choice|answer|letter|letra|alternativa|opci[oó]n|op[cç][aã]o|选项|選択肢)?\s*[\"'`*_(\[{]*([A-Z])(?![A-Za-z'’])"
 )
 _MARKED = re.compile(
-    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\s*\(?([A-Z])(?:[).:]|\*\*)|(?:^|\n)[\s*-]*([A-Z])[).:]\s"
-    r"|[「『、。はがもで]\s*([A-Z])(?=[.:」』]|\s*(?:です|で))"
+    r"\(([A-Z])(?:\)|[.:]\s)|\[([A-Z])\]|\*\*\s*\(?([A-Z])(?:[).:]|\*\*)|(?:^|\n)[\s*-]*([A-Z])[).:]\s"
+    r"|[「『、。はがもで]\s*([A-Z])(?=[.:」』の]|\s*(?:です|で))"
     r"|(?:選択肢|\b[Oo]ption|\b[Cc]hoice|\b[Oo]pci[oó]n|\b[Oo]pç[aã]o|\b[Ll]etra|\b[Aa]lternativa)\s*\(?([A-Z])(?![A-Za-z])"
 )
 _CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|in conclusion|in summary|overall|so the|por (?:lo )?tanto|portanto|assim|"
-    r"em conclusão|en conclusión|en resumen)\b|したがって|従って|よって|以上のことから|以上から"
+    r"em conclusão|en conclusión|en resumen)\b|したがって|従って|(?<!に)よって|以上のことから|以上から"
     r"|לכן|לפיכך|לסיכום|因此|所以",
     re.I,
 )
+_PAIR = re.compile(r"\W*([A-Z])\W*(?:and|or|&|/|,|y|e|o|ou)\W*([A-Z])(?!\w)")
+_ALONE = re.compile(r"\W*([A-Z])\W*")  # a letter and signs
 LONG = 200  # characters beyond which a text explains, and options in it need not be its answer
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
 _KEYS = ("answer", "final_answer", "choice", "option", "letter", "prediction", "answer_choice")
@@ -62,10 +69,15 @@ _REFUSAL = re.compile(
     r"|\bas an ai\b|\bconsult (?:a|with a|your) (?:doctor|physician|medical|health)"
     r"|\b(?:no|without) (?:an |the )?image (?:was |is |has been )?(?:provided|attached|available|given)"
     r"|\b(?:lo siento|no puedo|desculpe|não posso|não consigo|sinto muito|lamento)\b"
+    r""
+    r"|לצערי|אין לי אפשרות|cannot be (?:answered|determined)|image is not available"
     r"|申し訳|できません|すみません|מצטער|לא יכול|איני יכול|אינני יכול",
     re.I,
 )
-_NEGATED = re.compile(r"\b(?:not|isn't|incorrect|wrong|except|rather than|unlike)\W+(?:\w+\W+){0,2}$", re.I)
+_HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_NEGATED = re.compile(
+    r"\b(?:not|isn't|incorrect|wrong|except|rather than|unlike)\W+(?:(?!but\b)\w+\W+){0,2}$", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -180,19 +192,24 @@ class _Reader:
         boxed = {letter for letter in _BOXED.findall(said) if letter in self.letters}
         if len(boxed) == 1:
             return self._letter(boxed.pop(), "boxed")
-        if len(said) == 1 and said in self.letters:  # also where options are letters themselves
-            return self._letter(said, "letter")
+        for line in (said, said.split("\n")[-1]):  # a letter alone, also where options are letters themselves
+            alone = _ALONE.fullmatch(line)
+            if alone and alone[1] in self.letters:
+                return self._letter(alone[1], "letter")
         exact = [k for k, option in enumerate(self.texts) if option and option == _plain(said)]
         if len(exact) == 1:
             return Parsed(exact[0], "option", "text")
         final = _FINAL.search(said)
         if final and final[1] in self.letters and not re.match(r"\s*(?:and|or|&|/|,)", said[final.end(1) :]):
             return self._letter(final[1], "marked")
+        pair = self._pair(said)
+        if pair is not None:
+            return pair
         lead = _LEAD.match(said)
         leads = lead is not None and lead[1] in self.letters and not self._two_in_front(said, lead)
         if lead is not None and leads and not self._is_list(said, lead):
             return self._letter(lead[1], "letter")
-        for mark in reversed(list(_MARK.finditer(said))):
+        for mark in [*reversed(list(_MARK.finditer(said))), *reversed(list(_WEAK.finditer(said)))]:
             found = self._after(said[mark.end() :])
             if found is not None:
                 return found
@@ -230,15 +247,24 @@ class _Reader:
 
     def _after(self, rest: str) -> Parsed | None:
         """Return what stands right behind "the answer is"."""
+        if re.match(r"\s*\n\s*[*-]\s", rest):  # a list of reasons
+            return None
         line = rest.lstrip(" \t*_:：\n\"'`").split("\n")[0][:400]
+        pair = self._pair(line)
+        if pair is not None:
+            return pair
         first = _WORD_LETTER.match(line)
         if first and first[1] in self.letters and not self._is_article(first, line):
-            second = re.match(r"[\s)\]*.]*(?:and|or|&|/|,)\s*[(\[]?([A-Z])\b(?!\w)", line[first.end() :])
-            if second and second[1] in self.letters and second[1] != first[1]:
-                return Parsed(-1, "ambiguous", "marked")
             return self._letter(first[1], "marked")
         found = self._by_text(line)
         return Parsed(found.place, "option", "marked") if found.place >= 0 else None
+
+    def _pair(self, said: str) -> Parsed | None:
+        """Return that two letters stand in front: "A or B"."""
+        pair = _PAIR.match(said)
+        if pair and {pair[1], pair[2]} <= set(self.letters) and pair[1] != pair[2]:
+            return Parsed(-1, "ambiguous", "letters")
+        return None
 
     def _is_list(self, said: str, lead: re.Match[str]) -> bool:
         """Return whether the text begins by listing options: the next line with a letter has the next one."""
@@ -250,26 +276,24 @@ class _Reader:
         return bool(found[1] in "AI" and re.match(r"\s+[a-z]", line[found.end(1) :]))
 
     def _two_in_front(self, said: str, lead: re.Match[str]) -> bool:
-        other = re.match(r"[\s)\]*.,]*(?:and|or|&|/|,)?\s*[(\[]?([A-Z])(?:[)\].,]|\s*$)", said[lead.end() :])
+        other = re.match(r"[\s)\]*.,]*(?:and|or|&|/|,)?\s*[(\[]?([A-Z])(?:[)\].,*]|\s*$)", said[lead.end() :])
         return bool(other and other[1] in self.letters and other[1] != lead[1])
 
     def _by_text(self, said: str) -> Parsed:
         text = f" {_plain(said)} "
-        found = [k for k, option in enumerate(self.texts) if option and f" {option} " in text]
+        found = [k for k, option in enumerate(self.texts) if len(option) > 1 and self._at(k, text) >= 0]
         # An option within another one that occurs as well is no answer of its own.
         whole = [
             k
             for k in found
             if not any(
                 k != other
-                and f" {self.texts[k]} " in f" {self.texts[other]} "
-                and text.count(f" {self.texts[k]} ") <= text.count(f" {self.texts[other]} ")
+                and self._at(k, f" {self.texts[other]} ") >= 0
+                and text.count(self.texts[k]) <= text.count(self.texts[other])
                 for other in found
             )
         ]
-        kept = [
-            k for k in whole if not _NEGATED.search(text[: text.index(f" {self.texts[k]} ")].strip() + " ")
-        ]
+        kept = [k for k in whole if not _NEGATED.search(text[: self._at(k, text)].strip() + " ")]
         if len(kept) == 1:
             return Parsed(kept[0], "option", "text")
         if len(kept) > 1:
@@ -277,6 +301,12 @@ class _Reader:
         return (
             Parsed(-1, "refusal", "refusal") if _REFUSAL.search(said) else Parsed(-1, "unparsed", "nothing")
         )
+
+    def _at(self, option: int, text: str) -> int:
+        """Return where an option's text stands in another as words of its own, -1: nowhere."""
+        wanted = self.texts[option]
+        # Chinese and Japanese have no spaces between words.
+        return text.find(wanted) if _HAN.search(wanted) else text.find(f" {wanted} ")
 
     def _letter(self, letter: str, how: str) -> Parsed:
         return Parsed(self.letters.index(letter), "option", how)

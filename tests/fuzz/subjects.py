@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from calib import vqa
 from calib.backbones.tokenization import _digest, bert_tokenizer
 from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
@@ -610,6 +611,64 @@ def saved_data_set(folder: Path) -> list[Subject]:
     ]
 
 
+def questions(folder: Path) -> list[Subject]:
+    """Return the tables of questions and answers, as Parquet and as JSON lines."""
+    rows: list[dict[str, Any]] = [
+        {
+            "item_id": f"toy/{k}#original",
+            "base_id": f"toy/{k}",
+            "condition": "original",
+            "question": f"Which finding, {k}?",
+            "options": ["CT", "MRI", "été"],
+            "option_ids": ["o0", "o1", "o2"],
+            "correct_index": k % 3,
+        }
+        for k in range(4)
+    ]
+    items = vqa.Items.of_rows(rows)
+    samples = [{"pred_id": "o1", "option_order": ["o2", "o0", "o1"], "seed": 3}, {"text": "?"}]
+    said = [
+        {"model_id": "m", "item_id": row["item_id"], "option_logit": [1.5, -0.5, k], "samples": samples}
+        for k, row in enumerate(rows)
+    ]
+    outputs = vqa.Outputs.of_rows(said, items)
+    for suffix in (".parquet", ".jsonl"):
+        items.write(folder / f"items{suffix}")
+        outputs.write(folder / f"outputs{suffix}")
+
+    def of_items(path: Path) -> Any:
+        return _without_nulls(vqa.read_items(path).rows())
+
+    def of_outputs(path: Path) -> Any:
+        return _without_nulls(vqa.read_outputs(path, items=items).rows())
+
+    def says(path: Path) -> Any:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return _without_nulls([json.loads(line) for line in lines if line.strip()])
+
+    return [
+        Subject("items Parquet", folder / "items.parquet", of_items, mutations.BYTES),
+        Subject("items JSON lines", folder / "items.jsonl", of_items, mutations.TEXT, says),
+        Subject("outputs Parquet", folder / "outputs.parquet", of_outputs, mutations.BYTES),
+        Subject("outputs JSON lines", folder / "outputs.jsonl", of_outputs, mutations.TEXT, says),
+    ]
+
+
+def _without_nulls(rows: Sequence[dict[str, Any]]) -> Any:
+    """Return rows without what is not said; what is left out has the value that reading it gives."""
+    left_out = {"prompt_id": "default", "run_id": "0", "condition": "original", "schema_version": 1}
+    kept = []
+    for row in rows:
+        said = {key: value for key, value in row.items() if value is not None}
+        if "base_id" not in said and "option_ids" in said:
+            said["base_id"] = said["item_id"].split("#")[0]
+        for name in ("samples", "noisy_samples"):
+            if name in said:
+                said[name] = [{k: v for k, v in each.items() if v is not None} for each in said[name]]
+        kept.append({key: value for key, value in said.items() if left_out.get(key) != value})
+    return kept
+
+
 GROUPS: dict[str, Callable[[Path], list[Subject]]] = {
     "exports": exports,
     "features": feature_files,
@@ -620,4 +679,5 @@ GROUPS: dict[str, Callable[[Path], list[Subject]]] = {
     "images": images,
     "weights": weights,
     "data sets": saved_data_set,
+    "questions": questions,
 }

@@ -35,6 +35,7 @@ KINDS_OF = {
     "images": 6,
     "weights": 3,
     "data sets": 4,
+    "questions": 4,
     "re-signed": 8,
 }
 

@@ -7,6 +7,7 @@ stand always "I don't know" and "None of the above", which are never right.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from calib.vqa.tables import Items, Outputs
 UNKNOWN = "idk"  # the option id of "I don't know"
 STANDING = ((UNKNOWN, "I don't know"), (NOTA, "None of the above"))
 LETTERS = 6
+log = logging.getLogger(__name__)
 
 
 def read_option_logits(
-    folder: str | Path, models: Sequence[str] | None = None, *, whole_only: bool = True
+    folder: str | Path, models: Sequence[str] | None = None, *, all_rows: bool = False
 ) -> tuple[Items, Outputs]:
     """Return items and outputs of a folder of stored logits.
 
@@ -32,22 +34,31 @@ def read_option_logits(
     Args:
         folder: With items.jsonl and one .jsonl for each model.
         models: Which models. None: all.
-        whole_only: Leave items out with fewer than four listed options: the last letters were not on their
-            list, and their logits say nothing.
+        all_rows: Keep items with fewer than four listed options, whose last letters were not on the list, and
+            items that list an option twice: only to repeat published numbers, which count all six letters of
+            every row. Left out, they are counted in the log.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A row is not as described.
     """
     folder = Path(folder)
-    rows, kept = [], {}
+    rows, kept, out = [], {}, 0
     for where, row in rows_of(folder / "items.jsonl"):
         count = int(column(row, where, "n_listed"))
-        if whole_only and count + len(STANDING) < LETTERS:
-            continue
         made = _item(row, where, count)
+        names = made["option_ids"]
+        if not all_rows and (len(names) < LETTERS or len(set(names)) < len(names)):
+            out += 1
+            continue
+        if all_rows:
+            again = [f"{name}-again" if name in names[:k] else name for k, name in enumerate(names)]
+            unlisted = [f"unlisted{k}" for k in range(len(names), LETTERS)]
+            made |= {"option_ids": [*again, *unlisted]} | ({"options": None} if unlisted else {})
         rows.append(made)
         kept[row["item"]] = made
+    if out:
+        log.warning("%s: %d items are left out, which list an option twice or too few of them.", folder, out)
     items = Items.of_rows(rows, source=str(folder / "items.jsonl"))
     paths = [folder / f"{name}.jsonl" for name in models] if models else sorted(folder.glob("*.jsonl"))
     outputs: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -24,7 +25,7 @@ def rows_of(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """Return the rows of a .csv, .tsv, .parquet, .jsonl or .json file, each with where it stands.
 
     Args:
-        path: The file; JSON must be a list of objects.
+        path: The file; JSON must be a list of objects. NaN in JSON lines is read as null.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,7 +49,7 @@ def rows_of(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     elif suffix == ".jsonl":
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         found = [
-            (f"{path}, line {n}", parse_json(line, source=f"{path}, line {n}"))
+            (f"{path}, line {n}", _line(line, f"{path}, line {n}"))
             for n, line in enumerate(lines, start=1)
             if line.strip()
         ]
@@ -166,6 +167,14 @@ def listed(value: Any, where: str) -> Any:
         except ValueError as error:
             raise ValueError(f"{where}: {value[:60]!r} is no JSON list of options.") from error
     return value
+
+
+def _line(line: str, where: str) -> Any:
+    """Return the value of a line; NaN, which many programs write where nothing is known, is None."""
+    if "NaN" in line:
+        with contextlib.suppress(ValueError):
+            line = json.dumps(json.loads(line, parse_constant=lambda name: None if name == "NaN" else name))
+    return parse_json(line, source=where)
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
