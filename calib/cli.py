@@ -100,29 +100,16 @@ class Command:
         return function
 
 
-def evaluation_of(argv: Sequence[str]) -> EvaluateRun:
-    """Return the settings of `calib evaluate`, with the runs that are named among its arguments.
+def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
+    """Return the settings of a command on finished runs, with those that are named among its arguments.
 
     Example:
-        >>> evaluation_of(["runs/mine", "seed=2"]).runs
+        >>> with_runs(["runs/mine", "seed=2"], task="evaluate").runs
         ['runs/mine']
     """
     settings, runs = split_arguments(argv)
-    config = load_config(settings, task="evaluate")
-    assert isinstance(config, EvaluateRun)
-    return replace(config, runs=[*config.runs, *runs])
-
-
-def report_arguments(argv: Sequence[str]) -> ReportRun:
-    """Return the settings of `calib report`, with the runs that are named among its arguments.
-
-    Example:
-        >>> report_arguments(["runs/mine", "names=false"]).runs
-        ['runs/mine']
-    """
-    settings, runs = split_arguments(argv)
-    config = load_config(settings, task="report")
-    assert isinstance(config, ReportRun)
+    config = load_config(settings, task=task)
+    assert isinstance(config, EvaluateRun | ReportRun)
     return replace(config, runs=[*config.runs, *runs])
 
 
@@ -163,7 +150,7 @@ COMMANDS = {
     "evaluate": Command(
         summary="compare exported prompts on their own test images or on others",
         main="calib.commands.evaluate:main",
-        read=evaluation_of,
+        read=partial(with_runs, task="evaluate"),
         usage=usage.EVALUATE,
         task="evaluate",
         shared=True,
@@ -171,7 +158,7 @@ COMMANDS = {
     "report": Command(
         summary="one page on finished runs: tables, curves, cases, checklists; opens from disk",
         main="calib.commands.report:main",
-        read=report_arguments,
+        read=partial(with_runs, task="report"),
         usage=usage.REPORT,
         task="report",
     ),

@@ -119,13 +119,16 @@ def _report(
             },
             "files": files,
         },
-        _document(by_method, reported, config) if config.report else None,
+        _document(by_method, reported, config, metrics) if config.report else None,
     )
     return {"methods": metrics, "text": "\n\n".join(parts), "folder": str(folder.path)}
 
 
 def _document(
-    by_method: Mapping[str, Mapping[int, Predictions]], reported: Material, config: EvaluateRun
+    by_method: Mapping[str, Mapping[int, Predictions]],
+    reported: Material,
+    config: EvaluateRun,
+    metrics: Mapping[str, Mapping[int, Mapping[str, Any]]],
 ) -> Document | None:
     """Return the report. None: the prompts were evaluated on different images, and there can be none."""
     runs = [each for seeds in by_method.values() for each in seeds.values()]
@@ -136,7 +139,7 @@ def _document(
         return None
     same = ("names", "images", "baseline", "n_bins", "n_resamples", "level", "seed")
     how = ReportRun(**{name: getattr(config, name) for name in same})
-    return document_from(replace(reported, by_method=by_method), how)
+    return document_from(replace(reported, by_method=by_method), how, metrics)
 
 
 def heading(predictions: Sequence[Predictions], config: EvaluateRun) -> str:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
 from calib.metrics import METRICS, columns_of, interval_statistic
 from calib.report.tables import Cell, Difference
-from calib.stats import mean_sd, paired_bootstrap
+from calib.stats import JointBootstrap, MeanStatistic, mean_sd
 
 
 class Predicted(Protocol):
@@ -58,15 +57,84 @@ def compare(
     Raises:
         ValueError: A method shares no seed with the baseline, or was evaluated on other images.
     """
-    bootstrap = {"n_resamples": n_resamples, "level": level, "seed": seed}
-    compared = [name for name in columns_of(METRICS) if METRICS[name].compared]
-    differences: dict[str, dict[str, Difference]] = {}
-    for name, runs in by_method.items():
-        if name == baseline:
-            continue
-        ours, theirs = _paired(name, runs, baseline, by_method[baseline])
-        differences[name] = {key: _difference(key, ours, theirs, n_bins, bootstrap) for key in compared}
-    return differences
+    seeds = {
+        name: _paired(name, runs, baseline, by_method[baseline])
+        for name, runs in by_method.items()
+        if name != baseline
+    }
+    if not seeds:
+        return {}
+    joint = joint_bootstrap(by_method, n_bins=n_bins, n_resamples=n_resamples, level=level, seed=seed)
+    return {name: differences_of(joint, name, baseline, shared) for name, shared in seeds.items()}
+
+
+def joint_bootstrap(
+    by_method: Mapping[str, Mapping[int, Predicted]],
+    *,
+    n_bins: int = 10,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> JointBootstrap[tuple[str, int]]:
+    """Return the metrics that are compared, of every method and seed, on the same resamples of the images.
+
+    Args:
+        by_method: Method to seed to predictions, all of the same images in the same order.
+        n_bins: Bins of the binned metrics.
+        n_resamples: Bootstrap resamples.
+        level: Coverage of the intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: There is only one image, or one group of images.
+    """
+    first = next(iter(next(iter(by_method.values())).values()))
+    return JointBootstrap(
+        {name: _of_means(name, n_bins) for name in compared()},
+        {
+            (name, number): (each.logits.cpu().numpy(), each.labels.cpu().numpy())
+            for name, runs in by_method.items()
+            for number, each in runs.items()
+        },
+        groups=first.groups,
+        n_resamples=n_resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def compared() -> list[str]:
+    """Return the metrics that have a column and share their resamples, in the order of the columns."""
+    return [name for name in columns_of(METRICS) if METRICS[name].compared]
+
+
+def differences_of(
+    joint: JointBootstrap[tuple[str, int]], method: str, baseline: str, seeds: Sequence[int]
+) -> dict[str, Difference]:
+    """Return a method's differences from the baseline, metric by metric, with paired intervals.
+
+    Args:
+        joint: From `joint_bootstrap`.
+        method: One of its methods.
+        baseline: Another.
+        seeds: Which both have.
+    """
+    found = {}
+    for name in compared():
+        interval = joint.interval(
+            name,
+            [(method, seed) for seed in seeds],
+            minus=[(baseline, seed) for seed in seeds],
+            kind=METRICS[name].interval_kind,
+        )
+        found[name] = Difference(interval.estimate, interval.low, interval.high, interval.level, len(seeds))
+    return found
+
+
+def _of_means(name: str, n_bins: int) -> MeanStatistic:
+    statistic = interval_statistic(name, n_bins=n_bins)
+    assert isinstance(statistic, MeanStatistic)  # as those of all metrics whose resamples are shared
+    return statistic
 
 
 def over_seeds(values: Sequence[float | None]) -> Cell:
@@ -89,36 +157,16 @@ Cell(value=None, sd=None, interval=None))
 
 def _paired(
     name: str, method: Mapping[int, Predicted], baseline: str, reference: Mapping[int, Predicted]
-) -> tuple[list[Predicted], list[Predicted]]:
-    """Return the runs of two methods that have a seed in common, in the order of the seeds."""
+) -> list[int]:
+    """Return the seeds that two methods have in common, in order."""
     seeds = sorted(method.keys() & reference.keys())
     if not seeds:
         raise ValueError(
             f"'{name}' (seeds {sorted(method)}) and '{baseline}' (seeds {sorted(reference)}) share no seed."
         )
-    ours, theirs = ([runs[seed] for seed in seeds] for runs in (method, reference))
-    if not all(each.same_images(theirs[0]) for each in [*ours, *theirs]):
+    first = reference[seeds[0]]
+    if not all(each.same_images(first) for seed in seeds for each in (method[seed], reference[seed])):
         raise ValueError(
             f"'{name}' and '{baseline}' were not evaluated on the same images; they cannot be paired."
         )
-    return ours, theirs
-
-
-def _difference(
-    metric: str,
-    ours: Sequence[Predicted],
-    theirs: Sequence[Predicted],
-    n_bins: int,
-    bootstrap: Mapping[str, Any],
-) -> Difference:
-    first = theirs[0]
-    labels = np.broadcast_to(first.labels.numpy(), (len(theirs), len(first.labels)))  # (S, N)
-    interval = paired_bootstrap(
-        interval_statistic(metric, n_bins=n_bins),
-        *((np.stack([run.logits.numpy() for run in runs]), labels) for runs in (ours, theirs)),  # (S, N, C)
-        groups=first.groups,
-        several_runs=True,
-        kind=METRICS[metric].interval_kind,
-        **bootstrap,
-    )
-    return Difference(interval.estimate, interval.low, interval.high, interval.level, len(ours))
+    return seeds

@@ -15,13 +15,13 @@ from markupsafe import Markup
 from torch import Tensor
 
 from calib.core.text import few
-from calib.io.files import write_text
+from calib.io.files import blocking_file, write_text
 from calib.report.document import Document
 from calib.report.sections.cases import cases
 from calib.report.sections.checklist import checklist
 from calib.report.sections.classes import classes, groups
 from calib.report.sections.decisions import decisions
-from calib.report.sections.overview import comparison, metrics_of, overview
+from calib.report.sections.overview import Metrics, comparison, metrics_of, overview
 from calib.report.sections.provenance import Origin, provenance
 from calib.report.sections.reliability import reliability
 from calib.report.sections.review import caught, erring, review, reviewed
@@ -140,16 +140,24 @@ def checked_path(path: str | Path) -> Path:
     """Return the path of a page.
 
     Raises:
-        ValueError: It does not end in .html, or is a folder.
+        ValueError: It does not end in .html, is a folder, or would lie in a file.
     """
     page = Path(path)
     if page.suffix.lower() not in ENDINGS or page.is_dir():
         raise ValueError(f"The report must be a file that ends in .html, and '{page}' is not.")
+    blocking = blocking_file(page.parent)
+    if blocking is not None:
+        raise ValueError(f"The report '{page}' cannot be written: '{blocking}' is a file.")
     return page
 
 
 def document_of(
-    subject: Subject, *, origin: Origin, others: Mapping[str, Tensor] | None = None, title: str | None = None
+    subject: Subject,
+    *,
+    origin: Origin,
+    others: Mapping[str, Tensor] | None = None,
+    title: str | None = None,
+    metrics: Metrics | None = None,
 ) -> Document:
     """Return the report of a subject, before it becomes a page or files.
 
@@ -158,8 +166,9 @@ def document_of(
         origin: Where the predictions come from.
         others: Further scores of doubt by name.
         title: The heading. None: the method and the data.
+        metrics: Method to seed to `calib.metrics.summarize`, where they are known. None: they are computed.
     """
-    metrics = metrics_of(subject)
+    metrics = metrics_of(subject) if metrics is None else metrics
     compared, differences = comparison(subject, metrics)
     sections = [
         overview(subject, metrics, differences),

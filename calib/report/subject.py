@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from calib.core.checks import as_float64
+from calib.core.errors import unknown_name
 from calib.core.text import few
 from calib.metrics.outcomes import Outcomes
 from calib.report.compare import Predicted
-from calib.stats import Statistic, bootstrap_interval
 
 TINY = 1e-300  # a probability of 0 has no logarithm
 
@@ -218,7 +218,7 @@ def subject_of(
     by_method = _by_method(given)
     names = list(by_method)
     if main is not None and main not in by_method:
-        raise ValueError(f"Unknown method '{main}'. Known: {', '.join(names)}.")
+        raise unknown_name("method", main, names)
     main = names[0] if main is None else main
     if calibrator is not None:
         bare, main = main, f"{main} calibrated afterwards"
@@ -228,7 +228,7 @@ def subject_of(
         by_method = {main: runs, **by_method}
         baseline = bare if baseline is None else baseline
     if baseline is not None and baseline not in by_method:
-        raise ValueError(f"Unknown baseline '{baseline}'. Known: {', '.join(by_method)}.")
+        raise unknown_name("baseline", baseline, by_method)
     others = [name for name in by_method if name != main]
     if baseline is None and others:
         baseline = next((name for name in others if name == "zero-shot"), others[0])
@@ -285,27 +285,3 @@ def _calibrated(each: Reported, calibrator: Calibrate) -> Calibrated:
             f"The calibrator returned {tuple(probs.shape)} for logits {tuple(each.logits.shape)}."
         )
     return Calibrated(each, as_float64(probs).clamp_min(TINY).log())
-
-
-def interval_ends(subject: Subject, statistic: Statistic, *arrays: np.ndarray) -> tuple[float, float] | None:
-    """Return the ends of a bootstrap interval. None: there is nothing to resample, or nothing defined.
-
-    Args:
-        subject: Says the groups, the resamples and the level.
-        statistic: Function of the arrays.
-        *arrays: (N, ...) each.
-    """
-    parts = subject.parts
-    try:
-        interval = bootstrap_interval(
-            statistic,
-            *arrays,
-            groups=subject.groups,
-            n_resamples=parts.n_resamples,
-            level=parts.level,
-            seed=parts.seed,
-            undefined="drop",
-        )
-    except ValueError:  # a single image or group, or no resample in which it is defined
-        return None
-    return interval.low, interval.high

@@ -70,6 +70,7 @@ def origin_of(
         files={path.name: file_id(path)} if path.is_file() else {},
         shots=f"{learner} learned from {len(shots)} images." if isinstance(shots, list) else "",
         partition=_partition(split, training),
+        trained_on=str(data.get("name") or ""),
         chosen_on=_chosen(config),
     )
 

@@ -22,6 +22,7 @@ from calib.metrics.failure import aurc
 from calib.prompts.export import Prompt
 from calib.report.document import Document
 from calib.report.page import document_of
+from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Parts, Review, Sets, Subject, subject_of
 from calib.runs.entries import Entry, find_entries
@@ -104,17 +105,20 @@ def material_of(config: ReportRun, *, tested: bool = True) -> Material:
     return _of_evaluation(folders[0], config)
 
 
-def document_from(material: Material, config: ReportRun) -> Document:
+def document_from(material: Material, config: ReportRun, metrics: Metrics | None = None) -> Document:
     """Return the report of what was found.
 
     Args:
         material: From a run, or from an evaluation that has it at hand.
         config: How it is reported.
+        metrics: Method to seed to `calib.metrics.summarize`, where they are known.
     """
-    return document_of_material(material, config)[0]
+    return document_of_material(material, config, metrics)[0]
 
 
-def document_of_material(material: Material, config: ReportRun) -> tuple[Document, Subject]:
+def document_of_material(
+    material: Material, config: ReportRun, metrics: Metrics | None = None
+) -> tuple[Document, Subject]:
     """Return the report of what was found, and what it is about; see `document_from`."""
     images, no_images = material.images, SWITCHED_OFF
     if not config.images:
@@ -145,6 +149,7 @@ def document_of_material(material: Material, config: ReportRun) -> tuple[Documen
         origin=material.origin if own else Origin(),
         others=material.others if own else None,
         title=config.title,
+        metrics=metrics,
     )
     return document, subject
 

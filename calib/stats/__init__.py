@@ -11,6 +11,7 @@ from calib.stats.bootstrap import (
     paired_bootstrap,
 )
 from calib.stats.delong import delong, delong_test
+from calib.stats.joint import JointBootstrap, counted_intervals
 from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 from calib.stats.tests import (
     Equivalence,

@@ -19,7 +19,7 @@ from calib.runs.entries import find_entries
 
 
 def evaluation(folder: Path, runs: list[Path], *changes: str) -> EvaluateRun:
-    config = load_config([f"out={folder}", "n_resamples=200", *changes], task="evaluate")
+    config = load_config([f"out={folder}", "n_resamples=200", "report=false", *changes], task="evaluate")
     config.runs = [str(run) for run in runs]
     return config
 
@@ -27,7 +27,7 @@ def evaluation(folder: Path, runs: list[Path], *changes: str) -> EvaluateRun:
 @pytest.fixture(scope="module")
 def results(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
-    return evaluate(evaluation(folder, list(runs.values()), "baseline=coop"))
+    return evaluate(evaluation(folder, list(runs.values()), "baseline=coop", "report=true"))
 
 
 def test_it_repeats_the_numbers_of_the_runs(runs, results) -> None:
@@ -40,7 +40,9 @@ def test_it_repeats_the_numbers_of_the_runs(runs, results) -> None:
 def test_it_writes_predictions_metrics_table_and_picture(results) -> None:
     folder = Path(results["folder"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {".lock", "evaluation.yaml", "predictions", "metrics.json", "table.md", "reliability.png"}
+    reports = {f"report.{ending}" for ending in ("html", "json", "csv", "md")}
+    others = {".lock", "evaluation.yaml", "predictions", "metrics.json", "table.md", "reliability.png"}
+    assert names == others | reports
     expected = {
         f"{method}-s{seed}.safetensors" for method in ("calibprompt", "coop", "zero-shot") for seed in (1, 2)
     }

@@ -24,7 +24,7 @@ from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.predict import predict
 from calib.commands.train import train
-from calib.config import FailureRun, load_config, to_yaml
+from calib.config import FailureRun, ReportRun, load_config, to_yaml
 from calib.data import load_data
 from calib.data.folds import make_folds
 from calib.data.predictions import Predictions
@@ -32,11 +32,13 @@ from calib.failure.export import FailureHead
 from calib.failure.module import FailurePredictionModule
 from calib.failure.report import heading
 from calib.io.files import read_json, write_json
-from calib.metrics.failure import auroc
+from calib.io.tensors import load_tensors
+from calib.metrics.failure import auroc, summarize_failure
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot, zero_shot_features
 from calib.runs.exports import failure_path
 from calib.runs.marks import ForeignFileError
+from calib.runs.reports import report_of
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
@@ -788,3 +790,31 @@ def test_a_file_of_another_failure_run_is_refused(
     with pytest.raises(ForeignFileError, match=r"failure\.safetensors belongs to another run"):
         failure_path(folder)
     assert failure_path(folder / "failure.safetensors").is_file()
+
+
+def test_its_report_sorts_by_the_head_and_gives_the_reasons(prompt_run: Path) -> None:
+    document = report_of(ReportRun(runs=[str(prompt_run)], n_resamples=40))
+    tensors, _ = load_tensors(prompt_run / "uncertainties.safetensors", kind="uncertainties")
+    sections = {section.name: section for section in document.sections}
+    name, *others = document.tables["doubt"].rows  # the head's, or what it is part of
+    assert {"mcp", "entropy"} <= set(others)
+    doubt = tensors[f"uncertainty.{name}"].double()
+    failure = tensors["failure"].bool()
+    row = document.tables["doubt"].rows[name]["auroc"]
+    assert row.value == pytest.approx(summarize_failure(doubt, failure)["auroc"])
+    steps = sections["review"].slider["steps"]
+    assert steps[0][0] == pytest.approx(float(doubt.min()), rel=1e-4)
+    for found in sections["cases"].cases.values():
+        assert all(case.why.startswith("Predicted ") for case in found)
+        assert all("doubt is" in case.why for case in found)
+    passed, _ = sections["cases"].cases.values()
+    assert passed[0].doubt == pytest.approx(float(doubt[failure].min()))
+    assert "packaged features without images" in sections["cases"].notes[0]
+    assert document.tables["model"].rows["failures from"]["value"]
+
+
+def test_its_report_shows_the_images_where_they_lie(image_runs: Path) -> None:
+    document = report_of(ReportRun(runs=[str(image_runs)], n_resamples=40))
+    cases = [case for section in document.sections for found in section.cases.values() for case in found]
+    assert cases
+    assert all(case.thumbnail is not None for case in cases)

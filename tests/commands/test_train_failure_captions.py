@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from tests_shared import SHORT
 
 from calib.commands.failure.run import train_failure
-from calib.config import FailureRun, load_config
+from calib.config import FailureRun, ReportRun, load_config
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.io.files import read_json
 from calib.metrics.failure import auroc
+from calib.runs.reports import report_of
 
 N, D = 90, 12
 SETTINGS = [*SHORT, "n_resamples=20", "head.hidden=[8]", "data.batch_size=10", "embeddings.captions=true"]
@@ -142,3 +143,8 @@ def test_captions_that_are_all_right_teach_nothing(tmp_path: Path) -> None:
     path, _ = written(tmp_path, image_features=arrays["text_features"])
     with pytest.raises(ValueError, match="All 50 training predictions are right"):
         train_failure(settings(f"embeddings.train={path}", f"out={tmp_path / 'run'}"))
+
+
+def test_captions_have_no_classes_to_report_on(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"judges images by captions.*Its tables are in table\.md"):
+        report_of(ReportRun(runs=[str(run)]))

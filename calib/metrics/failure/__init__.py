@@ -33,6 +33,7 @@ from calib.metrics.failure.registry import FAILURE_METRICS, FailureMetric
 from calib.metrics.failure.statistic import (
     FailureStatistic,
     failure_statistic,
+    failures_of_counts,
     summarize_failure,
     undefined_reason,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,41 @@ class FailureStatistic:
                 return np.concatenate([metric.of_steps(ranking.steps(block), **settings) for block in blocks])
 
         return of_counts
+
+
+def failures_of_counts(
+    names: Sequence[str], uncertainty: np.ndarray, failure: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from counts (R, N) to several metrics of each resample, (R, K).
+
+    As `FailureStatistic.of_counts` of one after the other; what they share is computed once.
+
+    Args:
+        names: K keys of FAILURE_METRICS.
+        uncertainty: (N,) real numbers, N at least 1.
+        failure: (N,) bool, or 0 and 1.
+
+    Raises:
+        ValueError: A name is unknown, or the arrays are not as above.
+
+    Example:
+        >>> u, failure = np.array([0.1, 0.4, 0.3, 0.9]), np.array([False, False, True, True])
+        >>> failures_of_counts(["auroc", "aurc"], u, failure)(np.array([[1, 1, 1, 1]])).round(4)
+        array([[0.75  , 0.3333]])
+    """
+    ranking = Ranking.of(*_check_arrays(np.asarray(uncertainty), np.asarray(failure)))
+    metrics = [_look_up(name) for name in names]
+
+    def of_block(counts: np.ndarray) -> np.ndarray:
+        steps = ranking.steps(counts)
+        return np.stack([metric.of_steps(steps, **metric.settings) for metric in metrics], axis=1)
+
+    def of_counts(counts: np.ndarray) -> np.ndarray:
+        rows = max(1, _BLOCK // counts.shape[1])
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+            return np.concatenate([of_block(counts[at : at + rows]) for at in range(0, len(counts), rows)])
+
+    return of_counts
 
 
 def failure_statistic(name: str, **settings: Any) -> FailureStatistic:

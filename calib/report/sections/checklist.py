@@ -124,6 +124,13 @@ class Facts:
         sets = ", Prediction sets" if self.subject.parts.sets is not None else ""
         return REPORTED, f"Bootstrap and exact intervals; doubt of single cases{sets}."
 
+    def external(self) -> tuple[str, str]:
+        """Return whether the model was tested on data of others."""
+        ours, theirs = self.origin.trained_on, str(self.subject.predicted.about.get("data") or "")
+        if ours and theirs and ours != theirs:
+            return REPORTED, f"Learned from {ours}, tested on {theirs}; say how they differ."
+        return MISSING, "Evaluate on images of another site (calib evaluate data.root=IMAGES)."
+
     def limits(self) -> tuple[str, str]:
         """Return whether limits are named."""
         return (
@@ -250,7 +257,7 @@ CLAIM: tuple[tuple[str, str, Answer], ...] = (
     ("30", "robustness and sensitivity", Facts.seeds),
     ("31", "explanations", Facts.reasons),
     ("32", "internal evaluation", _yes("The whole page, on held-out images.")),
-    ("33", "external testing", _no("Evaluate on images of another site (calib evaluate data.root=IMAGES).")),
+    ("33", "external testing", Facts.external),
     ("34", "trial registration", _no("Where it applies.")),
     ("35", "numbers of patients, flow", _partly("Numbers of images and groups.")),
     ("36", "demographics", _no("Not known here.")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,10 +13,10 @@ from calib.core.text import few
 from calib.metrics import Column, net_benefit
 from calib.report.document import Picture, Section, Table, Value
 from calib.report.sections.overview import percent
-from calib.report.subject import Subject, interval_ends
+from calib.report.subject import Subject
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.stats import MeanStatistic
+from calib.stats import JointBootstrap, MeanStatistic
 
 MOST_CLASSES = 12  # that are drawn
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # in the table
@@ -30,15 +33,10 @@ def decisions(subject: Subject) -> Section:
     present = [c for c in range(len(names)) if bool((labels == c).any())]
     drawn = present if len(names) > 2 else [c for c in present if c == 1] or present
     pictures: list[Picture] = []
-    rows: dict[str, dict[str, Value]] = {}
     for c in drawn:
         probs, event = subject.outcomes.probs[:, c].clamp(0, 1), labels == c
         if len(pictures) < MOST_CLASSES:
             pictures.append(_curve(probs, event, names[c], f"benefit{c}", subject))
-        rows |= {
-            f"{names[c]} at {percent(threshold, 0)}": _row(probs, event, threshold, subject)
-            for threshold in THRESHOLDS
-        }
     columns = {
         "acted": Column("acted on", decimals=0),
         "model": Column("net benefit", decimals=4),
@@ -56,7 +54,9 @@ def decisions(subject: Subject) -> Section:
             "above both treating all and treating none (zero). Each class stands against all others.",
         ],
         pictures=pictures,
-        tables=[Table("net_benefit", title, "class and threshold", columns, rows, folded=True)],
+        tables=[
+            Table("net_benefit", title, "class and threshold", columns, _rows(subject, drawn), folded=True)
+        ],
     )
     left_out = [names[c] for c in range(len(names)) if c not in present]
     if left_out:
@@ -108,22 +108,42 @@ def _ranges(values: np.ndarray) -> str:
     return few(shown, 4)
 
 
-def _row(probs: Tensor, event: Tensor, threshold: float, subject: Subject) -> dict[str, Value]:
-    at = torch.tensor([threshold], dtype=torch.float64)
-    everyone = float(net_benefit(torch.ones_like(probs), event, at))
-    price, default = threshold / (1 - threshold), max(everyone, 0.0)
-    acted, there = (probs >= threshold).cpu().numpy(), event.cpu().numpy()
-    each = np.where(acted, np.where(there, 1.0, -price), 0.0)  # whose mean is the net benefit
-    all_ = np.where(there, 1.0, -price)
-    gain = each - (all_ if everyone > 0 else 0.0)
-    ends = [interval_ends(subject, _MEAN, values) for values in (each, gain)]
-    model = float(each.mean())
+def _rows(subject: Subject, drawn: Sequence[int]) -> dict[str, dict[str, Value]]:
+    """Return net benefits with their intervals: means over images, so that all share their resamples."""
+    parts, means = subject.parts, {}
+    labels = subject.outcomes.labels.cpu().numpy()
+    for c in drawn:
+        probs = subject.outcomes.probs[:, c].cpu().numpy()
+        for threshold in THRESHOLDS:
+            price = threshold / (1 - threshold)
+            everyone = np.where(labels == c, 1.0, -price)
+            each = np.where(probs >= threshold, everyone, 0.0)  # whose mean is the net benefit
+            default = everyone if everyone.mean() > 0 else np.zeros_like(everyone)
+            means[c, threshold] = {"model": each, "all": everyone, "gain": each - default}
+    joint = None
+    with contextlib.suppress(ValueError):  # a single image or group: there is nothing to resample
+        joint = JointBootstrap(
+            {"mean": MeanStatistic(lambda values: values[:, None], lambda means: means[:, 0])},
+            {(*at, name): (found[name],) for at, found in means.items() for name in ("model", "gain")},
+            groups=subject.groups,
+            n_resamples=parts.n_resamples,
+            level=parts.level,
+            seed=parts.seed,
+        )
+
+    def cell(c: int, threshold: float, name: str) -> Cell:
+        value = float(means[c, threshold][name].mean())
+        if joint is None:
+            return Cell(value)
+        found = joint.interval("mean", [(c, threshold, name)])
+        return Cell(value, interval=(found.low, found.high))
+
     return {
-        "acted": int(acted.sum()),
-        "model": Cell(model, interval=ends[0]),
-        "all": everyone,
-        "gain": Cell(model - default, interval=ends[1]),
+        f"{subject.class_names[c]} at {percent(threshold, 0)}": {
+            "acted": int((subject.outcomes.probs[:, c] >= threshold).sum()),
+            "model": cell(c, threshold, "model"),
+            "all": float(found["all"].mean()),
+            "gain": cell(c, threshold, "gain"),
+        }
+        for (c, threshold), found in means.items()
     }
-
-
-_MEAN = MeanStatistic(lambda values: values[:, None], lambda means: means[:, 0])

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from calib.core.text import few
-from calib.metrics import METRICS, Column, columns_of, interval_statistic, needed_by, summarize
-from calib.report.compare import compare, over_seeds
+from calib.metrics import METRICS, Column, columns_of, needed_by, summarize
+from calib.report.compare import compared, differences_of, joint_bootstrap, over_seeds
 from calib.report.document import Section, Table
 from calib.report.subject import Subject
 from calib.report.tables import Cell, Difference
-from calib.stats import bootstrap_interval, proportion_interval
+from calib.stats import JointBootstrap, proportion_interval
 
 FEW_ERRORS = 20  # below which shares of the errors say little
 FEW_IMAGES = 200  # below which a calibration error is mostly chance
-Metrics = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method, seed, name
+Joint: TypeAlias = JointBootstrap[tuple[str, int]]
+Metrics: TypeAlias = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method, seed, name
 
 
 def metrics_of(subject: Subject) -> dict[str, dict[int, dict[str, Any]]]:
@@ -190,19 +189,24 @@ def comparison(subject: Subject, metrics: Metrics) -> tuple[Section, dict[str, d
         for name, column in columns.items()
     }
     rows: dict[str, dict[str, Cell]] = {}
-    unable = ""
+    joint, unable = None, ""
+    try:
+        joint = joint_bootstrap(
+            subject.by_method,
+            n_bins=subject.parts.n_bins,
+            n_resamples=subject.parts.n_resamples,
+            level=subject.parts.level,
+            seed=subject.parts.seed,
+        )
+    except ValueError as error:  # a single image or group
+        unable = str(error)
     for method, runs in metrics.items():
         row = {name: over_seeds([each[name] for each in runs.values()]) for name in columns}
-        try:
-            ends = _intervals(subject, method)
-        except ValueError as error:
-            ends, unable = {}, str(error)
         rows[method] = {
-            name: Cell(cell.value, cell.sd, ends.get(name) if cell.value is not None else None)
-            for name, cell in row.items()
+            name: Cell(cell.value, cell.sd, _ends(joint, name, method, runs)) for name, cell in row.items()
         }
     tables = [Table("comparison", "Methods", "method", columns, rows)]
-    differences = {} if unable else _differences(subject)
+    differences = {} if joint is None else _differences(subject, joint)
     if differences:
         compared = {name: columns[name] for name in next(iter(differences.values()))}
         cells = {
@@ -232,39 +236,21 @@ def _reading(subject: Subject) -> str:
     )
 
 
-def _intervals(subject: Subject, method: str) -> dict[str, tuple[float, float]]:
-    runs = [subject.by_method[method][seed] for seed in sorted(subject.by_method[method])]
-    labels = np.broadcast_to(runs[0].labels.cpu().numpy(), (len(runs), len(runs[0].labels)))
-    logits = np.stack([run.logits.cpu().numpy() for run in runs])
-    found = {}
-    for name in columns_of(METRICS):
-        if METRICS[name].compared:
-            interval = bootstrap_interval(
-                interval_statistic(name, n_bins=subject.parts.n_bins),
-                logits,
-                labels,
-                groups=subject.groups,
-                several_runs=True,
-                kind=METRICS[name].interval_kind,
-                n_resamples=subject.parts.n_resamples,
-                level=subject.parts.level,
-                seed=subject.parts.seed,
-            )
-            found[name] = (interval.low, interval.high)
-    return found
+def _ends(joint: Joint | None, name: str, method: str, runs: Iterable[int]) -> tuple[float, float] | None:
+    """Return the interval of a metric over the seeds of a method. None: it has none."""
+    if joint is None or name not in compared():
+        return None
+    keys = [(method, seed) for seed in sorted(runs)]
+    interval = joint.interval(name, keys, kind=METRICS[name].interval_kind)
+    return interval.low, interval.high
 
 
-def _differences(subject: Subject) -> dict[str, dict[str, Difference]]:
+def _differences(subject: Subject, joint: Joint) -> dict[str, dict[str, Difference]]:
     if subject.baseline is None:
         return {}
     theirs = subject.by_method[subject.baseline].keys()
-    paired = {name: runs for name, runs in subject.by_method.items() if runs.keys() & theirs}
-    parts = subject.parts
-    return compare(
-        paired,
-        baseline=subject.baseline,
-        n_bins=parts.n_bins,
-        n_resamples=parts.n_resamples,
-        level=parts.level,
-        seed=parts.seed,
-    )
+    return {
+        name: differences_of(joint, name, subject.baseline, sorted(runs.keys() & theirs))
+        for name, runs in subject.by_method.items()
+        if name != subject.baseline and runs.keys() & theirs
+    }

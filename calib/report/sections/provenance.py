@@ -29,6 +29,7 @@ class Origin:
         files: Digests of files.
         shots: How many images the prompt learned from, in words. Empty: not known.
         partition: How training and test are kept apart, in words. Empty: not known.
+        trained_on: The data set the model learned from. Empty: not known.
         chosen_on: What decided about settings, in words. Empty: not known.
     """
 
@@ -40,6 +41,7 @@ class Origin:
     files: Mapping[str, str] = field(default_factory=dict)
     shots: str = ""
     partition: str = ""
+    trained_on: str = ""
     chosen_on: str = ""
 
 

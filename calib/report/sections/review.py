@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from calib.metrics import FAILURE_METRICS, Column, columns_of
-from calib.metrics.failure import aurc, failure_statistic, summarize_failure
+from calib.metrics.failure import aurc, failures_of_counts, summarize_failure
 from calib.report.document import Picture, Section, Table, Value
 from calib.report.sections.overview import between, percent
-from calib.report.subject import Review, Subject, interval_ends
+from calib.report.subject import Review, Subject
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.stats import clopper_pearson, effective_size, proportion_interval
+from calib.stats import clopper_pearson, counted_intervals, effective_size, proportion_interval
 
 MOST_STEPS = 400  # positions of the slider
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # reviewed, in the table
@@ -142,11 +142,9 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
         chart.line(other.accepted / n, other.errors / other.accepted, f"s{number}")
         legend.append(f"{_DASHES[number]}: {name} (AURC {percent(float(aurc(score, failure)))})")
     chart.line(coverage, risk, "s0", steps=True)
-    threshold = subject.parts.review.threshold if subject.parts.review is not None else None
-    at = threshold if threshold is not None else None
+    at = subject.parts.review.threshold if subject.parts.review is not None else None
     if at is not None:
-        kept = float((subject.doubt.numpy() <= at).mean())
-        chart.upright(kept, "fitted")
+        chart.upright(float((subject.doubt.numpy() < at).mean()), "fitted")
     chart.upright(1, "cursor", "review-cursor")
     own = f"solid line: {next(iter(scores))} (AURC {percent(float(aurc(subject.doubt, failure)))})"
     marks = [
@@ -207,16 +205,31 @@ def _scores(subject: Subject, scores: Mapping[str, Tensor]) -> Table:
     columns = columns_of(FAILURE_METRICS)
     rows: dict[str, dict[str, Value]] = {}
     for name, score in scores.items():
-        found = summarize_failure(score.cpu().double(), failure)
-        rows[name] = {}
-        for key in columns:
-            ends = None
-            if key not in found["undefined"]:
-                arrays = (score.cpu().double().numpy(), failure.numpy())
-                ends = interval_ends(subject, failure_statistic(key), *arrays)
-            rows[name][key] = Cell(found[key], interval=ends)
+        values = score.cpu().double()
+        found, ends = summarize_failure(values, failure), _ends(subject, list(columns), values, failure)
+        rows[name] = {key: Cell(found[key], interval=ends.get(key)) for key in columns}
     title = "How well the doubt tells wrong predictions from right ones"
     return Table("doubt", title, "score", columns, rows)
+
+
+def _ends(
+    subject: Subject, names: list[str], score: Tensor, failure: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of failure metrics; nothing for one that is undefined."""
+    of_counts = failures_of_counts(names, score.numpy(), failure.numpy())
+    parts = subject.parts
+    try:
+        found = counted_intervals(
+            of_counts,
+            len(failure),
+            groups=subject.groups,
+            n_resamples=parts.n_resamples,
+            level=parts.level,
+            seed=parts.seed,
+        )
+    except ValueError:  # a single image or group: there is nothing to resample
+        return {}
+    return {name: (each.low, each.high) for name, each in zip(names, found, strict=True) if each is not None}
 
 
 def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
@@ -224,7 +237,7 @@ def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
     n = len(subject.correct)
     review, start = subject.parts.review, len(steps.accepted) - 1
     if review is not None and review.threshold is not None:
-        start = max(int(np.searchsorted(steps.threshold, review.threshold, side="right")) - 1, 0)
+        start = max(int(np.searchsorted(steps.threshold, review.threshold)) - 1, 0)  # doubts below it
     else:
         start = min(int(np.searchsorted(steps.accepted, 0.8 * n - 1e-9)), start)
     return {
@@ -279,27 +292,29 @@ def caught(slider: Mapping[str, Any], step: Any) -> str:
 def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
     """Say what the fitted threshold promises, and what it does on these images."""
     section.said.append(f"The fitted threshold: {fitted.guarantee}")
-    if not fitted.achievable or fitted.threshold is None:
+    if not fitted.achievable:
         needed = f" About {fitted.needed:,} would be needed." if fitted.needed is not None else ""
         section.said.append(f"No threshold keeps the promise with the cases it was fitted on.{needed}")
     else:
-        accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
-        kept, n = int(accepted.sum()), len(accepted)
-        if kept:
-            groups = None if subject.groups is None else subject.groups[accepted]
-            share, low, high = proportion_interval(
-                ~subject.correct[accepted], groups, level=subject.parts.level
-            )
-            section.said.append(
-                f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}; doubt at "
-                f"most {fitted.threshold:.4g}), of which {percent(share)} are wrong ({between(low, high)}); "
-                f"{n - kept:,} go to a reader."
-            )
-        else:
-            section.said.append(f"On the images of this page it accepts none of {n:,}.")
+        section.said.append(_applied(subject, fitted))
     table = _fit_curve(fitted)
     if table is not None:
         section.tables.append(table)
+
+
+def _applied(subject: Subject, fitted: Review) -> str:
+    """Return what the threshold does on the images of the page."""
+    accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
+    kept, n = int(accepted.sum()), len(accepted)
+    if not kept:
+        return f"On the images of this page it accepts none of {n:,}."
+    groups = None if subject.groups is None else subject.groups[accepted]
+    share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
+    at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
+    return (
+        f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
+    )
 
 
 def _fit_curve(fitted: Review) -> Table | None:
@@ -311,9 +326,9 @@ def _fit_curve(fitted: Review) -> Table | None:
     rows: dict[str, dict[str, Value]] = {}
     keys: dict[str, Column] = {}
     for number, record in enumerate(records, start=1):
-        said = record if isinstance(record, Mapping) else vars(record)
+        said = record if isinstance(record, Mapping) else record._asdict()
         rows[str(number)] = {
-            str(key): value if value is None or isinstance(value, str) else float(value)
+            str(key): value if value is None or isinstance(value, str | int) else float(value)
             for key, value in said.items()
         }
         keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}

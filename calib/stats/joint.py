@@ -1,0 +1,184 @@
+"""Many statistics of several systems on the same resamples: one pass for what one by one takes many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+
+from calib.stats.bootstrap import (
+    _CHUNK,
+    Interval,
+    MeanStatistic,
+    _as_runs,
+    _check_settings,
+    _draws,
+    _group_indices,
+    _interval,
+    _sample_counts,
+)
+
+System = TypeVar("System", bound=Hashable)
+
+
+class JointBootstrap(Generic[System]):
+    """Bootstrap intervals of many statistics, and of their differences between systems.
+
+    Each interval is that of `bootstrap_interval`, and each difference that of `paired_bootstrap`, with the
+    same seed, but for rounding. All statistics are functions of means, so that one product of matrices gives
+    all resamples of all of them.
+
+    Args:
+        statistics: Name to statistic of the arrays of one system.
+        systems: Name to arrays, each (N, ...) with the same samples in the same order.
+        groups: (N,) group of each sample; None if the samples are independent.
+        n_resamples: Number of resamples.
+        level: Share of the resamples inside an interval, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the inputs are not as above, or there is only one sample or group.
+
+    Example:
+        >>> share = MeanStatistic(lambda hits: hits[:, None], lambda means: means[:, 0])
+        >>> hits = {"a": (np.array([1.0] * 96 + [0.0] * 32),), "b": (np.array([1.0] * 88 + [0.0] * 40),)}
+        >>> joint = JointBootstrap({"share": share}, hits)
+        >>> joint.interval("share", ["a"], minus=["b"])
+        Interval(estimate=0.0625, low=0.0234375, high=0.109375, level=0.95, n_resamples=2000)
+    """
+
+    def __init__(
+        self,
+        statistics: Mapping[str, MeanStatistic],
+        systems: Mapping[System, tuple[np.ndarray, ...]],
+        *,
+        groups: Sequence[object] | np.ndarray | None = None,
+        n_resamples: int = 2000,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        _check_settings(n_resamples, level, "percentile", "raise")
+        if not statistics or not systems:
+            raise ValueError("Expected at least one statistic and one system.")
+        self._level, self._n_resamples = level, n_resamples
+        sizes = {len(_as_runs(arrays, False)[0][0]) for arrays in systems.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"Systems must hold the same samples, got {sorted(sizes)} of them.")
+        n = sizes.pop()
+        group_of = _group_indices(groups, n)
+        index = np.arange(n) if group_of is None else group_of
+        number = int(index.max()) + 1
+        if number < 2:
+            raise ValueError(f"Resampling needs at least 2 samples or groups to draw from, got {number}.")
+        sample_rng, self._run_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        self._run_state = self._run_rng.bit_generator.state
+        places, sums = self._sums(statistics, systems, index, number)
+        counts = np.bincount(index, minlength=number).astype(np.float64)
+        means = [sums.sum(axis=0, keepdims=True) / n]
+        rows = max(1, _CHUNK // n)
+        for start in range(0, n_resamples, rows):
+            drawn = _draws(number, min(rows, n_resamples - start), sample_rng).astype(np.float64)
+            means.append(drawn @ sums / (drawn @ counts)[:, None])
+        every = np.concatenate(means)
+        self._values = {
+            (system, name): statistics[name].finish(every[:, place])
+            for (system, name), place in places.items()
+        }
+
+    @staticmethod
+    def _sums(
+        statistics: Mapping[str, MeanStatistic],
+        systems: Mapping[System, tuple[np.ndarray, ...]],
+        index: np.ndarray,
+        number: int,
+    ) -> tuple[dict[tuple[System, str], slice], np.ndarray]:
+        """Return where the columns of each system and statistic lie, and all of them summed by group."""
+        places: dict[tuple[System, str], slice] = {}
+        parts, start = [], 0
+        for system, arrays in systems.items():
+            for name, statistic in statistics.items():
+                columns = np.asarray(statistic.columns(*arrays), dtype=np.float64)
+                summed = columns
+                if number < len(index):
+                    summed = np.stack([np.bincount(index, each, number) for each in columns.T], axis=1)
+                places[system, name] = slice(start, start + columns.shape[1])
+                start += columns.shape[1]
+                parts.append(summed)
+        return places, np.concatenate(parts, axis=1)
+
+    def interval(
+        self,
+        name: str,
+        systems: Sequence[System],
+        *,
+        minus: Sequence[System] = (),
+        kind: Literal["percentile", "basic"] = "percentile",
+    ) -> Interval:
+        """Return a statistic with its interval, or its difference between systems.
+
+        Args:
+            name: One of the statistics.
+            systems: Runs of one system, over which the statistic is averaged; each resample draws among them.
+            minus: Runs of another system, each belonging to the run at the same place, whose statistic is
+                taken off. Empty: nothing is.
+            kind: As for `bootstrap_interval`.
+
+        Raises:
+            ValueError: The statistic is not finite, or there are not as many runs of both.
+        """
+        values = np.stack([self._values[system, name] for system in systems], axis=1)  # (1 + R, S)
+        if minus:
+            if len(minus) != len(systems):
+                raise ValueError(
+                    f"Runs belong together: {len(systems)} of one and {len(minus)} of the other."
+                )
+            values = values - np.stack([self._values[system, name] for system in minus], axis=1)
+        runs = values.shape[1]
+        self._run_rng.bit_generator.state = self._run_state  # every interval draws the same runs
+        drawn = _draws(runs, self._n_resamples, self._run_rng)
+        weights = np.concatenate([np.ones((1, runs)), drawn]) / runs
+        return _interval(np.where(weights > 0, weights * values, 0.0).sum(axis=1), self._level, kind, "raise")
+
+
+def counted_intervals(
+    of_counts: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    *,
+    groups: Sequence[object] | np.ndarray | None = None,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval | None]:
+    """Return the intervals of K statistics that are computed together; None for one that is undefined.
+
+    Each is that of `bootstrap_interval` with undefined="drop" and the same seed.
+
+    Args:
+        of_counts: From how often each resample drew each sample, (R, n), to the statistics (R, K).
+        n: Samples.
+        groups: (n,) group of each sample; None if they are independent.
+        n_resamples: Number of resamples.
+        level: Share of the resamples inside an interval, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the inputs are not as above, or there is only one sample or group.
+
+    Example:
+        >>> hits = np.array([1.0] * 90 + [0.0] * 10)
+        >>> counted_intervals(lambda counts: (counts @ hits)[:, None] / 100, 100)
+        [Interval(estimate=0.9, low=0.84, high=0.96, level=0.95, n_resamples=2000)]
+    """
+    _check_settings(n_resamples, level, "percentile", "drop")
+    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+    counts = _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
+    values = np.concatenate([of_counts(each) for each in counts])
+    return [_defined(column, level) for column in values.T]
+
+
+def _defined(values: np.ndarray, level: float) -> Interval | None:
+    try:
+        return _interval(values, level, "percentile", "drop")
+    except ValueError:  # of the data, or of every resample
+        return None

@@ -1,0 +1,493 @@
+"""The report: what stands on the page and in its files, for any input; nothing leaves it, all is escaped."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import calib
+from calib.data.predictions import Predictions
+from calib.metrics import net_benefit
+from calib.posthoc import make_calibrator
+from calib.report.sections.review import MOST_STEPS, steps_of
+from calib.report.subject import Parts, subject_of
+from calib.stats import proportion_interval
+
+NAMES = ["benign", "malignant", "other"]
+QUICK = {"n_resamples": 40}
+NASTY = "<script>alert(1)</script>\"'&|\x1b[2J"
+VOID = {"meta", "img", "input", "br"}
+
+
+def said(
+    n: int = 60, *, seed: int = 1, method: str = "mine", strength: float = 2.0, **changes: Any
+) -> Predictions:
+    fixed = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (n,), generator=fixed)
+    own = torch.Generator().manual_seed(100 * seed + len(method))
+    logits = torch.randn(n, 3, generator=own) + strength * torch.eye(3)[labels]
+    given = {
+        "logits": logits,
+        "labels": labels,
+        "image_features": torch.ones(n, 2),
+        "ids": [f"{i:064x}" for i in range(n)],
+        "names": [f"scan_{i}.png" for i in range(n)],
+        "class_names": NAMES,
+        "groups": [f"patient_{i // 2}" for i in range(n)],
+        "about": {"method": method, "seed": seed, "data": "toy"},
+    }
+    return Predictions(**{**given, **changes})
+
+
+class Pictures:
+    def __init__(self, ids: Sequence[str], broken: Sequence[int] = ()) -> None:
+        self.ids, self._broken = list(ids), set(broken)
+
+    def open(self, index: int) -> Image.Image:
+        if index in self._broken:
+            raise ValueError("damaged")
+        return Image.new("L" if index % 2 else "RGB", (300, 200), index)
+
+
+class Page(HTMLParser):
+    """What is checked of a page: its elements, that they are closed, ids, texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def written(tmp_path: Path, predictions: Any, **how: Any) -> tuple[str, dict[str, Any], Page]:
+    path = calib.report(predictions, tmp_path / "report.html", **{**QUICK, **how})
+    text = path.read_text(encoding="utf-8")
+    return text, json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), Page(text)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], Page]:
+    """Return a report with everything there is: seeds, methods, thresholds, sets, images, subgroups."""
+    by_method = {
+        "mine": {seed: said(seed=seed) for seed in (1, 2, 3)},
+        "zero-shot": {seed: said(seed=seed, method="zero-shot", strength=1.0) for seed in (1, 2, 3)},
+    }
+    ids = by_method["mine"][1].ids
+    return written(
+        tmp_path_factory.mktemp("report"),
+        by_method,
+        review=fitted_review(0.4),
+        sets=fitted_sets(),
+        images=Pictures(ids, broken=[3]),
+        slices={"scanner": ["A" if i % 3 else "B" for i in range(60)]},
+        others={"entropy": said().probs.log().mul(said().probs).sum(1).neg()},
+    )
+
+
+def fitted_review(threshold: float | None, needed: int | None = 120) -> Any:
+    class Fitted(SimpleNamespace):
+        def __call__(self, doubt: Tensor) -> Tensor:
+            return doubt < (-1 if threshold is None else threshold)
+
+    point = {"threshold": 0.2, "accepted": 0.5, "error": 0.1, "upper": 0.2, "n": 30}
+    return Fitted(
+        achievable=threshold is not None,
+        threshold=threshold,
+        guarantee="At most 5 % of the accepted are wrong, with probability 90 %.",
+        needed=needed,
+        curve=lambda: [point],
+    )
+
+
+def fitted_sets() -> Any:
+    class Fitted(SimpleNamespace):
+        def __call__(self, probs: Tensor, strata: Any = None) -> Tensor:
+            return probs > 0.25
+
+    return Fitted(guarantee="The set holds the true class in 90 of 100 cases.")
+
+
+def test_every_part_stands_on_the_page_and_in_the_files(full: Any) -> None:
+    text, content, page = full
+    sections = [
+        *("overview", "comparison", "reliability", "review", "sets", "decisions", "classes", "groups"),
+        *("cases", "provenance", "checklist"),
+    ]
+    assert list(content["sections"]) == sections
+    links = {attributes["href"] for attributes in page.all("a")}
+    assert {f"#{name}" for name in sections} <= links
+    for words in ("At most 5 % of the accepted are wrong", "The set holds the true class in 90 of 100"):
+        assert words in text.replace("\N{NO-BREAK SPACE}", " ")
+    tables = {name for section in content["sections"].values() for name in section["tables"]}
+    assert {
+        "comparison",
+        "differences",
+        "reliability",
+        "workload",
+        "doubt",
+        "net_benefit",
+        "classes",
+    } <= tables
+    assert {"confusion", "by scanner", "set_sizes", "threshold_curve", "software"} <= tables
+    assert sum(len(found) for found in content["sections"]["cases"]["cases"].values()) > 12
+    assert text.count("data:image/jpeg;base64,") > 10
+
+
+def test_the_page_is_sound_and_says_its_pictures_in_words(full: Any) -> None:
+    _, _, page = full  # elements are closed in order
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert max(ids.values()) == 1
+    named = [
+        name
+        for _, attributes in page.elements
+        for key in ("aria-labelledby", "aria-describedby", "for")
+        for name in (attributes.get(key) or "").split()
+    ]
+    assert len(named) > 30
+    assert set(named) <= ids.keys()
+    assert all(attributes["alt"] for attributes in page.all("img"))
+    drawn = [each for each in page.all("svg") if each.get("aria-hidden") != "true"]
+    assert len(drawn) >= 9
+    assert all(each["role"] == "img" and each["aria-labelledby"] for each in drawn)
+    assert [each["lang"] for each in page.all("html")] == ["en"]
+    headings = [tag for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1"
+    assert headings.count("h1") == 1
+
+
+def test_nothing_leaves_the_page(full: Any) -> None:
+    text, _, page = full
+    for tag, attributes in page.elements:
+        for key in ("src", "href", "action", "poster", "data", "srcset", "xlink:href"):
+            if (value := attributes.get(key)) is not None:
+                assert value.startswith(("#", "data:image/jpeg;base64,")), (tag, key, value[:80])
+        assert not any(key.startswith("on") or key == "style" for key in attributes), (tag, attributes)
+    assert not re.findall(r"url\((?!#)|@import|https?://[^\s<]*\.(?:js|css|png)", text)
+    assert {tag for tag, _ in page.elements} & {"iframe", "object", "embed", "link", "base", "form"} == set()
+
+
+def test_the_browser_is_told_so_by_the_digests_of_style_and_script(full: Any) -> None:
+    text, _, page = full
+    policy = next(
+        each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; ")
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    styles = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    assert (len(scripts), len(styles)) == (1, 1)
+    for content, key in ((scripts[0], "script-src"), (styles[0], "style-src")):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{key} 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+
+
+def test_what_users_name_things_is_escaped_everywhere(tmp_path: Path) -> None:
+    nasty = said(
+        class_names=[NASTY, "=1+1", "c"],
+        names=[f"{NASTY}{i}" for i in range(60)],
+        groups=[f"{NASTY}{i % 3}" for i in range(60)],
+        about={"method": NASTY, "seed": 1, "data": NASTY},
+    )
+    text, _, page = written(
+        tmp_path,
+        nasty,
+        title=NASTY,
+        doubt=nasty.confidence.neg() + 1,
+        doubt_name=NASTY,
+        why=[NASTY] * 60,
+        slices={NASTY: [NASTY] * 60},
+        images=Pictures(nasty.ids),
+        origin=calib_origin(),
+    )
+    assert "<script>alert" not in text
+    assert page.all("script") == [
+        {"type": "application/json", "id": "review-steps"},
+        {},
+    ]
+    for ending in (".md", ".json", ".csv"):
+        content = (tmp_path / f"report{ending}").read_text(encoding="utf-8")
+        assert "\x1b" not in content.replace("\\u001b", "")
+    assert "<script" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    rows = list(csv.reader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "@", "+cmd"))]
+
+
+def calib_origin() -> Any:
+    from calib.report.sections.provenance import Origin
+
+    return Origin(data={"source": NASTY}, notes=[NASTY], settings={NASTY: NASTY}, files={NASTY: "x"})
+
+
+def test_the_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
+    predictions = said()
+    _, content, _ = written(tmp_path, predictions)
+    expected = predictions.metrics()
+    row = content["sections"]["comparison"]["tables"]["comparison"]["rows"]["mine"]
+    for name in ("accuracy", "ece", "nll", "brier", "null_ece"):
+        assert row[name]["value"] == pytest.approx(expected[name], abs=1e-12)
+    assert row["accuracy"]["low"] < expected["accuracy"] < row["accuracy"]["high"]
+    classes = content["sections"]["classes"]["tables"]
+    for label, each in enumerate(expected["per_class"]):
+        cell = classes["classes"]["rows"][each["class"]]
+        assert cell["recall"]["value"] == pytest.approx(each["recall"])
+        inside = predictions.labels == label
+        share = proportion_interval(
+            (~predictions.failure)[inside].numpy(), np.array(predictions.groups)[inside.numpy()]
+        )
+        assert (cell["recall"]["low"], cell["recall"]["high"]) == pytest.approx(share[1:])
+    counts = classes["confusion"]["rows"]
+    assert sum(counts[name][name] for name in NAMES) == int((~predictions.failure).sum())
+    assert sum(counts["benign"].values()) == int((predictions.labels == 0).sum())
+    benefit = content["sections"]["decisions"]["tables"]["net_benefit"]["rows"]["malignant at 20 %"]
+    found = net_benefit(predictions.probs[:, 1], predictions.labels == 1, torch.tensor([0.2]))
+    assert benefit["model"]["value"] == pytest.approx(float(found), abs=1e-9)
+    assert benefit["model"]["low"] < benefit["model"]["value"] < benefit["model"]["high"]
+
+
+def test_json_csv_and_markdown_hold_the_same_tables(full: Any, tmp_path: Path) -> None:
+    _, content, _ = written(tmp_path, [said(), said(method="coop", strength=1)])
+    long = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    tables = {name: t for section in content["sections"].values() for name, t in section["tables"].items()}
+    assert {row["table"] for row in long} == tables.keys()
+    cells = {(row["table"], row["row"], row["column"]): row for row in long}
+    for name, table in tables.items():
+        assert f"**{table['title']}**" in markdown
+        for row, values in table["rows"].items():
+            for column, value in values.items():
+                said_there = cells[name, row, column]["value"]
+                number = value["value"] if isinstance(value, dict) else value
+                if isinstance(number, int | float):
+                    assert float(said_there) == pytest.approx(number, rel=1e-7)
+
+
+def test_the_same_input_makes_the_same_page(tmp_path: Path) -> None:
+    first = calib.report(said(), tmp_path / "a.html", **QUICK).read_bytes()
+    assert calib.report(said(), tmp_path / "b.html", **QUICK).read_bytes() == first
+
+
+def test_names_can_be_left_out(tmp_path: Path) -> None:
+    sites = said(groups=[f"hospital_{i % 3}" for i in range(60)])
+    text, content, _ = written(tmp_path, sites)
+    assert "scan_" in text
+    assert content["sections"]["groups"]["tables"]["by group"]["rows"].keys() == {
+        f"hospital_{i}" for i in range(3)
+    }
+    written(tmp_path, sites, names=False, images=Pictures(sites.ids))
+    for ending in (".html", ".json", ".csv", ".md"):
+        content_of = (tmp_path / f"report{ending}").read_text(encoding="utf-8")
+        assert "scan_" not in content_of
+        assert "hospital_" not in content_of
+    patients = written(tmp_path, said())[0]
+    assert "patient_" not in patients  # of whom there are too many to be shown one by one
+
+
+def test_the_slider_has_exact_numbers_for_ties_too() -> None:
+    rng = np.random.default_rng(0)
+    doubt, wrong = rng.integers(0, 12, 200) / 12, rng.random(200) < 0.3
+    steps = steps_of(doubt, wrong, None)
+    assert steps.threshold.tolist() == sorted(set(doubt.tolist()))
+    for at, accepted, errors, low, high in zip(
+        steps.threshold, steps.accepted, steps.errors, steps.low, steps.high, strict=True
+    ):
+        inside = doubt <= at
+        assert (accepted, errors) == (inside.sum(), (inside & wrong).sum())
+        assert (errors / accepted, low, high) == pytest.approx(proportion_interval(wrong[inside]))
+    many = steps_of(rng.random(5000), rng.random(5000) < 0.1, None)
+    assert len(many.accepted) <= MOST_STEPS
+    assert many.accepted[-1] == 5000
+    assert np.diff(many.accepted).max() <= 5000 / MOST_STEPS + 2
+
+
+def test_a_fitted_threshold_is_applied_to_the_images_of_the_page(tmp_path: Path) -> None:
+    predictions = said()
+    _, content, _ = written(tmp_path, predictions, review=fitted_review(0.4))
+    accepted = predictions.confidence > 0.6
+    text = " ".join(content["sections"]["review"]["said"])
+    assert f"it accepts {int(accepted.sum())} of 60" in text
+    start = content["sections"]["review"]["steps"]["start"]
+    assert content["sections"]["review"]["steps"]["steps"][start][1] == int(accepted.sum())
+    _, content, _ = written(tmp_path, predictions, review=fitted_review(None))
+    text = " ".join(content["sections"]["review"]["said"])
+    assert (
+        "No threshold keeps the promise with the cases it was fitted on. About 120 would be needed." in text
+    )
+    _, content, _ = written(tmp_path, predictions)
+    assert "No review threshold was fitted." in content["sections"]["review"]["notes"][-1]
+
+
+def test_sets_are_judged_on_the_images_of_the_page(tmp_path: Path) -> None:
+    predictions = said()
+    _, content, _ = written(tmp_path, predictions, sets=fitted_sets())
+    inside = predictions.probs > 0.25
+    holds = inside[torch.arange(60), predictions.labels]
+    tables = content["sections"]["sets"]["tables"]
+    assert tables["set_classes"]["rows"]["other"]["coverage"]["value"] == pytest.approx(
+        float(holds[predictions.labels == 2].double().mean())
+    )
+    assert sum(row["n"] for row in tables["set_sizes"]["rows"].values()) == 60
+    assert f"has {inside.sum(1).double().mean():.2f} classes on average" in " ".join(
+        content["sections"]["sets"]["said"]
+    )
+    with pytest.raises(ValueError, match=r"The sets are \(60, 2\)"):
+        calib.report(predictions, tmp_path / "x.html", sets=lambda probs: probs[:, :2] > 0)
+
+
+def test_a_calibrator_stands_beside_what_it_calibrates(tmp_path: Path) -> None:
+    predictions = said(logits=said().logits * 5)
+    calibrator = make_calibrator("temperature").fit(predictions.logits, predictions.labels)
+    _, content, _ = written(tmp_path, predictions, calibrator=calibrator)
+    rows = content["sections"]["comparison"]["tables"]["comparison"]["rows"]
+    assert list(rows) == ["mine calibrated afterwards", "mine"]
+    assert rows["mine calibrated afterwards"]["nll"]["value"] < rows["mine"]["nll"]["value"]
+    assert rows["mine calibrated afterwards"]["accuracy"]["value"] == rows["mine"]["accuracy"]["value"]
+    differences = content["sections"]["comparison"]["tables"]["differences"]
+    assert differences["title"].startswith("Minus mine,")
+    sure = content["sections"]["review"]["steps"]["steps"]
+    assert max(step[0] for step in sure) == pytest.approx(
+        1 - float(calibrator(predictions.logits).amax(1).min()), rel=1e-4
+    )
+
+
+def test_thumbnails_are_small_plain_and_only_where_they_can_be_read(tmp_path: Path) -> None:
+    predictions = said()
+    text, content, _ = written(tmp_path, predictions, images=Pictures(predictions.ids, broken=range(60)))
+    assert "data:image/jpeg;base64" not in text
+    text, content, _ = written(tmp_path, predictions)
+    assert content["sections"]["cases"]["notes"] == ["There are no thumbnails. No images were given."]
+    text, content, _ = written(tmp_path, predictions, images=Pictures(predictions.ids[::-1]))
+    pictures = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
+    for each in pictures:
+        image = Image.open(io.BytesIO(base64.b64decode(each)))
+        assert max(image.size) == 144
+        assert not image.getexif()
+    shown = content["sections"]["cases"]["cases"]["Mistakes with the least doubt: what a threshold lets pass"]
+    wrong = predictions.failure.nonzero().flatten().tolist()
+    surest = sorted(wrong, key=lambda row: -float(predictions.confidence[row]))[:12]
+    assert [case["title"] for case in shown] == [predictions.names[row] for row in surest]
+    first = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
+    value = first.convert("L").getpixel((5, 5))
+    assert abs(value - (59 - surest[0]) * (1 if (59 - surest[0]) % 2 else 0.299)) <= 3  # by content id
+
+
+def test_seeds_show_how_far_they_lie_apart(full: Any, tmp_path: Path) -> None:
+    text, content, _ = full
+    assert "3 seeds, one by one" in text
+    assert content["sections"]["comparison"]["tables"]["comparison"]["rows"]["mine"]["nll"]["sd"] > 0
+    alone = written(tmp_path, said())[1]
+    assert "it takes 3 seeds, or 3 groups of 10 images" in alone["sections"]["reliability"]["notes"][0]
+
+
+def test_the_checklist_names_what_is_not_reported(full: Any, tmp_path: Path) -> None:
+    for content, subgroups, thresholds in (
+        (full[1], True, True),
+        (written(tmp_path, said())[1], False, False),
+    ):
+        for rows in content["sections"]["checklist"]["checklist"].values():
+            assert {row["state"] for row in rows} == {"reported", "partly", "not reported"}
+            assert all(row["where"] for row in rows)
+        tripod, claim = content["sections"]["checklist"]["checklist"].values()
+        items = {row["item"]: row["state"] for row in tripod}
+        assert items["12e"] == "reported"
+        assert items["17"] == "not reported"  # ethical approval: nobody can know it here
+        assert items["23a"] == ("reported" if subgroups else "partly")
+        assert items["15"] == ("reported" if thresholds else "partly")
+        assert [row["item"] for row in claim] == [str(number) for number in range(1, 45)]
+        assert {row["item"]: row["state"] for row in claim}["33"] == "not reported"  # external testing
+        assert len(tripod) == 52
+
+
+@pytest.mark.parametrize("kind", ["one image", "all right", "one class", "one group", "two classes", "many"])
+def test_small_and_odd_sets_have_a_report(kind: str, tmp_path: Path) -> None:
+    n = 1 if kind == "one image" else 30
+    odd = said(n)
+    if kind == "all right":
+        odd = replace(odd, logits=10 * torch.eye(3)[odd.labels])
+    elif kind == "one class":
+        odd = replace(odd, labels=torch.zeros(n, dtype=torch.int64))
+    elif kind == "one group":
+        odd = replace(odd, groups=["a"] * n)
+    elif kind == "two classes":
+        odd = replace(odd, logits=odd.logits[:, :2], labels=odd.labels.clamp_max(1), class_names=NAMES[:2])
+    elif kind == "many":
+        logits = torch.randn(n, 40, generator=torch.Generator().manual_seed(0))
+        odd = replace(odd, logits=logits, class_names=[f"c{i}" for i in range(40)])
+    text, content, _ = written(tmp_path, odd)
+    assert content["title"] == "mine on toy"
+    assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).lower().split()
+    if kind == "one image":
+        assert "No intervals: Resampling needs at least 2" in text
+    if kind == "all right":
+        assert "Only 0 predictions are wrong" in text
+    if kind == "many":
+        assert "more classes are left out" in text
+
+
+def test_what_cannot_stand_in_one_report_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    with pytest.raises(ValueError, match=r"must be a file that ends in \.html"):
+        calib.report(said(), tmp_path / "report.pdf")
+    with pytest.raises(ValueError, match="at least one prediction"):
+        calib.report([], page)
+    with pytest.raises(ValueError, match=r"both of 'mine' with seed 1. Give them names"):
+        calib.report([said(), said()], page)
+    with pytest.raises(ValueError, match=r"'coop' \(seed 1\) is of other images"):
+        calib.report([said(), said(method="coop", ids=["z" * 64] * 60)], page)
+    with pytest.raises(ValueError, match=r"'coop' \(seed 1\) predicts a, b, c, and the first benign"):
+        calib.report([said(), said(method="coop", class_names=["a", "b", "c"])], page)
+    with pytest.raises(ValueError, match=r"doubt must be \(60,\) finite numbers"):
+        calib.report(said(), page, doubt=torch.full((60,), float("nan")))
+    with pytest.raises(ValueError, match="60 predictions, and 2 values of 'site'"):
+        calib.report(said(), page, slices={"site": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"Unknown method 'min'. Did you mean 'mine'"):
+        calib.report(said(), page, main="min")
+    with pytest.raises(ValueError, match=r"Unknown baseline 'coop'"):
+        calib.report(said(), page, baseline="coop")
+    with pytest.raises(ValueError, match=r"The calibrator returned \(60, 2\)"):
+        calib.report(said(), page, calibrator=lambda logits: logits[:, :2])
+    assert not list(tmp_path.iterdir())
+
+
+def test_methods_without_a_common_seed_stand_beside_each_other_unpaired(tmp_path: Path) -> None:
+    _, content, _ = written(tmp_path, [said(seed=1), said(seed=2, method="coop")])
+    assert set(content["sections"]["comparison"]["tables"]) == {"comparison"}
+    subject = subject_of([said(), said(method="zero-shot"), said(method="coop")], parts=Parts())
+    assert (subject.main, subject.baseline) == ("mine", "zero-shot")
