@@ -182,7 +182,7 @@ COMMANDS = {
         read=calibrate_arguments,
     ),
     "vqa": Command(
-        summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",
+        summary="visual question answering: make, change, answer and judge questions (calib vqa --help)",
         main="calib.commands.vqa.dispatch:main",
         read=vqa_arguments,
         after=After(

@@ -166,7 +166,8 @@ def _lines(path: Path, types: Mapping[str, Any]) -> Any:
             read_options=pyarrow.json.ReadOptions(block_size=64 << 20),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(given.items()))),
         )
-        if len(table) == len(lines) and not _odd(content):
+        guessed = [field.type for field in table.schema if field.name not in given]
+        if len(table) == len(lines) and not _odd(content) and not any(map(_is_guessed, guessed)):
             absent = [name for name in given if table.column(name).null_count == len(table)]
             return table.drop_columns(absent)
     except pa.ArrowException:
@@ -180,6 +181,11 @@ def _lines(path: Path, types: Mapping[str, Any]) -> Any:
             raise ValueError(f"{path}, line {number}: expected a JSON object, got {line.strip()[:40]!r}.")
         rows.append(row)
     return _table_of(rows, types, Origin.of(str(path), "line", len(rows)))
+
+
+def _is_guessed(kind: Any) -> bool:
+    """Return whether Arrow made a time of texts that look like one, or one object of several."""
+    return bool(pa.types.is_temporal(kind) or pa.types.is_nested(kind))
 
 
 def _odd(content: str) -> bool:

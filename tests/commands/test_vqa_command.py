@@ -47,6 +47,9 @@ def test_from_a_task_to_answers(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_recorded_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"item_id": "a", "options": ["CT", "MRI"], "option_ids": ["o0", "o1"], "correct_index": 1}
     (tmp_path / "items.jsonl").write_text(json.dumps(row))
+    requests = tmp_path / "requests.jsonl"
+    assert cli.main(["vqa", "requests", str(tmp_path / "items.jsonl"), "samples=2", f"out={requests}"]) == 0
+    assert "3 requests for 1 items" in capsys.readouterr().out
     (tmp_path / "gpt.jsonl").write_text(
         '{"item_id": "a", "text": "I cannot provide that."}\n{"item_id": "a", "text": "B"}'
     )

@@ -240,3 +240,15 @@ def _touched(path: Path) -> Path:
 
 def _plain(said: str) -> str:
     return said.replace("(", ".").replace(")", ".").replace("[", ".").replace("]", ".").replace("+", ".")
+
+
+def test_texts_that_look_like_times_and_objects_stay_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    row = {**ITEM, "perturbation": {"kind": "x", "seed": 1}, "taken": "2024-05-01", "extra": {"b": 1}}
+    path.write_text(
+        json.dumps(row) + "\n" + json.dumps({**ITEM, "item_id": "b", "perturbation": {"kind": "y"}})
+    )
+    first, second = read_items(path).rows()
+    assert json.loads(first["perturbation"]) == {"kind": "x", "seed": 1}
+    assert json.loads(second["perturbation"]) == {"kind": "y"}
+    assert (first["taken"], first["extra"]) == ("2024-05-01", '{"b": 1}')

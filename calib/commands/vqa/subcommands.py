@@ -122,6 +122,28 @@ Items that cannot be changed so are left out, and counted by reason; left_out=FI
         },
         needs=("kind", "out"),
     ),
+    "requests": Subcommand(
+        summary="write the questions for a model that is asked elsewhere, e.g. by an API",
+        main="calib.commands.vqa.requests:main",
+        usage="""\
+calib vqa requests ITEMS... out=FILE
+
+  calib vqa requests items.parquet nota.parquet out=requests.jsonl
+  calib vqa requests items.parquet prompts=prompts.csv samples=4 out=requests.jsonl
+
+Every line is a question: its messages, its image, and which option each letter stands for. Your program sends
+them and writes the same lines with a field text, the answer; these are read by calib vqa answer ITEMS...
+answerer=recorded answers=FILE. A table of prompts has the columns prompt_id, text and, of chains, step; in
+the text stand {question}, {options}, {letters}.
+""",
+        options={
+            "prompts": Option(None, "a table of prompts, .csv or .jsonl (default: one plain prompt)"),
+            "samples": Option(0, "further requests, each with its own order of options", int, 0),
+            "seed": Option(0, "of these orders", int),
+            "out": Option(None, "the requests, .jsonl"),
+        },
+        needs=("out",),
+    ),
     "answer": Subcommand(
         summary="have a model answer items; goes on after an interruption",
         main="calib.commands.vqa.answer:main",

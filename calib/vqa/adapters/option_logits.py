@@ -54,7 +54,9 @@ def read_option_logits(
         if all_rows:
             again = [f"{name}-again" if name in names[:k] else name for k, name in enumerate(names)]
             unlisted = [f"unlisted{k}" for k in range(len(names), LETTERS)]
-            made |= {"option_ids": [*again, *unlisted]} | ({"options": None} if unlisted else {})
+            made |= {"option_ids": [*again, *unlisted]} | (
+                {"options": None} if again != names or unlisted else {}
+            )
         rows.append(made)
         kept[row["item"]] = made
     if out:

@@ -149,7 +149,7 @@ class HuggingFaceVLM:
             FileNotFoundError: There is no such folder.
             ValueError: It is no such model.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText, AutoProcessor, __version__
 
         name = str(path)
         local = not name.startswith(HUB)
@@ -162,10 +162,12 @@ class HuggingFaceVLM:
             raise ValueError(f"dtype is 'auto' or a floating-point type such as bfloat16, not {dtype!r}.")
         try:
             processor = AutoProcessor.from_pretrained(source, **common)
+            kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+            named = "dtype" if [int(n) for n in __version__.split(".")[:2]] >= [4, 56] else "torch_dtype"
             model = AutoModelForImageTextToText.from_pretrained(
                 source,
-                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,  # no pickle
+                **{named: kind},
                 **common,
             )
         except (KeyError, ValueError, OSError) as error:
