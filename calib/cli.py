@@ -113,6 +113,7 @@ def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
     return replace(config, runs=[*config.runs, *runs])
 
 
+_ANSWERED = " The same command goes on from the last answers that were written."
 _TRAIN = Command(
     summary="learn a calibrated prompt, or with task=failure to predict its failures",
     main="calib.commands.train:main",
@@ -185,10 +186,7 @@ COMMANDS = {
         summary="visual question answering: make, change, answer and judge questions (calib vqa --help)",
         main="calib.commands.vqa.dispatch:main",
         read=vqa_arguments,
-        after=After(
-            interruption=" The same command goes on from the last answers that were written.",
-            stop=" The same command goes on from the last answers that were written.",
-        ),
+        after=After(_ANSWERED, _ANSWERED),
     ),
 }
 
