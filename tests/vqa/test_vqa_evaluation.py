@@ -167,6 +167,21 @@ def test_collapse_is_foreseen_beyond_the_best_rival_where_it_is(fragility: float
     assert (": more than the" in found.text()) == beyond
 
 
+def test_of_one_image_there_are_numbers_and_no_intervals() -> None:
+    items, outputs = asked(200, np.random.default_rng(9), fragility=0.7)
+    one = [Items.of_rows([row | {"group_id": "image"} for row in each.rows()]) for each in items]
+    rows = [{k: v for k, v in row.items() if v is not None} for row in outputs.rows()]
+    said = Outputs.of_rows(rows, calib.vqa.join_items(one))
+    found = evaluate(one, said, Protocol(methods=("option_msp", "best_distractor"), n_permutations=20))
+    row = found.rows("errors", condition="original")[0]
+    assert 0.5 < row["auroc"] < 1
+    assert "auroc_low" not in row
+    (fall,) = found.rows("collapse", method="option_msp")
+    assert fall["null_p"] == 1.0  # the only image has nobody to exchange with
+    assert "added_p" not in fall
+    assert found.rows("calibration")[0]["why"] == "no correction: all originals are of one image"
+
+
 def test_letters_are_not_logits_and_the_null_says_why(report: Evaluation) -> None:
     (row,) = report.rows("collapse", system="toy-vlm-a", method="option_msp", condition="nota")
     assert "null_p" not in row
