@@ -62,8 +62,9 @@ def pooled(
         own[row].append(place)
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, item in enumerate(outputs.item_rows.tolist()):
-        key = [("" if name in across else str(columns[name][row])) for name in columns]
-        groups[(*key, str(items.bases[item] if over_conditions else items.ids[item]))].append(row)
+        names = ["" if name in across else str(columns[name][row]) for name in columns]
+        names.append(str(items.bases[item] if over_conditions else items.ids[item]))
+        groups[tuple(names)].append(row)
     ids = items.table.column("option_ids").to_pylist()
     made = []
     for key, members in groups.items():

@@ -75,7 +75,7 @@ def test_a_threshold_answers_few_controls_by_none_of_the_above(
     model.fit_nota(controls, false_rate=0.1)
     said = answer(model, controls)
     false = said.choices == controls.places()
-    assert false.sum() == 10  # exactly: the lowest tenth of the largest logits
+    assert false.sum() == int(0.1 * len(controls)) > 0  # exactly: the lowest tenth of the largest logits
     nota = answer(model, perturb(items, "replace_correct"))
     assert (nota.choices == nota.items.places()).mean() > 0
     with pytest.raises(ValueError, match=r"A rate of 0\.001 needs at least 1000 controls"):

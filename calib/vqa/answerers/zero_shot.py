@@ -82,7 +82,7 @@ class ZeroShot:
         for text in [*([template] if template else []), *(templates or {}).values()]:
             _check_template(text)
         self.backbone, self.prompt, self.nota, self.root = backbone, prompt, nota, root
-        self.templates: dict[str, str | None] = dict(templates or {"default": template})
+        self.templates: dict[str, str | None] = {**templates} if templates else {"default": template}
         self.model_id = model_id or (backbone.name if prompt is None else f"{backbone.name}-prompt")
         self.batch_size, self.threshold = batch_size, None if nota == "text" else math.nan
         self._classes = {} if prompt is None else {name_key(n): c for c, n in enumerate(prompt.class_names)}
