@@ -2,9 +2,10 @@
 
     python benchmarks/vqa_demonstration.py FOLDER
 
-FOLDER holds `items.jsonl` and `<model>.jsonl` of EnSec-AI/VLM-Uncertainty-Bench 24c9226f3a67 (MIT), read from its
-pickles. Taken are three models, questions whose text may be shown and whose four options are all their own, chosen by
-a hash of their names, and the numbers as they are. calib/assets/vqa/NOTICE says whose they are.
+FOLDER holds `items.jsonl` and `<model>.jsonl` of EnSec-AI/VLM-Uncertainty-Bench 24c9226f3a67 (MIT), read from
+its pickles. Taken are three models, questions whose text may be shown and whose four options are all their
+own, chosen by a hash of their names, and the numbers as they are. calib/assets/vqa/NOTICE says whose they
+are.
 """
 
 from __future__ import annotations

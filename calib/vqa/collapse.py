@@ -154,8 +154,8 @@ def nested_regression(
         groups: (n,) image or patient. None: questions are independent.
 
     Raises:
-        ValueError: The baseline or both separate the answers perfectly, so that there is no finite fit; or an
-            uncertainty is the same everywhere.
+        ValueError: The baseline or both separate the answers perfectly, so that there is no finite fit; an
+            uncertainty is the same everywhere; or all questions are of one group.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -183,6 +183,8 @@ def nested_regression(
     score = design * (target - more.probs)[:, None]
     sums = np.stack([np.bincount(index, weights=column) for column in score.T], axis=1)
     count = len(sums)
+    if count < 2:
+        raise ValueError("All questions are of one image: nothing can be said of others.")
     bread = np.linalg.inv(design.T @ (design * (more.probs * (1 - more.probs))[:, None]))
     error = math.sqrt((bread @ (sums.T @ sums) @ bread)[-1, -1] * count / (count - 1))
     z = more.slopes[-1] / error

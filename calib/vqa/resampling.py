@@ -63,14 +63,15 @@ def ranked(
     by_row = Ranking.of(np.asarray(uncertainty, dtype=np.float64), np.asarray(failure, dtype=bool))
     order, wrong = clusters[by_row.order], by_row.failure.astype(np.uint8)
     starts = None if len(by_row.starts) == len(order) else by_row.starts
+    fast = _Fast(by_row, starts) if len(others) < len(names) else None
 
     def of_counts(counts: np.ndarray) -> np.ndarray:
-        size = counts[:, order]
+        size = np.take(counts, order, axis=1)
         failures = size * wrong
         if starts is not None:
             size, failures = (np.add.reduceat(x, starts, axis=1, dtype=np.int32) for x in (size, failures))
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is wanted
-            found = _fast(size, failures) if len(others) < len(names) else {}
+            found = fast(size, failures) if fast else {}
             if others:
                 steps = Steps(size.astype(np.float64), failures.astype(np.float64))
                 found |= {name: function(steps) for name, function in others.items()}
@@ -82,37 +83,57 @@ def ranked(
 _FAST = ("auroc", "augrc", "aurc", "prr")
 
 
-def _fast(size: np.ndarray, failures: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics of _FAST from samples and failures per step, both (B, G); formulas as in `steps`."""
-    accepted = np.cumsum(size, axis=1, dtype=np.int32)
-    wrong = np.cumsum(failures, axis=1, dtype=np.int32)
-    n, n_wrong = accepted[:, -1].astype(np.float64), wrong[:, -1].astype(np.float64)
-    n_right = n - n_wrong
-    at = failures.astype(np.float64)
-    mixed = np.flatnonzero(((failures > 0) & (failures < size)).any(axis=0))  # steps of right and wrong ones
-    some, both = at[:, mixed], size[:, mixed].astype(np.float64)
-    pairs = np.einsum("bi,bi->b", at, (accepted - wrong).astype(np.float64))
-    auroc = (pairs - (some * (both - some)).sum(axis=1) / 2) / (n_wrong * n_right)
-    top = int(n.max())
-    harmonic = np.concatenate([[0.0], (1 / np.arange(1, top + 1)).cumsum()])
-    rise = np.diff(harmonic[accepted], axis=1, prepend=0.0)
-    # e - k f / m before a step: of right ones alone it is e, of wrong ones alone e - k, else in between.
-    before = (wrong - failures).astype(np.float64)
-    taken = accepted - size
-    before -= np.where(failures > 0, taken, 0)
-    share = np.divide(some, both, out=np.ones_like(some), where=both > 0)
-    before[:, mixed] += taken[:, mixed] * np.where(some > 0, 1 - share, 0.0)
-    aurc = (n_wrong + np.einsum("bi,bi->b", before, rise)) / n
-    best = (n_wrong - n_right * (harmonic[n.astype(np.int64)] - harmonic[n_right.astype(np.int64)])) / n
-    rate = n_wrong / n
-    defined = (n_wrong > 0) & (n_right > 0)
-    return {
-        "auroc": auroc,
-        # Right ones above wrong ones are what AUROC counts; of two wrong ones one is above the other.
-        "augrc": np.where(defined, rate * (1 - rate) * (1 - auroc), 0.0) + rate**2 / 2,
-        "aurc": aurc,
-        "prr": np.where(defined, (rate - aurc) / (rate - best), np.nan),
-    }
+class _Fast:
+    """The metrics of _FAST from samples and failures per step, both (B, G); formulas as in `steps`.
+
+    Args:
+        ranking: The rows in order.
+        starts: Where steps of several rows begin. None: every row is a step of its own.
+    """
+
+    def __init__(self, ranking: Ranking, starts: np.ndarray | None) -> None:
+        failure = ranking.failure
+        share = (
+            failure if starts is None else np.add.reduceat(failure, starts) / np.diff([*starts, len(failure)])
+        )
+        self.wrong = (share == 1).astype(np.float64)  # steps of failures alone
+        self.mixed = np.flatnonzero((share > 0) & (share < 1))
+        self.harmonic = _harmonic(2 * len(failure))
+
+    def __call__(self, size: np.ndarray, failures: np.ndarray) -> dict[str, np.ndarray]:
+        accepted = np.cumsum(size, axis=1, dtype=np.int32)
+        wrong = np.cumsum(failures, axis=1, dtype=np.int32)
+        n, n_wrong = accepted[:, -1].astype(np.float64), wrong[:, -1].astype(np.float64)
+        n_right = n - n_wrong
+        pairs = np.einsum("bi,bi->b", failures.astype(np.float64), (accepted - wrong).astype(np.float64))
+        some, both = (np.take(x, self.mixed, axis=1).astype(np.float64) for x in (failures, size))
+        auroc = (pairs - (some * (both - some)).sum(axis=1) / 2) / (n_wrong * n_right)
+        top = int(n.max())
+        harmonic = self.harmonic if top < len(self.harmonic) else _harmonic(top)
+        rise = np.take(harmonic, accepted)
+        rise[:, 1:] -= rise[:, :-1].copy()
+        # e - k f / m before a step: of right ones alone it is e, of wrong ones alone e - k, else in between.
+        taken = accepted - size
+        before = (wrong - failures) - taken * self.wrong
+        share = np.divide(some, both, out=np.zeros_like(some), where=both > 0)
+        before[:, self.mixed] -= np.take(taken, self.mixed, axis=1) * share
+        aurc = (n_wrong + np.einsum("bi,bi->b", before, rise)) / n
+        span = harmonic[n.astype(np.int64)] - harmonic[n_right.astype(np.int64)]
+        best = (n_wrong - n_right * span) / n
+        rate = n_wrong / n
+        defined = (n_wrong > 0) & (n_right > 0)
+        return {
+            "auroc": auroc,
+            # Right ones above wrong ones are what AUROC counts; of two wrong ones one is above the other.
+            "augrc": np.where(defined, rate * (1 - rate) * (1 - auroc), 0.0) + rate**2 / 2,
+            "aurc": aurc,
+            "prr": np.where(defined, (rate - aurc) / (rate - best), np.nan),
+        }
+
+
+def _harmonic(top: int) -> np.ndarray:
+    """Return 0, 1, 1 + 1/2, ..., the sum to 1 / top."""
+    return np.concatenate([[0.0], (1 / np.arange(1, top + 1)).cumsum()])
 
 
 def summed(

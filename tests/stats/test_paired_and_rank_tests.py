@@ -151,3 +151,17 @@ def test_permutation_p_is_never_zero() -> None:
     assert permutation_p(0.3, np.array([0.1 + 0.2])) == 1.0  # equal but for rounding
     with pytest.raises(ValueError, match="at least one finite"):
         permutation_p(0.5, np.array([]))
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "half"), [(100, 0.5, 0.103), (400, 0.8, 0.065), (400, 0.95, 0.116), (1600, 0.2, 0.032)]
+)
+def test_delong_is_as_wide_as_another_program_finds(n: int, share: float, half: float) -> None:
+    """Half the width of an interval of an AUROC of 0.69, by the number of cases and the share that fails."""
+    rng = np.random.default_rng(7)
+    widths = []
+    for _ in range(30):
+        failure = np.arange(n) < round(share * n)
+        uncertainty = rng.normal(size=n) + 0.7 * failure
+        widths.append(1.96 * np.sqrt(delong(uncertainty[:, None], failure)[1][0, 0]))
+    assert np.mean(widths) == pytest.approx(half, rel=0.06)

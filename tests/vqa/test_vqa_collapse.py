@@ -20,7 +20,7 @@ def drawn(
         offset: Standard deviation of what all logits of a question share, which no softmax sees.
         level: Whether the test knows the level of the logits.
     """
-    logits = rng.normal(size=(n, 4)) + [2.0, 0, 0, 0]
+    logits = rng.normal(size=(n, 4)) + np.array([2.0, 0, 0, 0])
     shared = offset * rng.normal(size=n)
     right = logits.argmax(axis=1) == 0
     logits, shared = logits[right], shared[right]
@@ -130,3 +130,29 @@ def test_a_regression_without_a_finite_fit_is_refused() -> None:
         nested_regression(rival > 20, rival, np.sin(rival))
     with pytest.raises(ValueError, match="same everywhere"):
         nested_regression(rival > 20, rival, np.zeros(40))
+
+
+# (skill of the right option, mean of None of the above) -> accuracy, share that falls, AUROC of MSP, entropy,
+# best rival; simulated by another program.
+COUPLED = {
+    (0.5, 1.0): (0.391, 0.227, 0.564, 0.503, 0.888),
+    (1.5, 0.0): (0.704, 0.772, 0.643, 0.615, 0.893),
+    (3.0, -1.0): (0.956, 0.982, 0.770, 0.763, 0.955),
+    (3.0, 1.0): (0.957, 0.407, 0.686, 0.674, 0.896),
+}
+
+
+@pytest.mark.parametrize("setting", COUPLED, ids=str)
+def test_collapse_is_coupled_to_uncertainty_as_another_program_finds(setting: tuple[float, float]) -> None:
+    from calib.stats import delong
+
+    skill, mean = setting
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(20_000, 4)) + np.array([skill, 0, 0, 0])
+    right = logits.argmax(axis=1) == 0
+    logits = logits[right]
+    rival = logits[:, 1:].max(axis=1)
+    fallen = mean + 0.5 * rng.normal(size=len(logits)) < rival
+    probs = softmax_rows(logits)
+    aurocs = delong(np.stack([option_msp(probs), option_entropy(probs), rival], axis=1), fallen)[0]
+    assert [right.mean(), fallen.mean(), *aurocs] == pytest.approx(COUPLED[setting], abs=0.03)

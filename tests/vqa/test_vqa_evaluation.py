@@ -1,4 +1,4 @@
-"""The evaluation: the numbers of a reference report, what is refused, what must not matter, words and page."""
+"""The evaluation: numbers of a reference report, what is refused, what must not matter, words, page."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_order_of_rows_changes_nothing(golden: tuple[Items, Outputs]) -> Non
 
 def asked(n: int, rng: np.random.Generator, *, fragility: float) -> tuple[list[Items], Outputs]:
     """Return questions about n images with raw logits, before and with the right option hidden."""
-    logits = rng.normal(size=(n, 4)) + [2.0, 0, 0, 0]
+    logits = rng.normal(size=(n, 4)) + np.array([2.0, 0, 0, 0])
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     doubt = 1 - probs.max(axis=1)
     changed = logits.copy()
@@ -164,7 +164,22 @@ def test_collapse_is_foreseen_beyond_the_best_rival_where_it_is(fragility: float
     assert (row["null_p"] <= 0.05) == beyond
     assert (row["added_p"] <= 0.05) == beyond
     assert row["null_mean"] > 0.55  # what the rival alone gives is no coin
-    assert (", more than the" in found.text()) == beyond
+    assert (": more than the" in found.text()) == beyond
+
+
+def test_of_one_image_there_are_numbers_and_no_intervals() -> None:
+    items, outputs = asked(200, np.random.default_rng(9), fragility=0.7)
+    one = [Items.of_rows([row | {"group_id": "image"} for row in each.rows()]) for each in items]
+    rows = [{k: v for k, v in row.items() if v is not None} for row in outputs.rows()]
+    said = Outputs.of_rows(rows, calib.vqa.join_items(one))
+    found = evaluate(one, said, Protocol(methods=("option_msp", "best_distractor"), n_permutations=20))
+    row = found.rows("errors", condition="original")[0]
+    assert 0.5 < row["auroc"] < 1
+    assert "auroc_low" not in row
+    (fall,) = found.rows("collapse", method="option_msp")
+    assert fall["null_p"] == 1.0  # the only image has nobody to exchange with
+    assert "added_p" not in fall
+    assert found.rows("calibration")[0]["why"] == "no correction: all originals are of one image"
 
 
 def test_letters_are_not_logits_and_the_null_says_why(report: Evaluation) -> None:

@@ -50,7 +50,7 @@ def test_statistics_of_other_rows_see_the_same_draws() -> None:
     again = boot.values(summed(["mean"], columns, boot.index, 30, mean_of_first))
     assert (whole == again).all()
     assert boot.p_value(whole[:, 0] - again[:, 0]) == 1.0
-    higher = boot.values(summed(["mean"], columns + [[1.0, 0.0]], boot.index, 30, mean_of_first))
+    higher = boot.values(summed(["mean"], columns + np.array([1.0, 0.0]), boot.index, 30, mean_of_first))
     assert (higher - whole) == pytest.approx(np.ones((51, 1)))
     assert boot.p_value((higher - whole)[:, 0]) == pytest.approx(2 / 51)
 

@@ -172,10 +172,11 @@ def _platt(
         top = np.clip(_top(answers, rows, 1.0), _EDGE, 1 - _EDGE)
         return torch.from_numpy(np.log(top / (1 - top))), doubt
 
-    if (*key, both) not in answers.fitted:
+    fitted = (*key, both)
+    if fitted not in answers.fitted:
         model = TwoSignalPlatt().fit(*signals(fit), torch.from_numpy(answers.right[fit]))
-        answers.fitted[(*key, both)] = model
-    return answers.fitted[(*key, both)](*signals(use)).numpy()
+        answers.fitted[fitted] = model
+    return answers.fitted[fitted](*signals(use)).numpy()
 
 
 def _has_scores(answers: Answers) -> bool:

@@ -52,7 +52,7 @@ def collapse(found: list[Answers], protocol: Protocol) -> ResultTable:
         ],
         Field("auroc_all", "AUROC among all %", "share", shown=False),
         Field("why", "why no number"),
-        Field("why_null", "why no null", shown=False),
+        Field("why_null", "why the rival alone is not known"),
     )
     note = (
         "Among the questions answered rightly in the original form: does the uncertainty there foresee that "

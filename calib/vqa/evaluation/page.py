@@ -13,6 +13,7 @@ from calib.report.svg import Chart
 from calib.report.tables import Cell
 from calib.vqa.evaluation.result import Evaluation, Field, ResultTable
 from calib.vqa.schema import ORIGINAL
+from calib.vqa.uncertainty import METHODS
 
 # Heading, what it answers, its tables; those of many rows are folded.
 SECTIONS = (
@@ -52,6 +53,8 @@ def page(result: Evaluation) -> str:
                 )
         if name == "tracking":
             section.pictures += _cloud(result)
+        if name == "collapse":
+            section.pictures += _foreseen(result)
         sections.append(section)
     about = result.about
     return as_html(
@@ -113,6 +116,28 @@ def _value(row: Mapping[str, Any], column: Field) -> Value:
     if any(not isinstance(end, float) or math.isnan(end) for end in ends):
         return Cell(float(value))
     return Cell(float(value), interval=(float(ends[0]), float(ends[1])))  # type: ignore[arg-type]
+
+
+def _foreseen(result: Evaluation) -> list[Picture]:
+    """Return what foresees collapse beside what the best rival alone gives, a dot for every method."""
+    rows = [row for row in result.rows("collapse", condition="nota") if "null_mean" in row]
+    rows = [row for row in rows if not METHODS[row["method"]].baseline]
+    if not rows:
+        return []
+    ends = [row[key] for row in rows for key in ("auroc", "auroc_low", "null_mean") if row[key] == row[key]]
+    low = min(0.5, *ends)
+    said = (
+        "AUROC for collapse under nota, a dot with its interval for every method, system and data set, "
+        "beside what the strength of the best rival alone gives. On the line nothing but the rival is "
+        "foreseen."
+    )
+    chart = Chart("Collapse", said, (low, 1), (low, 1), "by the rival alone %", "AUROC %")
+    chart.line([low, 1], [low, 1], "ideal")
+    for row in rows:
+        if row["auroc_low"] == row["auroc_low"]:
+            chart.bracket(row["null_mean"], row["auroc_low"], row["auroc_high"], "axis")
+        chart.mark(row["null_mean"], row["auroc"], "dot full")
+    return [Picture(chart.svg("collapse-rival"), said)]
 
 
 def _cloud(result: Evaluation) -> list[Picture]:

@@ -53,12 +53,21 @@ class ResultTable:
 
     def cells(self, row: Mapping[str, Any]) -> list[str]:
         """Return the printed cells of a row."""
-        return [shown(row, each) for each in self.fields if each.shown]
+        return [shown(row, each) for each in self._printed_fields]
 
     @property
     def titles(self) -> list[str]:
         """What stands above the printed columns."""
-        return [each.title for each in self.fields if each.shown]
+        return [each.title for each in self._printed_fields]
+
+    @property
+    def _printed_fields(self) -> list[Field]:
+        """Those that are printed; texts that no row has are left out."""
+        return [
+            each
+            for each in self.fields
+            if each.shown and (each.form != "text" or any(row.get(each.key) for row in self.rows))
+        ]
 
     @property
     def printed(self) -> list[dict[str, Any]]:
