@@ -229,7 +229,7 @@ def _mapping(
     inner: Any = next((kind for kind in kinds if _is_mapping(kind)), None)
     if inner is None and Any not in kinds:
         raise _misplaced(key, "a mapping", kinds)
-    hints = hints_of(inner) if dataclasses.is_dataclass(inner) else {}
+    hints = hints_of(typing.cast(type, inner)) if dataclasses.is_dataclass(inner) else {}
     others = typing.get_args(inner)[1] if typing.get_origin(inner) is dict else Any
     read_values = {}
     for name, value in values.items():
