@@ -67,9 +67,9 @@ def load(path: str | Path, *, revision: str | None = None) -> Loaded:
     """Return what a file, a folder, or an export on the Hugging Face hub holds, by its kind, checked.
 
     Args:
-        path: A file that calib wrote (prompt, failure head, predictions, features, calibrator.json, sets.json,
-            review.json). Of the folder of a run or of `calib export` its failure head where there is one, else
-            its prompt. On the hub "hf://owner/name", or with a file "hf://owner/name/prompt.safetensors".
+        path: A file that calib wrote (prompt, failure head, predictions, features, calibrator.json,
+            sets.json, review.json). Of the folder of a run or of `calib export` its failure head where there
+            is one, else its prompt. On the hub "hf://owner/name", or "hf://owner/name/prompt.safetensors".
         revision: Of an export on the hub, and needed there: its commit.
 
     Raises:
