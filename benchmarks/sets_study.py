@@ -52,6 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "aps": {"score": "aps"},
     "aps_randomized": {"score": "aps_randomized"},
     "raps": {"score": "raps"},
+    "lac, may be empty": {"never_empty": False},
+    "aps, may be empty": {"score": "aps", "never_empty": False},
     "lac, per class": {"per_class": True},
     "lac, confidence 0.9": {"confidence": 0.9},
 }
@@ -238,11 +240,14 @@ def peers(draws: int) -> Iterator[str]:
     world = Population(SHARES)
     test = slice(0, 4000)
     true = world.labels[test]
+
+    def ours(score: str, never_empty: bool, probs: Tensor, labels: Tensor, new: Tensor) -> Tensor:
+        return PredictionSets(score, never_empty=never_empty).fit(probs, labels)(new)
+
     programs: dict[str, Callable[[str, Tensor, Tensor, Tensor], Tensor]] = {
-        "calib": lambda score, probs, labels, new: PredictionSets(score).fit(probs, labels)(new),
-        "calib, randomised": lambda score, probs, labels, new: PredictionSets(
-            score if score == "lac" else f"{score}_randomized"
-        ).fit(probs, labels)(new),
+        "calib": lambda score, *cases: ours(score, True, *cases),
+        "calib, may be empty": lambda score, *cases: ours(score, False, *cases),
+        "calib, randomised": lambda score, *cases: ours(f"{score}_randomized", False, *cases),
         "MAPIE": mapie,
         "TorchCP": torchcp,
     }
@@ -339,6 +344,7 @@ OF_OUTPUTS: dict[str, tuple[dict[str, Any], bool]] = {
     "aps": ({"score": "aps"}, False),
     "aps, shares": ({"score": "aps"}, True),
     "aps_randomized, shares": ({"score": "aps_randomized"}, True),
+    "aps, may be empty, shares": ({"score": "aps", "never_empty": False}, True),
     "aps, per class": ({"score": "aps", "per_class": True}, False),
     "raps, shares": ({"score": "raps"}, True),
 }
@@ -413,9 +419,11 @@ def of_shots(names: Sequence[str], shots: Sequence[int], seeds: int, coverage: f
             seconds: dict[str, float] = {}
             for seed in range(1, seeds + 1):
                 split = few_shot_split(train.labels, train.ids, count, seed=seed, groups=train.groups)
-                rows = torch.tensor(split.train)
+                rows = torch.as_tensor(split.train)
                 images, labels = train.image_features[rows].double(), train.labels[rows]
-                owners = None if train.groups is None else [str(train.groups[i]) for i in split.train]
+                owners = (
+                    None if train.groups is None else [str(train.groups[i]) for i in split.train.tolist()]
+                )
                 new = test.image_features.double()
                 for per_class in (False, True):
                     for way, make in ways(images, labels, owners, new, fixed, natural).items():

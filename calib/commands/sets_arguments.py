@@ -20,7 +20,7 @@ settings:
   confidence=0.9   small-sample correction: the coverage with this probability, not on average
   shares=A=0.6,B=0.4   how often the classes occur where the sets are used
   penalty=0.01 free=1  of raps
-  never_empty=true an empty set gets the most probable class
+  never_empty=false  sets may be empty (default: the most probable class is in every set)
   seed=0           of randomised scores
   cases=shots      of a run: its left-out shots instead of its validation images
 

@@ -38,7 +38,8 @@ class PredictionSets:
             choice of the calibration cases. None: on average over that choice.
         penalty: Of RAPS, as in `raps`. None: 0.01.
         free: Of RAPS, as in `raps`. None: 1.
-        never_empty: Whether an empty set gets the most probable class; coverage can only rise.
+        never_empty: Whether the most probable class is in every set: its score is 0. False: as published; APS
+            that is not random then leaves the sets of the surest cases empty.
         seed: Of randomised scores, see `row_noise`.
 
     Attributes:
@@ -68,7 +69,7 @@ class PredictionSets:
         confidence: float | None = None,
         penalty: float | None = None,
         free: int | None = None,
-        never_empty: bool = False,
+        never_empty: bool = True,
         seed: int = 0,
     ) -> None:
         if not isinstance(score, str) or score not in SETS:
@@ -103,7 +104,10 @@ class PredictionSets:
         given: dict[str, Any] = {"probs": values, **self._of_raps()}
         if "noise" in byname.tensors(function):
             given["noise"] = row_noise(values, self.seed).to(values.device)
-        return rounded(function(**given))
+        found = rounded(function(**given))
+        if self.never_empty:  # part of the score, so that the threshold allows for it
+            found = found.masked_fill(values == values.max(dim=1, keepdim=True).values, 0.0)
+        return found
 
     def fit(
         self,
@@ -177,11 +181,7 @@ class PredictionSets:
             )
         limits = cells.limits(strata, len(probs))
         scores = self.scores(probs)
-        sets = scores <= limits.to(scores.device)
-        if self.never_empty:
-            empty = ~sets.any(dim=1)
-            sets[empty, probs.argmax(dim=1).to(sets.device)[empty]] = True
-        return sets
+        return scores <= limits.to(scores.device)
 
     @property
     def guarantee(self) -> str:

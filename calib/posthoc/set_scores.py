@@ -32,8 +32,10 @@ def lac(probs: Tensor) -> Tensor:
 def aps(probs: Tensor) -> Tensor:
     """Return the sum of the probabilities that are at least that of the class, (N, C).
 
-    Nothing is random, so that coverage is somewhat higher than asked for and no set is empty unless the
-    calibration rows allow it. Classes of equal probability have equal scores, whatever their order.
+    Classes of equal probability have equal scores, whatever their order. By itself it leaves the sets of the
+    surest images empty, whose largest probability is above the threshold; see `never_empty` of
+    `PredictionSets`. The least probable class scores 1: of a model that often finds the true class least
+    probable many sets are full, and "aps_randomized" or "lac" are smaller.
 
     Args:
         probs: (N, C) float64.

@@ -233,7 +233,7 @@ def test_the_order_of_classes_and_of_rows_does_not_matter(score: str) -> None:
     probs = toy(30)[0]
     probs[3] = torch.tensor([0.4, 0.4, 0.2])
     probs[4] = torch.tensor([1.0, 0.0, 0.0])
-    sets = PredictionSets(score)
+    sets = PredictionSets(score, never_empty=False)
     found = sets.scores(probs)
     assert torch.equal(sets.scores(probs[:, [2, 0, 1]]), found[:, [2, 0, 1]])
     assert torch.equal(sets.scores(probs.flip(0)), found.flip(0))
@@ -266,13 +266,24 @@ def test_half_of_the_cases_cover_the_other_half(score: str) -> None:
     assert low < covered < high
 
 
-def test_an_empty_set_gets_the_best_class_where_that_is_asked_for() -> None:
+def test_the_best_class_is_in_every_set_unless_that_is_not_wanted() -> None:
+    """APS that is not random leaves the sets of the surest cases empty, and the calibration allows for it."""
     probs = torch.tensor([[0.9, 0.1]] * 19).double()
     labels = torch.tensor([0] * 18 + [1])
     doubtful = torch.tensor([[0.45, 0.55]]).double()
-    assert PredictionSets(coverage=0.9).fit(probs, labels)(doubtful).tolist() == [[False, False]]
-    kept = PredictionSets(coverage=0.9, never_empty=True).fit(probs, labels)
+    bare = PredictionSets(coverage=0.9, never_empty=False).fit(probs, labels)
+    assert bare(doubtful).tolist() == [[False, False]]
+    kept = PredictionSets(coverage=0.9).fit(probs, labels)
     assert kept(doubtful).tolist() == [[False, True]]
+    sharp, true = outputs(2000, 0, 1.0)
+    sharp, new = (4 * sharp.double()).softmax(dim=1), (4 * outputs(2000, 1, 1.0)[0].double()).softmax(dim=1)
+    published = PredictionSets("aps", 0.6, never_empty=False).fit(sharp, true)(new)
+    surest = new.max(dim=1).values > 0.999
+    assert not bool(published[surest].any())
+    ours = PredictionSets("aps", 0.6).fit(sharp, true)(new)
+    assert bool(ours.any(dim=1).all())
+    covered = ours.gather(1, outputs(2000, 1, 1.0)[1][:, None]).double().mean()
+    assert abs(float(covered) - 0.6) < 0.04  # not bought by covering more than was asked for
 
 
 # Other programs
@@ -284,7 +295,7 @@ def test_an_empty_set_gets_the_best_class_where_that_is_asked_for() -> None:
 def test_thresholds_and_sets_are_those_of_torchcp(score: str, per_class: bool, alpha: float) -> None:
     """One difference: of a class with too few cases, TorchCP's threshold is infinite as well."""
     settings = {"penalty": 0.1, "free": 1} if score == "raps" else {}
-    sets = PredictionSets(score, coverage=1 - alpha, per_class=per_class, **settings)
+    sets = PredictionSets(score, coverage=1 - alpha, per_class=per_class, never_empty=False, **settings)
     sets.fit(torch.tensor(GOLDEN["probs"], dtype=torch.float64), torch.tensor(GOLDEN["labels"]))
     wanted = GOLDEN["torchcp"][f"{score}{' per class' if per_class else ''} {alpha}"]
     limits = wanted["threshold"] if per_class else [wanted["threshold"]] * 4
@@ -298,7 +309,7 @@ def test_thresholds_and_sets_are_those_of_torchcp(score: str, per_class: bool, a
 def test_lac_is_that_of_mapie_and_its_aps_has_the_threshold_of_our_randomised_one(alpha: float) -> None:
     """MAPIE calibrates APS with random numbers also where its sets are not random (include_last_label)."""
     probs, labels = torch.tensor(GOLDEN["probs"], dtype=torch.float64), torch.tensor(GOLDEN["labels"])
-    sets = PredictionSets("lac", coverage=1 - alpha).fit(probs, labels)
+    sets = PredictionSets("lac", coverage=1 - alpha, never_empty=False).fit(probs, labels)
     wanted = GOLDEN["mapie"][f"lac {alpha}"]
     assert float(sets.cells.thresholds[0, 0]) == pytest.approx(wanted["threshold"], abs=1e-9)
     found = sets(torch.tensor(GOLDEN["test_probs"], dtype=torch.float64)).int().tolist()
@@ -308,7 +319,7 @@ def test_lac_is_that_of_mapie_and_its_aps_has_the_threshold_of_our_randomised_on
     theirs = GOLDEN["mapie"][f"aps {alpha} include_last_label=True"]
     assert one_threshold(own, 1 - alpha) == pytest.approx(theirs["threshold"], abs=1e-9)
     assert theirs["threshold"] < float(
-        PredictionSets("aps", coverage=1 - alpha).fit(probs, labels).cells.thresholds[0, 0]
+        PredictionSets("aps", 1 - alpha, never_empty=False).fit(probs, labels).cells.thresholds[0, 0]
     )
 
 
@@ -324,7 +335,7 @@ def fitted(**settings: object) -> PredictionSets:
     "settings",
     [
         {"coverage": 0.8},
-        {"score": "raps_randomized", "penalty": 0.2, "free": 2, "seed": 3, "never_empty": True},
+        {"score": "raps_randomized", "penalty": 0.2, "free": 2, "seed": 3, "never_empty": False},
         {"coverage": 0.97, "per_class": True},
         {"coverage": 0.9, "strata": ["a", "b", "c"] * 20, "confidence": 0.8},
         {"coverage": 0.9, "shares": [0.7, 0.2, 0.1]},
