@@ -6,9 +6,9 @@
 Prompts of the embedded backbone are trained with the defaults of `train.py`, all seeds side by side. Seeds 1
 to 10 are judged on the test images. `--development` judges seeds 11 to 20 on the images that the shots leave
 of the training and validation splits, and varies what is assumed beforehand: the defaults were chosen there,
-on cxr3 and lc25000, and the unit of the weights on fundus as well. Every finished cell (data set, number of
-shots) is kept in `--out`; the same command goes on behind it. FOLDER holds labels.csv with the columns file,
-label, patient and split.
+on cxr3 and lc25000, the unit of the weights and the number of folds on fundus as well. Every finished cell
+(data set, number of shots) is kept in `--out`; the same command goes on behind it. FOLDER holds labels.csv
+with the columns file, label, patient and split.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def fit_prompt(
     objective: str | Mapping[str, Mapping[str, Any]] = "calibprompt",
     seed: int = 1,
     calibrate: str = "auto",
-    folds: int = 4,
+    folds: int = 3,
     prevalence: Mapping[str, float] | None = None,
     val_shots: int = 0,
     at_most: bool = False,

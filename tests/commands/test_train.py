@@ -45,7 +45,7 @@ def test_the_run_folder_holds_what_the_readme_says(calibrated: Path, runs: dict[
         assert all(float(row["train/total"]) > 0 for row in rows)
         assert {"val/ece" in row for row in rows} == {not bare}  # without validation images by default
         size = sum(path.stat().st_size for path in run.rglob("*.ckpt"))
-        assert size < (600_000 if bare else 200_000)  # with the prompts of 4 folds
+        assert size < (600_000 if bare else 200_000)  # with the prompts of 3 folds
 
 
 def test_the_written_settings_are_valid_input(runs: dict[int, Path], settings) -> None:

@@ -197,8 +197,8 @@ def exports(folder: Path) -> list[Subject]:
     write_official(folder / "lvu.ckpt", head.state_dict(), epoch=3)
     ours, unsealed = mutations.SAFETENSORS, (mutations.edit_unsealed_record,)
     return [
-        Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours),
-        Subject("calibrated prompt", folder / "calibrated.safetensors", _calibrated_prompt, ours),
+        Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours, family="p"),
+        Subject("calibrated prompt", folder / "calibrated.safetensors", _calibrated_prompt, ours, family="p"),
         Subject("failure head", folder / "failure.safetensors", _failure, ours),
         Subject("predictions", folder / "predictions.safetensors", Predictions.load, ours),
         Subject("ViLU checkpoint", folder / "lvu.ckpt", read_official, mutations.BYTES),
@@ -405,8 +405,8 @@ def outputs(folder: Path) -> list[Subject]:
 
     return [
         *_reviews(folder),
-        Subject("calibrator.json", folder / "svs.json", maps, mutations.JSON),
-        Subject("calibrator.json of curves", folder / "isotonic.json", maps, mutations.JSON),
+        Subject("calibrator.json", folder / "svs.json", maps, mutations.JSON, family="c"),
+        Subject("calibrator.json of curves", folder / "isotonic.json", maps, mutations.JSON, family="c"),
         Subject("sets.json", folder / "sets.json", bounds, mutations.JSON),
         Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
         Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),

@@ -18,15 +18,8 @@ from calib.metrics import (
     recalibration_gain,
     summarize_calibration,
 )
-from calib.metrics.recalibration import (
-    _left_out_fits,
-    _minimum,
-    _penalised,
-    _SoftmaxFit,
-    intercept_of,
-    recalibration_gains,
-    slope_of,
-)
+from calib.metrics.newton import SoftmaxFit, left_out_fits, minimum, penalised
+from calib.metrics.recalibration import intercept_of, recalibration_gains, slope_of
 
 
 def drawn(n=2000, classes=3, seed=0):
@@ -117,8 +110,8 @@ def test_certain_and_right_changes_nothing():
 def test_the_fit_is_the_minimum():
     logits, labels = drawn(80, classes=4)
     z = (2 * logits).log_softmax(dim=1).numpy()
-    of = _penalised([_SoftmaxFit(z, labels.numpy())], np.array([1.0, 0, 0, 0, 0]))
-    found = _minimum(of, np.array([1.0, 0, 0, 0, 0]))
+    of = penalised([SoftmaxFit(z, labels.numpy())], np.array([1.0, 0, 0, 0, 0]))
+    found = minimum(of, np.array([1.0, 0, 0, 0, 0]))
     theirs = minimize(lambda x: of(x)[:2], np.array([1.0, 0, 0, 0, 0]), jac=True, options={"gtol": 1e-9})
     assert found == pytest.approx(theirs.x, abs=1e-6)
     value, gradient, hessian = of(found + 0.3)
@@ -135,9 +128,9 @@ def test_the_fit_without_a_part_is_that_to_the_others_from_scratch():
     z, y = (3 * logits).log_softmax(dim=1).numpy(), labels.numpy()
     neutral = np.array([1.0, 0, 0, 0, 0])
     sizes = (np.arange(500) % 7).clip(max=4)  # parts of unequal size
-    found = _left_out_fits([_SoftmaxFit(z[sizes == k], y[sizes == k]) for k in range(5)])
+    found = left_out_fits([SoftmaxFit(z[sizes == k], y[sizes == k]) for k in range(5)])
     for k, fit in enumerate(found):
-        alone = _minimum(_penalised([_SoftmaxFit(z[sizes != k], y[sizes != k])], neutral), neutral)
+        alone = minimum(penalised([SoftmaxFit(z[sizes != k], y[sizes != k])], neutral), neutral)
         assert fit == pytest.approx(alone, abs=1e-9)
 
 
@@ -148,7 +141,7 @@ def test_no_point_is_too_far_away_for_the_likelihood(point):
     at = torch.tensor(point).double().requires_grad_()
     loss = torch.nn.functional.cross_entropy(at[0] * z + at[1:], labels, reduction="sum")
     loss.backward()
-    value, gradient, hessian = _SoftmaxFit(z.numpy(), labels.numpy())(np.array(point))
+    value, gradient, hessian = SoftmaxFit(z.numpy(), labels.numpy())(np.array(point))
     assert value == pytest.approx(loss.item(), rel=1e-12)
     assert gradient == pytest.approx(at.grad.numpy(), rel=1e-9, abs=1e-9)
     assert np.isfinite(hessian).all()

@@ -49,7 +49,7 @@ class CalibrateConfig:
     """
 
     method: str = setting("auto", affects="training", one_of=("auto", "none", "scale", "experts"), told=True)
-    folds: int = setting(4, affects="training", at_least=2)
+    folds: int = setting(3, affects="training", at_least=2)
     prevalence: dict[str, float] | None = setting(None, affects="training")
     scale_median: float = setting(0.7, affects="training", above=0)
     scale_sd: float = setting(0.7, affects="training", above=0)
