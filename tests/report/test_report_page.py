@@ -498,7 +498,7 @@ def sentences(tmp_path: Path, predictions: Any) -> str:
 
 
 def test_the_sentences_say_what_the_numbers_say(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(3)
     logits = torch.randn(400, 3, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()  # as probable as it says
     fair = said(400, logits=logits, labels=labels)
