@@ -491,3 +491,31 @@ def test_methods_without_a_common_seed_stand_beside_each_other_unpaired(tmp_path
     assert set(content["sections"]["comparison"]["tables"]) == {"comparison"}
     subject = subject_of([said(), said(method="zero-shot"), said(method="coop")], parts=Parts())
     assert (subject.main, subject.baseline) == ("mine", "zero-shot")
+
+
+def sentences(tmp_path: Path, predictions: Any) -> str:
+    return " ".join(written(tmp_path, predictions)[1]["sections"]["overview"]["said"])
+
+
+def test_the_sentences_say_what_the_numbers_say(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()  # as probable as it says
+    fair = said(400, logits=logits, labels=labels)
+    assert "nothing here says that its confidences are wrong" in sentences(tmp_path, fair)
+    bold, shy = (said(400, logits=logits * scale, labels=labels) for scale in (4.0, 0.3))
+    assert "off by more than chance explains, on the whole too high" in sentences(tmp_path, bold)
+    assert "off by more than chance explains, on the whole too low" in sentences(tmp_path, shy)
+    text = sentences(tmp_path, fair)
+    right, wrong = int((~fair.failure).sum()), int(fair.failure.sum())
+    assert f"It was right in {100 * right / 400:.1f} %" in text
+    assert f"and wrong in {wrong}." in text
+    order = (1 - fair.confidence).argsort(stable=True)
+    kept = int(fair.failure[order[:320]].sum())
+    assert f"(80 images), {100 * kept / 320:.1f} % of the others are wrong" in text
+    assert f"{wrong - kept} of the {wrong} mistakes" in text
+    better = sentences(tmp_path, [said(seed=1, strength=4), said(seed=1, method="zero-shot", strength=0)])
+    assert "Beside zero-shot, on the same images: accuracy +" in better
+    assert "may be chance" not in better
+    same = sentences(tmp_path, [said(seed=1), said(seed=1, method="other")])
+    assert "which may be chance" in same

@@ -103,11 +103,12 @@ class Facts:
             return REPORTED, "Probabilities; the review threshold and its guarantee: Which cases to review."
         return PARTLY, "Probabilities; no threshold was fitted."
 
-    def seeds(self) -> tuple[str, str]:
-        """Return whether the spread over trainings is said."""
+    def robustness(self) -> tuple[str, str]:
+        """Return whether the result was tried under other conditions."""
+        tried = "One seed: the spread over trainings is not known."
         if self.subject.several:
-            return REPORTED, f"Seeds {', '.join(map(str, self.subject.seeds))}: Comparison."
-        return PARTLY, "One seed: the spread over trainings is not known."
+            tried = f"Seeds {', '.join(map(str, self.subject.seeds))}: Comparison."
+        return PARTLY, f"{tried} Images of another kind or quality were not tried."
 
     def reasons(self) -> tuple[str, str]:
         """Return whether predictions are explained."""
@@ -197,7 +198,11 @@ TRIPOD: tuple[tuple[str, str, Answer], ...] = (
     ("13", "class imbalance and what follows for calibration", Facts.imbalance),
     ("14", "fairness: what was done", _no("No group of people was looked at, unless Subgroups name one.")),
     ("15", "output of the model and how thresholds were found", Facts.output),
-    ("16", "differences between training and evaluation data", Facts.disjoint),
+    (
+        "16",
+        "differences between training and evaluation data",
+        _no("Say how sites, dates and labels differ."),
+    ),
     ("17", "ethical approval", _no("Give it.")),
     ("18a", "funding", _no("For the paper.")),
     ("18b", "conflicts of interest", _no("For the paper.")),
@@ -214,7 +219,7 @@ TRIPOD: tuple[tuple[str, str, Answer], ...] = (
         "numbers of participants and outcomes in each analysis",
         _yes("Class by class; every table says n."),
     ),
-    ("22", "the full model, for use by others", Facts.available),
+    ("22", "the full model, for use by others", _partly("calib export writes it; say where it can be had.")),
     ("23a", "performance with intervals, in key subgroups too", Facts.intervals),
     ("23b", "performance across clusters", Facts.clusters),
     ("24", "results of updating", Facts.updating),
@@ -234,7 +239,7 @@ CLAIM: tuple[tuple[str, str, Answer], ...] = (
     ("7", "sources of data", Facts.source),
     ("8", "inclusion and exclusion", _no("Say it.")),
     ("9", "preprocessing", _partly("Provenance: settings of reader and backbone.")),
-    ("10", "selection of subsets of data", Facts.partition),
+    ("10", "selection of subsets of data", _no("Say whether parts of images or of the cases were used.")),
     ("11", "de-identification", _no("Say how.")),
     ("12", "missing data", _partly("Images that could not be read are named in Provenance.")),
     ("13", "acquisition of images", _no("Say devices and protocol.")),
@@ -251,10 +256,10 @@ CLAIM: tuple[tuple[str, str, Answer], ...] = (
     ("24", "initial parameters", Facts.model),
     ("25", "training", Facts.model),
     ("26", "how the final model was selected", Facts.tuning),
-    ("27", "ensembling", Facts.seeds),
+    ("27", "ensembling", _yes("Each seed answers by itself; what its calibration joins is in Provenance.")),
     ("28", "metrics", _yes("Comparison, Reliability, Decision curves, Class by class.")),
     ("29", "significance and uncertainty", Facts.uncertainty),
-    ("30", "robustness and sensitivity", Facts.seeds),
+    ("30", "robustness and sensitivity", Facts.robustness),
     ("31", "explanations", Facts.reasons),
     ("32", "internal evaluation", _yes("The whole page, on held-out images.")),
     ("33", "external testing", Facts.external),
