@@ -111,7 +111,8 @@ def test_every_setting_is_in_the_help_and_read(name: str, capsys: pytest.Capture
 
 def test_help_lists_the_subcommands_and_values_have_their_types(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vqa"]) == 0
-    assert all(name in capsys.readouterr().out or name for name in SUBCOMMANDS)
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown and row.summary in shown for name, row in SUBCOMMANDS.items())
     words = [
         "answer",
         "i",

@@ -48,17 +48,15 @@ def test_all_classes_as_options_give_the_zero_shot_prompts_logits(
 
 
 def test_an_answer_does_not_depend_on_those_beside_it(backbone: Any, items: Items, tmp_path: Path) -> None:
-    for k in range(3):
-        Image.fromarray(np.random.default_rng(k).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
-            tmp_path / f"{k}.png"
-        )
-    own = Items.of_rows([{**row, "image": f"{k}.png"} for k, row in enumerate(items.take(range(3)).rows())])
-    dark = perturb(own, "black_image")
-    together = answer(ZeroShot(backbone, root=tmp_path, batch_size=4), join_items([own, dark]))
-    alone = [answer(ZeroShot(backbone, root=tmp_path, batch_size=4), own.take([k])) for k in range(3)]
-    for k in range(3):
-        assert together.cell("option_logit", k) == alone[k].cell("option_logit", 0)
-    assert together.cell("option_logit", 3) != together.cell("option_logit", 0)
+    for k in range(2):
+        pixels = np.random.default_rng(k).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    own = Items.of_rows([{**row, "image": f"{k}.png"} for k, row in enumerate(items.take(range(2)).rows())])
+    dark = perturb(own.take([0]), "black_image")
+    model = ZeroShot(backbone, root=tmp_path, batch_size=3)
+    together, alone = answer(model, join_items([own, dark])), answer(model, own.take([1]))
+    assert together.cell("option_logit", 1) == alone.cell("option_logit", 0)
+    assert together.cell("option_logit", 2) != together.cell("option_logit", 0)
     blind = answer(ZeroShot(backbone), perturb(items.take([0]), "no_image"))
     assert (blind.choices.tolist(), blind.texts("answer_status").tolist()) == ([-1], ["non_answer"])
     with pytest.raises(FileNotFoundError, match=r"There is no image 0.png. Relative paths need root=FOLDER"):
