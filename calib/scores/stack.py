@@ -18,7 +18,7 @@ from calib.scores.state import require_fitted
 # Chosen on images of training and validation splits, see `benchmarks/doubt_study.py --development`.
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 PRIOR_RIDGE = 3.0  # where too few cases would have to choose one
-FEW = 8  # wrong, or right, cases below which cross-validation would choose a ridge by chance
+FEW = 16  # wrong, or right, cases below which cross-validation would choose a ridge by chance
 HOW = ("cross_validated", "prior_ridge", "prior")
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from calib.metrics.failure import auroc
 from calib.scores import mcp
 from calib.scores.images import ClassGaussians, ImagePrototypes
-from calib.scores.logit_scaling import LogitScaling
+from calib.scores.logit_scaling import LogitScaling, _Batch
 
 
 def clusters(shots=6, *, classes=3, dim=8, seed=0, spread=0.25):
@@ -169,15 +169,42 @@ def test_scaling_starts_at_mcp_and_learns():
     assert float(auroc(values, other_wrong)) > float(auroc(mcp(other_logits), other_wrong)) + 0.1
 
 
-def test_scaling_loss_by_hand():
-    scaling = LogitScaling(beta=0.5, width=0.25)
-    scaled = torch.tensor([[math.log(3.0), 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
-    labels = torch.tensor([0, 1])
+def scaling_loss(factors, logits, labels, *, beta, width):
+    """Return the mean loss as the docstring of LogitScaling has it."""
+    probs = (factors[:, None] * logits).softmax(dim=1)
+    top = probs.max(dim=1).values
+    low, value, high = (1 / (1 + torch.exp(-(x - 0.5) / width)) for x in (torch.zeros(1), top, torch.ones(1)))
+    psi = (value - low) / (high - low)
+    right = probs.argmax(dim=1) == labels
+    losses = torch.where(
+        right, -probs.log()[range(len(labels)), labels] + beta * (1 - psi), -probs.log().mean(1) + beta * psi
+    )
+    return losses.mean()
+
+
+def test_scaling_loss_by_hand_and_its_gradient():
+    logits = torch.tensor([[math.log(3.0), 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
     psi = (1 / (1 + math.exp(-1)) - 1 / (1 + math.exp(2))) / (1 / (1 + math.exp(-2)) - 1 / (1 + math.exp(2)))
     right = -math.log(0.75) + 0.5 * (1 - psi)
     wrong = -(math.log(0.75) + math.log(0.25)) / 2 + 0.5 * psi
-    loss = scaling._loss(scaled, labels, torch.tensor([True, False]))
+    loss = scaling_loss(torch.ones(2), logits, torch.tensor([0, 1]), beta=0.5, width=0.25)
     assert loss.item() == pytest.approx((right + wrong) / 2)
+    images, labels, logits, texts = task(30)
+    predicted, settings = logits.argmax(1), {"beta": 0.5, "width": 0.25}
+    batch = _Batch.of(images, logits, float(logits.std()), texts, labels, predicted == labels)
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(batch.width, 5), (5,), (5,), ()]
+    weights = [
+        torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True) for shape in shapes
+    ]
+    centred = (logits - logits.mean(dim=1, keepdim=True)) / logits.std()
+    inputs = torch.cat([centred, images, texts[predicted]], dim=1)
+    factors = softplus((inputs @ weights[0] + weights[1]).relu() @ weights[2] + weights[3])
+    scaling_loss(factors, logits, labels, **settings).backward()
+    found = batch.gradient([weight.detach().numpy() for weight in weights], **settings)
+    for ours, weight in zip(found, weights, strict=True):
+        assert weight.grad.abs().max() > 1e-3
+        assert np.allclose(ours, weight.grad.numpy(), atol=1e-12)
 
 
 def test_scaling_is_reproducible_and_leaves_the_random_state_alone():
