@@ -19,6 +19,7 @@ from calib.commands.predict_arguments import predict_arguments
 from calib.commands.review_arguments import review_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
+from calib.commands.sets_arguments import sets_arguments
 from calib.commands.shown import show_warnings
 from calib.config import EvaluateRun, handed_on, load_config, split_arguments, task_of
 from calib.config.help import settings_help
@@ -167,6 +168,11 @@ COMMANDS = {
         summary="fit a calibrator to labelled outputs of a run or of any model, or apply one",
         main="calib.commands.calibrate:main",
         read=calibrate_arguments,
+    ),
+    "sets": Command(
+        summary="fit prediction sets with a stated coverage to labelled outputs, or add them to a table",
+        main="calib.commands.sets:main",
+        read=sets_arguments,
     ),
     "review": Command(
         summary="which predictions may pass and which a person must look at, with what is guaranteed",

@@ -7,6 +7,7 @@ from calib.posthoc.choice import Candidate, Choice, choose_calibrator
 from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.decisions import Decisions
 from calib.posthoc.familiarity import Familiarity
+from calib.posthoc.few_shot_conformal import FullConformal
 from calib.posthoc.linear import MatrixScaling, PlattScaling, VectorScaling
 from calib.posthoc.registry import CALIBRATORS, calibrator_from_record, make_calibrator
 from calib.posthoc.review import ReviewThreshold
@@ -25,6 +26,7 @@ from calib.posthoc.structured import (
     StructuredMatrixScaling,
     StructuredVectorScaling,
 )
+from calib.posthoc.transductive_sets import TransductiveSets
 from calib.posthoc.two_signal import TwoSignalPlatt
 from calib.posthoc.zero_shot import DistanceAwareCalibration, sample_adaptive_scaling
 

@@ -14,10 +14,9 @@ from calib.posthoc.records import check_positive
 from calib.posthoc.set_cells import SetCells, fit_cells
 from calib.posthoc.set_guarantee import LEVEL, sentences
 from calib.posthoc.set_levels import (
+    Level,
     check_share,
-    corrected_rank,
     fewest_cases,
-    rank_of,
     realised_interval,
 )
 from calib.posthoc.set_records import NAME, VERSION, check_set_record, check_thresholds
@@ -114,6 +113,7 @@ class PredictionSets:
         strata: Sequence[object] | Tensor | None = None,
         shares: Sequence[float] | Tensor | None = None,
         groups: Sequence[object] | Tensor | None = None,
+        left_out: bool = False,
     ) -> PredictionSets:
         """Return self, fitted.
 
@@ -126,6 +126,8 @@ class PredictionSets:
                 the calibration rows.
             groups: (N,) what belongs together, such as patients: each counts as one case. None: every row is
                 a case by itself.
+            left_out: Whether the model was trained on these cases, and each is judged by a model trained
+                without it: then nothing is exact, which the guarantee says.
 
         Raises:
             ValueError: An input is not as above; all labels are of one class; shares are stated where a
@@ -147,11 +149,12 @@ class PredictionSets:
             own,
             labels,
             probs.shape[1],
-            level=self._level,
+            level=self._level.share,
             per_class=self.per_class,
             strata=strata,
             shares=shares,
             groups=groups,
+            left_out=left_out,
         )
         self.classes, self.cells = probs.shape[1], cells
         return self
@@ -206,6 +209,7 @@ class PredictionSets:
             counts=cells.rows,
             shares=cells.shares,
             grouped=cells.grouped,
+            left_out=cells.left_out,
         )
         return " ".join(found)
 
@@ -253,7 +257,7 @@ class PredictionSets:
                 columns = slice(None) if label is None else slice(label, label + 1)
                 n, limits = float(cells.cases[g, columns][0]), cells.thresholds[g, columns]
                 full = bool(limits.isinf().all())
-                low, high = (1.0, 1.0) if full else realised_interval(n, self._rank(n), level)
+                low, high = (1.0, 1.0) if full else realised_interval(n, self._level.rank(n), level)
                 found.append(
                     {
                         "stratum": None if cells.strata is None else stratum,
@@ -302,7 +306,7 @@ class PredictionSets:
             sets._check_shares(cells.strata is not None)
         settings: Mapping[str, Any] = {**byname.settings(SETS[sets.score]), **sets._of_raps()}
         over = settings["penalty"] * max(0, record["classes"] - settings["free"]) if settings else 0.0
-        full = [[sets._rank(n) > n for n in row] for row in cells.cases.tolist()]
+        full = [[sets._level.rank(n) > n for n in row] for row in cells.cases.tolist()]
         check_thresholds(
             cells.thresholds,
             largest=1 + over,
@@ -317,16 +321,9 @@ class PredictionSets:
         given = {"penalty": self.penalty, "free": self.free}
         return {key: value for key, value in given.items() if value is not None}
 
-    def _rank(self, n: float) -> float:
-        """Return the rank of the threshold among n cases; an effective number has none that is whole."""
-        if n != round(n):
-            return (n + 1) * self.coverage
-        if self.confidence is None:
-            return rank_of(round(n), self.coverage)
-        return corrected_rank(round(n), self.coverage, self.confidence)
-
-    def _level(self, n: float) -> float:
-        return self.coverage if self.confidence is None else self._rank(n) / (n + 1)
+    @property
+    def _level(self) -> Level:
+        return Level(self.coverage, self.confidence)
 
     def _check_shares(self, strata: bool) -> None:
         if self.per_class or strata:

@@ -17,7 +17,7 @@ from calib.posthoc.shares import check_shares, class_weights
 
 ALL = "all"  # the one stratum, where none are told apart
 LARGEST = 1e299  # stands for an infinite threshold while records are checked
-KEYS = ("strata", "thresholds", "rows", "cases", "shares", "grouped")
+KEYS = ("strata", "thresholds", "rows", "cases", "shares", "grouped", "left_out")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +32,7 @@ class SetCells:
             come in groups, and with shares their effective number.
         shares: (C,) float64, of the classes where the sets are used. None: not stated.
         grouped: Whether rows came in groups.
+        left_out: Whether the model was trained on the rows, and each was judged by one trained without it.
     """
 
     strata: tuple[str, ...] | None
@@ -40,6 +41,7 @@ class SetCells:
     cases: Tensor
     shares: Tensor | None = None
     grouped: bool = False
+    left_out: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,6 +88,7 @@ class SetCells:
             "cases": self.cases.tolist(),
             "shares": None if self.shares is None else self.shares.tolist(),
             "grouped": self.grouped,
+            "left_out": self.left_out,
         }
 
     @classmethod
@@ -99,12 +102,13 @@ class SetCells:
         Raises:
             ValueError: A value is of another kind or shape, or impossible.
         """
-        strata, grouped = record["strata"], record["grouped"]
+        strata = record["strata"]
         named = isinstance(strata, list) and all(isinstance(name, str) for name in strata)
         if not (strata is None or (named and strata and len(set(strata)) == len(strata))):
             raise ValueError("strata of prediction sets must be different names, or null.")
-        if not isinstance(grouped, bool):
-            raise ValueError(f"grouped of prediction sets must be true or false, not {grouped!r}.")
+        for key in ("grouped", "left_out"):
+            if not isinstance(record[key], bool):
+                raise ValueError(f"{key} of prediction sets must be true or false, not {record[key]!r}.")
         shape = (1 if strata is None else len(strata), classes)
         values = record["thresholds"]
         if isinstance(values, list) and all(isinstance(row, list) for row in values):
@@ -119,14 +123,16 @@ class SetCells:
             raise ValueError("cases of prediction sets must be from 0 to the number of rows.")
         shares = record["shares"]
         if shares is not None:
-            shares = check_shares(numbers(shares, (classes,), "shares of prediction sets"), classes)
+            shares = numbers(shares, (classes,), "shares of prediction sets")
+            check_shares(shares, classes)
         return cls(
             strata=None if strata is None else tuple(strata),
             thresholds=found,
             rows=rows.long(),
             cases=cases,
             shares=shares,
-            grouped=grouped,
+            grouped=record["grouped"],
+            left_out=record["left_out"],
         )
 
 
@@ -140,6 +146,7 @@ def fit_cells(
     strata: Sequence[object] | Tensor | None,
     shares: Sequence[float] | Tensor | None,
     groups: Sequence[object] | Tensor | None,
+    left_out: bool = False,
 ) -> SetCells:
     """Return the thresholds of calibration rows.
 
@@ -152,6 +159,7 @@ def fit_cells(
         strata: (N,) names. None: none are told apart.
         shares: (C,) of the classes where the sets are used. None: as here.
         groups: (N,) names of what belongs together. None: every row is a case by itself.
+        left_out: Whether each row was judged by a model trained without it.
 
     Raises:
         ValueError: Names are missing or too few, or a class with a share above 0 has no row.
@@ -189,6 +197,7 @@ def fit_cells(
         cases=cases,
         shares=None if shares is None else check_shares(shares, classes),
         grouped=groups is not None,
+        left_out=left_out,
     )
 
 

@@ -22,6 +22,7 @@ def sentences(
     counts: Tensor,
     shares: Tensor | None,
     grouped: bool,
+    left_out: bool,
 ) -> list[str]:
     """Return what is promised, sentence by sentence.
 
@@ -33,9 +34,16 @@ def sentences(
         counts: (G, C) calibration rows.
         shares: (C,) as stated. None: not stated.
         grouped: Whether rows came in groups.
+        left_out: Whether the model was trained on the calibration cases.
     """
     per_class = rows[0]["label"] is not None
     said = [_promise(rows, coverage, confidence, int(counts.sum()), shares, grouped, class_names)]
+    if left_out:
+        said.append(
+            "The calibration cases are the shots the model was trained on, each judged by a model trained "
+            "without it. New cases are judged by a model of a few more shots, so that all this holds nearly, "
+            "not exactly: an exact guarantee needs cases that nothing was trained on."
+        )
     fitted = [row for row in rows if row["threshold"] is not None]
     said += [_realised(fitted, class_names, coverage, confidence, shares is not None)] if fitted else []
     if not per_class and shares is None:
@@ -110,16 +118,19 @@ def _realised(
 ) -> str:
     low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
     least = min(rows, key=lambda row: float(row["cases"]))
-    where = "" if len(rows) == 1 else f" ({_name(least, class_names)} has the fewest, {least['cases']:g})"
-    about = " roughly, for an effective number of cases," if weighted else ""
+    cases = f"{least['cases']:.4g} cases"
+    if len(rows) > 1:
+        cases += f" (those of {_name(least, class_names)}, the fewest)"
+    if weighted:
+        cases += ", as many as the weighted ones are worth, roughly"
     text = (
-        f"The coverage that these sets will have is not known exactly: with so few cases{where} it "
-        f"lies{about} between {percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
+        f"The coverage that these very sets will have is not known exactly: with {cases}, it lies between "
+        f"{percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
     )
     if confidence is not None:
         return f"{text}."
     risk = max(below_nominal(row["cases"], coverage) for row in rows)
-    return f"{text}, and is below {percent(coverage)} with one of up to {percent(risk)}."
+    return f"{text}, and below {percent(coverage)} with one of {percent(risk)}."
 
 
 def _about_shares(counts: Tensor) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -137,6 +138,31 @@ def corrected_rank(n: int, coverage: float, confidence: float) -> int:
     return max(n + 1 - int(sure.sum()), rank_of(n, coverage))
 
 
+@dataclass(frozen=True)
+class Level:
+    """How much is to be covered, and how surely.
+
+    Attributes:
+        coverage: In (0, 1).
+        confidence: Of the small-sample correction. None: none.
+    """
+
+    coverage: float
+    confidence: float | None = None
+
+    def rank(self, n: float) -> float:
+        """Return the rank of the threshold among n cases; for an effective number it is not whole."""
+        if n != round(n):
+            return (n + 1) * self.coverage
+        if self.confidence is None:
+            return rank_of(round(n), self.coverage)
+        return corrected_rank(round(n), self.coverage, self.confidence)
+
+    def share(self, n: float) -> float:
+        """Return the share of n cases and the new one that the threshold must reach."""
+        return self.coverage if self.confidence is None else self.rank(n) / (n + 1)
+
+
 def thresholds(scores: Tensor, weights: Tensor, extra: Tensor, coverage: float) -> Tensor:
     """Return the largest score that a class may have to be in a set, (C,) float64; inf where any may.
 
@@ -161,13 +187,16 @@ def thresholds(scores: Tensor, weights: Tensor, extra: Tensor, coverage: float) 
 
     Source: Podkopaev and Ramdas 2021 (UAI), after Tibshirani, Barber, Candès and Ramdas 2019 (NeurIPS).
     """
+    if not len(scores):
+        return torch.full_like(extra, torch.inf)
     ordered, order = rounded(scores).sort()
     tail = weights[order].flip(0).cumsum(0).flip(0)  # of this score and all after it
     first = torch.searchsorted(ordered, ordered)  # equal scores count together
     tail = tail[first]
     total = weights.sum() + extra
     needed = (1 - coverage + SLACK) * total - extra  # (C,)
-    passing = (tail[None, :] > needed[:, None]).sum(dim=1)  # tails fall: how many of the first pass
+    # Tails fall: those of the first `passing` scores are above what is needed.
+    passing = len(tail) - torch.searchsorted(tail.flip(0), needed, right=True)
     found = ordered[(passing - 1).clamp_min(0)]
     none = torch.where(passing == 0, -torch.inf, found)
     return torch.where(needed < 0, torch.inf, none)

@@ -45,6 +45,7 @@ from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
 from calib.data.review_file import ReviewFile
+from calib.data.set_file import SetFile
 from calib.data.task import Splits
 from calib.failure.digests import text_digest
 from calib.failure.export import FailureHead
@@ -322,12 +323,14 @@ def embeddings(folder: Path) -> list[Subject]:
 
 
 def outputs(folder: Path) -> list[Subject]:
-    """Return the file of a calibrator, and outputs of any model: npz, Parquet, CSV."""
+    """Return the files of a calibrator and of sets, and outputs of any model: npz, Parquet, CSV."""
     logits = torch.arange(24.0).reshape(8, 3).sin() * 4
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     names = ["normal", "tumour", "été"]
     calibrator = make_calibrator("svs").fit(logits, labels)
     OutputMapping(names, calibrator, {"rows": 8}).save(folder / "calibrator.json")
+    sets = PredictionSets("aps", 0.8, per_class=True).fit(logits.softmax(dim=1), labels)
+    SetFile(names, sets, about={"rows": 8}).save(folder / "sets.json")
     np.savez(folder / "outputs.npz", logits=logits.numpy(), labels=labels.numpy(), class_names=names)
     columns = {f"logit({name})": logits[:, c].double().tolist() for c, name in enumerate(names)}
     columns["label"] = [names[label] for label in labels]
@@ -338,6 +341,10 @@ def outputs(folder: Path) -> list[Subject]:
     def maps(path: Path) -> Any:
         loaded = OutputMapping.load(path)
         return [loaded.class_names, loaded.about, loaded.calibrator(logits)]
+
+    def bounds(path: Path) -> Any:
+        loaded = SetFile.load(path)
+        return [loaded.class_names, loaded.about, loaded.sets(logits.softmax(dim=1)), loaded.sets.guarantee]
 
     def reads(path: Path) -> Any:
         found = read_outputs(path)
@@ -360,6 +367,7 @@ def outputs(folder: Path) -> list[Subject]:
     return [
         *_reviews(folder),
         Subject("calibrator.json", folder / "calibrator.json", maps, mutations.JSON),
+        Subject("sets.json", folder / "sets.json", bounds, mutations.JSON),
         Subject("outputs npz", folder / "outputs.npz", reads, mutations.BYTES),
         Subject("outputs Parquet", folder / "outputs.parquet", reads, mutations.BYTES),
         Subject("outputs CSV", folder / "outputs.csv", reads, mutations.TEXT, says),

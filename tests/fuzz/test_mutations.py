@@ -30,7 +30,7 @@ KINDS_OF = {
     "features": 3,
     "embeddings": 3,
     "tables": 4,
-    "outputs": 6,
+    "outputs": 7,
     "runs": 5,
     "images": 6,
     "weights": 3,

@@ -156,6 +156,10 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     by_class = PredictionSets(coverage=0.9, per_class=True).fit(toy(64)[0], rare)
     assert bool(by_class(toy(50, 6)[0])[:, 2].all())
     assert "Of benign there are too few" in by_class.described(["a", "b", "benign"])
+    never = PredictionSets(coverage=0.5, per_class=True).fit(toy(60)[0], rare[:60])
+    assert bool(never(toy(50, 6)[0])[:, 2].all())
+    assert "Of class 2 there are too few" in never.guarantee
+    assert torch.equal(PredictionSets.from_record(never.to_record()).cells.rows, never.cells.rows)
     corrected = PredictionSets(coverage=0.9, confidence=0.9).fit(*toy(21))
     assert bool(corrected(probs).all())
     assert "needs at least 22 cases" in corrected.guarantee
@@ -281,25 +285,25 @@ def test_thresholds_and_sets_are_those_of_torchcp(score: str, per_class: bool, a
     """One difference: of a class with too few cases, TorchCP's threshold is infinite as well."""
     settings = {"penalty": 0.1, "free": 1} if score == "raps" else {}
     sets = PredictionSets(score, coverage=1 - alpha, per_class=per_class, **settings)
-    sets.fit(torch.tensor(GOLDEN["probs"]).double(), torch.tensor(GOLDEN["labels"]))
+    sets.fit(torch.tensor(GOLDEN["probs"], dtype=torch.float64), torch.tensor(GOLDEN["labels"]))
     wanted = GOLDEN["torchcp"][f"{score}{' per class' if per_class else ''} {alpha}"]
     limits = wanted["threshold"] if per_class else [wanted["threshold"]] * 4
     numbers = [math.inf if value is None else value for value in limits]
     assert sets.cells.thresholds[0].tolist() == pytest.approx(numbers, abs=1e-7)
-    found = sets(torch.tensor(GOLDEN["test_probs"]).double()).int().tolist()
+    found = sets(torch.tensor(GOLDEN["test_probs"], dtype=torch.float64)).int().tolist()
     assert ["".join(map(str, row)) for row in found] == wanted["sets"]
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3])
 def test_lac_is_that_of_mapie_and_its_aps_has_the_threshold_of_our_randomised_one(alpha: float) -> None:
     """MAPIE calibrates APS with random numbers also where its sets are not random (include_last_label)."""
-    probs, labels = torch.tensor(GOLDEN["probs"]).double(), torch.tensor(GOLDEN["labels"])
+    probs, labels = torch.tensor(GOLDEN["probs"], dtype=torch.float64), torch.tensor(GOLDEN["labels"])
     sets = PredictionSets("lac", coverage=1 - alpha).fit(probs, labels)
     wanted = GOLDEN["mapie"][f"lac {alpha}"]
     assert float(sets.cells.thresholds[0, 0]) == pytest.approx(wanted["threshold"], abs=1e-9)
-    found = sets(torch.tensor(GOLDEN["test_probs"]).double()).int().tolist()
+    found = sets(torch.tensor(GOLDEN["test_probs"], dtype=torch.float64)).int().tolist()
     assert ["".join(map(str, row)) for row in found] == wanted["sets"]
-    u = torch.tensor(GOLDEN["mapie_u"]).double()
+    u = torch.tensor(GOLDEN["mapie_u"], dtype=torch.float64)
     own = aps_randomized(probs, u).gather(1, labels[:, None])[:, 0]
     theirs = GOLDEN["mapie"][f"aps {alpha} include_last_label=True"]
     assert one_threshold(own, 1 - alpha) == pytest.approx(theirs["threshold"], abs=1e-9)
@@ -312,7 +316,7 @@ def test_lac_is_that_of_mapie_and_its_aps_has_the_threshold_of_our_randomised_on
 
 
 def fitted(**settings: object) -> PredictionSets:
-    kinds = {key: settings.pop(key) for key in ("strata", "shares", "groups") if key in settings}
+    kinds = {key: settings.pop(key) for key in ("strata", "shares", "groups", "left_out") if key in settings}
     return PredictionSets(**settings).fit(*toy(60), **kinds)
 
 
@@ -324,7 +328,7 @@ def fitted(**settings: object) -> PredictionSets:
         {"coverage": 0.97, "per_class": True},
         {"coverage": 0.9, "strata": ["a", "b", "c"] * 20, "confidence": 0.8},
         {"coverage": 0.9, "shares": [0.7, 0.2, 0.1]},
-        {"coverage": 0.9, "groups": [i // 2 for i in range(60)]},
+        {"coverage": 0.9, "groups": [i // 2 for i in range(60)], "left_out": True},
     ],
 )
 def test_it_survives_json(settings: dict) -> None:
@@ -362,6 +366,7 @@ def test_a_record_that_no_fit_has_written_is_refused() -> None:
         ({"strata": []}, "different"),
         ({"shares": [0.5, 0.5, 0.5]}, "sum to 1"),
         ({"grouped": 1}, "grouped"),
+        ({"left_out": None}, "left_out"),
         ({"more": 1}, "keys"),
     ):
         with pytest.raises(ValueError, match=message):

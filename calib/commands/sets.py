@@ -1,0 +1,254 @@
+"""`calib sets`: prediction sets with a stated coverage, of a run or of any model: fitted, or applied."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib import __version__
+from calib.commands.calibrate import in_class_order
+from calib.core.text import few, printable
+from calib.data.mapping import check_format
+from calib.data.outputs import Outputs, read_outputs
+from calib.data.set_file import SetFile, strata_of
+from calib.io.files import blocking_file
+from calib.metrics.sets import summarize_sets
+from calib.posthoc.conformal import PredictionSets
+from calib.posthoc.set_guarantee import percent
+from calib.prompts.export import Prompt
+from calib.report.tables import aligned
+from calib.runs.decisions import keep_decisions
+from calib.runs.exports import prompt_path
+from calib.runs.folder import FILES
+from calib.runs.set_cases import set_cases
+
+DEFAULT = "sets.json"
+BY_CLASS = "class"
+SHOWN = 40  # thresholds in the table
+
+
+def fit_sets(
+    outputs: Outputs,
+    *,
+    by: str | None = None,
+    shares: Mapping[str, float] | None = None,
+    left_out: bool = False,
+    **settings: Any,
+) -> tuple[SetFile, str]:
+    """Return prediction sets fitted to labelled outputs, and what is said about them.
+
+    Args:
+        outputs: With labels.
+        by: "class" for a coverage of each class, or the column whose values tell cases apart. None: neither.
+        shares: Every class and how often it occurs where the sets are used. None: as among the labels.
+        left_out: Whether the outputs are of shots, each judged without it.
+        **settings: Those of PredictionSets.
+
+    Raises:
+        ValueError: Outputs, column or shares are not as above.
+    """
+    if outputs.labels is None:
+        raise ValueError(f"{outputs.path} has no labels: nothing can be fitted.")
+    column = None if by in (None, BY_CLASS) else by
+    names = outputs.class_names
+    probs = outputs.logits.softmax(dim=1)
+    strata = None if column is None else strata_of(outputs, column)
+    sets = PredictionSets(per_class=by == BY_CLASS, **settings)
+    sets.fit(
+        probs,
+        outputs.labels,
+        strata=strata,
+        shares=None if shares is None else in_class_order(shares, names),
+        groups=outputs.groups,
+        left_out=left_out,
+    )
+    about = {"calib": __version__, "rows": len(probs), "kind": outputs.kind, "left_out": left_out}
+    lines = [_heading(outputs, left_out), "", _thresholds(sets, names), "", sets.described(names), ""]
+    lines.append(_sizes(sets(probs, strata), "calibration cases"))
+    return SetFile(list(names), sets, column, about), "\n".join(lines)
+
+
+def judged(file: SetFile, outputs: Outputs) -> str:
+    """Return the table of fitted sets on other labelled outputs.
+
+    Args:
+        file: The sets.
+        outputs: With labels, and the class names of the sets in their order.
+
+    Raises:
+        ValueError: There are no labels, or a stratum is missing or unknown.
+    """
+    assert outputs.labels is not None
+    strata = None if file.by is None else strata_of(outputs, file.by)
+    sets = file.sets(outputs.logits.softmax(dim=1), strata)
+    found = summarize_sets(
+        sets,
+        outputs.labels,
+        coverage=file.sets.coverage,
+        class_names=file.class_names,
+        groups=outputs.groups,
+    )
+    ends = found["intervals"]
+    rows = [
+        [
+            "all",
+            str(found["n"]),
+            percent(found["coverage"]),
+            _ends(ends["coverage"]),
+            f"{found['mean_size']:.2f}",
+        ]
+    ]
+    rows += [
+        [
+            row["name"],
+            str(row["n"]),
+            percent(row["coverage"]),
+            _ends((row["low"], row["high"])),
+            f"{row['mean_size']:.2f}",
+        ]
+        for row in found["per_class"]
+        if row["n"]
+    ]
+    note = "" if outputs.groups is None else " Intervals of classes take rows as independent."
+    return "\n".join(
+        [
+            f"On {outputs.path}: coverage with 95 % intervals, and mean size of the sets.{note}",
+            "",
+            aligned(["class", "cases", "coverage", "interval", "size"], rows),
+            "",
+            f"Classes differ from {percent(file.sets.coverage)} by {percent(found['class_gap'])} on average; "
+            f"chance alone makes {percent(found['class_gap_by_chance'])}.",
+            _sizes(sets, "test cases"),
+        ]
+    )
+
+
+def _heading(outputs: Outputs, left_out: bool) -> str:
+    assert outputs.labels is not None
+    counts = torch.bincount(outputs.labels, minlength=len(outputs.class_names)).tolist()
+    said = few([f"{name} {count}" for name, count in zip(outputs.class_names, counts, strict=True)], 12)
+    groups = "" if outputs.groups is None else f" of {len(set(outputs.groups))} groups"
+    what = "left-out shots" if left_out else "labelled rows"
+    return f"{len(outputs.labels)} {what}{groups} ({said})."
+
+
+def _thresholds(sets: PredictionSets, names: list[str]) -> str:
+    rows = []
+    for row in sets.table():
+        where = [row["stratum"], None if row["label"] is None else names[row["label"]]]
+        limit = "every class" if row["threshold"] is None else f"{row['threshold']:.6g}"
+        name = ", ".join(part for part in where if part) or "all"
+        rows.append([name, f"{row['cases']:.4g}", limit, _ends((row["low"], row["high"]))])
+    left = len(rows) - SHOWN
+    head = ["sets of", "cases", f"{sets.score} at most", "their coverage (95 %)"]
+    return aligned(head, rows[:SHOWN]) + (f"\nand {left} more" if left > 0 else "")
+
+
+def _sizes(sets: Tensor, what: str) -> str:
+    sizes = sets.sum(dim=1)
+    shares = {name: float((sizes == size).double().mean()) for name, size in (("empty", 0), ("single", 1))}
+    return (
+        f"Of the {len(sets)} {what}, sets hold {float(sizes.double().mean()):.2f} of {sets.shape[1]} "
+        f"classes on average; {percent(shares['single'])} hold one, {percent(shares['empty'])} none."
+    )
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run `calib sets` with what `sets_arguments` returned. Returns the exit status."""
+    say = sys.stdout.write
+    if given.apply is not None:
+        file, out = SetFile.load(given.source), Path(given.out)
+        _check_out(out, [given.source, given.apply])
+        check_format(Path(given.apply), out)
+        outputs = read_outputs(given.apply, kind=given.kind, class_names=file.class_names, labelled=False)
+        sets = file.apply(outputs, out)
+        say(printable(f"{_sizes(sets, 'rows')} Written: {out}\n"))
+        sys.stderr.write(printable(f"{file.sets.described(file.class_names)}\n"))
+        return 0
+    source = Path(given.source)
+    is_run = source.is_dir() or source.name == FILES["prompt"].path
+    return (_of_run if is_run else _of_file)(given, source)
+
+
+def _of_run(given: argparse.Namespace, source: Path) -> int:
+    path = prompt_path(source)
+    names = Prompt.load(path).class_names
+    if given.out is not None:
+        raise ValueError(f"--out is for files: the sets of a run are kept in {path}.")
+    if given.classes is not None:
+        raise ValueError("--classes: the classes are those of the run, in its order.")
+    if given.by not in (None, BY_CLASS):
+        raise ValueError(
+            f"by={given.by}: images say nothing of such a column to calib predict. Fit on a file of outputs: "
+            f"calib sets FILE by={given.by}."
+        )
+    if given.on is not None:
+        if given.cases is not None:
+            raise ValueError("cases= says which cases of the run; --on takes others: give one of them.")
+        outputs, left_out = _read(given, given.on, names), False
+    else:
+        where = {"weights": given.weights, "tokenizer": given.tokenizer}
+        outputs, left_out = set_cases(path, cases=given.cases, **where)
+    test = None if given.test is None else _read(given, given.test, names)
+    file, text = fit_sets(outputs, by=given.by, shares=given.shares, left_out=left_out, **given.asked)
+    _say(text, None if test is None else judged(file, test))
+    about = {**file.about, "on": _called(given, left_out)}
+    keep_decisions(path, {"sets": about}, sets=file.sets)
+    _say(f"Kept in {path}: calib predict writes the set of every image.")
+    return 0
+
+
+def _called(given: argparse.Namespace, left_out: bool) -> str:
+    if given.on is not None:
+        return Path(given.on).name
+    return "left-out shots" if left_out else "validation images"
+
+
+def _of_file(given: argparse.Namespace, source: Path) -> int:
+    for name in ("on", "weights", "tokenizer"):
+        if getattr(given, name) is not None:
+            raise ValueError(f"--{name} is for runs: {source} is a file of outputs itself.")
+    if given.cases is not None:
+        raise ValueError(f"cases= is for runs: {source} is a file of outputs itself.")
+    out = Path(given.out or DEFAULT)
+    _check_out(out, [given.source, *([] if given.test is None else [given.test])])
+    if out.suffix.lower() != ".json":
+        raise ValueError(f"--out {out} must end in .json: it is the file of prediction sets.")
+    if out.exists():
+        SetFile.load(out)  # nothing but earlier sets are replaced
+    outputs = _read(given, source, given.classes)
+    test = None if given.test is None else _read(given, given.test, outputs.class_names)
+    file, text = fit_sets(outputs, by=given.by, shares=given.shares, **given.asked)
+    _say(text, None if test is None else judged(file, test))
+    file.save(out)
+    _say(f"Written: {out}. Apply it: calib sets {out} --apply FILE --out FILE")
+    return 0
+
+
+def _read(given: argparse.Namespace, path: str | Path, names: list[str] | None) -> Outputs:
+    return read_outputs(
+        path, kind=given.kind, class_names=names, label=given.label or "label", group=given.group
+    )
+
+
+def _say(*texts: str | None) -> None:
+    said = "\n\n".join(text for text in texts if text is not None)
+    sys.stdout.write(printable(f"{said}\n"))
+
+
+def _check_out(out: Path, inputs: list[str]) -> None:
+    """Refuse a file that could not be written after the work, or would replace what is read."""
+    if out.is_dir() or blocking_file(out.parent) is not None:
+        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
+    if out.exists() and out.resolve() in {Path(path).resolve() for path in inputs}:
+        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")
