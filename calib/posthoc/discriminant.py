@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import check_tensor
+from calib.core.onethread import one_thread
 
 SHRINKAGE = 0.8
 
@@ -131,7 +132,8 @@ class _Space:
         counts = labels.bincount(minlength=n_classes)
         means = values.new_zeros(n_classes, values.shape[1]).index_add_(0, labels, values) / counts[:, None]
         centred = values - means[labels]
-        scatter, axes = torch.linalg.eigh(centred.T @ centred)
+        with one_thread():
+            scatter, axes = torch.linalg.eigh(centred.T @ centred)
         return cls(values @ axes, labels, counts, means @ axes, axes, scatter.clamp(min=0), shrinkage)
 
     @property
@@ -164,7 +166,8 @@ class _Space:
         share = self._share(n, n_classes)
         ridge = self._ridge(max(float(self.scatter.sum()) - lost, 0.0), n, n_classes)
         inverse = self.inverse_variances(share, ridge)  # (D,)
-        centre = torch.linalg.inv(torch.linalg.inv(inner) - share * (away * inverse) @ away.T)  # (n, n)
+        with one_thread():
+            centre = torch.linalg.inv(torch.linalg.inv(inner) - share * (away * inverse) @ away.T)  # (n, n)
         precise = moved * inverse  # (C, D)
         toward = precise @ away.T  # (C, n)
         squares = (moved * precise).sum(dim=1) + share * ((toward @ centre) * toward).sum(dim=1)

@@ -63,7 +63,8 @@ def metric_names(config: PromptRun | FailureRun) -> set[str]:
     if isinstance(config, FailureRun):
         watched = [name for name, metric in FAILURE_METRICS.items() if metric.watched]
         names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in watched}
-        return names | {f"test/{name}" for name in (*FAILURE_METRICS, "n", "n_failures")}
+        of_probability = () if config.doubt == "head" else ("ece",)
+        return names | {f"test/{name}" for name in (*FAILURE_METRICS, *of_probability, "n", "n_failures")}
     terms = Objective(resolve_terms(config.preset, config.loss)).weights
     names |= {f"train/{term}" for term in (*terms, "total")}
     if config.data.val_shots:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
+from calib.core.onethread import one_thread
 from calib.scores.logits import mcp
 from calib.scores.state import Shapes, require_fitted
 
@@ -155,18 +156,20 @@ class ClassGaussians:
             ValueError: An input is not as above.
         """
         features, members = _shots(image_features, labels, logits)
-        centre = features.mean(dim=0)
-        _, spread, axes = torch.linalg.svd(features - centre, full_matrices=False)
+        with one_thread():
+            centre = features.mean(dim=0)
+            _, spread, axes = torch.linalg.svd(features - centre, full_matrices=False)
         rank = int((spread > 1e-6 * math.sqrt(len(features))).sum())
         if rank == 0:
             raise ValueError(f"All {len(features)} shots have the same features: nothing to compare with.")
         basis = axes[: min(rank, self.components)].T  # (D, d)
-        reduced = (features - centre) @ basis
         counts = members.sum(dim=0)
-        means = members.T @ reduced / counts[:, None]  # (C, d)
-        covariances = self._covariances(reduced, members, means, counts)
+        with one_thread():
+            reduced = (features - centre) @ basis
+            means = members.T @ reduced / counts[:, None]  # (C, d)
+            covariances = self._covariances(reduced, members, means, counts)
+            self._factors = torch.linalg.cholesky(covariances)  # (C, d, d)
         self._centre, self._basis, self._means = centre, basis, means
-        self._factors = torch.linalg.cholesky(covariances)  # (C, d, d)
         return self
 
     def log_density(self, image_features: Tensor) -> Tensor:
@@ -179,11 +182,12 @@ class ClassGaussians:
             ValueError: Not fitted, or an input is not as above.
         """
         centre = require_fitted(self, self._centre)
-        reduced = (unit_features(image_features, len(centre)) - centre) @ self._basis
         columns = []
-        for mean, factor in zip(self._means, self._factors, strict=True):  # (N, d) at a time, not (N, C, d)
-            white = torch.linalg.solve_triangular(factor, (reduced - mean).T, upper=False)
-            columns.append(-white.square().sum(dim=0) / 2 - factor.diagonal().log().sum())
+        with one_thread():
+            reduced = (unit_features(image_features, len(centre)) - centre) @ self._basis
+            for mean, factor in zip(self._means, self._factors, strict=True):  # (N, d) at a time
+                white = torch.linalg.solve_triangular(factor, (reduced - mean).T, upper=False)
+                columns.append(-white.square().sum(dim=0) / 2 - factor.diagonal().log().sum())
         return torch.stack(columns, dim=1)
 
     def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_balanced_scarce_and_missing_classes_are_pointed_out(tmp_path: Path, cap
     printed = capsys.readouterr().out
     assert "equally many rows of every class" in printed
     assert "Fewer than 10 rows: class 0, class 1, class 2, class 3" in printed
-    assert run("missing.npz", "--method", "svs") == 0
+    assert run("missing.npz", "--method", "svs", "--out", "missing.json") == 0
     assert "A class without rows is learned to be rare" in capsys.readouterr().out
 
 

@@ -142,7 +142,7 @@ def test_captions_that_are_all_right_teach_nothing(tmp_path: Path) -> None:
     _, arrays = written(tmp_path)
     path, _ = written(tmp_path, image_features=arrays["text_features"])
     with pytest.raises(ValueError, match="All 50 training predictions are right"):
-        train_failure(settings(f"embeddings.train={path}", f"out={tmp_path / 'run'}"))
+        train_failure(settings(f"embeddings.train={path}", f"out={tmp_path / 'run'}", "doubt=head"))
 
 
 def test_captions_have_no_classes_to_report_on(run: Path) -> None:

@@ -30,13 +30,13 @@ KINDS_OF = {
     "features": 3,
     "embeddings": 3,
     "tables": 5,
-    "outputs": 7,
+    "outputs": 8,
     "runs": 5,
     "images": 6,
     "weights": 3,
     "data sets": 4,
     "questions": 4,
-    "re-signed": 12,
+    "re-signed": 11,
 }
 
 

@@ -34,13 +34,14 @@ GIVEN = {
 }
 SETTINGS = {"coverage": 0.5, "risk": 0.5}
 ARRAYS = {"undefined_reason", "failure_statistic", "interval_statistic"}  # take numpy arrays, as they say
+OF_ONE_CLASS = {"net_benefit"}  # its probs are those of one class
 FUNCTIONS = {
     f"{room.__name__}.{name}": function
     for room in (metrics, scores)
     for name in dir(room)
     if inspect.isfunction(function := getattr(room, name))
     and next(iter(inspect.signature(function).parameters), "") in GIVEN
-    and name not in ARRAYS
+    and name not in ARRAYS | OF_ONE_CLASS
 }
 
 

@@ -102,7 +102,7 @@ def _help(name: str) -> str:
 
 def _shown(value: Any) -> str:
     return (
-        ",".join(value)
+        ",".join(map(str, value))
         if isinstance(value, list)
         else str(value).lower()
         if isinstance(value, bool)
