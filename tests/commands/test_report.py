@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from calib.cli import main, with_runs
+from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
 from calib.config import ReportRun, load_config
 from calib.data.predictions import Predictions
@@ -217,4 +217,4 @@ def test_its_help_explains_every_setting(capsys) -> None:
     printed = capsys.readouterr().out
     for setting in ("slices=null", "names=true", "images=true", "data.root=null", "n_resamples=2000"):
         assert f"  {setting}" in printed
-    assert with_runs(["a", "b", "level=0.9"], task="report").runs == ["a", "b"]
+    assert COMMANDS["report"].read(["a", "b", "level=0.9"]).runs == ["a", "b"]

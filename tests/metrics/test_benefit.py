@@ -59,7 +59,12 @@ def test_what_is_no_probability_or_threshold_is_refused() -> None:
     for bad in (torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([float("nan")]), torch.tensor(0.5)):
         with pytest.raises(ValueError, match="thresholds must be a list of numbers between 0 and 1"):
             net_benefit(probs, event, bad)
-    with pytest.raises(ValueError, match=r"outcomes must be \(2,\) bool"):
+    with pytest.raises(ValueError, match=r"event must be \(2,\) bool"):
         net_benefit(probs, torch.tensor([1, 0]), torch.tensor([0.5]))
+    for given in ((probs.tolist(), event), (probs, event.numpy())):
+        with pytest.raises(ValueError, match="must be a torch tensor"):
+            net_benefit(*given, torch.tensor([0.5]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="thresholds must be a torch tensor"):
+        net_benefit(probs, event, 0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         net_benefit(torch.tensor([0.5, 1.5]), event, torch.tensor([0.5]))
