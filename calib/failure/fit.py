@@ -244,7 +244,7 @@ def check_learnable(cases: FailureCases, *, residual: bool, stacked: bool) -> bo
     Args:
         cases: The predictions.
         residual: Whether the head starts at the confidence, where it may stay.
-        stacked: Whether it is part of a stack; a single score or a head alone has no use for such predictions.
+        stacked: Whether it is part of a stack; a single score or a head alone has no use for such cases.
 
     Raises:
         ValueError: All are wrong; or all are right, and the head would have to learn.
