@@ -187,8 +187,9 @@ def fit_head(
     """
     parts = parts_of(doubt)
     check_whole(2, folds=n_folds)
-    learns = check_learnable(cases, residual=head.options["residual"], doubt=doubt)
     folds = _folds(cases, parts, n_folds, pairs)
+    stacked = doubt == STACK and bool(folds)
+    learns = check_learnable(cases, residual=head.options["residual"], stacked=stacked)
     of_folds = [_like(head, stable_hash("fold of a doubt", seed, k) % 2**31) for k in range(len(folds))]
     if HEAD not in parts:
         of_folds = []
@@ -237,19 +238,19 @@ def fit_head(
     )
 
 
-def check_learnable(cases: FailureCases, *, residual: bool, doubt: str) -> bool:
+def check_learnable(cases: FailureCases, *, residual: bool, stacked: bool) -> bool:
     """Return whether the head has something to learn: False where all predictions are right, and that is all.
 
     Args:
         cases: The predictions.
         residual: Whether the head starts at the confidence, where it may stay.
-        doubt: What it is for; a single score or a head alone has no use for such predictions.
+        stacked: Whether it is part of a stack; a single score or a head alone has no use for such cases.
 
     Raises:
         ValueError: All are wrong; or all are right, and the head would have to learn.
     """
     failure = cases.predictions != cases.labels  # (V, N)
-    if failure.any() or not residual or doubt != STACK:
+    if failure.any() or not residual or not stacked:
         check_both_kinds(cases)
         return True
     log.warning(

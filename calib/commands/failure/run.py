@@ -24,7 +24,7 @@ from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.data import FailureData
 from calib.failure.digests import prompt_digest, same_prompt
-from calib.failure.doubt import parts_of
+from calib.failure.doubt import STACK, parts_of
 from calib.failure.evaluation import DOUBT, score_names
 from calib.failure.export import FailureHead
 from calib.failure.fit import check_learnable, fit_head, new_head
@@ -81,7 +81,8 @@ def train_failure(config: FailureRun) -> dict[str, Any]:
         data = _as_begun(config, _data(config), folder)
         head = _head(config, data)  # an option that does not fit is refused before any file is written
         if data.cases is not None and data.cross_fit is None:
-            check_learnable(data.cases, residual=config.head.residual, doubt=config.doubt)
+            stacked = config.doubt == STACK and data.captions is None
+            check_learnable(data.cases, residual=config.head.residual, stacked=stacked)
         job.claim(data.record)
         _keep_prompt(data, folder)
         cases = _cases(config, data, folder)
