@@ -44,6 +44,19 @@ def embedded_read_once() -> Iterator[Callable[..., Any]]:
     BACKBONES["embedded"] = read
 
 
+@pytest.fixture(autouse=True)
+def read_anew(
+    request: pytest.FixtureRequest,
+    embedded_read_once: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Let the tests of backbones read them from their files, each time."""
+    if request.path.parent.name == "backbones":
+        from calib.backbones import BACKBONES
+
+        monkeypatch.setitem(BACKBONES, "embedded", embedded_read_once)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def diagrams_drawn_once() -> Iterator[None]:
     """Let runs make every figure, and draw the first of each kind: a third of a second for hundreds of runs.

@@ -182,9 +182,9 @@ def _check_random(weights: str | Path | None, made_with: str | None, name: str) 
 
     if str(weights) == RANDOM and made_with is not None and not made_with.startswith(f"{RANDOM} ("):
         raise ValueError(
-            f"This prompt was made with {made_with!r}, and {name} with random numbers would be another "
-            "backbone. Name the file it was made with: --weights FILE (calib predict), "
-            "backbone.weights=FILE (evaluate.py, train.py), or restore_backbone(weights=FILE)."
+            f"This prompt was made with the weights {made_with!r}, and {name} with random weights would be "
+            "another backbone. Name the file it was made with: --weights FILE (calib predict), "
+            "backbone.weights=FILE (evaluate.py, train.py), or in Python give it to restore_backbone."
         )
 
 
