@@ -63,6 +63,7 @@ settings = {name: settings_in(*TABLES["loss"][0], name) for name in read[TABLES[
     "classes of torchmetrics": "from calib.metrics import CalibrationError",
     "training a head": """
 import logging
+import lightning.pytorch  # sets levels of its own when it is imported
 from toy_head import SMALL, prompt, table
 logging.basicConfig(level="INFO")
 names = ("lightning.pytorch", "lightning.fabric")

@@ -781,9 +781,11 @@ def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
     prompt = Prompt.load(image_runs / "prompt.safetensors")
     prompt.temperature = 5.0
     prompt.save(tmp_path / "prompt.safetensors")
+    alone = replace(FailureHead.load(image_runs / "failure.safetensors"), doubt=None)
+    alone.save(tmp_path / "failure.safetensors")  # a head alone names the confidence among its reasons
     images = [str(image_folder / "test")]
     cold, warm = (
-        list(csv.DictReader(predict(run, images, failure=image_runs).splitlines()))
+        list(csv.DictReader(predict(run, images, failure=tmp_path / "failure.safetensors").splitlines()))
         for run in (image_runs, tmp_path)
     )
     for row in [*cold, *warm]:
