@@ -180,11 +180,11 @@ def train(
     backbone: Backbone,
     task: TaskData,
     *,
-    kept: Path,
+    kept: Path | None = None,
 ) -> dict[tuple[str, int], Trained]:
     """Train prompts side by side: (preset, seed, rows of the pool, whether with folds).
 
-    Their class embeddings stay in the file `kept`: other calibrations of them need no training.
+    Their class embeddings stay in the file `kept`, if any: other calibrations of them need no training.
     """
     prompts, loaders, known = [], [], []
     for preset, seed, rows, with_folds in plans:
@@ -198,13 +198,14 @@ def train(
             loaders.append(batches.train_dataloader())
         known.append((preset, seed, shots, folds))
     digest = json_digest([[preset, seed, list(pool.subset(rows).ids)] for preset, seed, rows, _ in plans])
-    if kept.is_file() and load_tensors(kept, kind="trained")[1]["plans"] == digest:
+    if kept is not None and kept.is_file() and load_tensors(kept, kind="trained")[1]["plans"] == digest:
         texts = load_tensors(kept, kind="trained")[0]["texts"]
     else:
         module = PromptStackModule(backbone, prompts, fixed.text_features)
         fit_quietly(module, StackedLoader(loaders), max_epochs=EPOCHS)
         texts, _ = module.trained()
-        save_tensors(kept, {"texts": texts}, {"kind": "trained", "plans": digest})
+        if kept is not None:
+            save_tensors(kept, {"texts": texts}, {"kind": "trained", "plans": digest})
     found, row = {}, 0
     for preset, seed, shots, folds in known:
         mine = texts[row : row + 1 + len(folds)]

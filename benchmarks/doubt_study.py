@@ -308,7 +308,7 @@ def _prompts(data: str, seeds: tuple[int, ...], cache: Path, backbone: Backbone)
         trained = _read_prompts(path, fixed, seen, shots, place)
     else:
         plans = [("coop", seed, [place[row] for row in mine], True) for seed, mine in shots.items()]
-        log.info("%s: training %d prompts, %d epochs.", data, 5 * len(plans), PROMPT_EPOCHS)
+        log.info("%s: training %d prompts and their folds, %d epochs.", data, len(plans), PROMPT_EPOCHS)
         trained = {seed: one for (_, seed), one in train(plans, seen, fixed, backbone, task).items()}
         texts = {f"texts|{seed}": one.prompt.text_features for seed, one in trained.items()}
         texts |= {f"folds|{seed}": one.fold_texts for seed, one in trained.items()}
