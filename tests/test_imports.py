@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 HEAVY = ("torch", "numpy", "lightning", "torchmetrics", "sklearn", "transformers", "optuna", "open_clip")
-UNTRAINED = ("cases", "captions", "data", "evaluation", "explain", "export", "official", "report", "vilu")
 ALIKE = "the settings of the losses and all names are read alike from the source and from the modules"
 STEPS = {
     "the door": """

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from calib import __version__
+from calib.commands.out_files import check_out, outputs_to_apply
 from calib.core.binning import bin_indices, sum_by_bin
 from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, printable
-from calib.data.mapping import OutputMapping, check_format
+from calib.data.mapping import OutputMapping
 from calib.data.outputs import Outputs, of_predictions, read_outputs
-from calib.io.files import blocking_file
 from calib.io.tensors import is_kind
 from calib.posthoc.choice import NONE, Candidate, Choice, choose_calibrator
 from calib.posthoc.registry import make_calibrator
@@ -224,16 +224,14 @@ def main(given: argparse.Namespace) -> int:
     """Run `calib calibrate` with what `calibrate_arguments` returned. Returns the exit status."""
     say = sys.stdout.write
     if given.apply is not None:
-        mapping, out = OutputMapping.load(given.source), Path(given.out)
-        _check_out(out, [given.source, given.apply])
-        check_format(Path(given.apply), out)
-        outputs = read_outputs(given.apply, kind=given.kind, class_names=mapping.class_names, labelled=False)
+        mapping = OutputMapping.load(given.source)
+        outputs, out = outputs_to_apply(given, mapping.class_names)
         probs = mapping.apply(outputs, out)
         say(f"{len(probs)} rows, calibrated by {mapping.calibrator.name}, in {out}\n")
         return 0
     out = Path(given.out or DEFAULT)
     into_prompt = out.suffix.lower() == ".safetensors"
-    _check_out(out, [given.source, *([] if given.on is None else [given.on])])
+    check_out(out, [given.source, given.on])
     if into_prompt and not _is_run(given.source):
         raise ValueError(
             f"--out {out}: a prompt is calibrated from a run folder, and {given.source} is none."
@@ -297,11 +295,3 @@ def _check_earlier(out: Path, outputs: Outputs) -> None:
     if not earlier or earlier[0].about.get("data") != outputs.digest():
         what = "fitted to other outputs" if earlier else "a prompt that no outputs have calibrated"
         raise ValueError(f"{out} is {what}: name another file with --out, or remove it first.")
-
-
-def _check_out(out: Path, inputs: Sequence[str]) -> None:
-    """Refuse a file that could not be written after the work, or would replace what is read."""
-    if out.is_dir() or blocking_file(out.parent) is not None:
-        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
-    if out.exists() and out.resolve() in {Path(path).resolve() for path in inputs}:
-        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
+from calib.commands.shared_arguments import add_columns, add_moved, check_kind, classes_of, shares_of
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in
 
@@ -58,12 +59,7 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="A,B,...",
         help="among which it chooses, or all (default: temperature_prior,svs,sms: few rows move them little)",
     )
-    parser.add_argument("--kind", help="what plain columns hold: probs or logits")
-    parser.add_argument("--classes", metavar="A,B,...", help="the classes in the order wanted")
-    parser.add_argument("--label", metavar="COLUMN", help="column of labels (default: label)")
-    parser.add_argument(
-        "--group", metavar="COLUMN", help="column of patients, slides, ... (default: group, patient)"
-    )
+    add_columns(parser)
     parser.add_argument(
         "--shares", metavar="A=0.6,B=0.4", help="how often the classes occur where the calibrator is used"
     )
@@ -83,8 +79,7 @@ def calibrate_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="the calibrator (default: calibrator.json), for a run also its prompt with the calibrator in it "
         "(.safetensors), or with --apply the new outputs",
     )
-    parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
-    parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
+    add_moved(parser)
     given = parser.parse_args(argv)
     _check_source(given)
     for name, default in NUMBERS.items():
@@ -120,8 +115,7 @@ def _check_source(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    if given.kind not in (None, "probs", "logits"):
-        raise ValueError(f"--kind {unknown_name('kind of outputs', given.kind, ('probs', 'logits'))}")
+    check_kind(given.kind)
     known = names_in("calib.posthoc.registry", "CALIBRATORS")
     if given.method is not None and given.method not in known:
         raise unknown_name("calibrator", given.method, known)
@@ -152,45 +146,3 @@ def candidates_of(text: str) -> list[str]:
         if name not in known:
             raise unknown_name("calibrator", name, known)
     return names
-
-
-def classes_of(text: str) -> list[str]:
-    """Return the names in "A,B,...".
-
-    Raises:
-        ValueError: A name is empty.
-
-    Example:
-        >>> classes_of("benign, malignant")
-        ['benign', 'malignant']
-    """
-    names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        raise ValueError(f"--classes {text}: names separated by commas, none of them empty.")
-    return names
-
-
-def shares_of(text: str) -> dict[str, float]:
-    """Return the shares in "A=0.6,B=0.4" by name; whether they are those of the classes is checked later.
-
-    Raises:
-        ValueError: It is not written so, or a name stands twice.
-
-    Example:
-        >>> shares_of("benign=0.9,malignant=0.1")
-        {'benign': 0.9, 'malignant': 0.1}
-    """
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.rpartition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not (name and equals and 0 <= value <= 1) or name in shares:
-            raise ValueError(
-                f"--shares {text}: expected CLASS=SHARE,CLASS=SHARE,... with every class once and "
-                f"shares from 0 to 1; '{part.strip()}' is not so."
-            )
-        shares[name] = value
-    return shares

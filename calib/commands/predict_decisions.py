@@ -9,12 +9,12 @@ from torch import Tensor
 
 from calib.core.text import safe_text
 from calib.data.judged import rounded_doubt
+from calib.data.set_file import COLUMN, listed
 from calib.failure.export import FailureHead
 from calib.posthoc.decisions import ACCEPT, REVIEW
 from calib.prompts.export import Prompt
 
 UNREADABLE = "unreadable"
-EMPTY = "(none)"  # a set without a class
 
 
 class DecisionColumns:
@@ -36,7 +36,7 @@ class DecisionColumns:
         self._judge = None if judge is None or judge.review is None else judge
         self._familiarity = None if own is None else own.familiarity
         self._sets = None if own is None else own.sets
-        self._names = [safe_text(name) for name in prompt.class_names]
+        self._names = prompt.class_names
         self.notes: list[str] = []
         if self._sets is not None and self._sets.cells is not None and self._sets.cells.strata is not None:
             self._sets = None
@@ -48,7 +48,7 @@ class DecisionColumns:
         if head is not None and theirs is not None:
             theirs.check(head.doubt_digest(), what="This failure head")
         self.header = [
-            *(["set"] if self._sets is not None else []),
+            *([COLUMN] if self._sets is not None else []),
             *(["decision", "reason"] if self._judge is not None else []),
             *(["unlike"] if self._familiarity is not None else []),
         ]
@@ -66,7 +66,7 @@ class DecisionColumns:
             uncertainty: (B,) of the head. None: there is none.
         """
         if self._sets is not None:
-            self._set_cells += [self._listed(row) for row in self._sets(probs).tolist()]
+            self._set_cells += listed(self._sets(probs), self._names)
         doubt = uncertainty if self.by_head else 1 - probs.max(dim=1).values
         assert doubt is not None
         self._doubts.append(rounded_doubt(doubt.cpu()))
@@ -99,9 +99,6 @@ class DecisionColumns:
         review = None if self._judge is None else self._judge.review
         named = (("set", self._sets), ("decision", review), ("unlike", self._familiarity))
         return [f"{name}: {part.guarantee}" for name, part in named if part is not None]
-
-    def _listed(self, row: Sequence[bool]) -> str:
-        return "; ".join(name for name, inside in zip(self._names, row, strict=True) if inside) or EMPTY
 
 
 class Copies:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from calib import __version__
+from calib.commands.out_files import check_out
 from calib.core.text import few, printable
 from calib.data.judged import CLASSES, SOURCES, Judged, read_judged
 from calib.data.mapping import check_format
 from calib.data.review_file import ReviewFile, check_fits, write_decided
 from calib.failure.export import FailureHead
-from calib.io.files import blocking_file
 from calib.posthoc.decisions import Decisions
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_counts import CurvePoint
@@ -121,7 +121,7 @@ def _row(each: CurvePoint, taken: bool) -> list[str]:
 def main(given: argparse.Namespace) -> int:
     """Run `calib review` with what `review_arguments` returned. Returns the exit status."""
     if given.out is not None:
-        _check_out(given)
+        check_out(Path(given.out), [given.source, given.on, given.unlabelled, given.apply])
     if given.source.lower().endswith(".json"):
         file = ReviewFile.load(given.source)
         return _apply(given, Decisions(review=file.review), (file.doubt,), file.class_names)
@@ -244,13 +244,3 @@ def _read(given: argparse.Namespace, path: str, allowed: Sequence[str], *, outco
 
 def _say(text: str) -> None:
     sys.stdout.write(printable(f"{text}\n"))
-
-
-def _check_out(given: argparse.Namespace) -> None:
-    """Refuse a file that could not be written after the work, or would replace what is read."""
-    out = Path(given.out)
-    if out.is_dir() or blocking_file(out.parent) is not None:
-        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
-    read = [given.source, given.on, given.unlabelled, given.apply]
-    if out.exists() and out.resolve() in {Path(path).resolve() for path in read if path is not None}:
-        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")

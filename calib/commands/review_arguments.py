@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from calib.core.errors import unknown_name
+from calib.commands.shared_arguments import (
+    add_moved,
+    check_kind,
+    number_or_nan,
+    one_of,
+    settings_of,
+    whole,
+)
 
 MORE = """\
 settings:
@@ -71,10 +78,9 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", help="the threshold of a file (default: review.json); of --apply its table"
     )
-    parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
-    parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
+    add_moved(parser)
     given = parser.parse_intermixed_args(argv)
-    asked = _settings(given.settings)
+    asked = settings_of(given.settings, READERS, command="calib review", example="error=0.05 confidence=0.9")
     _check(given, asked)
     for name, default in NUMBERS.items():
         setattr(given, name, asked.get(name, default))
@@ -88,35 +94,8 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def _settings(words: Sequence[str]) -> dict[str, float | int | str]:
-    """Return the settings in "key=value" words, checked."""
-    found: dict[str, float | int | str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"'{word}' is no setting: they are written error=0.05 confidence=0.9.")
-        if key not in (*NUMBERS, *WORDS):
-            raise unknown_name("setting of calib review", key, (*NUMBERS, *WORDS))
-        if key in found:
-            raise ValueError(f"{key} was given twice.")
-        if key in WORDS:
-            if value not in WORDS[key]:
-                raise unknown_name(f"value of {key}", value, WORDS[key])
-            found[key] = value
-        else:
-            found[key] = _number(key, value)
-    return found
-
-
-def _number(key: str, text: str) -> float | int:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if key == "seed":
-        if not (number >= 0 and number.is_integer()):
-            raise ValueError(f"seed must be a whole number of at least 0, not {text}.")
-        return int(number)
+def _share(key: str, text: str) -> float:
+    number = number_or_nan(text)
     least = number >= 0 if key == "workload" else number > 0
     if not (least and number < 1):
         low = "from 0" if key == "workload" else "above 0"
@@ -124,7 +103,18 @@ def _number(key: str, text: str) -> float | int:
     return number
 
 
-def _check(given: argparse.Namespace, asked: dict[str, float | int | str]) -> None:
+def _word(key: str, text: str) -> str:
+    return one_of(key, text, WORDS[key])
+
+
+READERS: dict[str, Callable[[str, str], Any]] = {
+    **dict.fromkeys(NUMBERS, _share),
+    "seed": whole,
+    **dict.fromkeys(WORDS, _word),
+}
+
+
+def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Refuse what does not belong to the source: a threshold is applied, anything else is fitted on."""
     fitted = given.source.lower().endswith(".json")
     if fitted and given.apply is None:
@@ -142,5 +132,4 @@ def _check(given: argparse.Namespace, asked: dict[str, float | int | str]) -> No
         raise ValueError(
             "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
         )
-    if given.kind not in (None, "probs", "logits"):
-        raise ValueError(f"--kind {unknown_name('kind of outputs', given.kind, ('probs', 'logits'))}")
+    check_kind(given.kind)

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from calib import __version__
 from calib.commands.calibrate import in_class_order
+from calib.commands.out_files import check_out, outputs_to_apply
 from calib.core.text import few, printable
-from calib.data.mapping import check_format
 from calib.data.outputs import Outputs, read_outputs
 from calib.data.set_file import SetFile, strata_of
-from calib.io.files import blocking_file
 from calib.metrics.sets import summarize_sets
 from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.set_guarantee import percent
@@ -167,10 +166,8 @@ def main(given: argparse.Namespace) -> int:
     """Run `calib sets` with what `sets_arguments` returned. Returns the exit status."""
     say = sys.stdout.write
     if given.apply is not None:
-        file, out = SetFile.load(given.source), Path(given.out)
-        _check_out(out, [given.source, given.apply])
-        check_format(Path(given.apply), out)
-        outputs = read_outputs(given.apply, kind=given.kind, class_names=file.class_names, labelled=False)
+        file = SetFile.load(given.source)
+        outputs, out = outputs_to_apply(given, file.class_names)
         sets = file.apply(outputs, out)
         say(printable(f"{_sizes(sets, 'rows')} Written: {out}\n"))
         sys.stderr.write(printable(f"{file.sets.described(file.class_names)}\n"))
@@ -221,7 +218,7 @@ def _of_file(given: argparse.Namespace, source: Path) -> int:
     if given.cases is not None:
         raise ValueError(f"cases= is for runs: {source} is a file of outputs itself.")
     out = Path(given.out or DEFAULT)
-    _check_out(out, [given.source, *([] if given.test is None else [given.test])])
+    check_out(out, [given.source, given.test])
     if out.suffix.lower() != ".json":
         raise ValueError(f"--out {out} must end in .json: it is the file of prediction sets.")
     if out.exists():
@@ -244,11 +241,3 @@ def _read(given: argparse.Namespace, path: str | Path, names: list[str] | None) 
 def _say(*texts: str | None) -> None:
     said = "\n\n".join(text for text in texts if text is not None)
     sys.stdout.write(printable(f"{said}\n"))
-
-
-def _check_out(out: Path, inputs: list[str]) -> None:
-    """Refuse a file that could not be written after the work, or would replace what is read."""
-    if out.is_dir() or blocking_file(out.parent) is not None:
-        raise ValueError(f"--out {out} cannot be written: name a file in a folder.")
-    if out.exists() and out.resolve() in {Path(path).resolve() for path in inputs}:
-        raise ValueError(f"--out {out} cannot be written: it is one of the files to read.")

@@ -7,7 +7,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calib.commands.calibrate_arguments import classes_of, shares_of
+from calib.commands.shared_arguments import (
+    add_columns,
+    add_moved,
+    check_kind,
+    classes_of,
+    number_or_nan,
+    one_of,
+    settings_of,
+    shares_of,
+    whole,
+)
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in
 
@@ -58,22 +68,16 @@ def sets_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", help="key=value, see below")
     parser.add_argument("--on", metavar="FILE", help="labelled outputs for the classes of the run, to fit on")
     parser.add_argument("--test", metavar="FILE", help="other labelled outputs, on which the sets are judged")
-    parser.add_argument("--kind", help="what plain columns hold: probs or logits")
-    parser.add_argument("--classes", metavar="A,B,...", help="the classes in the order wanted")
-    parser.add_argument("--label", metavar="COLUMN", help="column of labels (default: label)")
-    parser.add_argument(
-        "--group", metavar="COLUMN", help="column of patients, slides, ... (default: group, patient)"
-    )
+    add_columns(parser)
     parser.add_argument("--apply", metavar="FILE", help="outputs to which the sets are added")
     parser.add_argument(
         "--out",
         metavar="FILE",
         help="the sets of a file (default: sets.json), or with --apply the new outputs",
     )
-    parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
-    parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
+    add_moved(parser)
     given = parser.parse_intermixed_args(argv)
-    asked = settings_of(given.settings)
+    asked = settings_of(given.settings, READERS, command="calib sets", example="coverage=0.9 by=class")
     _check(given, asked)
     given.by, given.shares, given.cases = (asked.pop(name, None) for name in ("by", "shares", "cases"))
     given.asked = asked
@@ -81,48 +85,18 @@ def sets_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def settings_of(words: Sequence[str]) -> dict[str, Any]:
-    """Return the settings in "key=value" words.
-
-    Raises:
-        ValueError: One is unknown, given twice, or its value is none.
-
-    Example:
-        >>> settings_of(["coverage=0.95", "by=class", "shares=a=0.5,b=0.5"])
-        {'coverage': 0.95, 'by': 'class', 'shares': {'a': 0.5, 'b': 0.5}}
-    """
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"'{word}' is no setting: they are written coverage=0.9 by=class.")
-        if key not in READ:
-            raise unknown_name("setting of calib sets", key, READ)
-        if key in found:
-            raise ValueError(f"{key} was given twice.")
-        found[key] = READ[key](key, value)
-    return found
-
-
 def _share(key: str, text: str) -> float:
-    number = _float(text)
+    number = number_or_nan(text)
     if not 0 < number < 1:
         raise ValueError(f"{key} must be a share above 0 and below 1 (0.9 is 90 %), not {text}.")
     return number
 
 
 def _least_zero(key: str, text: str) -> float:
-    number = _float(text)
+    number = number_or_nan(text)
     if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"{key} must be a number of at least 0, not {text}.")
     return number
-
-
-def _whole(key: str, text: str) -> int:
-    number = _float(text)
-    if not (number >= 0 and number.is_integer()):
-        raise ValueError(f"{key} must be a whole number of at least 0, not {text}.")
-    return int(number)
 
 
 def _flag(key: str, text: str) -> bool:
@@ -144,33 +118,24 @@ def _name(key: str, text: str) -> str:
     return text
 
 
-def _cases(_: str, text: str) -> str:
-    if text not in CASES:
-        raise unknown_name("value of cases", text, CASES)
-    return text
+def _cases(key: str, text: str) -> str:
+    return one_of(key, text, CASES)
 
 
 def _shares(_: str, text: str) -> dict[str, float]:
     return shares_of(text)
 
 
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-READ: dict[str, Callable[[str, str], Any]] = {
+READERS: dict[str, Callable[[str, str], Any]] = {
     "coverage": _share,
     "score": _score,
     "by": _name,
     "confidence": _share,
     "shares": _shares,
     "penalty": _least_zero,
-    "free": _whole,
+    "free": whole,
     "never_empty": _flag,
-    "seed": _whole,
+    "seed": whole,
     "cases": _cases,
 }
 
@@ -193,8 +158,7 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
             )
-    if given.kind not in (None, "probs", "logits"):
-        raise ValueError(f"--kind {unknown_name('kind of outputs', given.kind, ('probs', 'logits'))}")
+    check_kind(given.kind)
     if {"penalty", "free"} & asked.keys() and not asked.get("score", "lac").startswith("raps"):
         raise ValueError("penalty and free are settings of score=raps and score=raps_randomized.")
     if "shares" in asked and ("by" in asked or "confidence" in asked):

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.fitted_file import checked_record, names_and_facts, write_arrays
 from calib.data.output_tables import check_names, write_calibrated
 from calib.data.outputs import Outputs
-from calib.io.files import atomic_path, is_strings, read_json, write_json
+from calib.io.files import is_strings, read_json, write_json
 from calib.posthoc import Calibrator, calibrator_from_record
 
 KIND = "calibrator"
 VERSION = 1
+WRITTEN = "a calibrator, as `calib calibrate` writes it"
 KEYS = ("kind", "version", "class_names", "calibrator", "about")
 
 
@@ -75,13 +76,7 @@ class OutputMapping:
         Raises:
             ValueError: It is of another kind or version, or its parts do not fit together.
         """
-        if not isinstance(record, dict) or record.get("kind") != KIND:
-            raise ValueError(f"{path} is not a file of a calibrator, as `calib calibrate` writes it.")
-        if record.get("version") != VERSION or {*record} != {*KEYS}:
-            raise ValueError(
-                f"{path} must have version {VERSION} and the keys {', '.join(KEYS)}; it has version "
-                f"{record.get('version')!r} and {', '.join(record)}. Fit it anew."
-            )
+        record = checked_record(record, path, kind=KIND, version=VERSION, keys=KEYS, written=WRITTEN)
         names, about = record["class_names"], record["about"]
         if not is_strings(names) or not isinstance(about, dict):
             raise ValueError(f"{path}: class_names must be a list of strings, and about a mapping.")
@@ -143,16 +138,7 @@ class OutputMapping:
             best = (outputs.logits if self.calibrator.keeps_argmax else probs).argmax(dim=1)
             write_calibrated(outputs.table, outputs.columns, probs, best, out)
             return probs
-        arrays: Mapping[str, Any] = {
-            "probs": probs.numpy(),
-            "class_names": outputs.class_names,
-            "labels": None if outputs.labels is None else outputs.labels.numpy(),
-            "groups": outputs.groups,
-            "ids": outputs.ids,
-        }
-        ready = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        with atomic_path(out) as part, part.open("wb") as file:
-            np.savez(file, **ready)  # type: ignore[arg-type]
+        write_arrays(out, {"probs": probs.numpy(), **names_and_facts(outputs)})
         return probs
 
 

@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.fitted_file import checked_record, write_arrays
 from calib.data.judged import CLASSES, SOURCES, Judged
 from calib.data.mapping import check_format
 from calib.data.output_tables import write_with
-from calib.io.files import atomic_path, is_strings, read_json, write_json
+from calib.io.files import is_strings, read_json, write_json
 from calib.posthoc.decisions import ACCEPT, REVIEW, Decisions
 from calib.posthoc.review import ReviewThreshold
 
 KIND = "review"
 VERSION = 1
+WRITTEN = "a review threshold, as `calib review` writes it"
 KEYS = ("kind", "version", "doubt", "class_names", "review", "about")
 
 
@@ -63,14 +64,7 @@ class ReviewFile:
             FileNotFoundError: There is no such file.
             ValueError: It is damaged, of another kind or version, or its parts do not fit together.
         """
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("kind") != KIND:
-            raise ValueError(f"{path} is not a file of a review threshold, as `calib review` writes it.")
-        if record.get("version") != VERSION or {*record} != {*KEYS}:
-            raise ValueError(
-                f"{path} must have version {VERSION} and the keys {', '.join(KEYS)}; it has version "
-                f"{record.get('version')!r} and {', '.join(record)}. Fit it anew."
-            )
+        record = checked_record(read_json(path), path, kind=KIND, version=VERSION, keys=KEYS, written=WRITTEN)
         names, doubt, about = record["class_names"], record["doubt"], record["about"]
         if doubt not in SOURCES or not isinstance(about, dict):
             raise ValueError(f"{path}: doubt must be one of {', '.join(SOURCES)}.")
@@ -103,11 +97,7 @@ def write_decided(judged: Judged, decisions: Decisions, out: Path) -> Tensor:
         said = [ACCEPT if each else REVIEW for each in accepted.tolist()]
         write_with(judged.table, {"decision": said, "reason": reasons}, out)
         return accepted
-    arrays = {"doubt": judged.doubt.numpy(), "accepted": accepted.numpy()}
-    if judged.groups is not None:
-        arrays["groups"] = np.asarray(judged.groups)
-    with atomic_path(out) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(out, {"doubt": judged.doubt.numpy(), "accepted": accepted.numpy(), "groups": judged.groups})
     return accepted
 
 

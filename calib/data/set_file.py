@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from calib.core.text import few, safe_text
+from calib.data.fitted_file import checked_record, names_and_facts, write_arrays
 from calib.data.mapping import check_format
 from calib.data.output_tables import GROUPS, check_names, write_with
 from calib.data.outputs import Outputs
-from calib.io.files import atomic_path, is_strings, read_json, write_json
+from calib.io.files import is_strings, read_json, write_json
 from calib.posthoc.conformal import PredictionSets
 
 KIND = "prediction sets"
 VERSION = 1
+WRITTEN = "prediction sets, as `calib sets` writes it"
 KEYS = ("kind", "version", "class_names", "by", "sets", "about")
 COLUMN = "set"
 EMPTY = "(none)"  # a set without a class
@@ -64,14 +65,7 @@ class SetFile:
             FileNotFoundError: There is no such file.
             ValueError: It is damaged, of another kind or version, or its parts do not fit together.
         """
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("kind") != KIND:
-            raise ValueError(f"{path} is not a file of prediction sets, as `calib sets` writes it.")
-        if record.get("version") != VERSION or {*record} != {*KEYS}:
-            raise ValueError(
-                f"{path} must have version {VERSION} and the keys {', '.join(KEYS)}; it has version "
-                f"{record.get('version')!r} and {', '.join(record)}. Fit it anew."
-            )
+        record = checked_record(read_json(path), path, kind=KIND, version=VERSION, keys=KEYS, written=WRITTEN)
         names, by, about = record["class_names"], record["by"], record["about"]
         if not is_strings(names) or not isinstance(about, dict) or not (by is None or isinstance(by, str)):
             raise ValueError(
@@ -115,16 +109,7 @@ class SetFile:
         if outputs.table is not None:
             write_with(outputs.table, {COLUMN: listed(sets, self.class_names)}, out)
             return sets
-        arrays = {
-            "sets": sets.numpy(),
-            "class_names": outputs.class_names,
-            "labels": None if outputs.labels is None else outputs.labels.numpy(),
-            "groups": outputs.groups,
-            "ids": outputs.ids,
-        }
-        ready = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        with atomic_path(out) as part, part.open("wb") as file:
-            np.savez(file, **ready)  # type: ignore[arg-type]
+        write_arrays(out, {"sets": sets.numpy(), **names_and_facts(outputs)})
         return sets
 
 

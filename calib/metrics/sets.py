@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from calib.core.checks import check_labels, check_tensor
 from calib.stats.bootstrap import MeanStatistic, bootstrap_interval
+from calib.stats.proportions import clopper_pearson
 
 COUNTED = ("coverage", "mean_size", "empty", "singletons", "full")  # means over cases
 
@@ -176,7 +176,7 @@ def summarize_sets(
     intervals = {}
     for i, name in enumerate(COUNTED):
         if groups is None and name != "mean_size":
-            intervals[name] = clopper_pearson(round(float(columns[:, i].sum())), n, level)
+            intervals[name] = _exact_interval(columns[:, i], level)
             continue
         found = bootstrap_interval(
             MeanStatistic(lambda values: values[:, None], lambda means: means[:, 0]),
@@ -191,7 +191,7 @@ def summarize_sets(
     per_class = []
     for c, name in enumerate(names):
         mine = labels == c
-        low, high = clopper_pearson(round(float(hits[mine].sum())), counts[c], level)
+        low, high = _exact_interval(hits[mine], level)
         per_class.append(
             {
                 "name": name,
@@ -221,24 +221,12 @@ def summarize_sets(
     }
 
 
-def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share of which hits of n were seen; (0, 1) where n is 0.
-
-    Args:
-        hits: At most n.
-        n: Independent cases.
-        level: In (0, 1).
-
-    Example:
-        >>> [round(end, 4) for end in clopper_pearson(9, 10)]
-        [0.555, 0.9975]
-
-    Source: Clopper and Pearson 1934 (Biometrika 26).
-    """
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
-    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
-    return low, high
+def _exact_interval(hits: Tensor, level: float) -> tuple[float, float]:
+    """Return the exact interval of the share of hits (n,), (0, 1) where there are no cases."""
+    if not len(hits):
+        return 0.0, 1.0
+    low, high = clopper_pearson(float(hits.sum().round()), len(hits), level=level)
+    return float(low), float(high)
 
 
 def _hits(sets: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from calib.core.text import printable
 
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 12, 40
+ARM, RADIUS = 4, 3.5  # of brackets, to each side; of dots
 
 
 class Chart:
@@ -117,19 +118,19 @@ class Chart:
             else f'<rect class="{style}" x="{_short(x)}" y="{_short(top)}" {size}/>'
         )
 
-    def bracket(self, x: float, low: float, high: float, style: str, arm: float = 4) -> None:
+    def bracket(self, x: float, low: float, high: float, style: str) -> None:
         """Draw an upright bracket from low to high at x."""
         at, top, bottom = self.at_x(x), self.at_y(high), self.at_y(low)
-        a, b = _short(at - arm), _short(at + arm)
+        a, b = _short(at - ARM), _short(at + ARM)
         self._drawn.append(
             f'<path class="{style}" d="M{a},{_short(top)}H{b}M{_short(at)},{_short(top)}V{_short(bottom)}'
             f'M{a},{_short(bottom)}H{b}"/>'
         )
 
-    def mark(self, x: float, y: float, style: str, radius: float = 3.5) -> None:
+    def mark(self, x: float, y: float, style: str) -> None:
         """Draw a dot."""
         place = f'cx="{_short(self.at_x(x))}" cy="{_short(self.at_y(y))}"'
-        self._drawn.append(f'<circle class="{style}" {place} r="{radius}"/>')
+        self._drawn.append(f'<circle class="{style}" {place} r="{RADIUS}"/>')
 
     def upright(self, x: float, style: str, name: str = "") -> None:
         """Draw a line from the bottom to the top; by its name a script can move it."""

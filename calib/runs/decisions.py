@@ -13,15 +13,13 @@ from torch import Tensor
 from calib.data.judged import CLASSES, Judged, rounded_doubt
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
-from calib.io.files import read_json
 from calib.io.tensors import kind_of, mark_of
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 from calib.runs.exports import failure_path, load, prompt_path
 from calib.runs.folder import FILES, RunFolder
+from calib.runs.left_out import left_out_shots, metrics_beside
 from calib.runs.validation import validation_predictions
-
-LEFT_OUT = "left_out"  # the key of metrics.json
 
 
 def export_of(run: str | Path) -> Path:
@@ -129,29 +127,17 @@ def judged_predictions(found: Predictions, prompt: Prompt, path: Path) -> Judged
 
 
 def _judged_on_shots(path: Path, prompt: Prompt) -> Judged:
-    metrics = path.parent / FILES["metrics"].path
-    written = read_json(metrics) if metrics.is_file() else {}
-    record = written.get(LEFT_OUT) if isinstance(written, dict) else None
-    if not isinstance(record, dict):
+    shots = left_out_shots(path, prompt)
+    if shots is None:
         raise ValueError(
-            f"{path} was trained with data.val_shots=0, and there is nothing else to fit on: {metrics} holds "
-            "no left-out shots. Give labelled outputs of the prompt for other images: --on FILE."
+            f"{path} was trained with data.val_shots=0, and there is nothing else to fit on: "
+            f"{metrics_beside(path)} holds no left-out shots. Give labelled outputs of the prompt for other "
+            "images: --on FILE."
         )
-    names = prompt.class_names
-    try:
-        logits = torch.tensor(record["logits"], dtype=torch.float64)
-        labels = torch.tensor(record["labels"], dtype=torch.int64)
-        groups = None if record["groups"] is None else [str(each) for each in record["groups"]]
-        shaped = logits.shape == (len(labels), len(names)) and len(labels) > 0
-        if not shaped or not bool(logits.isfinite().all()) or not 0 <= int(labels.min()) <= int(labels.max()):
-            raise ValueError
-        doubt = rounded_doubt(1 - logits.softmax(dim=1).max(dim=1).values)
-        wrong = logits.argmax(dim=1) != labels
-        return _judged(path, doubt, wrong, labels, groups, names)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{metrics}: {LEFT_OUT} does not fit the prompt beside it. Train the run anew."
-        ) from error
+    assert shots.labels is not None
+    doubt = rounded_doubt(1 - shots.logits.softmax(dim=1).max(dim=1).values)
+    wrong = shots.logits.argmax(dim=1) != shots.labels
+    return _judged(path, doubt, wrong, shots.labels, shots.groups, shots.class_names)
 
 
 def _judged(

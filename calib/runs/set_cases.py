@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from calib.data.outputs import Outputs, in_order, of_predictions
-from calib.io.files import read_json
 from calib.prompts.export import Prompt
-from calib.runs.decisions import LEFT_OUT
-from calib.runs.folder import FILES
+from calib.runs.left_out import left_out_shots, metrics_beside
 from calib.runs.validation import validation_predictions
 
 VALIDATION, SHOTS = "validation", "shots"
@@ -42,26 +37,10 @@ def set_cases(
 
 
 def _left_out(path: Path, prompt: Prompt) -> Outputs:
-    metrics = path.parent / FILES["metrics"].path
-    written = read_json(metrics) if metrics.is_file() else {}
-    record: Any = written.get(LEFT_OUT) if isinstance(written, dict) else None
-    if not isinstance(record, dict):
+    shots = left_out_shots(path, prompt)
+    if shots is None:
         raise ValueError(
-            f"{path}: there is nothing to fit on. {metrics} holds no left-out shots; runs keep them that "
-            "calibrate by them. Give labelled outputs of the prompt for other images: --on FILE."
+            f"{path}: there is nothing to fit on. {metrics_beside(path)} holds no left-out shots; runs keep "
+            "them that calibrate by them. Give labelled outputs of the prompt for other images: --on FILE."
         )
-    names = prompt.class_names
-    try:
-        logits = torch.tensor(record["logits"], dtype=torch.float64)
-        labels = torch.tensor(record["labels"], dtype=torch.int64)
-        groups = None if record["groups"] is None else [str(each) for each in record["groups"]]
-        fits = logits.shape == (len(labels), len(names)) and len(labels) > 0 and bool(logits.isfinite().all())
-        if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-            raise ValueError
-        if groups is not None and len(groups) != len(labels):
-            raise ValueError
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{metrics}: {LEFT_OUT} does not fit the prompt beside it. Train the run anew."
-        ) from error
-    return Outputs(path, logits, list(names), "logits", labels, groups)
+    return shots

@@ -15,6 +15,7 @@ from calib.posthoc.shot_parts import ShotPriors
 from calib.prompts.export import Prompt
 from calib.prompts.shots import ShotSettings, calibrated, folds_of, plans_of
 from calib.prompts.stack import StackedPrompt
+from calib.runs.left_out import LEFT_OUT
 from calib.runs.prepare import RunInputs
 from calib.runs.prompt_run import batches_of, new_learner, plain_shots
 
@@ -140,7 +141,7 @@ def calibrated_by_shots(
         names = prompt.class_names
         metrics = summarize(found.logits, shots.labels, class_names=names, n_bins=config.n_bins)
         said["shots"] = {**metrics, "nll": found.nll[found.method]}
-        said["left_out"] = {
+        said[LEFT_OUT] = {
             "logits": found.logits.tolist(),
             "labels": shots.labels.tolist(),
             "groups": None if shots.groups is None else [str(group) for group in shots.groups],

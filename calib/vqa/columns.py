@@ -51,13 +51,11 @@ def flat(column: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     return values, rows, places
 
 
-def padded(column: Any, fill: float = np.nan, width: int | None = None) -> np.ndarray:
-    """Return lists of numbers as one array, (N, longest) float64, with `fill` where a list has ended.
+def padded(column: Any) -> np.ndarray:
+    """Return lists of numbers as one array, (N, longest) float64, NaN where a list has ended.
 
     Args:
-        column: N lists of numbers; null ones and null numbers are `fill`.
-        fill: What stands where there is nothing.
-        width: The number of columns, at least that of the longest list. None: that.
+        column: N lists of numbers; null ones and null numbers become NaN.
 
     Example:
         >>> padded(pa.array([[1.0, 2.0], None, [3.0]])).tolist()
@@ -65,7 +63,7 @@ def padded(column: Any, fill: float = np.nan, width: int | None = None) -> np.nd
     """
     values, rows, places = flat(column)
     wide = int(places.max()) + 1 if len(places) else 0
-    found = np.full((len(column), wide if width is None else width), fill, dtype=np.float64)
+    found = np.full((len(column), wide), np.nan, dtype=np.float64)
     numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     known = pc.is_valid(values).to_numpy(zero_copy_only=False)
     found[rows[known], places[known]] = numbers[known]

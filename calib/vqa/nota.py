@@ -10,9 +10,7 @@ from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
 from calib.vqa.schema import NOTA
 
-TEXT = "None of the above"
-# Wordings of the literature; Tam et al. 2503.01550 found that the wording matters little.
-WORDINGS = (TEXT, "None of the other answers", "None of the other options is correct")
+TEXT = "None of the above"  # Tam et al. 2503.01550 found that the wording matters little
 MODES = ("replace_correct", "replace_distractor", "add", "drop")
 POSITIONS = ("in_place", "last", "random")
 REASONS = {

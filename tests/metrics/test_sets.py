@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from calib.metrics import class_coverage_gap, class_coverages, set_coverage, set_size, summarize_sets
-from calib.metrics.sets import chance_gap, clopper_pearson
+from calib.metrics.sets import chance_gap
+from calib.stats import clopper_pearson
 
 SETS = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 1, 0]], dtype=torch.bool)
 LABELS = torch.tensor([0, 1, 0, 2, 2])

@@ -7,26 +7,12 @@ from typing import Any
 
 from calib.commands.vqa.evaluation import EVALUATE
 from calib.commands.vqa.option import Option, Subcommand, truth, words
+from calib.core.tables import names_in
 
 # Which settings only some answerers read, by what asks for them; the others are everybody's.
 _OF = {
     "zero_shot": ("weights", "tokenizer", "template", "nota", "controls", "false_rate"),
-    "hf": (
-        "scoring",
-        "greedy",
-        "samples",
-        "noisy_samples",
-        "p_true",
-        "verbalized",
-        "prior",
-        "temperature",
-        "top_p",
-        "max_new_tokens",
-        "prompt",
-        "revision",
-        "dtype",
-        "seed",
-    ),
+    "hf": tuple(names_in("calib.vqa.answerers.registry", "OF_HF")),
     "recorded": ("answers", "absent_logprob"),
 }
 _NOT_RECORDED = ("model", "batch_size", "chunk", "processes", "device", "root")

@@ -98,7 +98,6 @@ class Collector:
 
     def add(
         self,
-        where: str,
         number: object,
         *,
         question: Any,
@@ -110,7 +109,6 @@ class Collector:
         """Take a question, or count why it cannot be one.
 
         Args:
-            where: Where it stands.
             number: Its own id in the set.
             question: The question.
             options: Texts, in order.

@@ -72,7 +72,6 @@ def _pmc_vqa(path: Path, root: Path | None, folder: Path | None) -> Items:
         right = "ABCD".find(label) if len(label) == 1 else _index(options, label)
         figure = column(row, where, "Figure_path")
         found.add(
-            where,
             row.get("index", number),
             question=column(row, where, "Question"),
             options=options,
@@ -96,7 +95,6 @@ def _omnimedvqa(path: Path, root: Path | None, folder: Path | None) -> Items:
             right = _index(options, str(column(row, where, "gt_answer")))
             image = column(row, where, "image_path")
             found.add(
-                where,
                 column(row, where, "question_id"),
                 question=column(row, where, "question"),
                 options=options,
@@ -123,7 +121,6 @@ def _vlmevalkit(dataset: str) -> Callable[[Path, Path | None, Path | None], Item
             right = LETTERS.find(answer) if len(answer) == 1 else -1
             image, digest = _image_of(row, where, root, folder)
             found.add(
-                where,
                 column(row, where, "index"),
                 question=column(row, where, "question"),
                 options=options,
@@ -154,7 +151,6 @@ def _medxpertqa(path: Path, root: Path | None, folder: Path | None) -> Items:
         image = images[0] if isinstance(images, list) and images else None
         question = str(column(row, where, "question")).split("\nAnswer Choices:")[0]
         found.add(
-            where,
             column(row, where, "id"),
             question=question,
             options=[options[letter] for letter in letters],
@@ -178,7 +174,6 @@ def _worldmedqa(path: Path, root: Path | None, folder: Path | None) -> Items:
         country, language = (column(row, where, name, needed=False) for name in ("country", "lang"))
         own = column(row, where, "index", "id", needed=False)
         found.add(
-            where,
             "-".join(
                 str(part) for part in (country, language, number if own is None else own) if part is not None
             ),
@@ -210,7 +205,6 @@ def _closed(dataset: str) -> Callable[[Path, Path | None, Path | None], Items]:
             image = column(row, where, "image_name", "img_name", "image", needed=False)
             own = column(row, where, "qid", needed=False)
             found.add(
-                where,
                 f"{number if own is None else own}",
                 question=column(row, where, "question"),
                 options=list(YES_NO),

@@ -162,7 +162,7 @@ def _answer(
         "answer_text": row.get("text"),
         "verbalized_confidence": sure,
         "verbalized_text": given if isinstance(given, str) else None,
-        "option_letter_logprob": _letters(row.get("letter_logprobs"), order, item, where, absent),
+        "option_letter_logprob": _letters(row.get("letter_logprobs"), order, where, absent),
         "answer_token_logprobs": row.get("token_logprobs"),
         "samples": _samples(row.get("samples"), item, where),
     }
@@ -211,9 +211,7 @@ def _confidence(given: Any, where: str) -> float | None:
     return float(given)
 
 
-def _letters(
-    given: Any, order: Sequence[int], item: Mapping[str, Any], where: str, absent: float | None
-) -> list[float] | None:
+def _letters(given: Any, order: Sequence[int], where: str, absent: float | None) -> list[float] | None:
     """Return the log-probability of every option's letter; spellings of one letter are summed."""
     if given is None:
         return None

@@ -13,6 +13,8 @@ from calib.vqa.answerers.zero_shot import ZeroShot
 from calib.vqa.tables import read_items
 
 PROMPT = "prompt.safetensors"
+OF_ALL = ("root", "model_id", "device")
+# What only models of the transformers library read; `calib vqa` refuses it for others.
 OF_HF = (
     "scoring",
     "greedy",
@@ -25,11 +27,9 @@ OF_HF = (
     "top_p",
     "max_new_tokens",
     "seed",
-    "root",
-    "model_id",
     "revision",
     "dtype",
-    "device",
+    "prompt",
 )
 
 
@@ -81,12 +81,9 @@ def hf(settings: Mapping[str, Any]) -> Answerer:
         FileNotFoundError: There is no such folder.
         ValueError: It is no vision-language model.
     """
-    return HuggingFaceVLM.load(
-        settings["model"],
-        prompt=(settings["prompt"] or PLAIN).replace("\\n", "\n"),
-        batch_size=settings["batch_size"] or 4,
-        **{name: settings[name] for name in OF_HF},
-    )
+    read = {name: settings[name] for name in (*OF_HF, *OF_ALL)}
+    read["prompt"] = (settings["prompt"] or PLAIN).replace("\\n", "\n")
+    return HuggingFaceVLM.load(settings["model"], batch_size=settings["batch_size"] or 4, **read)
 
 
 # `recorded` is no model that is asked; `calib.vqa.read_recorded` reads its answers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +36,8 @@ class Evidence:
     Args:
         outputs: Its outputs.
         scores: How options are scored: a key of SCORES, or "auto".
+
+    Attributes:
         given: Arrays (N,) that come from elsewhere by name, such as the doubt of another condition.
 
     Raises:
@@ -50,16 +51,14 @@ class Evidence:
         [[0.5, 0.5]]
     """
 
-    def __init__(
-        self, outputs: Outputs, scores: str = "auto", given: Mapping[str, np.ndarray] | None = None
-    ) -> None:
+    def __init__(self, outputs: Outputs, scores: str = "auto") -> None:
         if scores not in SCORES and scores != "auto":
             raise unknown_name("way to score options", scores, ["auto", *SCORES])
         self.outputs = outputs
         self.scores = scores
         if scores == "auto":
             self.scores = next((kind for kind in CHOOSING if outputs.has(SCORES[kind][0])), CHOOSING[0])
-        self.given = dict(given or {})
+        self.given: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.outputs)
