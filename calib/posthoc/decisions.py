@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calib.core.hashing import json_digest
 from calib.posthoc.conformal import PredictionSets
-from calib.posthoc.familiarity import Familiarity
+from calib.posthoc.familiarity import MEANS, Familiarity
 from calib.posthoc.review import ReviewThreshold
 
 VERSION = 1
@@ -121,6 +121,9 @@ class Decisions:
             ValueError: They are not as `to_record` and `tensors` write them.
         """
         where = f"{path}: " if str(path) else ""
+        known = record.get("familiarity") if isinstance(record, dict) else None
+        if known is None and MEANS in tensors:
+            raise ValueError(f"{where}there are {MEANS}, and the record does not say what they are for.")
         if record is None:
             return None
         if not isinstance(record, dict) or {*record} != {*KEYS}:
