@@ -110,11 +110,11 @@ def in_class_order(shares: Mapping[str, float], class_names: Sequence[str]) -> T
     known = {name_key(name) for name in class_names}
     for name in shares:
         if name_key(name) not in known:
-            raise ValueError(f"--shares: {unknown_name('class', name, class_names)}")
+            raise ValueError(f"shares: {unknown_name('class', name, class_names)}")
     by_key = {name_key(name): share for name, share in shares.items()}
     missing = [name for name in class_names if name_key(name) not in by_key]
     if missing or len(by_key) < len(shares):
-        raise ValueError(f"--shares must name every class once; missing: {few(missing) or 'none'}.")
+        raise ValueError(f"The shares must name every class once; missing: {few(missing) or 'none'}.")
     try:
         return check_shares([by_key[name_key(name)] for name in class_names], len(class_names))
     except ValueError as error:
@@ -261,8 +261,11 @@ def main(given: argparse.Namespace) -> int:
         return 0
     name, linear = mapping_found.calibrator.name, mapping_found.calibrator.linear_map() is not None
     if into_prompt and linear:
-        Prompt.load(prompt_path(given.source)).mapped(mapping_found).save(out)
+        prompt = Prompt.load(prompt_path(given.source))
+        prompt.mapped(mapping_found).save(out)
         say(f"Written: {out}, the prompt of {given.source} with {name} in it; use it as any export.\n")
+        if prompt.decisions is not None and (prompt.decisions.review or prompt.decisions.sets):
+            say("Its threshold and sets were left out: they are of other confidences. Fit them anew.\n")
         return 0
     if into_prompt:
         out = out.with_suffix(".json")

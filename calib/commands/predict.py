@@ -36,6 +36,7 @@ from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
 from calib.runs.exports import failure_path, prompt_path
 
+UNLIKE = "Unlike the images of training, of which alone the doubt knows. "
 log = logging.getLogger(__name__)
 
 
@@ -178,12 +179,12 @@ def _rows(
     probs = logits.double().softmax(dim=1)
     best = probs.argmax(dim=1)
     uncertainty = None if head is None else head.uncertainty(features, best)
+    unlike = columns.add(features, probs, uncertainty)
     doubts: list[list[str]] = [[] for _ in best]
     if head is not None and uncertainty is not None:
         why = head.explain(features, best, logits=logits).sentences(head.class_names)
-        pairs = zip(uncertainty.tolist(), why, strict=True)
-        doubts = [[f"{value:.6f}", safe_text(reason)] for value, reason in pairs]
-    columns.add(features, probs, uncertainty)
+        told = zip(uncertainty.tolist(), why, unlike, strict=True)
+        doubts = [[f"{value:.6f}", safe_text(UNLIKE * far + reason)] for value, reason, far in told]
     return [
         [names[top], f"{row[top]:.6f}", *(f"{p:.6f}" for p in row), *doubt]
         for row, top, doubt in zip(probs.tolist(), best.tolist(), doubts, strict=True)

@@ -57,8 +57,8 @@ class DecisionColumns:
         self._doubts: list[Tensor] = []
         self._unlike: list[Tensor] = []
 
-    def add(self, features: Tensor, probs: Tensor, uncertainty: Tensor | None) -> None:
-        """Take in a batch.
+    def add(self, features: Tensor, probs: Tensor, uncertainty: Tensor | None) -> list[bool]:
+        """Take in a batch, and return which of its images are unlike those the prompt knows.
 
         Args:
             features: (B, D) unit norm.
@@ -70,8 +70,10 @@ class DecisionColumns:
         doubt = uncertainty if self.by_head else 1 - probs.max(dim=1).values
         assert doubt is not None
         self._doubts.append(rounded_doubt(doubt.cpu()))
-        if self._familiarity is not None:
-            self._unlike.append(self._familiarity(features))
+        if self._familiarity is None:
+            return [False] * len(features)
+        self._unlike.append(self._familiarity(features))
+        return self._unlike[-1].tolist()
 
     def rows(self) -> list[list[str]]:
         """Return the cells of every image that was taken in, in order."""

@@ -124,7 +124,7 @@ def main(given: argparse.Namespace) -> int:
         check_out(Path(given.out), [given.source, given.on, given.unlabelled, given.apply])
     if given.source.lower().endswith(".json"):
         file = ReviewFile.load(given.source)
-        return _apply(given, Decisions(review=file.review), (file.doubt,), file.class_names)
+        return _apply(given, Decisions(review=file.review), _cases(given, (file.doubt,), file.class_names))
     threshold = ReviewThreshold(
         given.error,
         round(1 - given.confidence, 12),
@@ -147,6 +147,7 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
         useless = [f"--{name}" for name in OF_FILES if getattr(given, name) is not None]
         if useless:
             raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
+    cases = _cases(given, allowed, names)  # read before anything is kept
     judged, what = _judged(given, path, export, allowed)
     others = _unlabelled(given, allowed, names)
     fitted, text = fit_review(judged, threshold, unlabelled=others, what=what)
@@ -159,8 +160,10 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
         "rows": fitted.cases,
     }
     decisions = keep_decisions(path, {"review": about}, review=fitted)
-    _say(f"Kept in {path}: calib predict says accept or review.")
-    return 0 if given.apply is None else _apply(given, decisions, allowed, names)
+    earlier = export.decisions is not None and export.decisions.review is not None
+    instead = ", in the place of an earlier threshold" if earlier else ""
+    _say(f"Kept in {path}{instead}: calib predict says accept or review.")
+    return _apply(given, decisions, cases)
 
 
 def _judged(
@@ -199,24 +202,32 @@ def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     judged = _read(given, given.source, SOURCES, outcomes=True)
     allowed = (judged.source,)
     names = judged.class_names
+    cases = _cases(given, allowed, names)  # read before anything is written
     others = _unlabelled(given, allowed, names)
     fitted, text = fit_review(judged, threshold, unlabelled=others)
     _say(text)
     about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
     ReviewFile(fitted, judged.source, names, about).save(out)
     _say(f"Written: {out}. Apply it: calib review {out} --apply FILE --out FILE")
-    return 0 if given.apply is None else _apply(given, Decisions(review=fitted), allowed, names)
+    return _apply(given, Decisions(review=fitted), cases)
 
 
-def _apply(
-    given: argparse.Namespace, decisions: Decisions, allowed: Sequence[str], names: list[str] | None
-) -> int:
-    """Write the cases with their decisions, and say how many are accepted."""
+def _cases(given: argparse.Namespace, allowed: Sequence[str], names: Sequence[str] | None) -> Judged | None:
+    """Return the cases to decide on, read and checked. None: there are none."""
+    if given.apply is None:
+        return None
+    check_format(Path(given.apply), Path(given.out))
+    found = _read(given, given.apply, allowed, outcomes=False)
+    check_fits(found, None if names is None else list(names))
+    return found
+
+
+def _apply(given: argparse.Namespace, decisions: Decisions, cases: Judged | None) -> int:
+    """Write the cases with their decisions, and say how many are accepted. Returns the exit status."""
+    if cases is None:
+        return 0
     out = Path(given.out)
-    check_format(Path(given.apply), out)
-    judged = _read(given, given.apply, allowed, outcomes=False)
-    check_fits(judged, names)
-    accepted = write_decided(judged, decisions, out)
+    accepted = write_decided(cases, decisions, out)
     assert decisions.review is not None
     n, count = len(accepted), int(accepted.sum())
     _say(f"{count} of {n} accepted, {n - count} to review, in {out}")

@@ -86,6 +86,8 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
         setattr(given, name, asked.get(name, default))
     rule = asked.get("rule") or ("threshold" if given.workload is None else "workload")
     given.rule, given.patients = rule, asked.get("patients", "any")
+    if given.workload is not None and "error" in asked:
+        raise ValueError("error=SHARE and workload=SHARE ask two questions: give one of them.")
     if (given.rule == "workload") != (given.workload is not None):
         raise ValueError(
             "workload=SHARE and rule=workload belong together, and no other rule takes a workload."

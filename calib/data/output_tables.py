@@ -196,7 +196,7 @@ def label_indices(labels: Sequence[Any], where: Sequence[str], class_names: Sequ
         except ValueError as error:
             raise ValueError(f"{place}: the label {error}.") from error
         if text is None:
-            raise ValueError(f"{place} has no label.")
+            raise ValueError(f"{place} has no label. Fill it in, or leave such rows out.")
         texts.append(text)
     index = {name_key(name): number for number, name in enumerate(class_names)}
     whole = all(map(WHOLE_NUMBER.fullmatch, texts))

@@ -61,7 +61,7 @@ def summary_of(fitted: ReviewThreshold) -> str:
     if at.threshold < math.inf:
         where = f"where the doubt is below {at.threshold:.6g}"
     return (
-        f"Accept {where}: {percent(at.accepted)} of the cases, and "
+        f"Accept {where}: {percent(at.accepted)} of the labelled cases, and "
         f"{percent(1 - at.accepted)} go to review. Of {at.n} accepted {units}, {at.wrong} "
         f"{'was' if at.wrong == 1 else 'were'} wrong ({percent(at.error)}; exact upper bound "
         f"{percent(at.upper)})."

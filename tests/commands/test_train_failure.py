@@ -37,6 +37,7 @@ from calib.failure.report import heading
 from calib.io.files import read_json, write_json
 from calib.io.tensors import load_tensors
 from calib.metrics.failure import auroc, summarize_failure
+from calib.posthoc import Decisions, Familiarity
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot, zero_shot_features
 from calib.runs.exports import failure_path
@@ -773,6 +774,21 @@ def test_predict_adds_uncertainty_and_reasons(image_runs: Path, image_folder: Pa
         name = next(name for name in known if row["file"].endswith(name.removeprefix("test/")))
         assert float(row["uncertainty"]) == pytest.approx(float(known[name]["uncertainty"]), abs=1e-4)
         assert row["why"].startswith(f"Predicted {row['prediction']}, probability of being wrong")
+
+
+def test_of_an_image_unlike_those_of_training_the_doubt_is_said_to_know_nothing(
+    image_runs: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    prompt = Prompt.load(image_runs / "prompt.safetensors")
+    shots = torch.eye(prompt.text_features.shape[1])[:12]
+    known = Familiarity().fit(shots, torch.arange(12) % 3)  # of images that are none of these
+    for threshold, unlike in ((0.0, "yes"), (2.0, "no")):
+        known.threshold = threshold
+        replace(prompt, decisions=Decisions(familiarity=known)).save(tmp_path / "prompt.safetensors")
+        text = predict(tmp_path, [str(image_folder / "test")], failure=image_runs)
+        for row in csv.DictReader(text.splitlines()):
+            assert row["unlike"] == unlike
+            assert row["why"].startswith("Unlike the images of training") == (unlike == "yes")
 
 
 def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(

@@ -100,8 +100,8 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     for kind, found, column in (("items", items, "option_ids"), ("outputs", outputs, "model_id")):
         if not found:
             raise ValueError(
-                f"None of {few(list(files))} is a table of {kind}: it would have a column {column}. Both are "
-                "needed."
+                f"None of {few(list(files))} is a table of {kind}: it would have a column {column}. "
+                "Questions (items) and answers (outputs) are needed, both."
             )
     read = read_items(*items)
     return read, read_outputs(*outputs, items=read)
@@ -124,5 +124,7 @@ def _columns(path: Path) -> list[str]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{path}, first line: no JSON ({printable(str(error))}).") from error
+        raise ValueError(
+            f"{path}, first line: no JSON ({printable(str(error))}). Tables are .parquet or JSON lines."
+        ) from error
     return list(row) if isinstance(row, dict) else []
