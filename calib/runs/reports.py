@@ -21,7 +21,7 @@ from calib.io.tensors import load_tensors
 from calib.metrics.failure import aurc
 from calib.prompts.export import Prompt
 from calib.report.document import Document
-from calib.report.page import document_of
+from calib.report.page import FEATURES_ONLY, document_of
 from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Parts, Review, Sets, Subject, subject_of
@@ -35,7 +35,6 @@ from calib.runs.slices import read_slices
 log = logging.getLogger(__name__)
 STACK = "doubt"  # what a failure run's own combination of scores is called
 COMPARED = 4  # further scores beside the doubt and the confidence
-FEATURES_ONLY = "These are packaged features without images; data.root=IMAGES gives them."
 SWITCHED_OFF = "They were left out (images=false)."
 
 
@@ -305,7 +304,7 @@ def _images(material: Material, config: ReportRun) -> tuple[ImageTable | None, s
     except (FileNotFoundError, ValueError) as error:
         return None, f"The images could not be read: {error}"
     if not isinstance(table, ImageTable):
-        return None, FEATURES_ONLY
+        return None, f"{FEATURES_ONLY} The setting data.root=IMAGES gives them."
     wanted = next(iter(material.by_method[material.main].values())).ids
     missing = len(set(wanted) - set(table.ids))
     if missing == len(set(wanted)):

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 import calib
+from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
 from calib.posthoc import make_calibrator
@@ -297,6 +298,17 @@ def test_json_csv_and_markdown_hold_the_same_tables(full: Any, tmp_path: Path) -
                 number = value["value"] if isinstance(value, dict) else value
                 if isinstance(number, int | float):
                     assert float(said_there) == pytest.approx(number, rel=1e-7)
+
+
+def test_features_without_images_are_said_to_have_none(tmp_path: Path) -> None:
+    predictions = said()
+    features = FeatureTable(torch.eye(2)[[0] * 60], predictions.labels, predictions.ids, predictions.names)
+    _, content, _ = written(tmp_path, predictions, images=features)
+    assert content["sections"]["cases"]["notes"] == [
+        "There are no thumbnails. These are packaged features without images."
+    ]
+    with pytest.raises(ValueError, match="images=str: expected where images are looked up"):
+        calib.report(predictions, tmp_path / "x.html", images="scans/", **QUICK)
 
 
 def test_the_same_input_makes_the_same_page(tmp_path: Path) -> None:
