@@ -13,6 +13,8 @@ from calib.metrics import METRICS, columns_of
 from calib.report.document import Document, Table
 from calib.report.page import template
 from calib.report.sections.provenance import Origin
+from calib.report.sections.review import PAGE
+from calib.report.sections.sets import promise
 from calib.report.subject import Subject
 from calib.report.tables import Cell, aligned, markdown
 
@@ -77,6 +79,7 @@ def card_of(
     where: str,
     files: tuple[str, str],
     licence: str | None = None,
+    held: Mapping[str, Any] | None = None,
     document: Document | None = None,
     subject: Subject | None = None,
 ) -> Card:
@@ -89,6 +92,8 @@ def card_of(
         where: A hub id ("hf://owner/name"), or how its folder is called.
         files: The files of the prompt and of the failure head, empty where there is none.
         licence: The licence of the files, as the hub calls it. None: not stated.
+        held: A file's name to the decisions in it (`calib.posthoc.decisions.Decisions`), or to None; those of
+            the last are what the report is about. None: there are none.
         document: The report on its test images. None: there are no test images.
         subject: What that report is about.
     """
@@ -96,6 +101,7 @@ def card_of(
     data = dict(origin.data)
     name = subject.predicted.about.get("data") if subject is not None else None
     facts: dict[str, Any] = {}
+    applied: list[str] = []
     if document is not None and subject is not None:
         sections = {section.name: section for section in document.sections}
         said = sections["overview"].said
@@ -106,8 +112,8 @@ def card_of(
             "calibration": said[2],
             "level": f"{100 * subject.parts.level:g}",
             "grouped": subject.groups is not None,
-            "decisions": _decisions(subject, sections["review"].said[1:]),
         }
+        applied = [each.replace(PAGE, "the test images") for each in sections["review"].said[2:]]
     return Card(
         title=title,
         what=_what(class_names, origin, files[1]),
@@ -126,7 +132,8 @@ def card_of(
             **{f"version of {key}": value for key, value in origin.software.items()},
             **{f"digest of {key}": value for key, value in origin.files.items()},
         },
-        **{"decisions": "Neither a review threshold nor prediction sets were fitted.", **facts},
+        decisions=_decisions(held or {}, class_names, applied),
+        **facts,
     )
 
 
@@ -140,15 +147,29 @@ def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:
     )
 
 
-def _decisions(subject: Subject, review: Sequence[str]) -> str:
-    parts = subject.parts
-    said = list(review) if parts.review is not None else ["No review threshold was fitted."]
-    sets = (
-        f"Prediction sets: {parts.sets.guarantee}"
-        if parts.sets is not None
-        else "No prediction sets were fitted."
-    )
-    return " ".join([*said, sets])
+def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Sequence[str]) -> str:
+    """Return what the files decide and promise, in sentences.
+
+    Args:
+        held: File to its decisions, or to None.
+        class_names: C names.
+        applied: What the review threshold of the last file does on the test images.
+    """
+    said, found = [], {file: each for file, each in held.items() if each is not None}
+    for file, each in found.items():
+        if each.review is not None:
+            said.append(f"Review threshold in {file}: {each.review.guarantee}")
+            if each.review.achievable and file == [*held][-1]:
+                said += applied
+        if each.sets is not None:
+            said.append(f"Prediction sets in {file}: {promise(each.sets, class_names)}")
+        if each.familiarity is not None:
+            said.append(f"Unfamiliar images are marked by {file}: {each.familiarity.guarantee}")
+    if all(each.review is None for each in found.values()):
+        said.append("No review threshold was fitted.")
+    if all(each.sets is None for each in found.values()):
+        said.append("No prediction sets were fitted.")
+    return " ".join(said)
 
 
 def _limits(origin: Origin, subject: Subject | None) -> list[str]:

@@ -65,6 +65,11 @@ def share(
     folder, target = RunFolder(run), Path(out)
     if not folder.path.is_dir():
         raise FileNotFoundError(f"There is no folder of a run at '{run}'.")
+    if folder.evaluation.is_file() and not folder.prompt.is_file():
+        raise ValueError(
+            f"'{run}' is an evaluation; export the run it is of: calib export RUN out={target}. Its runs "
+            f"are listed in {folder.evaluation}."
+        )
     folder.check_marks()
     if not folder.finished or not folder.prompt.is_file():
         raise ValueError(
@@ -89,6 +94,7 @@ def share(
         where=f"{HUB}{hub_id}" if hub_id else target.name,
         files=names,
         licence=licence,
+        held={name: each.decisions for name, each in zip(names, (prompt, head), strict=True) if each},
         document=found[1],
         subject=found[2],
     )

@@ -26,7 +26,7 @@ import calib
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
-from calib.posthoc import make_calibrator
+from calib.posthoc import ReviewThreshold, make_calibrator
 from calib.report.sections.review import MOST_STEPS, steps_of
 from calib.report.subject import Parts, subject_of
 from calib.stats import proportion_interval
@@ -218,6 +218,31 @@ def test_the_browser_is_told_so_by_the_digests_of_style_and_script(full: Any) ->
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{key} 'sha256-{digest}'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_threshold_that_was_taken_is_among_those_it_was_chosen_from(tmp_path: Path) -> None:
+    predictions = said()
+    doubt = torch.arange(160, dtype=torch.float64) / 200
+    fitted = ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.5)
+    _, content, _ = written(tmp_path, predictions, review=fitted, sets=fitted_sets())
+    rows = content["sections"]["review"]["tables"]["threshold_curve"]["rows"]
+    taken = {name: row for name, row in rows.items() if name.endswith("(taken)")}
+    assert [row["threshold"] for row in taken.values()] == [fitted.threshold]
+    seen = [row["threshold"] for row in rows.values() if row["threshold"] is not None]
+    assert seen == sorted(set(seen))
+    at = fitted.at
+    assert at is not None
+    assert next(iter(taken.values()))["n"] == at.n
+    for section in ("review", "sets"):  # whether it was fitted on these images is not known here
+        assert "are among these images, this is no test" in " ".join(content["sections"][section]["said"])
+
+
+def test_what_was_found_tells_the_difference_in_calibration_error(full: Any) -> None:
+    content = full[1]["sections"]
+    found = content["comparison"]["tables"]["differences"]["rows"]["mine"]["ece"]
+    low, high = (f"{100 * found[end]:+.1f}" for end in ("low", "high"))
+    text = " ".join(content["overview"]["said"])
+    assert f"calibration error (ECE) {100 * found['value']:+.1f} points ({low} to {high}" in text
 
 
 def test_what_users_name_things_is_escaped_everywhere(tmp_path: Path) -> None:
