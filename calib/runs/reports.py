@@ -25,7 +25,7 @@ from calib.report.page import FEATURES_ONLY, document_of
 from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Parts, Review, Sets, Subject, subject_of
-from calib.runs.entries import Entry, find_entries
+from calib.runs.entries import Entry, find_entries, method_of
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.origins import origin_of
@@ -225,6 +225,8 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
     if sets is None and prompt is not None:
         sets = _decisions(prompt)[1]
     method = str(predictions.about.get("method") or "model")
+    if prompt is not None:  # as the report of the prompt's own run calls it
+        method = method_of(prompt, method)
     backbone = head.backbone if prompt is None else prompt.backbone
     values = (head.training.get("config") or {}).get("data")
     data = None

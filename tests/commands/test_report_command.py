@@ -12,6 +12,7 @@ import pytest
 
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
+from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
@@ -78,6 +79,21 @@ def test_the_confidences_are_the_calibrated_ones_and_the_bare_prompt_stands_besi
     steps = content["sections"]["review"]["steps"]["steps"]
     assert steps[0][0] == pytest.approx(1 - float(said.confidence.max()), rel=1e-4, abs=1e-9)
     assert content["sections"]["provenance"]["tables"]["model"]["rows"]["calibration"]["value"] == "experts"
+
+
+def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
+    calibrated: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "failure"
+    words = ["data.name=cxr3", f"prompt={calibrated}", "trainer.max_epochs=1", "n_resamples=10"]
+    words += ["trainer.enable_progress_bar=false", "scores=[entropy]", f"out={folder}"]
+    train_failure(load_config(words, task="failure"))
+    content = reported(tmp_path / "r.html", folder)
+    rows = content["sections"]["comparison"]["tables"]["comparison"]["rows"]
+    assert list(rows) == ["calibprompt calibrated"]
+    assert content["title"].startswith("calibprompt calibrated on ")
+    said = content["sections"]["overview"]["said"][0]
+    assert said.startswith("calibprompt calibrated was asked")
 
 
 def test_an_evaluation_writes_its_report_and_can_be_reported_again(evaluation: Path, tmp_path: Path) -> None:
