@@ -12,7 +12,7 @@ from calib.core.text import few, redacted
 from calib.metrics import METRICS, columns_of
 from calib.report.document import Document, Table
 from calib.report.page import template
-from calib.report.sections.provenance import Origin
+from calib.report.sections.provenance import OWN, Origin
 from calib.report.sections.review import PAGE
 from calib.report.sections.sets import promise
 from calib.report.subject import Subject
@@ -31,7 +31,8 @@ class Card:
         what: A paragraph on what it is.
         classes: What it tells apart.
         data_name: What it was made with.
-        where: The hub id, or a word for the folder.
+        like: The same in words.
+        place: What stands before a file in `calib.load`: a hub id with "/". Empty: the card's own folder.
         prompt_file: The file of the prompt.
         failure_file: That of the failure head. Empty: there is none.
         pin: What follows the file in `calib.load`, with a comma before it.
@@ -53,7 +54,8 @@ class Card:
     what: str
     classes: str
     data_name: str
-    where: str
+    like: str
+    place: str
     prompt_file: str
     failure_file: str = ""
     pin: str = ""
@@ -76,7 +78,7 @@ def card_of(
     origin: Origin,
     *,
     title: str,
-    where: str,
+    hub_id: str | None,
     files: tuple[str, str],
     licence: str | None = None,
     held: Mapping[str, Any] | None = None,
@@ -89,7 +91,7 @@ def card_of(
         class_names: C names.
         origin: Where it comes from.
         title: Its heading.
-        where: A hub id ("hf://owner/name"), or how its folder is called.
+        hub_id: "hf://owner/name" where it will lie. None: it is loaded from the folder of the card.
         files: The files of the prompt and of the failure head, empty where there is none.
         licence: The licence of the files, as the hub calls it. None: not stated.
         held: A file's name to the decisions in it (`calib.posthoc.decisions.Decisions`), or to None; those of
@@ -97,9 +99,9 @@ def card_of(
         document: The report on its test images. None: there are no test images.
         subject: What that report is about.
     """
-    hub = where.startswith("hf://")
-    data = dict(origin.data)
-    name = subject.predicted.about.get("data") if subject is not None else None
+    data = {key: "not stated" if value == OWN else value for key, value in origin.data.items()}
+    about = {} if subject is None else subject.predicted.about
+    name = str(about.get("data") or origin.trained_on or "see below")
     facts: dict[str, Any] = {}
     applied: list[str] = []
     if document is not None and subject is not None:
@@ -118,11 +120,12 @@ def card_of(
         title=title,
         what=_what(class_names, origin, files[1]),
         classes=few(list(class_names), 20),
-        data_name=str(name or data.get("data set") or "see below"),
-        where=where if hub else where.rstrip("/"),
+        data_name=name,
+        like=in_words(name, origin),
+        place="" if hub_id is None else f"{hub_id}/",
         prompt_file=files[0],
         failure_file=files[1],
-        pin=', revision="COMMIT"' if hub else "",
+        pin="" if hub_id is None else ', revision="COMMIT"',
         status="Its licence is not stated." if licence is None else f"Its licence is {licence}.",
         data=data,
         notes=list(origin.notes),
@@ -135,6 +138,20 @@ def card_of(
         decisions=_decisions(held or {}, class_names, applied),
         **facts,
     )
+
+
+def in_words(data_name: str, origin: Origin) -> str:
+    """Return what data are called in a sentence for others, to whom the name of a reader says nothing.
+
+    Args:
+        data_name: The data set, or the reader of images of one's own.
+        origin: Says which of both.
+
+    Example:
+        >>> in_words("folder", Origin(data={"source": "your own"})), in_words("cxr3", Origin())
+        ('own images (folder)', 'cxr3')
+    """
+    return f"own images ({data_name})" if origin.data.get("source") == OWN else data_name
 
 
 def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:

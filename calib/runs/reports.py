@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from calib.data.predictions import Predictions
 from calib.failure.evaluation import BASELINE
 from calib.failure.export import FailureHead
 from calib.io.files import read_json
-from calib.io.tensors import load_tensors
+from calib.io.tensors import is_kind, load_tensors
 from calib.metrics.failure import aurc
 from calib.prompts.export import Prompt
 from calib.report.document import Document
@@ -90,6 +91,9 @@ def material_of(config: ReportRun, *, tested: bool = True) -> Material:
     """
     if not config.runs:
         raise ValueError("Nothing to report: name run folders, or the folder of an evaluation.")
+    files = _prediction_files(config)
+    if files:
+        return _of_files(files, config)
     folders = [RunFolder(run) for run in config.runs]
     alone = [each for each in folders if each.failure.is_file() or each.evaluation.is_file()]
     if alone and len(folders) > 1:
@@ -102,6 +106,34 @@ def material_of(config: ReportRun, *, tested: bool = True) -> Material:
     if folders[0].failure.is_file():
         return _of_failure(folders[0], config)
     return _of_evaluation(folders[0], config)
+
+
+def _prediction_files(config: ReportRun) -> list[Path]:
+    """Return the files of predictions that are named, none where runs are; refuse both, and other files."""
+    files = [Path(run) for run in config.runs if Path(run).is_file()]
+    for file in files:
+        if file.suffix != ".safetensors":
+            raise ValueError(
+                f"'{file}' cannot be reported: RUN must be a run folder, the folder of an evaluation, or a "
+                "predictions.safetensors. Any other model's outputs are reported from Python: "
+                "calib.report(calib.Predictions(...), 'report.html')."
+            )
+    found = [file for file in files if is_kind(file, "predictions")]
+    if found and len(found) < len(config.runs):
+        raise ValueError(f"'{found[0]}' is a file of predictions: name such files alone, or run folders.")
+    return found
+
+
+def _of_files(files: Sequence[Path], config: ReportRun) -> Material:
+    """Return what files of predictions hold: each method and seed."""
+    by_method: dict[str, dict[int, Predictions]] = {}
+    for file in files:
+        each = Predictions.load(file)
+        method, seed = str(each.about.get("method") or file.stem), int(each.about.get("seed") or 0)
+        if seed in by_method.setdefault(method, {}):
+            raise ValueError(f"'{file}' is a second file of '{method}' with seed {seed}: name one of them.")
+        by_method[method][seed] = each
+    return Material(by_method, next(iter(by_method)), data=config.data if config.data.name else None)
 
 
 def document_from(material: Material, config: ReportRun, metrics: Metrics | None = None) -> Document:

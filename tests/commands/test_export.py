@@ -123,6 +123,11 @@ def test_nothing_of_this_machine_is_shared(image_folder: Path, settings: Any, tm
     ]
     train(settings(*data, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={run}"))
     share(run, tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert "\n# calibprompt on own images (folder)\n" in card
+    assert "images like those it was made with: own images (folder)." in card
+    assert "- source: not stated\n- licence: not stated\n" in card
+    assert 'calib.load("prompt.safetensors")  # in the folder of this card\n' in card
     for path in (tmp_path / "shared").iterdir():
         content = path.read_bytes().decode("latin-1")
         assert str(tmp_path) not in content
@@ -165,7 +170,8 @@ def test_only_an_earlier_export_is_replaced(calibrated: Path, exported: Path, tm
         ([str(tmp_path / "empty"), "out=x"], "holds no finished run"),
         ([str(calibrated)], "Say which folder to write: out=FOLDER"),
         ([str(calibrated), "out=x", "push=nobody"], "written owner/name"),
-        ([str(calibrated), "out=x", "licenc=mit"], "known settings: out, push, private, licence, title"),
+        ([str(calibrated), "out=x", "licenc=mit"], "Did you mean 'licence'? Known: licence, out"),
+        ([str(calibrated), "out=x", "license=mit"], "Unknown setting 'license'. Did you mean 'licence'?"),
         ([], "the folder of one run, got 0"),
     ):
         assert main(["export", *words]) == 1

@@ -152,6 +152,9 @@ def test_images_are_found_where_they_are_and_named_where_they_are_not(
     without = (tmp_path / "without.html").read_text(encoding="utf-8")
     assert "data:image" not in without
     assert "class_0/" not in without
+    file, words = run / "predictions.safetensors", ["data.name=folder", f"data.root={image_folder}"]
+    shown_of_file = reported(tmp_path / "f.html", file, *words)["sections"]["cases"]["cases"]
+    assert shown_of_file == content["sections"]["cases"]["cases"]
     content = reported(tmp_path / "gone.html", run, f"data.root={tmp_path / 'nowhere'}")
     assert "The images could not be read: There is no folder" in content["sections"]["cases"]["notes"][0]
 
@@ -202,10 +205,28 @@ def test_ages_are_no_subgroups_and_ids_will_do(tmp_path: Path) -> None:
         read_slices("nowhere.csv", [], [])
 
 
+def test_files_of_predictions_are_reported_too(runs: dict[int, Path], tmp_path: Path) -> None:
+    files = [run / "predictions.safetensors" for run in runs.values()]
+    content = reported(tmp_path / "r.html", *files)
+    rows = content["sections"]["comparison"]["tables"]["comparison"]["rows"]
+    assert list(rows) == ["calibprompt"]
+    mean = sum(Predictions.load(file).metrics()["nll"] for file in files) / 2
+    assert rows["calibprompt"]["nll"]["value"] == pytest.approx(mean)
+    assert "not known where the images are" in " ".join(content["sections"]["cases"]["notes"])
+    for given, message in (
+        ([files[0], files[0]], "is a second file of 'calibprompt' with seed 1"),
+        ([files[0], runs[2]], "name such files alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            report_of(ReportRun(runs=[str(each) for each in given]))
+
+
 def test_what_cannot_be_reported_is_refused(
     runs: dict[int, Path], evaluation: Path, tmp_path: Path, capsys
 ) -> None:
+    (tmp_path / "empty.csv").touch()
     for words, message in (
+        (["report", str(tmp_path / "empty.csv")], "empty.csv' cannot be reported: RUN must be a run folder"),
         (["report"], "Nothing to report"),
         (["report", str(tmp_path / "nowhere")], "no exported prompt at"),
         (["report", str(runs[1]), "out=report.pdf"], "ends in .html"),
