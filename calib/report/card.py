@@ -43,7 +43,7 @@ class Card:
         doubt: The table of the doubt in Markdown. Empty: there is none.
         found: The sentences on what was found.
         calibration: Sentences on calibration.
-        decisions: Sentences on thresholds and sets.
+        decisions: What the files decide and promise, a paragraph each.
         limits: Sentences.
         provenance: Digests and versions.
         level: Of the intervals, in percent.
@@ -66,7 +66,7 @@ class Card:
     doubt: str = ""
     found: str = ""
     calibration: str = ""
-    decisions: str = ""
+    decisions: Sequence[str] = ()
     limits: Sequence[str] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     level: str = "95"
@@ -164,8 +164,8 @@ def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:
     )
 
 
-def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Sequence[str]) -> str:
-    """Return what the files decide and promise, in sentences.
+def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Sequence[str]) -> list[str]:
+    """Return what the files decide and promise, a paragraph each.
 
     Args:
         held: File to its decisions, or to None.
@@ -175,9 +175,8 @@ def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Seq
     said, found = [], {file: each for file, each in held.items() if each is not None}
     for file, each in found.items():
         if each.review is not None:
-            said.append(f"Review threshold in {file}: {each.review.guarantee}")
-            if each.review.achievable and file == [*held][-1]:
-                said += applied
+            shown = applied if each.review.achievable and file == [*held][-1] else []
+            said.append(" ".join([f"Review threshold in {file}: {each.review.guarantee}", *shown]))
         if each.sets is not None:
             said.append(f"Prediction sets in {file}: {promise(each.sets, class_names)}")
         if each.familiarity is not None:
@@ -186,7 +185,7 @@ def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Seq
         said.append("No review threshold was fitted.")
     if all(each.sets is None for each in found.values()):
         said.append("No prediction sets were fitted.")
-    return " ".join(said)
+    return said
 
 
 def _limits(origin: Origin, subject: Subject | None) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
@@ -16,8 +17,11 @@ from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
+from calib.posthoc import ReviewThreshold
+from calib.runs.decisions import keep_decisions
 from calib.runs.folder import RunFolder
 from calib.runs.reports import report_of
+from calib.runs.sharing import share
 from calib.runs.slices import MOST, read_slices
 
 QUICK = ["n_resamples=40"]
@@ -94,6 +98,15 @@ def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
     assert content["title"].startswith("calibprompt calibrated on ")
     said = content["sections"]["overview"]["said"][0]
     assert said.startswith("calibprompt calibrated was asked")
+    doubt = torch.arange(200, dtype=torch.float64) / 200
+    review = ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.9)
+    keep_decisions(folder / "failure.safetensors", {}, review=review)
+    share(folder, tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    decisions = card.split("## Decisions")[1].split("## Limits")[0]
+    assert f"- Review threshold in failure.safetensors: {review.guarantee} On the test images it" in decisions
+    assert "- Unfamiliar images are marked by prompt.safetensors: " in decisions
+    assert "- No prediction sets were fitted." in decisions
 
 
 def test_an_evaluation_writes_its_report_and_can_be_reported_again(evaluation: Path, tmp_path: Path) -> None:
