@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calib.commands.search.grid import own_settings
+from calib.core.errors import unknown_name
 
 MORE = """\
 settings:
@@ -69,8 +70,8 @@ def export_arguments(argv: Sequence[str]) -> tuple[str, ExportSettings]:
     settings, runs = own_settings(ExportSettings, words)
     unknown = [word for word in runs if "=" in word]
     if unknown:
-        known = ", ".join(ExportSettings.__dataclass_fields__)
-        raise ValueError(f"argument '{unknown[0]}': expected RUN and settings; known settings: {known}.")
+        name = unknown[0].partition("=")[0]
+        raise unknown_name("setting", name, ExportSettings.__dataclass_fields__)
     if len(runs) != 1:
         raise ValueError(f"Expected the folder of one run, got {len(runs)}: calib export RUN out=FOLDER.")
     if settings.out is None:

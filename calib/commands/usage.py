@@ -68,11 +68,12 @@ baseline, paired intervals.
 
 REPORT = """calib report RUN ... [out=FILE.html] [key=value ...]
 
-Writes one HTML page on finished runs (run folders of several seeds or methods, one failure run, or the folder
-of an evaluation) that opens from disk and asks nothing of the network, and its tables beside it as JSON, CSV
-and Markdown: what was found in sentences, comparison with intervals, reliability, errors by review threshold
-with a slider, decision curves, classes, subgroups, single cases with thumbnails where the images are at hand,
-provenance, and checklists of reporting filled in as far as they can be.
+Writes one HTML page on finished runs (run folders of several seeds or methods, one failure run, the folder of
+an evaluation, or files predictions.safetensors) that opens from disk and asks nothing of the network, and its
+tables beside it as JSON, CSV and Markdown: what was found in sentences, comparison with intervals,
+reliability, errors by review threshold with a slider, decision curves, classes, subgroups, single cases with
+thumbnails where the images are at hand, provenance, and checklists of reporting filled in as far as they can
+be.
 
   calib report runs/mine
   calib report runs/mine-s1 runs/mine-s2 runs/mine-s3 out=report.html

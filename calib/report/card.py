@@ -12,7 +12,9 @@ from calib.core.text import few, redacted
 from calib.metrics import METRICS, columns_of
 from calib.report.document import Document, Table
 from calib.report.page import template
-from calib.report.sections.provenance import Origin
+from calib.report.sections.provenance import OWN, Origin
+from calib.report.sections.review import PAGE
+from calib.report.sections.sets import promise
 from calib.report.subject import Subject
 from calib.report.tables import Cell, aligned, markdown
 
@@ -29,7 +31,8 @@ class Card:
         what: A paragraph on what it is.
         classes: What it tells apart.
         data_name: What it was made with.
-        where: The hub id, or a word for the folder.
+        like: The same in words.
+        place: What stands before a file in `calib.load`: a hub id with "/". Empty: the card's own folder.
         prompt_file: The file of the prompt.
         failure_file: That of the failure head. Empty: there is none.
         pin: What follows the file in `calib.load`, with a comma before it.
@@ -40,7 +43,7 @@ class Card:
         doubt: The table of the doubt in Markdown. Empty: there is none.
         found: The sentences on what was found.
         calibration: Sentences on calibration.
-        decisions: Sentences on thresholds and sets.
+        decisions: What the files decide and promise, a paragraph each.
         limits: Sentences.
         provenance: Digests and versions.
         level: Of the intervals, in percent.
@@ -51,7 +54,8 @@ class Card:
     what: str
     classes: str
     data_name: str
-    where: str
+    like: str
+    place: str
     prompt_file: str
     failure_file: str = ""
     pin: str = ""
@@ -62,7 +66,7 @@ class Card:
     doubt: str = ""
     found: str = ""
     calibration: str = ""
-    decisions: str = ""
+    decisions: Sequence[str] = ()
     limits: Sequence[str] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     level: str = "95"
@@ -74,9 +78,10 @@ def card_of(
     origin: Origin,
     *,
     title: str,
-    where: str,
+    hub_id: str | None,
     files: tuple[str, str],
     licence: str | None = None,
+    held: Mapping[str, Any] | None = None,
     document: Document | None = None,
     subject: Subject | None = None,
 ) -> Card:
@@ -86,16 +91,19 @@ def card_of(
         class_names: C names.
         origin: Where it comes from.
         title: Its heading.
-        where: A hub id ("hf://owner/name"), or how its folder is called.
+        hub_id: "hf://owner/name" where it will lie. None: it is loaded from the folder of the card.
         files: The files of the prompt and of the failure head, empty where there is none.
         licence: The licence of the files, as the hub calls it. None: not stated.
+        held: A file's name to the decisions in it (`calib.posthoc.decisions.Decisions`), or to None; those of
+            the last are what the report is about. None: there are none.
         document: The report on its test images. None: there are no test images.
         subject: What that report is about.
     """
-    hub = where.startswith("hf://")
-    data = dict(origin.data)
-    name = subject.predicted.about.get("data") if subject is not None else None
+    data = {key: "not stated" if value == OWN else value for key, value in origin.data.items()}
+    about = {} if subject is None else subject.predicted.about
+    name = str(about.get("data") or origin.trained_on or "see below")
     facts: dict[str, Any] = {}
+    applied: list[str] = []
     if document is not None and subject is not None:
         sections = {section.name: section for section in document.sections}
         said = sections["overview"].said
@@ -106,17 +114,18 @@ def card_of(
             "calibration": said[2],
             "level": f"{100 * subject.parts.level:g}",
             "grouped": subject.groups is not None,
-            "decisions": _decisions(subject, sections["review"].said[1:]),
         }
+        applied = [each.replace(PAGE, "the test images") for each in sections["review"].said[2:]]
     return Card(
         title=title,
         what=_what(class_names, origin, files[1]),
         classes=few(list(class_names), 20),
-        data_name=str(name or data.get("data set") or "see below"),
-        where=where if hub else where.rstrip("/"),
+        data_name=name,
+        like=in_words(name, origin),
+        place="" if hub_id is None else f"{hub_id}/",
         prompt_file=files[0],
         failure_file=files[1],
-        pin=', revision="COMMIT"' if hub else "",
+        pin="" if hub_id is None else ', revision="COMMIT"',
         status="Its licence is not stated." if licence is None else f"Its licence is {licence}.",
         data=data,
         notes=list(origin.notes),
@@ -126,8 +135,23 @@ def card_of(
             **{f"version of {key}": value for key, value in origin.software.items()},
             **{f"digest of {key}": value for key, value in origin.files.items()},
         },
-        **{"decisions": "Neither a review threshold nor prediction sets were fitted.", **facts},
+        decisions=_decisions(held or {}, class_names, applied),
+        **facts,
     )
+
+
+def in_words(data_name: str, origin: Origin) -> str:
+    """Return what data are called in a sentence for others, to whom the name of a reader says nothing.
+
+    Args:
+        data_name: The data set, or the reader of images of one's own.
+        origin: Says which of both.
+
+    Example:
+        >>> in_words("folder", Origin(data={"source": "your own"})), in_words("cxr3", Origin())
+        ('own images (folder)', 'cxr3')
+    """
+    return f"own images ({data_name})" if origin.data.get("source") == OWN else data_name
 
 
 def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:
@@ -140,15 +164,28 @@ def _what(class_names: Sequence[str], origin: Origin, failure: str) -> str:
     )
 
 
-def _decisions(subject: Subject, review: Sequence[str]) -> str:
-    parts = subject.parts
-    said = list(review) if parts.review is not None else ["No review threshold was fitted."]
-    sets = (
-        f"Prediction sets: {parts.sets.guarantee}"
-        if parts.sets is not None
-        else "No prediction sets were fitted."
-    )
-    return " ".join([*said, sets])
+def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Sequence[str]) -> list[str]:
+    """Return what the files decide and promise, a paragraph each.
+
+    Args:
+        held: File to its decisions, or to None.
+        class_names: C names.
+        applied: What the review threshold of the last file does on the test images.
+    """
+    said, found = [], {file: each for file, each in held.items() if each is not None}
+    for file, each in found.items():
+        if each.review is not None:
+            shown = applied if each.review.achievable and file == [*held][-1] else []
+            said.append(" ".join([f"Review threshold in {file}: {each.review.guarantee}", *shown]))
+        if each.sets is not None:
+            said.append(f"Prediction sets in {file}: {promise(each.sets, class_names)}")
+        if each.familiarity is not None:
+            said.append(f"Unfamiliar images are marked by {file}: {each.familiarity.guarantee}")
+    if all(each.review is None for each in found.values()):
+        said.append("No review threshold was fitted.")
+    if all(each.sets is None for each in found.values()):
+        said.append("No prediction sets were fitted.")
+    return said
 
 
 def _limits(origin: Origin, subject: Subject | None) -> list[str]:

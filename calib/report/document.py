@@ -14,6 +14,7 @@ from calib.report.tables import Cell, format_cell
 
 Value = Cell | float | int | str | None
 COUNT = Column("n", decimals=0)
+NO_TEST = "If the labelled cases it was fitted on are among these images, this is no test."
 
 
 @dataclass(frozen=True)

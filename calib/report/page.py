@@ -40,6 +40,7 @@ from calib.report.subject import (
 from calib.report.written import as_csv, as_json, as_markdown
 
 ENDINGS = (".html", ".htm")
+FEATURES_ONLY = "These are packaged features without images."
 
 
 def report(
@@ -85,8 +86,8 @@ def report(
         doubt_name: What it is called. None: "doubt", or "1 - confidence".
         others: Further scores by name, (N,) each, that are compared with the doubt.
         why: (N,) reasons in words for single cases. None: the probabilities.
-        images: Where thumbnails come from, e.g. `task.test` of a task loaded from images. None:
-            there are none.
+        images: Where thumbnails come from, e.g. `task.test` of a task loaded from images. None, or features
+            without images: there are none, and the page says so.
         slices: Name to (N,) values, e.g. {"scanner": [...]}: a table for each.
         strata: (N,) what the sets are conditional on.
         title: The heading. None: the method and the data.
@@ -101,7 +102,8 @@ def report(
         no_images: Why there are no images, as a sentence.
 
     Raises:
-        ValueError: The predictions are of different images or classes, or something does not fit them.
+        ValueError: The predictions are of different images or classes, or something does not fit them, or
+            `images` are none.
         WriteError: A file cannot be written.
 
     Example:
@@ -115,6 +117,13 @@ def report(
     """
     page = checked_path(path)
     named = doubt_name or ("1 - confidence" if doubt is None else "doubt")
+    if images is not None and not callable(getattr(images, "open", None)):
+        if not hasattr(images, "ids"):
+            raise ValueError(
+                f"images={type(images).__name__}: expected where images are looked up by their ids, as "
+                "task.test of a task loaded from images, or None."
+            )
+        images, no_images = None, FEATURES_ONLY  # a task of packaged features
     parts = Parts(
         sets=sets,
         strata=strata,

@@ -91,13 +91,9 @@ def _entry(path: Path, override: DataConfig) -> Entry:
         raise ValueError(
             f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
         )
-    method = training.get("method", path.parent.name)
     learned = prompt.context is not None
     facts = {
-        "method": method,
-        "loss": _changed_settings(method, training.get("objective", {})),
-        "calibrated": _calibrated(training.get("config") or {}) if learned else "",
-        "mappings": _mappings(prompt),
+        **_own_facts(prompt, path.parent.name),
         "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
         "shots": f"{own.shots} shots" if learned else "",
         "backbone": prompt.backbone["name"],
@@ -106,6 +102,32 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     if learned:
         facts |= _other_settings(training.get("config") or {})
     return Entry(path, prompt, data, facts)
+
+
+def _own_facts(prompt: Prompt, unnamed: str) -> dict[str, str]:
+    """Return what the tables say of a prompt in any case, beside whatever else differs among several."""
+    training, method = prompt.training, str(prompt.training.get("method") or unnamed)
+    return {
+        "method": method,
+        "loss": _changed_settings(method, training.get("objective", {})),
+        "calibrated": _calibrated(training.get("config") or {}) if prompt.context is not None else "",
+        "mappings": _mappings(prompt),
+    }
+
+
+def method_of(prompt: Prompt, unnamed: str) -> str:
+    """Return what a prompt is called in the tables where nothing else sets it apart from others.
+
+    Args:
+        prompt: The prompt.
+        unnamed: What one is called that does not say its method.
+    """
+    return _joined(_own_facts(prompt, unnamed), ())
+
+
+def _joined(facts: Mapping[str, str], varying: Sequence[str]) -> str:
+    shown = [facts.get(key, "") for key in ("calibrated", "mappings", "loss", *varying)]
+    return " ".join(dict.fromkeys([facts["method"], *(said for said in shown if said)]))
 
 
 def _calibrated(config: Mapping[str, Any]) -> str:
@@ -166,9 +188,7 @@ def _name_methods(entries: list[Entry]) -> None:
             values.setdefault(key, set()).update({said} - {""})
     varying = [key for key, different in values.items() if key != "method" and len(different) > 1]
     for entry in entries:
-        shown = [entry.facts.get(key, "") for key in ("calibrated", "mappings", "loss", *varying)]
-        parts = [entry.facts["method"], *(said for said in shown if said)]
-        entry.method = " ".join(dict.fromkeys(parts))
+        entry.method = _joined(entry.facts, varying)
 
 
 def _without_repeats(entries: list[Entry]) -> list[Entry]:

@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,15 +18,15 @@ from calib.data.predictions import Predictions
 from calib.failure.evaluation import BASELINE
 from calib.failure.export import FailureHead
 from calib.io.files import read_json
-from calib.io.tensors import load_tensors
+from calib.io.tensors import is_kind, load_tensors
 from calib.metrics.failure import aurc
 from calib.prompts.export import Prompt
 from calib.report.document import Document
-from calib.report.page import document_of
+from calib.report.page import FEATURES_ONLY, document_of
 from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Parts, Review, Sets, Subject, subject_of
-from calib.runs.entries import Entry, find_entries
+from calib.runs.entries import Entry, find_entries, method_of
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.origins import origin_of
@@ -35,7 +36,6 @@ from calib.runs.slices import read_slices
 log = logging.getLogger(__name__)
 STACK = "doubt"  # what a failure run's own combination of scores is called
 COMPARED = 4  # further scores beside the doubt and the confidence
-FEATURES_ONLY = "These are packaged features without images; data.root=IMAGES gives them."
 SWITCHED_OFF = "They were left out (images=false)."
 
 
@@ -91,6 +91,9 @@ def material_of(config: ReportRun, *, tested: bool = True) -> Material:
     """
     if not config.runs:
         raise ValueError("Nothing to report: name run folders, or the folder of an evaluation.")
+    files = _prediction_files(config)
+    if files:
+        return _of_files(files, config)
     folders = [RunFolder(run) for run in config.runs]
     alone = [each for each in folders if each.failure.is_file() or each.evaluation.is_file()]
     if alone and len(folders) > 1:
@@ -103,6 +106,34 @@ def material_of(config: ReportRun, *, tested: bool = True) -> Material:
     if folders[0].failure.is_file():
         return _of_failure(folders[0], config)
     return _of_evaluation(folders[0], config)
+
+
+def _prediction_files(config: ReportRun) -> list[Path]:
+    """Return the files of predictions that are named, none where runs are; refuse both, and other files."""
+    files = [Path(run) for run in config.runs if Path(run).is_file()]
+    for file in files:
+        if file.suffix != ".safetensors":
+            raise ValueError(
+                f"'{file}' cannot be reported: RUN must be a run folder, the folder of an evaluation, or a "
+                "predictions.safetensors. Any other model's outputs are reported from Python: "
+                "calib.report(calib.Predictions(...), 'report.html')."
+            )
+    found = [file for file in files if is_kind(file, "predictions")]
+    if found and len(found) < len(config.runs):
+        raise ValueError(f"'{found[0]}' is a file of predictions: name such files alone, or run folders.")
+    return found
+
+
+def _of_files(files: Sequence[Path], config: ReportRun) -> Material:
+    """Return what files of predictions hold: each method and seed."""
+    by_method: dict[str, dict[int, Predictions]] = {}
+    for file in files:
+        each = Predictions.load(file)
+        method, seed = str(each.about.get("method") or file.stem), int(each.about.get("seed") or 0)
+        if seed in by_method.setdefault(method, {}):
+            raise ValueError(f"'{file}' is a second file of '{method}' with seed {seed}: name one of them.")
+        by_method[method][seed] = each
+    return Material(by_method, next(iter(by_method)), data=config.data if config.data.name else None)
 
 
 def document_from(material: Material, config: ReportRun, metrics: Metrics | None = None) -> Document:
@@ -226,6 +257,8 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
     if sets is None and prompt is not None:
         sets = _decisions(prompt)[1]
     method = str(predictions.about.get("method") or "model")
+    if prompt is not None:  # as the report of the prompt's own run calls it
+        method = method_of(prompt, method)
     backbone = head.backbone if prompt is None else prompt.backbone
     values = (head.training.get("config") or {}).get("data")
     data = None
@@ -305,7 +338,7 @@ def _images(material: Material, config: ReportRun) -> tuple[ImageTable | None, s
     except (FileNotFoundError, ValueError) as error:
         return None, f"The images could not be read: {error}"
     if not isinstance(table, ImageTable):
-        return None, FEATURES_ONLY
+        return None, f"{FEATURES_ONLY} The setting data.root=IMAGES gives them."
     wanted = next(iter(material.by_method[material.main].values())).ids
     missing = len(set(wanted) - set(table.ids))
     if missing == len(set(wanted)):

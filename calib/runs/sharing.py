@@ -14,7 +14,7 @@ from calib.data.images import file_id
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
-from calib.report.card import card_of, card_text
+from calib.report.card import card_of, card_text, in_words
 from calib.report.document import Document
 from calib.report.subject import Subject
 from calib.runs.folder import FILES, RunFolder
@@ -65,6 +65,11 @@ def share(
     folder, target = RunFolder(run), Path(out)
     if not folder.path.is_dir():
         raise FileNotFoundError(f"There is no folder of a run at '{run}'.")
+    if folder.evaluation.is_file() and not folder.prompt.is_file():
+        raise ValueError(
+            f"'{run}' is an evaluation; export the run it is of: calib export RUN out={target}. Its runs "
+            f"are listed in {folder.evaluation}."
+        )
     folder.check_marks()
     if not folder.finished or not folder.prompt.is_file():
         raise ValueError(
@@ -76,7 +81,8 @@ def share(
     prompt = without_places(Prompt.load(folder.prompt))
     head = without_places(FailureHead.load(folder.failure)) if names[1] else None
     found = _reported(run, folder)
-    title = title or f"{prompt.training.get('method', 'prompt')} on {_data_name(prompt)}"
+    data_name = in_words(_data_name(prompt), found[0].origin)
+    title = title or f"{prompt.training.get('method', 'prompt')} on {data_name}"
     target.mkdir(parents=True, exist_ok=True)
     prompt.save(target / names[0])
     if head is not None:
@@ -86,9 +92,10 @@ def share(
         prompt.class_names,
         replace(found[0].origin, files=files),
         title=title,
-        where=f"{HUB}{hub_id}" if hub_id else target.name,
+        hub_id=f"{HUB}{hub_id}" if hub_id else None,
         files=names,
         licence=licence,
+        held={name: each.decisions for name, each in zip(names, (prompt, head), strict=True) if each},
         document=found[1],
         subject=found[2],
     )

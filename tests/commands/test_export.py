@@ -19,7 +19,10 @@ import yaml
 import calib
 from calib.cli import main
 from calib.commands.export_arguments import export_arguments
+from calib.io.files import read_json, write_json
 from calib.io.tensors import load_tensors
+from calib.posthoc import PredictionSets, ReviewThreshold
+from calib.runs.decisions import keep_decisions
 from calib.runs.hub import fetch
 from calib.runs.sharing import share, without_places
 
@@ -70,6 +73,43 @@ def test_the_card_says_what_is_true_of_the_run(calibrated: Path, exported: Path)
     assert "None" not in body
 
 
+@pytest.mark.parametrize("tested", [True, False])
+def test_the_card_tells_what_the_export_decides(calibrated: Path, tested: bool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(calibrated, run)
+    if not tested:
+        for path in run.rglob("split.json"):
+            write_json(path, {**read_json(path), "test": None})
+        for path in run.rglob("metrics.json"):
+            write_json(path, {key: value for key, value in read_json(path).items() if key != "test"})
+        for path in [*run.rglob("predictions.safetensors"), *run.rglob("reliability.png")]:
+            path.unlink()
+    doubt = torch.arange(200, dtype=torch.float64) / 200
+    review = ReviewThreshold(max_error=0.1).fit(doubt, doubt > 0.9)
+    labels = torch.arange(60) % 3
+    sets = PredictionSets(coverage=0.8).fit((2 * torch.eye(3)[labels]).softmax(dim=1), labels)
+    keep_decisions(run / "prompt.safetensors", {}, review=review, sets=sets)
+    share(run, tmp_path / "shared")
+    text = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    said = text.split("\n## Decisions\n")[1].split("\n## Limits")[0]
+    assert f"Review threshold in prompt.safetensors: {review.guarantee}" in said
+    names = calib.load(run).class_names
+    assert f"Prediction sets in prompt.safetensors: {sets.described(names)}" in said
+    assert ("On the test images it accepts" in said) == tested
+    assert "was fitted" not in said.replace("it was fitted on", "")
+    assert ("The run has no test images" in text) != tested
+
+
+def test_an_evaluation_is_sent_to_its_runs(tmp_path: Path, capsys) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "evaluation.yaml").write_text("runs: [runs/mine]\n")
+    (tmp_path / "e" / "metrics.json").write_text("{}")
+    assert main(["export", str(tmp_path / "e"), "out=shared"]) == 1
+    error = capsys.readouterr().err
+    assert "is an evaluation; export the run it is of: calib export RUN out=shared." in error
+    assert "Delete" not in error
+
+
 def test_nothing_of_this_machine_is_shared(image_folder: Path, settings: Any, tmp_path: Path) -> None:
     from calib.commands.train import train
 
@@ -83,6 +123,11 @@ def test_nothing_of_this_machine_is_shared(image_folder: Path, settings: Any, tm
     ]
     train(settings(*data, "baselines=[]", f"data.cache_dir={tmp_path / 'cache'}", f"out={run}"))
     share(run, tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert "\n# calibprompt on own images (folder)\n" in card
+    assert "images like those it was made with: own images (folder)." in card
+    assert "- source: not stated\n- licence: not stated\n" in card
+    assert 'calib.load("prompt.safetensors")  # in the folder of this card\n' in card
     for path in (tmp_path / "shared").iterdir():
         content = path.read_bytes().decode("latin-1")
         assert str(tmp_path) not in content
@@ -125,7 +170,8 @@ def test_only_an_earlier_export_is_replaced(calibrated: Path, exported: Path, tm
         ([str(tmp_path / "empty"), "out=x"], "holds no finished run"),
         ([str(calibrated)], "Say which folder to write: out=FOLDER"),
         ([str(calibrated), "out=x", "push=nobody"], "written owner/name"),
-        ([str(calibrated), "out=x", "licenc=mit"], "known settings: out, push, private, licence, title"),
+        ([str(calibrated), "out=x", "licenc=mit"], "Did you mean 'licence'? Known: licence, out"),
+        ([str(calibrated), "out=x", "license=mit"], "Unknown setting 'license'. Did you mean 'licence'?"),
         ([], "the folder of one run, got 0"),
     ):
         assert main(["export", *words]) == 1

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
+from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
+from calib.posthoc import ReviewThreshold
+from calib.runs.decisions import keep_decisions
 from calib.runs.folder import RunFolder
 from calib.runs.reports import report_of
+from calib.runs.sharing import share
 from calib.runs.slices import MOST, read_slices
 
 QUICK = ["n_resamples=40"]
@@ -80,6 +85,30 @@ def test_the_confidences_are_the_calibrated_ones_and_the_bare_prompt_stands_besi
     assert content["sections"]["provenance"]["tables"]["model"]["rows"]["calibration"]["value"] == "experts"
 
 
+def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
+    calibrated: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "failure"
+    words = ["data.name=cxr3", f"prompt={calibrated}", "trainer.max_epochs=1", "n_resamples=10"]
+    words += ["trainer.enable_progress_bar=false", "scores=[entropy]", f"out={folder}"]
+    train_failure(load_config(words, task="failure"))
+    content = reported(tmp_path / "r.html", folder)
+    rows = content["sections"]["comparison"]["tables"]["comparison"]["rows"]
+    assert list(rows) == ["calibprompt calibrated"]
+    assert content["title"].startswith("calibprompt calibrated on ")
+    said = content["sections"]["overview"]["said"][0]
+    assert said.startswith("calibprompt calibrated was asked")
+    doubt = torch.arange(200, dtype=torch.float64) / 200
+    review = ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.9)
+    keep_decisions(folder / "failure.safetensors", {}, review=review)
+    share(folder, tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    decisions = card.split("## Decisions")[1].split("## Limits")[0]
+    assert f"- Review threshold in failure.safetensors: {review.guarantee} On the test images it" in decisions
+    assert "- Unfamiliar images are marked by prompt.safetensors: " in decisions
+    assert "- No prediction sets were fitted." in decisions
+
+
 def test_an_evaluation_writes_its_report_and_can_be_reported_again(evaluation: Path, tmp_path: Path) -> None:
     own = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
     content = reported(tmp_path / "again.html", evaluation, "names=false", "baseline=coop")
@@ -136,6 +165,9 @@ def test_images_are_found_where_they_are_and_named_where_they_are_not(
     without = (tmp_path / "without.html").read_text(encoding="utf-8")
     assert "data:image" not in without
     assert "class_0/" not in without
+    file, words = run / "predictions.safetensors", ["data.name=folder", f"data.root={image_folder}"]
+    shown_of_file = reported(tmp_path / "f.html", file, *words)["sections"]["cases"]["cases"]
+    assert shown_of_file == content["sections"]["cases"]["cases"]
     content = reported(tmp_path / "gone.html", run, f"data.root={tmp_path / 'nowhere'}")
     assert "The images could not be read: There is no folder" in content["sections"]["cases"]["notes"][0]
 
@@ -186,10 +218,28 @@ def test_ages_are_no_subgroups_and_ids_will_do(tmp_path: Path) -> None:
         read_slices("nowhere.csv", [], [])
 
 
+def test_files_of_predictions_are_reported_too(runs: dict[int, Path], tmp_path: Path) -> None:
+    files = [run / "predictions.safetensors" for run in runs.values()]
+    content = reported(tmp_path / "r.html", *files)
+    rows = content["sections"]["comparison"]["tables"]["comparison"]["rows"]
+    assert list(rows) == ["calibprompt"]
+    mean = sum(Predictions.load(file).metrics()["nll"] for file in files) / 2
+    assert rows["calibprompt"]["nll"]["value"] == pytest.approx(mean)
+    assert "not known where the images are" in " ".join(content["sections"]["cases"]["notes"])
+    for given, message in (
+        ([files[0], files[0]], "is a second file of 'calibprompt' with seed 1"),
+        ([files[0], runs[2]], "name such files alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            report_of(ReportRun(runs=[str(each) for each in given]))
+
+
 def test_what_cannot_be_reported_is_refused(
     runs: dict[int, Path], evaluation: Path, tmp_path: Path, capsys
 ) -> None:
+    (tmp_path / "empty.csv").touch()
     for words, message in (
+        (["report", str(tmp_path / "empty.csv")], "empty.csv' cannot be reported: RUN must be a run folder"),
         (["report"], "Nothing to report"),
         (["report", str(tmp_path / "nowhere")], "no exported prompt at"),
         (["report", str(runs[1]), "out=report.pdf"], "ends in .html"),

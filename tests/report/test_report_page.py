@@ -23,9 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 import calib
+from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
-from calib.posthoc import make_calibrator
+from calib.posthoc import ReviewThreshold, make_calibrator
 from calib.report.sections.review import MOST_STEPS, steps_of
 from calib.report.subject import Parts, subject_of
 from calib.stats import proportion_interval
@@ -219,6 +220,31 @@ def test_the_browser_is_told_so_by_the_digests_of_style_and_script(full: Any) ->
     assert "unsafe" not in policy
 
 
+def test_the_threshold_that_was_taken_is_among_those_it_was_chosen_from(tmp_path: Path) -> None:
+    predictions = said()
+    doubt = torch.arange(160, dtype=torch.float64) / 200
+    fitted = ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.5)
+    _, content, _ = written(tmp_path, predictions, review=fitted, sets=fitted_sets())
+    rows = content["sections"]["review"]["tables"]["threshold_curve"]["rows"]
+    taken = {name: row for name, row in rows.items() if name.endswith("(taken)")}
+    assert [row["threshold"] for row in taken.values()] == [fitted.threshold]
+    seen = [row["threshold"] for row in rows.values() if row["threshold"] is not None]
+    assert seen == sorted(set(seen))
+    at = fitted.at
+    assert at is not None
+    assert next(iter(taken.values()))["n"] == at.n
+    for section in ("review", "sets"):  # whether it was fitted on these images is not known here
+        assert "are among these images, this is no test" in " ".join(content["sections"][section]["said"])
+
+
+def test_what_was_found_tells_the_difference_in_calibration_error(full: Any) -> None:
+    content = full[1]["sections"]
+    found = content["comparison"]["tables"]["differences"]["rows"]["mine"]["ece"]
+    low, high = (f"{100 * found[end]:+.1f}" for end in ("low", "high"))
+    text = " ".join(content["overview"]["said"])
+    assert f"calibration error (ECE) {100 * found['value']:+.1f} points ({low} to {high}" in text
+
+
 def test_what_users_name_things_is_escaped_everywhere(tmp_path: Path) -> None:
     nasty = said(
         class_names=[NASTY, "=1+1", "c"],
@@ -297,6 +323,17 @@ def test_json_csv_and_markdown_hold_the_same_tables(full: Any, tmp_path: Path) -
                 number = value["value"] if isinstance(value, dict) else value
                 if isinstance(number, int | float):
                     assert float(said_there) == pytest.approx(number, rel=1e-7)
+
+
+def test_features_without_images_are_said_to_have_none(tmp_path: Path) -> None:
+    predictions = said()
+    features = FeatureTable(torch.eye(2)[[0] * 60], predictions.labels, predictions.ids, predictions.names)
+    _, content, _ = written(tmp_path, predictions, images=features)
+    assert content["sections"]["cases"]["notes"] == [
+        "There are no thumbnails. These are packaged features without images."
+    ]
+    with pytest.raises(ValueError, match="images=str: expected where images are looked up"):
+        calib.report(predictions, tmp_path / "x.html", images="scans/", **QUICK)
 
 
 def test_the_same_input_makes_the_same_page(tmp_path: Path) -> None:

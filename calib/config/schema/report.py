@@ -14,8 +14,8 @@ class ReportRun:
 
     Attributes:
         task: Always "report".
-        runs: Finished run folders (several seeds, several methods), one failure run, or one folder of an
-            evaluation. On the command line, arguments that are such paths.
+        runs: Finished run folders (several seeds, several methods), one failure run, one folder of an
+            evaluation, or files predictions.safetensors. On the command line, arguments that are such paths.
         out: The page, FILE.html; tables lie beside it as .json, .csv and .md. None: report.html in the folder
             of the first run.
         title: Its heading. None: the method and the data.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from calib.report.document import Section
-from calib.report.sections.provenance import Origin
+from calib.report.sections.provenance import OWN, Origin
 from calib.report.subject import Subject
 
 REPORTED, PARTLY, MISSING = "reported", "partly", "not reported"
@@ -59,7 +59,7 @@ class Facts:
     def source(self) -> tuple[str, str]:
         """Return whether the source of the data is said."""
         found = self.origin.data.get("source")
-        if found and found != "your own":
+        if found and found != OWN:
             return PARTLY, f"Provenance: {found} Add dates, sites and how cases were chosen."
         return MISSING, "Say where, when and how the images were collected."
 

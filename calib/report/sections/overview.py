@@ -132,6 +132,7 @@ def _compared(subject: Subject, found: Mapping[str, Difference]) -> str:
     parts = []
     for name, words in (
         ("accuracy", "accuracy"),
+        ("ece", "calibration error (ECE)"),
         ("nll", "negative log-likelihood"),
         ("brier", "Brier score"),
     ):

@@ -13,6 +13,7 @@ from calib.metrics import Column
 from calib.report.document import Section, Table
 from calib.report.subject import Subject
 
+OWN = "your own"  # source and licence of images of one's own, as their readers call them
 PACKAGES = ("calib", "torch", "numpy", "scipy", "scikit-learn")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calib.metrics import FAILURE_METRICS, Column, columns_of
 from calib.metrics.failure import aurc, failures_of_counts, summarize_failure
-from calib.report.document import Picture, Section, Table, Value
+from calib.report.document import NO_TEST, Picture, Section, Table, Value
 from calib.report.sections.overview import between, percent
 from calib.report.subject import Review, Subject
 from calib.report.svg import Chart
@@ -23,6 +23,7 @@ MOST_STEPS = 400  # positions of the slider
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # reviewed, in the table
 DRAWN = 3  # curves of other scores
 FEW = 20  # accepted images, below which a share is all chance
+PAGE = "the images of this page"
 
 
 @dataclass(frozen=True)
@@ -307,13 +308,14 @@ def _applied(subject: Subject, fitted: Review) -> str:
     accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
     kept, n = int(accepted.sum()), len(accepted)
     if not kept:
-        return f"On the images of this page it accepts none of {n:,}."
+        return f"On {PAGE} it accepts none of {n:,}. {NO_TEST}"
     groups = None if subject.groups is None else subject.groups[accepted]
     share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
     at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
     return (
-        f"On the images of this page it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
-        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
+        f"On {PAGE} it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader. "
+        f"{NO_TEST}"
     )
 
 
@@ -323,14 +325,20 @@ def _fit_curve(fitted: Review) -> Table | None:
     records = list(curve()) if callable(curve) else []
     if not records:
         return None
+    steps = [dict(each) if isinstance(each, Mapping) else each._asdict() for each in records]
+    at = getattr(fitted, "at", None)  # the threshold itself, which need not be one of the steps
+    taken = None if at is None else at._asdict()
+    if taken is not None:
+        steps = [each for each in steps if each["threshold"] != taken["threshold"]]
+        steps = sorted([*steps, taken], key=lambda each: float(each["threshold"]))
     rows: dict[str, dict[str, Value]] = {}
     keys: dict[str, Column] = {}
-    for number, record in enumerate(records, start=1):
-        said = record if isinstance(record, Mapping) else record._asdict()
-        rows[str(number)] = {
+    for number, said in enumerate(steps, start=1):
+        rows[f"{number} (taken)" if said is taken else str(number)] = {
             str(key): value if value is None or isinstance(value, str | int) else float(value)
             for key, value in said.items()
         }
         keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}
     title = "What the threshold was chosen from: the cases it was fitted on"
+    title += "" if taken is None else "; the threshold that was taken is marked"
     return Table("threshold_curve", title, "step", keys, rows, folded=True)

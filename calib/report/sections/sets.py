@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from calib.metrics import Column
-from calib.report.document import COUNT, Section, Table, Value
+from calib.report.document import COUNT, NO_TEST, Section, Table, Value
 from calib.report.sections.overview import between, percent
 from calib.report.subject import Sets, Subject
 from calib.report.tables import Cell
@@ -32,20 +34,25 @@ def prediction_sets(subject: Subject, sets: Sets) -> Section:
     share, low, high = proportion_interval(holds, subject.groups, level=subject.parts.level)
     said = [
         "Instead of one class the model names a set of classes that shall hold the true one with a chosen "
-        f"probability. {_promise(subject, sets)}",
+        f"probability. {promise(sets, subject.class_names)}",
         f"On the images of this page the set holds the true class in {percent(share)} "
         f"({between(low, high)}). It has {size.mean():.2f} classes on average; "
         f"{percent((size == 1).mean())} of the sets are a single class, {percent((size == 0).mean())} are "
-        "empty.",
+        f"empty. {NO_TEST}",
     ]
     tables = [_sizes(subject, size, holds), _by_class(subject, holds, size)]
     return Section("sets", "Prediction sets", said=said, tables=tables, notes=_gap(tables[1]))
 
 
-def _promise(subject: Subject, sets: Sets) -> str:
-    """Return the guarantee, with the names of the classes where the sets can say it so."""
+def promise(sets: Sets, class_names: Sequence[str]) -> str:
+    """Return the guarantee, with the names of the classes where the sets can say it so.
+
+    Args:
+        sets: Fitted.
+        class_names: C names.
+    """
     described = getattr(sets, "described", None)
-    return str(described(subject.class_names)) if callable(described) else sets.guarantee
+    return str(described(list(class_names))) if callable(described) else sets.guarantee
 
 
 def _cell(subject: Subject, hits: np.ndarray, among: np.ndarray) -> Value:
