@@ -48,18 +48,35 @@ def fit_review(
     Raises:
         ValueError: Nothing is labelled, or a doubt is NaN.
     """
-    rows = judged.labelled
-    parts = [judged.doubt[~rows], *([] if unlabelled is None else [unlabelled])]
-    others = torch.cat(parts) if any(map(len, parts)) else None
-    groups = None
+    rows, groups = judged.labelled, None
+    open_rows = ~rows
     if judged.groups is not None:
         groups = [name for name, labelled in zip(judged.groups, rows.tolist(), strict=True) if labelled]
+        known = set(groups)
+        half = torch.tensor([name in known for name in judged.groups]) & ~rows
+        _check_whole_patients(judged, half, threshold)
+        open_rows &= ~half  # what belongs to a labelled patient is no further case
+    parts = [judged.doubt[open_rows], *([] if unlabelled is None else [unlabelled])]
+    others = torch.cat(parts) if any(map(len, parts)) else None
     failure = judged.failure[rows]
     threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others)
     lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
     promised = [threshold.guarantee] if threshold.achievable else []  # else the summary says why not
     lines += [_table(threshold), "", threshold.summary, *promised]
     return threshold, "\n".join(lines)
+
+
+def _check_whole_patients(judged: Judged, half: Tensor, threshold: ReviewThreshold) -> None:
+    """Refuse to say of a patient that none of their cases is wrong, where some were not looked at."""
+    assert judged.groups is not None
+    if threshold.rule == "batch" or threshold.patients == "one" or not bool(half.any()):
+        return
+    names = sorted({name for name, is_half in zip(judged.groups, half.tolist(), strict=True) if is_half})
+    raise ValueError(
+        f"Of {len(names)} patients some cases have a label and others none ({few(names)}): whether one of "
+        "theirs that is accepted is wrong is not known. Label every case of the patients drawn, or count one "
+        "case of each: patients=one."
+    )
 
 
 def _heading(judged: Judged, fitted: ReviewThreshold, wrong: int, what: str) -> str:

@@ -35,7 +35,8 @@ A run keeps the threshold in prompt.safetensors or failure.safetensors, and cali
 review. Files are tables (CSV, TSV, Parquet) with a column doubt, uncertainty or confidence, or p(CLASS) for
 every class, and a column correct, failure or label, perhaps patient; or .npz and .safetensors with such
 arrays. A table may be what calib predict wrote, with a column label filled in for rows drawn at random: then
-thresholds are taken from the others. Neither the model nor its calibration may have been fitted on labelled
+thresholds are taken from the others. Where patients are known, patients are drawn, and all their rows filled
+in (or patients=one). Neither the model nor its calibration may have been fitted on labelled
 cases.
 """
 

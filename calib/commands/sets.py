@@ -22,9 +22,8 @@ from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.set_guarantee import percent
 from calib.prompts.export import Prompt
 from calib.report.tables import aligned
-from calib.runs.decisions import keep_decisions
+from calib.runs.decisions import is_export, keep_decisions
 from calib.runs.exports import prompt_path
-from calib.runs.folder import FILES
 from calib.runs.set_cases import set_cases
 
 DEFAULT = "sets.json"
@@ -173,8 +172,7 @@ def main(given: argparse.Namespace) -> int:
         sys.stderr.write(printable(f"{file.sets.described(file.class_names)}\n"))
         return 0
     source = Path(given.source)
-    is_run = source.is_dir() or source.name == FILES["prompt"].path
-    return (_of_run if is_run else _of_file)(given, source)
+    return (_of_run if is_export(source) else _of_file)(given, source)
 
 
 def _of_run(given: argparse.Namespace, source: Path) -> int:

@@ -120,7 +120,12 @@ def _of_workload(fitted: ReviewThreshold) -> str:
     assert workload is not None
     of = f"{fitted.unlabelled} unlabelled cases" if fitted.unlabelled else f"{fitted.cases} labelled cases"
     said = f"At most {percent(workload)} of the {of} go to review"
-    if not fitted.grouped:
+    if not fitted.unlabelled and 1 - at.accepted > workload + 1e-9:
+        said = (
+            f"{percent(1 - at.accepted)} of the {of} go to review, more than {percent(workload)}: so many "
+            "are unlike the images seen, and never accepted"
+        )
+    elif not fitted.grouped:
         n = fitted.unlabelled or fitted.cases
         kept = math.ceil((1 - workload) * n - 1e-9)
         low, high = (float(betaincinv(n - kept + 1e-9, kept + 1.0, q)) for q in (0.025, 0.975))
@@ -133,6 +138,8 @@ def _of_workload(fitted: ReviewThreshold) -> str:
     )
     if fitted.tied and not fitted.unlabelled:
         bound += " Several cases have the very doubt the threshold falls on: the bound is approximate."
+    elif fitted.grouped and not fitted.unlabelled:
+        bound += " The threshold is a doubt of one of these patients: the bound is approximate."
     return bound
 
 

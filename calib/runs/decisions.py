@@ -13,7 +13,7 @@ from torch import Tensor
 from calib.data.judged import CLASSES, Judged, rounded_doubt
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
-from calib.io.tensors import kind_of, mark_of
+from calib.io.tensors import is_kind, kind_of, mark_of
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 from calib.runs.exports import failure_path, load, prompt_path
@@ -50,7 +50,10 @@ def is_export(path: str | Path) -> bool:
         >>> is_export("runs/mine/prompt.safetensors"), is_export("outputs.csv")
         (True, False)
     """
-    return Path(path).is_dir() or Path(path).name in {FILES[name].path for name in ("prompt", "failure")}
+    path, kinds = Path(path), ("prompt", "failure")
+    if path.is_dir() or path.name in {FILES[name].path for name in kinds}:
+        return True
+    return path.suffix == ".safetensors" and path.is_file() and any(is_kind(path, kind) for kind in kinds)
 
 
 def decisions_of(run: str | Path) -> Decisions:

@@ -311,3 +311,27 @@ def test_a_failure_run_is_fitted_on_what_its_head_says(image_folder: Path, tmp_p
     again = list(csv.DictReader(predict(folder, [str(image_folder / "test")], failure=folder).splitlines()))
     assert {row["decision"] for row in again} == {"accept"}  # no error was seen
     assert "decision" not in predict(folder, [str(image_folder / "test" / "class_0")]).splitlines()[0]
+
+
+def test_of_a_patient_all_cases_are_labelled_or_one_is_counted(tmp_path: Path, capsys, monkeypatch) -> None:
+    """A guarantee for patients was given where only one case of each had been looked at."""
+    monkeypatch.chdir(tmp_path)
+    half = write(tmp_path / "half.csv", some=True, patients=99)  # every other row, and so of every patient
+    assert run(half, "error=0.2") == 1
+    assert "Of 99 patients some cases have a label and others none" in capsys.readouterr().err
+    assert run(half, "error=0.2", "patients=one") == 0
+    assert "thresholds from" not in capsys.readouterr().out  # those of labelled patients are no further cases
+    assert run(write(tmp_path / "whole.csv", some=True, patients=100), "error=0.2") == 0
+    assert "200 labelled cases of 50 patients" in capsys.readouterr().out
+
+
+def test_one_question_is_asked_and_nothing_is_kept_before_its_cases_are_read(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = write(tmp_path / "old.csv")
+    assert run(old, "error=0.1", "workload=0.2") == 1
+    assert "ask two questions" in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("file,other\na.png,0.5\n", encoding="utf-8")
+    assert run(old, "error=0.1", "--apply", "new.csv", "--out", "out.csv") == 1
+    assert not (tmp_path / "review.json").exists()

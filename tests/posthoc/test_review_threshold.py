@@ -149,6 +149,14 @@ def test_a_workload_is_kept_and_its_bound_is_exact_at_a_threshold_no_label_chose
     assert everything.threshold == math.inf
 
 
+def test_more_than_the_workload_is_said_where_so_much_is_unlike() -> None:
+    doubt = torch.linspace(0.01, 0.7, 100).double()
+    doubt[70:] = torch.inf
+    found = ReviewThreshold(0.1, rule="workload", workload=0.2).fit(doubt, torch.arange(100) < 3)
+    assert "30 % of the 100 labelled cases go to review, more than 20 %" in found.guarantee
+    assert "interval" not in found.guarantee
+
+
 def test_a_workload_among_ties_is_not_exceeded() -> None:
     doubt = (DOUBT * 5).round() / 5
     found = ReviewThreshold(0.1, rule="workload", workload=0.3).fit(doubt, WRONG)
