@@ -15,7 +15,7 @@ from torch import Tensor
 from calib import __version__
 from calib.commands.out_files import check_out
 from calib.core.text import few, printable
-from calib.data.judged import CLASSES, SOURCES, Judged, read_judged
+from calib.data.judged import CLASSES, SOURCES, UNLIKE, Judged, read_judged
 from calib.data.mapping import check_format
 from calib.data.review_file import ReviewFile, check_fits, write_decided
 from calib.failure.export import FailureHead
@@ -31,6 +31,10 @@ from calib.runs.exports import load
 DEFAULT = "review.json"
 SHOWN = 10  # points of the curve in the table
 OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say how a file is read
+NOT_LOOKED_AT = (
+    "Which of these cases are unlike the shots was not looked at. calib predict sends such ones to review, "
+    "too: what is said here is of those it accepts together with them."
+)
 OF_PROMPT, OF_HEAD = ("confidence", CLASSES), ("uncertainty",)  # where their own doubt stands in a table
 
 
@@ -158,6 +162,7 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     export = load(path)
     assert isinstance(export, Prompt | FailureHead)
     allowed, names = OF_PROMPT if isinstance(export, Prompt) else OF_HEAD, export.class_names
+    digest = export.doubt_digest()
     if given.out is not None and given.apply is None:
         raise ValueError(f"--out is for --apply: the threshold of a run is kept in {path}.")
     if all(each is None for each in (given.on, given.unlabelled, given.apply)):
@@ -170,13 +175,15 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     fitted, text = fit_review(judged, threshold, unlabelled=others, what=what)
     if what == "left-out shots":
         text = f"{text}\n{_of_shots(path)}"
-    _say(text)
+    known = export.decisions is not None and export.decisions.familiarity is not None
+    looked_at = what == "validation images" or (judged.table is not None and UNLIKE in judged.table.header)
+    _say(text if looked_at or not known else f"{text}\n{NOT_LOOKED_AT}")
     about = {
         "calib": __version__,
         "on": what if given.on is None else Path(given.on).name,
         "rows": fitted.cases,
     }
-    decisions = keep_decisions(path, {"review": about}, review=fitted)
+    decisions = keep_decisions(path, {"review": about}, fitted_for=digest, review=fitted)
     earlier = export.decisions is not None and export.decisions.review is not None
     instead = ", in the place of an earlier threshold" if earlier else ""
     _say(f"Kept in {path}{instead}: calib predict says accept or review.")

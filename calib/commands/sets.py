@@ -177,7 +177,8 @@ def main(given: argparse.Namespace) -> int:
 
 def _of_run(given: argparse.Namespace, source: Path) -> int:
     path = prompt_path(source)
-    names = Prompt.load(path).class_names
+    learned = Prompt.load(path)
+    names, digest = learned.class_names, learned.doubt_digest()
     if given.out is not None:
         raise ValueError(f"--out is for files: the sets of a run are kept in {path}.")
     if given.classes is not None:
@@ -198,7 +199,7 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
     file, text = fit_sets(outputs, by=given.by, shares=given.shares, left_out=left_out, **given.asked)
     _say(text, None if test is None else judged(file, test))
     about = {**file.about, "on": _called(given, left_out)}
-    keep_decisions(path, {"sets": about}, sets=file.sets)
+    keep_decisions(path, {"sets": about}, fitted_for=digest, sets=file.sets)
     _say(f"Kept in {path}: calib predict writes the set of every image.")
     return 0
 

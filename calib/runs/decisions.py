@@ -68,7 +68,9 @@ def decisions_of(run: str | Path) -> Decisions:
     return export.decisions or Decisions()
 
 
-def keep_decisions(path: str | Path, about: dict[str, Any], **parts: Any) -> Decisions:
+def keep_decisions(
+    path: str | Path, about: dict[str, Any], *, fitted_for: str | None = None, **parts: Any
+) -> Decisions:
     """Write parts of the decisions into an export, beside all else it holds, and return them all.
 
     The file is replaced at once and keeps its run's mark; in a run's folder no other process is at work
@@ -77,10 +79,11 @@ def keep_decisions(path: str | Path, about: dict[str, Any], **parts: Any) -> Dec
     Args:
         path: The export, from `export_of`.
         about: Name of a part to what it was fitted on, JSON-able.
+        fitted_for: `doubt_digest` of the export when the parts were fitted. None: it is the one at hand.
         **parts: review, sets, familiarity: what is new.
 
     Raises:
-        ValueError: The export is damaged, or another process is at work in its folder.
+        ValueError: The export is damaged or another one by now, or another process is at work in its folder.
         WriteError: It cannot be written.
     """
     path = Path(path)
@@ -88,6 +91,8 @@ def keep_decisions(path: str | Path, about: dict[str, Any], **parts: Any) -> Dec
     with folder.locked() if folder.config.is_file() else nullcontext():
         export = load(path)
         assert isinstance(export, Prompt | FailureHead)
+        if fitted_for not in (None, export.doubt_digest()):
+            raise ValueError(f"{path} was replaced while this was fitted. The same command fits it anew.")
         held = export.decisions or Decisions()
         told = {**held.about, **about}
         new = replace(held, **parts, doubt=export.doubt_digest(), about=told)

@@ -141,6 +141,8 @@ def test_a_part_is_written_beside_the_others(tmp_path: Path) -> None:
     replace(prompt(), decisions=Decisions(familiarity=Familiarity().fit(FEATURES, LABELS))).save(
         path, run="m"
     )
+    with pytest.raises(ValueError, match="was replaced while this was fitted"):
+        keep_decisions(path, {}, fitted_for="0" * 64, review=review())
     keep_decisions(path, {"review": {"rows": 60}}, review=review())
     keep_decisions(path, {"sets": {"rows": 40}}, sets=sets())
     found = decisions_of(path)
