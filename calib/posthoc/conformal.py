@@ -257,7 +257,8 @@ class PredictionSets:
                 columns = slice(None) if label is None else slice(label, label + 1)
                 n, limits = float(cells.cases[g, columns][0]), cells.thresholds[g, columns]
                 full = bool(limits.isinf().all())
-                low, high = (1.0, 1.0) if full else realised_interval(n, self._level.rank(n), level)
+                rank = self._level.rank(n) if cells.shares is None else (n + 1) * self.coverage
+                low, high = (1.0, 1.0) if full else realised_interval(n, rank, level)
                 found.append(
                     {
                         "stratum": None if cells.strata is None else stratum,

@@ -129,7 +129,7 @@ def _realised(
     )
     if confidence is not None:
         return f"{text}."
-    risk = max(below_nominal(row["cases"], coverage) for row in rows)
+    risk = max(below_nominal(row["cases"], coverage, weighted=weighted) for row in rows)
     return f"{text}, and below {percent(coverage)} with one of {percent(risk)}."
 
 

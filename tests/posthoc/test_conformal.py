@@ -165,6 +165,22 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     assert "needs at least 22 cases" in corrected.guarantee
 
 
+@pytest.mark.parametrize(("counts", "shares"), [((95, 5), [0.2, 0.8]), ((2, 6), [0.5, 0.5])])
+def test_few_weighted_cases_with_finite_thresholds_are_not_said_to_cover_all(
+    counts: tuple[int, int], shares: list[float]
+) -> None:
+    """They are worth fewer cases than a threshold of as many equal ones takes: 7.8, and just 6."""
+    probs = toy(sum(counts))[0][:, :2]
+    labels = torch.tensor([0] * counts[0] + [1] * counts[1])
+    sets = PredictionSets(coverage=0.9).fit(probs / probs.sum(dim=1, keepdim=True), labels, shares=shares)
+    (row,) = sets.table()
+    assert row["threshold"] is not None
+    assert row["cases"] < 9
+    assert 0.5 < row["low"] < 0.9 < row["high"] < 1.0
+    assert "between 100 %" not in sets.guarantee
+    assert "below 90 % with one of 0 %" not in sets.guarantee
+
+
 def test_the_guarantee_says_how_cases_were_drawn_and_how_sure_it_is() -> None:
     probs, labels = toy(60)
     balanced = PredictionSets().fit(probs, torch.arange(60) % 3)
