@@ -217,7 +217,8 @@ class PredictionSets:
         """Return between which values the coverage over new cases lies, at this number of calibration cases.
 
         It is that of `realised_interval`; with several thresholds, from the lowest lower end to the highest
-        upper end (`table` has each). With shares it is approximate, for an effective number of cases.
+        upper end (`table` has each). It is approximate with groups of several rows, and with shares, where
+        the number of cases is an effective one.
 
         Args:
             level: Of the interval, in (0, 1).

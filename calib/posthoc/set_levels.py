@@ -78,6 +78,7 @@ def realised_interval(n: float, rank: float, level: float) -> tuple[float, float
 
     Other n calibration cases give another threshold. Over their choice, the share of new cases whose class is
     in its set is distributed as Beta(rank, n + 1 - rank), where scores have no ties; with ties it is higher.
+    Where cases are groups of several rows this is not proven, and holds about.
 
     Args:
         n: Calibration cases; of weighted ones their effective number.

@@ -115,6 +115,11 @@ def test_groups_of_one_are_rows_and_copies_of_a_patient_are_one_case() -> None:
     assert torch.equal(many.cells.thresholds, plain.cells.thresholds)
     assert many.interval() == plain.interval()
     assert "each group (patient, slide) counts once" in many.guarantee
+    assert "with a probability of about 95 %, and below 80 % with one of about" in many.guarantee
+    assert "with a probability of 95 %, and below 80 % with one of" in alone.guarantee
+    sure = PredictionSets(coverage=0.8, confidence=0.9)
+    assert "of about 90 % over" in sure.fit(probs[copies], labels[copies], groups=copies).guarantee
+    assert "of 90 % over" in sure.fit(probs, labels).guarantee
 
 
 # What is known of the coverage
