@@ -113,10 +113,9 @@ def judged(file: SetFile, outputs: Outputs) -> str:
         for row in found["per_class"]
         if row["n"]
     ]
-    note = "" if outputs.groups is None else " Intervals of classes take rows as independent."
     return "\n".join(
         [
-            f"On {outputs.path}: coverage with 95 % intervals, and mean size of the sets.{note}",
+            f"On {outputs.path}: coverage with 95 % intervals, and mean size of the sets.",
             "",
             aligned(["class", "cases", "coverage", "interval", "size"], rows),
             "",

@@ -190,7 +190,7 @@ def _of_table(
     if group is not None and group not in table.header:
         raise ValueError(f"{table.path} has no column '{group}'; it has {few(table.header, 20)}.")
     grouped = group or next(iter(usual), None)
-    groups = None if grouped is None else [str(cell) for cell in table.column(grouped)]
+    groups = None if grouped is None else table.groups(grouped, known.tolist())
     return Judged(table.path, values, wrong, known, groups, source, names, labels, table)
 
 

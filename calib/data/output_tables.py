@@ -49,6 +49,23 @@ class OutputTable:
         index = self.header.index(name)
         return [record[index] for record in self.records]
 
+    def groups(self, name: str, needed: Sequence[bool] | None = None) -> list[str]:
+        """Return a column that says what belongs together, as text; "" where it says nothing.
+
+        Args:
+            name: The column.
+            needed: Which rows must be of a group. None: all.
+
+        Raises:
+            ValueError: One of these is of none: all such rows would be one patient.
+        """
+        found = ["" if _is_missing(cell) else str(cell) for cell in self.column(name)]
+        wanted = [True] * len(found) if needed is None else needed
+        for text, where, must in zip(found, self.where, wanted, strict=True):
+            if must and text == "":
+                raise ValueError(f"{where} has no {name}. Fill it in, or leave such rows or the column out.")
+        return found
+
     def numbers(self, columns: Sequence[str]) -> Tensor:
         """Return the numbers of some columns, (N, len(columns)) float64.
 
@@ -306,6 +323,11 @@ def _parquet(path: Path) -> tuple[list[str], list[list[Any]], list[str]]:
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
     records = [list(row) for row in zip(*columns, strict=True)]
     return list(read.column_names), records, [f"{path}, row {i}" for i in range(1, len(records) + 1)]
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell says nothing: "nan" is what some programs make of an empty one."""
+    return cell is None or bool(cell != cell) or str(cell).strip().lower() in ("", "nan")
 
 
 def _number(cell: Any, where: str) -> float:

@@ -264,7 +264,7 @@ def _of_table(
         list(columns),
         kind,
         label_indices(table.column(label), table.where, list(columns)) if labelled else None,
-        None if grouped is None else [str(cell) for cell in table.column(grouped)],
+        None if grouped is None else table.groups(grouped, None if labelled else [False] * len(table.where)),
         None,
         table,
         columns,

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from calib.core.checks import check_labels, check_tensor
 from calib.stats.bootstrap import MeanStatistic, bootstrap_interval
-from calib.stats.proportions import clopper_pearson
+from calib.stats.proportions import proportion_interval
 
 COUNTED = ("coverage", "mean_size", "empty", "singletons", "full")  # means over cases
 
@@ -137,7 +138,7 @@ def summarize_sets(
         labels: (N,) class indices.
         coverage: As it was asked for. None: gaps are not computed.
         class_names: C names. None: "class 0", ...
-        groups: (N,) patients, slides, ...: intervals resample these. None: every case by itself.
+        groups: (N,) patients, slides, ...: intervals allow for these. None: every case by itself.
         level: Of the intervals, in (0, 1).
         n_resamples: Of the bootstrap.
         seed: Of its draws.
@@ -148,7 +149,8 @@ def summarize_sets(
         many sets have 0, 1, ... C classes); per_class (for each: name, n, coverage and mean_size, None
         without cases, and low and high of the coverage); lowest_class_coverage; with `coverage` class_gap and
         class_gap_by_chance; intervals (low, high) of coverage, mean_size, empty, singletons and full. Those
-        of shares are exact (Clopper and Pearson) where cases are independent, else bootstrap by group.
+        of shares are exact (Clopper and Pearson) where cases are independent. With groups those of coverage
+        are that of `proportion_interval`, the others bootstrap by group; None where there is one group.
 
     Raises:
         ValueError: They are not so.
@@ -173,10 +175,15 @@ def summarize_sets(
     )
     counts = labels.long().bincount(minlength=classes).tolist()
     covered = class_coverages(sets, labels).tolist()
-    intervals = {}
+    owners = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    alone = (n if owners is None else int(owners.max()) + 1) < 2  # nothing can be resampled
+    intervals: dict[str, tuple[float, float] | None] = {}
     for i, name in enumerate(COUNTED):
-        if groups is None and name != "mean_size":
-            intervals[name] = _exact_interval(columns[:, i], level)
+        if name == "coverage" or (groups is None and name != "mean_size"):
+            intervals[name] = _share_interval(columns[:, i], owners, level)
+            continue
+        if alone:
+            intervals[name] = None
             continue
         found = bootstrap_interval(
             MeanStatistic(lambda values: values[:, None], lambda means: means[:, 0]),
@@ -191,7 +198,7 @@ def summarize_sets(
     per_class = []
     for c, name in enumerate(names):
         mine = labels == c
-        low, high = _exact_interval(hits[mine], level)
+        low, high = _share_interval(hits[mine], None if owners is None else owners[mine.cpu().numpy()], level)
         per_class.append(
             {
                 "name": name,
@@ -221,12 +228,11 @@ def summarize_sets(
     }
 
 
-def _exact_interval(hits: Tensor, level: float) -> tuple[float, float]:
-    """Return the exact interval of the share of hits (n,), (0, 1) where there are no cases."""
+def _share_interval(hits: Tensor, groups: np.ndarray | None, level: float) -> tuple[float, float]:
+    """Return the interval of the share of hits (n,), (0, 1) where there are no cases."""
     if not len(hits):
         return 0.0, 1.0
-    low, high = clopper_pearson(float(hits.sum().round()), len(hits), level=level)
-    return float(low), float(high)
+    return proportion_interval(hits.cpu().numpy() > 0.5, groups, level=level)[1:]
 
 
 def _hits(sets: Tensor, labels: Tensor) -> Tensor:

@@ -217,7 +217,8 @@ class PredictionSets:
         """Return between which values the coverage over new cases lies, at this number of calibration cases.
 
         It is that of `realised_interval`; with several thresholds, from the lowest lower end to the highest
-        upper end (`table` has each). With shares it is approximate, for an effective number of cases.
+        upper end (`table` has each). It is approximate with groups of several rows, and with shares, where
+        the number of cases is an effective one.
 
         Args:
             level: Of the interval, in (0, 1).
@@ -257,7 +258,8 @@ class PredictionSets:
                 columns = slice(None) if label is None else slice(label, label + 1)
                 n, limits = float(cells.cases[g, columns][0]), cells.thresholds[g, columns]
                 full = bool(limits.isinf().all())
-                low, high = (1.0, 1.0) if full else realised_interval(n, self._level.rank(n), level)
+                rank = self._level.rank(n) if cells.shares is None else (n + 1) * self.coverage
+                low, high = (1.0, 1.0) if full else realised_interval(n, rank, level)
                 found.append(
                     {
                         "stratum": None if cells.strata is None else stratum,

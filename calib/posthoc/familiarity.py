@@ -30,7 +30,8 @@ class Familiarity:
     (and what belongs to its group) has no part in: the ceil((1 - false_alarms) (n + 1))-th smallest of n, or
     the largest. An image drawn as the shots were, every class as often, exceeds it with a chance of about
     (n + 1 - rank) / (n + 1) on average over shots: `false_alarm_rate`; that of a given threshold varies as
-    Beta(n + 1 - rank, rank). It says nothing of how many strange images are noticed.
+    Beta(n + 1 - rank, rank), and more where shots share an owner. It says nothing of how many strange images
+    are noticed.
 
     What is kept are C means, no features of single images; with one shot of a class its mean is that shot's.
 
@@ -103,7 +104,7 @@ class Familiarity:
         return (
             f"'unlike' marks images farther from the shots' class means than {self.threshold:.3g}: of images "
             f"like the {self.shots} shots about {100 * self.false_alarm_rate:.0f} % (with so few, perhaps "
-            f"{worst:.0f} %). Strange images may go unnoticed."
+            f"{worst:.0f} %, if they are of different patients). Strange images may go unnoticed."
         )
 
     def distance(self, image_features: Tensor) -> Tensor:

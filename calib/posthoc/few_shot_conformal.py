@@ -60,8 +60,8 @@ class FullConformal:
     For a new image and each class it may be of, the classifier is fitted to the shots and this one more
     image. The class is in the set where the image is not among the strangest: where at least a share
     alpha = 1 - coverage of the images, itself included, are as strange. As the fit treats all of them alike,
-    this is exact, though the same images teach and calibrate. SS-Text has a closed form, so that nothing is
-    trained: 500 images of 5 classes with 40 shots take a fraction of a second.
+    this is exact, though the same images teach and calibrate, if all are of different patients. SS-Text has a
+    closed form, so that nothing is trained: 500 images of 5 classes with 40 shots take under a second.
 
     Args:
         sets: Which score, which coverage, and whether for each class: PredictionSets that is not fitted.
@@ -167,8 +167,9 @@ class FullConformal:
             f"{len(self._labels)} shots, if these were drawn as new cases are"
             + (" within each class." if per_class else " and with the same shares of the classes."),
             "This is exact although the same images teach and calibrate: every fit treats the new image as "
-            "one of them. There is no threshold: it cannot be stored, and each new image is judged with the "
-            "shots at hand.",
+            "one of them. It holds if the shots are of different patients: several images of one are no "
+            "independent draws. There is no threshold: it cannot be stored, and each new image is judged "
+            "with the shots at hand.",
         ]
         if not per_class and bool((self._counts == self._counts[0]).all()):
             said.append(

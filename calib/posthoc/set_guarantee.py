@@ -26,6 +26,9 @@ def sentences(
 ) -> list[str]:
     """Return what is promised, sentence by sentence.
 
+    How the coverage varies with the calibration cases is proven for rows that are cases by themselves. Where
+    groups have several rows it holds about, which the sentences say.
+
     Args:
         rows: Those of `PredictionSets.table` at LEVEL.
         class_names: C names.
@@ -45,7 +48,9 @@ def sentences(
             "not exactly: an exact guarantee needs cases that nothing was trained on."
         )
     fitted = [row for row in rows if row["threshold"] is not None]
-    said += [_realised(fitted, class_names, coverage, confidence, shares is not None)] if fitted else []
+    said += (
+        [_realised(fitted, class_names, coverage, confidence, shares is not None, grouped)] if fitted else []
+    )
     if not per_class and shares is None:
         said += _about_shares(counts.sum(dim=0))
     said += _full(rows, class_names, coverage)
@@ -101,7 +106,8 @@ def _promise(
         )
     sure = "on average over the choice of the calibration cases"
     if confidence is not None:
-        sure = f"with a probability of {percent(confidence)} over the choice of the calibration cases"
+        about = "about " if _several(rows, grouped) else ""
+        sure = f"with a probability of {about}{percent(confidence)} over the choice of the calibration cases"
         sure += ", for each threshold by itself" if len(rows) > 1 else ""
     return (
         f"At least {wanted} {whom} have their class in their set, {sure}, if they are like {unit}: drawn the "
@@ -115,7 +121,9 @@ def _realised(
     coverage: float,
     confidence: float | None,
     weighted: bool,
+    grouped: bool,
 ) -> str:
+    about = "about " if weighted or _several(rows, grouped) else ""
     low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
     least = min(rows, key=lambda row: float(row["cases"]))
     cases = f"{least['cases']:.4g} cases"
@@ -125,12 +133,17 @@ def _realised(
         cases += ", as many as the weighted ones are worth, roughly"
     text = (
         f"The coverage that these very sets will have is not known exactly: with {cases}, it lies between "
-        f"{percent(low)} and {percent(high)} with a probability of {percent(LEVEL)}"
+        f"{percent(low)} and {percent(high)} with a probability of {about}{percent(LEVEL)}"
     )
     if confidence is not None:
         return f"{text}."
-    risk = max(below_nominal(row["cases"], coverage) for row in rows)
-    return f"{text}, and below {percent(coverage)} with one of {percent(risk)}."
+    risk = max(below_nominal(row["cases"], coverage, weighted=weighted) for row in rows)
+    return f"{text}, and below {percent(coverage)} with one of {about}{percent(risk)}."
+
+
+def _several(rows: Sequence[Mapping[str, Any]], grouped: bool) -> bool:
+    """Whether some group has several rows."""
+    return grouped and any(row["cases"] < row["rows"] for row in rows)
 
 
 def _about_shares(counts: Tensor) -> list[str]:

@@ -78,10 +78,11 @@ def realised_interval(n: float, rank: float, level: float) -> tuple[float, float
 
     Other n calibration cases give another threshold. Over their choice, the share of new cases whose class is
     in its set is distributed as Beta(rank, n + 1 - rank), where scores have no ties; with ties it is higher.
+    Where cases are groups of several rows this is not proven, and holds about.
 
     Args:
         n: Calibration cases; of weighted ones their effective number.
-        rank: k of `rank_of`, at most n + 1.
+        rank: k of `rank_of`, at most n + 1: every class is then in every set.
         level: Of the interval.
 
     Example:
@@ -91,25 +92,27 @@ def realised_interval(n: float, rank: float, level: float) -> tuple[float, float
 
     Source: Vovk 2012 (Asian Conference on Machine Learning), training-conditional validity.
     """
-    if rank > n:
+    if rank >= n + 1:
         return 1.0, 1.0
     low, high = (float(betaincinv(rank, n + 1 - rank, share)) for share in ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
 
-def below_nominal(n: float, coverage: float) -> float:
+def below_nominal(n: float, coverage: float, *, weighted: bool = False) -> float:
     """Return how likely it is that sets from n cases have a coverage over new cases below that asked for.
 
     Args:
         n: Calibration cases; of weighted ones their effective number.
         coverage: In (0, 1).
+        weighted: Whether n is an effective number, which is whole by chance at most.
 
     Example:
         >>> [round(below_nominal(n, 0.9), 2) for n in (24, 40, 72, 256)]
         [0.29, 0.42, 0.41, 0.42]
     """
-    rank = rank_of(round(n), coverage) if n == round(n) else (n + 1) * coverage
-    return 0.0 if rank > n else float(betainc(rank, n + 1 - rank, coverage))
+    whole = n == round(n) and not weighted
+    rank = rank_of(round(n), coverage) if whole else (n + 1) * coverage
+    return 0.0 if rank >= n + 1 else float(betainc(rank, n + 1 - rank, coverage))
 
 
 @cache

@@ -105,6 +105,16 @@ def test_arrays_become_arrays(tmp_path: Path, monkeypatch, capsys) -> None:
     assert SetFile.load("mine.json").sets.table()[0]["cases"] == 30
 
 
+def test_a_test_of_one_patient_is_judged(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "val.csv")
+    write(tmp_path / "test.csv", 20, 3, more={"patient": lambda i: "p"})
+    assert run("val.csv", "coverage=0.8", "--test", "test.csv") == 0
+    printed = capsys.readouterr().out
+    assert "On test.csv" in printed
+    assert "independent" not in printed
+
+
 def test_a_run_keeps_its_sets(calibrated: Path, tmp_path: Path, capsys) -> None:
     """From the left-out shots, as this run has no validation images, and from a file."""
     before = Prompt.load(calibrated / "prompt.safetensors")

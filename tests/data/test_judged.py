@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -118,3 +120,25 @@ def test_arrays_that_are_none_are_refused(arrays: dict[str, Any], message: str, 
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         read_judged(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), "", " ", "NaN"])
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_labelled_rows_without_a_patient_are_not_one_patient(tmp_path: Path, empty: Any, suffix: str) -> None:
+    def write(name: str, patients: list[Any], correct: list[Any]) -> Path:
+        path = tmp_path / f"{name}.{suffix}"
+        columns = {"confidence": [0.9, 0.8, 0.7], "correct": correct, "patient": patients}
+        if suffix == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        else:
+            rows = zip(*columns.values(), strict=True)
+            lines = [",".join("" if cell is None else str(cell) for cell in row) for row in rows]
+            path.write_text("\n".join([",".join(columns), *lines, ""]))
+        return path
+
+    numeric = isinstance(empty, float)
+    names: list[Any] = [1.0, empty, 2.0] if numeric else ["a", empty, "b"]
+    with pytest.raises(ValueError, match=r"a\.(csv, line 3|parquet, row 2) has no patient\. Fill it in"):
+        read_judged(write("a", names, ["yes", "no", "yes"]))
+    found = read_judged(write("b", names, ["yes", None, "no"]))  # that row is not labelled
+    assert found.groups == [str(names[0]), "", str(names[2])]

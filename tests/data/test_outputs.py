@@ -312,3 +312,18 @@ def test_probabilities_rounded_to_0_are_read_as_half_of_the_last_digit(
     assert float(logits_of(exact, "probs", ["row"])[0, 2].exp()) == pytest.approx(5e-7, rel=1e-3)
     rounded = torch.tensor([[0.5, 0.499]]).double()  # off by 0.001
     assert float(logits_of(rounded, "probs", ["row"]).exp().sum()) == pytest.approx(1)
+
+
+def test_labelled_rows_without_a_patient_are_refused_and_new_ones_are_not(tmp_path: Path) -> None:
+    columns = {"p(a)": [0.7, 0.2, 0.5], "p(b)": [0.3, 0.8, 0.5], "label": ["a", "b", "a"]}
+    numbers = pyarrow.array([3.0, math.nan, None])
+    for name, patients in (("words", ["x", None, None]), ("numbers", numbers)):
+        path = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({**columns, "patient": patients}), path)
+        with pytest.raises(ValueError, match="row 2 has no patient"):
+            read_outputs(path)
+        assert (read_outputs(path, labelled=False).groups or [])[1:] == ["", ""]
+    rows = [[*row, group] for row, group in zip(zip(*columns.values(), strict=True), "x  ", strict=True)]
+    path = table(tmp_path / "a.csv", [*columns, "who"], rows)
+    with pytest.raises(ValueError, match="line 3 has no who"):
+        read_outputs(path, group="who")

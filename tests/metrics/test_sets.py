@@ -72,6 +72,26 @@ def test_groups_make_intervals_wider() -> None:
     assert clopper_pearson(10, 10)[1] == 1.0
 
 
+def test_patients_who_are_all_covered_do_not_make_the_coverage_sure() -> None:
+    sets = torch.tensor([[True, False]] * 30 + [[False, True]] * 10)
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    found = summarize_sets(sets, labels, groups=[f"p{i % 10}" for i in range(40)])
+    wanted = clopper_pearson(10, 10)
+    assert found["intervals"]["coverage"] == pytest.approx((float(wanted[0]), 1.0))
+    for row in found["per_class"]:  # all ten patients are among the cases of each class
+        assert (row["low"], row["high"]) == pytest.approx((float(wanted[0]), 1.0))
+
+
+def test_one_patient_or_one_case_has_no_interval_by_resampling() -> None:
+    for sets, labels, groups in ((SETS, LABELS, ["a"] * 5), (SETS[:1], LABELS[:1], None)):
+        found = summarize_sets(sets, labels, groups=groups)
+        assert found["intervals"]["mean_size"] is None
+        low, high = found["intervals"]["coverage"]
+        assert low < 0.05
+        assert high > 0.95
+        assert (found["intervals"]["empty"] is None) == (groups is not None)
+
+
 def test_what_are_no_sets_is_refused() -> None:
     for wrong in (SETS.int(), SETS[:0], SETS[:, :1], SETS[0]):
         with pytest.raises(ValueError, match="sets must be"):

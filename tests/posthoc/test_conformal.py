@@ -115,6 +115,11 @@ def test_groups_of_one_are_rows_and_copies_of_a_patient_are_one_case() -> None:
     assert torch.equal(many.cells.thresholds, plain.cells.thresholds)
     assert many.interval() == plain.interval()
     assert "each group (patient, slide) counts once" in many.guarantee
+    assert "with a probability of about 95 %, and below 80 % with one of about" in many.guarantee
+    assert "with a probability of 95 %, and below 80 % with one of" in alone.guarantee
+    sure = PredictionSets(coverage=0.8, confidence=0.9)
+    assert "of about 90 % over" in sure.fit(probs[copies], labels[copies], groups=copies).guarantee
+    assert "of 90 % over" in sure.fit(probs, labels).guarantee
 
 
 # What is known of the coverage
@@ -163,6 +168,22 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     corrected = PredictionSets(coverage=0.9, confidence=0.9).fit(*toy(21))
     assert bool(corrected(probs).all())
     assert "needs at least 22 cases" in corrected.guarantee
+
+
+@pytest.mark.parametrize(("counts", "shares"), [((95, 5), [0.2, 0.8]), ((2, 6), [0.5, 0.5])])
+def test_few_weighted_cases_with_finite_thresholds_are_not_said_to_cover_all(
+    counts: tuple[int, int], shares: list[float]
+) -> None:
+    """They are worth fewer cases than a threshold of as many equal ones takes: 7.8, and just 6."""
+    probs = toy(sum(counts))[0][:, :2]
+    labels = torch.tensor([0] * counts[0] + [1] * counts[1])
+    sets = PredictionSets(coverage=0.9).fit(probs / probs.sum(dim=1, keepdim=True), labels, shares=shares)
+    (row,) = sets.table()
+    assert row["threshold"] is not None
+    assert row["cases"] < 9
+    assert 0.5 < row["low"] < 0.9 < row["high"] < 1.0
+    assert "between 100 %" not in sets.guarantee
+    assert "below 90 % with one of 0 %" not in sets.guarantee
 
 
 def test_the_guarantee_says_how_cases_were_drawn_and_how_sure_it_is() -> None:

@@ -41,6 +41,7 @@ def test_the_distances_and_the_threshold_are_those_of_a_plain_loop(together: int
 def test_with_few_shots_the_rate_is_what_they_allow() -> None:
     features, labels = shots(12)
     assert Familiarity(0.05).fit(features, labels).false_alarm_rate == pytest.approx(1 / 13)
+    assert "%, if they are of different patients)" in Familiarity(0.05).fit(features, labels).guarantee
 
 
 def test_new_images_like_the_shots_are_seldom_marked_and_strange_ones_are() -> None:

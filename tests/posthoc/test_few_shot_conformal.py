@@ -104,6 +104,7 @@ def test_too_few_shots_make_full_sets_and_the_guarantee_says_what_holds() -> Non
     assert bool(few(new).all())
     assert "needs at least 19, and 9 allow an error of 10 %" in few.guarantee
     assert "balanced, 3 of each class" in few.guarantee
+    assert "holds if the shots are of different patients" in few.guarantee
     by_class = FullConformal(PredictionSets(per_class=True)).fit(shots, labels, TEXTS, SCALE)
     assert "of each class" in by_class.guarantee
     assert "balanced" not in by_class.guarantee
