@@ -556,3 +556,21 @@ def test_the_sentences_say_what_the_numbers_say(tmp_path: Path) -> None:
     assert "may be chance" not in better
     same = sentences(tmp_path, [said(seed=1), said(seed=1, method="other")])
     assert "which may be chance" in same
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "md", "html"])
+def test_nothing_but_an_earlier_report_is_replaced(tmp_path: Path, ending: str) -> None:
+    mine = tmp_path / f"outputs.{ending}"
+    mine.write_text("<!doctype html><title>mine</title>", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"outputs\.{ending}', which is not of an earlier .* another out="):
+        calib.report(said(), tmp_path / "outputs.html", **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == [mine.name]
+    assert mine.read_text(encoding="utf-8") == "<!doctype html><title>mine</title>"
+
+
+def test_a_report_is_written_again_in_its_own_place(tmp_path: Path) -> None:
+    page = calib.report(said(), tmp_path / "report.html", title="Before", **QUICK)
+    page.with_suffix(".csv").unlink()  # as one that ended early
+    calib.report(said(), page, title="After", **QUICK)
+    assert all("After" in (tmp_path / f"report.{each}").read_text("utf-8") for each in ("html", "json", "md"))
+    assert page.with_suffix(".csv").is_file()
