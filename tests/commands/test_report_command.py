@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
@@ -137,7 +138,7 @@ def test_a_later_evaluation_without_a_report_removes_it(runs: dict[int, Path], t
 
 
 def test_images_are_found_where_they_are_and_named_where_they_are_not(
-    image_folder: Path, settings: Any, tmp_path: Path
+    image_folder: Path, settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from calib.commands.train import train
 
@@ -169,7 +170,18 @@ def test_images_are_found_where_they_are_and_named_where_they_are_not(
     shown_of_file = reported(tmp_path / "f.html", file, *words)["sections"]["cases"]["cases"]
     assert shown_of_file == content["sections"]["cases"]["cases"]
     content = reported(tmp_path / "gone.html", run, f"data.root={tmp_path / 'nowhere'}")
-    assert "The images could not be read: There is no folder" in content["sections"]["cases"]["notes"][0]
+    assert "The images could not be read when" in content["sections"]["cases"]["notes"][0]
+    assert f"There is no folder {tmp_path / 'nowhere'}" in caplog.text  # for who runs it, not for the page
+    others = tmp_path / "others"
+    for place in sorted(image_folder.rglob("*.png")):
+        other = others / place.relative_to(image_folder)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(place).rotate(90).save(other)
+    content = reported(tmp_path / "others.html", run, f"data.root={others}")
+    assert "The images at hand are others" in content["sections"]["cases"]["notes"][0]
+    for ending in ("html", "json", "md"):
+        for name in ("gone", "others"):
+            assert str(tmp_path) not in (tmp_path / f"{name}.{ending}").read_text(encoding="utf-8")
 
 
 def test_subgroups_come_from_a_table(runs: dict[int, Path], tmp_path: Path) -> None:
