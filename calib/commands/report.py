@@ -14,10 +14,11 @@ from calib.runs.reports import report_of
 def main(config: ReportRun) -> int:
     """Run `calib report` and say where the page lies. Returns the exit status."""
     if config.out is not None:
-        page = checked_path(config.out)
+        page = Path(config.out)
     else:  # beside the first run, or here where that is a file
         first = Path(config.runs[0]) if config.runs else Path()
         page = RunFolder(first if first.is_dir() else Path()).report
+    checked_path(page)
     write_report(report_of(config), page)
     beside = ", ".join(page.with_suffix(ending).name for ending in (".json", ".csv", ".md"))
     sys.stdout.write(f"Report: {page} ({page.stat().st_size / 1e6:.1f} MB; tables: {beside})\n")

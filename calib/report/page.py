@@ -40,6 +40,9 @@ from calib.report.subject import (
 from calib.report.written import as_csv, as_json, as_markdown
 
 ENDINGS = (".html", ".htm")
+BESIDE = (".json", ".csv", ".md")  # the tables of a page
+GENERATOR = b'<meta name="generator" content="calib'  # a page of this library says so
+HEAD = 8192  # bytes in which it does
 FEATURES_ONLY = "These are packaged features without images."
 
 
@@ -103,7 +106,7 @@ def report(
 
     Raises:
         ValueError: The predictions are of different images or classes, or something does not fit them, or
-            `images` are none.
+            `images` are none; or the page or a table would replace a file that is not of an earlier report.
         WriteError: A file cannot be written.
 
     Example:
@@ -149,7 +152,8 @@ def checked_path(path: str | Path) -> Path:
     """Return the path of a page.
 
     Raises:
-        ValueError: It does not end in .html, is a folder, or would lie in a file.
+        ValueError: It does not end in .html, is a folder, would lie in a file, or it or its tables would
+            replace what is not an earlier report.
     """
     page = Path(path)
     if page.suffix.lower() not in ENDINGS or page.is_dir():
@@ -157,7 +161,22 @@ def checked_path(path: str | Path) -> Path:
     blocking = blocking_file(page.parent)
     if blocking is not None:
         raise ValueError(f"The report '{page}' cannot be written: '{blocking}' is a file.")
+    _refuse_others(page)
     return page
+
+
+def _refuse_others(page: Path) -> None:
+    """Refuse a page that would replace anything but an earlier report; its tables belong to it."""
+    if page.is_file():
+        with page.open("rb") as file:
+            if GENERATOR in file.read(HEAD):
+                return
+    for path in (page, *map(page.with_suffix, BESIDE)):
+        if path.exists() or path.is_symlink():
+            raise ValueError(
+                f"The report '{page}' would replace '{path}', which is not of an earlier report: choose "
+                "another out=."
+            )
 
 
 def document_of(
@@ -211,12 +230,13 @@ def write_report(document: Document, page: Path) -> None:
         page: The path of the page; the others end in .json, .csv and .md instead.
 
     Raises:
+        ValueError: One would replace a file that is not of an earlier report.
         WriteError: One cannot be written.
     """
-    write_text(page.with_suffix(".json"), as_json(document))
-    write_text(page.with_suffix(".csv"), as_csv(document))
-    write_text(page.with_suffix(".md"), as_markdown(document))
-    write_text(page, as_html(document))
+    _refuse_others(page)
+    write_text(page, as_html(document))  # first: by it tables are known as a report's, should this end early
+    for ending, text in zip(BESIDE, (as_json, as_csv, as_markdown), strict=True):
+        write_text(page.with_suffix(ending), text(document))
 
 
 def as_html(document: Document) -> str:

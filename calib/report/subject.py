@@ -82,6 +82,8 @@ class Parts:
         sets: Prediction sets.
         strata: (N,) strata that the sets need.
         review: A review threshold.
+        judged: (N,) the doubts that the threshold is applied to; inf for what is never accepted. None: the
+            doubt.
         doubt: (N,) doubt of the reported predictions, higher = more likely wrong. None: 1 - confidence.
         doubt_name: What it is called.
         why: (N,) reasons in words. None: they are made from the probabilities.
@@ -99,6 +101,7 @@ class Parts:
     sets: Sets | None = None
     strata: Sequence[Any] | None = None
     review: Review | None = None
+    judged: Tensor | None = None
     doubt: Tensor | None = None
     doubt_name: str = "1 - confidence"
     why: Sequence[str] | None = None
@@ -139,6 +142,11 @@ class Subject:
     def predicted(self) -> Reported:
         """The reported predictions."""
         return self.by_method[self.main][self.seed]
+
+    @property
+    def judged(self) -> Tensor:
+        """(N,) what a review threshold is applied to; inf for what is never accepted."""
+        return self.doubt if self.parts.judged is None else self.parts.judged
 
     @property
     def class_names(self) -> list[str]:

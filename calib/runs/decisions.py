@@ -15,6 +15,7 @@ from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
 from calib.io.tensors import is_kind, kind_of, mark_of
 from calib.posthoc.decisions import Decisions
+from calib.posthoc.familiarity import Familiarity
 from calib.prompts.export import Prompt
 from calib.runs.exports import failure_path, load, prompt_path
 from calib.runs.folder import FILES, RunFolder
@@ -127,11 +128,23 @@ def judged_on_validation(
 
 def judged_predictions(found: Predictions, prompt: Prompt, path: Path) -> Judged:
     """Return labelled predictions of a prompt as doubts and outcomes; what is unlike is never accepted."""
-    doubt = rounded_doubt(1 - found.confidence)
-    held = prompt.decisions
-    if held is not None and held.familiarity is not None:
-        doubt = doubt.masked_fill(held.familiarity(found.image_features), torch.inf)
+    known = None if prompt.decisions is None else prompt.decisions.familiarity
+    doubt = judged_doubt(1 - found.confidence, found, known)
     return _judged(path, doubt, found.failure, found.labels, found.groups, found.class_names)
+
+
+def judged_doubt(doubt: Tensor, found: Predictions, known: Familiarity | None) -> Tensor:
+    """Return doubts as `calib predict` judges them, (N,) float64: rounded, and inf for what is unlike.
+
+    Args:
+        doubt: (N,).
+        found: The predictions, whose image features are looked at.
+        known: What tells unlike images, of the prompt. None: nobody knows.
+    """
+    doubt = rounded_doubt(doubt)
+    if known is None:
+        return doubt
+    return doubt.masked_fill(known(found.image_features).to(doubt.device), torch.inf)
 
 
 def _judged_on_shots(path: Path, prompt: Prompt) -> Judged:

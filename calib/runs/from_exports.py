@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from calib.config import DataConfig, part_from_dict, setting_of
+from calib.config import DataConfig, ReportRun, given, part_from_dict, setting_of
 from calib.prompts.export import Prompt
 from calib.runs.identity import flat
 
@@ -96,3 +96,11 @@ def _words(name: str, value: Any) -> str:
     found = flat(value, f"data.{name}.") if isinstance(value, dict) else {f"data.{name}": value}
     said = {key: str(each).lower() if isinstance(each, bool) else str(each) for key, each in found.items()}
     return " ".join(shlex.quote(f"{key}={each}") for key, each in said.items())
+
+
+def own_data_of(export: Any, source: str, here: DataConfig) -> DataConfig | None:
+    """Return where the images of an export are, changed by what this command says. None: it does not say."""
+    own = own_data(export, source)
+    if own is None:
+        return None
+    return data_from_export(own, here, given(here, ReportRun().data), source=source)

@@ -84,13 +84,18 @@ def _counted(value: Any, none: str) -> Any:
 
 
 def _hidden(value: Any) -> Any:
-    """Return a value; of an absolute path its last part."""
+    r"""Return a value; of a path from the root, the home or a drive its last part.
+
+    Example:
+        >>> [_hidden(each) for each in ("/data/x", "~/data/x", "C:\\data\\x", "runs/mine", "~")]
+        ['.../x', '.../x', '.../x', 'runs/mine', '~']
+    """
     if isinstance(value, list | tuple):
         return [_hidden(each) for each in value]
     if not isinstance(value, str):
         return value
     for kind in (PurePosixPath, PureWindowsPath):
-        if (path := kind(value)).is_absolute() and len(path.parts) > 1:
+        if len((path := kind(value)).parts) > 1 and (path.is_absolute() or value.startswith("~")):
             return f".../{path.name}"
     return value
 

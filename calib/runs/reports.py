@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from calib.config import DataConfig, EvaluateRun, ReportRun, given, load_config
-from calib.core.text import few, safe_path
+from calib.config import DataConfig, EvaluateRun, ReportRun, load_config
+from calib.core.text import safe_path
 from calib.data import ImageTable
 from calib.data.predictions import Predictions
 from calib.failure.evaluation import BASELINE
@@ -20,15 +20,18 @@ from calib.failure.export import FailureHead
 from calib.io.files import read_json
 from calib.io.tensors import is_kind, load_tensors
 from calib.metrics.failure import aurc
+from calib.posthoc.decisions import Decisions
+from calib.posthoc.familiarity import Familiarity
 from calib.prompts.export import Prompt
 from calib.report.document import Document
 from calib.report.page import FEATURES_ONLY, document_of
 from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Parts, Review, Sets, Subject, subject_of
+from calib.runs.decisions import judged_doubt
 from calib.runs.entries import Entry, find_entries, method_of
 from calib.runs.folder import RunFolder
-from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.from_exports import own_data_of
 from calib.runs.origins import origin_of
 from calib.runs.prepare import load_task
 from calib.runs.slices import read_slices
@@ -51,6 +54,7 @@ class Material:
         split: Of which split they are.
         review: A review threshold. None: there is none.
         sets: Prediction sets. None: there are none.
+        familiarity: Which images the threshold never accepts. None: nobody knows.
         doubt: (N,) of the reported predictions. None: 1 - confidence.
         doubt_name: What it is called.
         others: Further scores by name.
@@ -65,6 +69,7 @@ class Material:
     split: str = "test"
     review: Review | None = None
     sets: Sets | None = None
+    familiarity: Familiarity | None = None
     doubt: Tensor | None = None
     doubt_name: str = "1 - confidence"
     others: Mapping[str, Tensor] = field(default_factory=dict)
@@ -162,6 +167,7 @@ def document_of_material(
     parts = Parts(
         sets=material.sets if own else None,
         review=material.review if own else None,
+        judged=_judged(material) if own and material.review is not None else None,
         doubt=material.doubt if own else None,
         doubt_name=material.doubt_name if own else Parts.doubt_name,
         why=material.why if own else None,
@@ -212,21 +218,24 @@ def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
     """
     prompt = prompt or entry.prompt
     calibration = None if prompt.calibration is None else prompt.calibration.record()
-    review, sets = _decisions(prompt)
+    held: Any = prompt.decisions or Decisions()
     return Material(
         by_method={},
         main=entry.method,
         origin=origin_of(prompt.training, prompt.backbone, entry.path, calibration=calibration),
         data=entry.data,
-        review=review,
-        sets=sets,
+        review=held.review,
+        sets=held.sets,
+        familiarity=held.familiarity,
     )
 
 
-def _decisions(export: Prompt | FailureHead) -> tuple[Review | None, Sets | None]:
-    """Return the review threshold and the prediction sets that an export holds, where it holds any."""
-    held = getattr(export, "decisions", None)
-    return (None, None) if held is None else (held.review, held.sets)
+def _judged(material: Material) -> Tensor:
+    """Return the doubts of the reported predictions, (N,), as `calib predict` judges them."""
+    runs = material.by_method[material.main]
+    found = runs[min(runs)]
+    doubt = 1 - found.confidence if material.doubt is None else material.doubt
+    return judged_doubt(doubt, found, material.familiarity)
 
 
 def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
@@ -253,9 +262,8 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
     )
     shown = [each for each in (BASELINE, *best[:COMPARED]) if each in scores]
     prompt = Prompt.load(folder.prompt) if folder.prompt.is_file() else None
-    review, sets = _decisions(head)
-    if sets is None and prompt is not None:
-        sets = _decisions(prompt)[1]
+    own: Any = head.decisions or Decisions()
+    theirs: Any = (None if prompt is None else prompt.decisions) or Decisions()
     method = str(predictions.about.get("method") or "model")
     if prompt is not None:  # as the report of the prompt's own run calls it
         method = method_of(prompt, method)
@@ -269,21 +277,14 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
         main=method,
         origin=origin_of(head.training, backbone, folder.failure),
         data=data,
-        review=review,
-        sets=sets,
+        review=own.review,
+        sets=own.sets or theirs.sets,
+        familiarity=theirs.familiarity,
         doubt=doubt,
         doubt_name=name,
         others={each: scores[each] for each in shown},
         why=_reasons(folder, predictions),
     )
-
-
-def own_data_of(export: Any, source: str, here: DataConfig) -> DataConfig | None:
-    """Return where the images of an export are, changed by what this command says. None: it does not say."""
-    own = own_data(export, source)
-    if own is None:
-        return None
-    return data_from_export(own, here, given(here, ReportRun().data), source=source)
 
 
 def _reasons(folder: RunFolder, predictions: Predictions) -> list[str] | None:
@@ -336,11 +337,13 @@ def _images(material: Material, config: ReportRun) -> tuple[ImageTable | None, s
     try:
         table = load_task(data, needs=(material.split,), among=names).splits()[material.split]
     except (FileNotFoundError, ValueError) as error:
-        return None, f"The images could not be read: {error}"
+        log.warning("The images could not be read: %s", error)
+        return None, "The images could not be read when this page was written."  # the error names folders
     if not isinstance(table, ImageTable):
         return None, f"{FEATURES_ONLY} The setting data.root=IMAGES gives them."
     wanted = next(iter(material.by_method[material.main].values())).ids
     missing = len(set(wanted) - set(table.ids))
     if missing == len(set(wanted)):
-        return None, f"The images at {few([str(data.root)])} are others than those that were predicted."
+        log.warning("The images at '%s' are others than those that were predicted.", data.root)
+        return None, "The images at hand are others than those that were predicted."
     return table, ""

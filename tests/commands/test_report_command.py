@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
 from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
+from calib.data.judged import rounded_doubt
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
 from calib.posthoc import ReviewThreshold
+from calib.posthoc.decisions import Decisions
+from calib.prompts.export import Prompt
 from calib.runs.decisions import keep_decisions
 from calib.runs.folder import RunFolder
 from calib.runs.reports import report_of
@@ -109,6 +114,41 @@ def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
     assert "- No prediction sets were fitted." in decisions
 
 
+def test_a_threshold_accepts_on_the_page_what_predict_accepts(calibrated: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(calibrated, run)
+    said, prompt = Predictions.load(run / "predictions.safetensors"), Prompt.load(run / "prompt.safetensors")
+    assert prompt.decisions is not None
+    known = prompt.decisions.familiarity
+    assert known is not None
+    known.threshold = float(known.distance(said.image_features).median())
+    replace(prompt, decisions=Decisions(familiarity=known)).save(run / "prompt.safetensors")
+    doubt = torch.arange(200, dtype=torch.float64) / 200
+    held = keep_decisions(
+        run / "prompt.safetensors", {}, review=ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.9)
+    )
+    accepted, reasons = held.decide(rounded_doubt(1 - said.confidence), known(said.image_features))
+    unlike, n = reasons.count("unlike the images seen"), len(reasons)
+    assert 0 < unlike < n
+    shown = " ".join(reported(tmp_path / "r.html", run)["sections"]["review"]["said"])
+    assert f"accepts {int(accepted.sum()):,} of {n:,} (" in shown
+    assert f"{unlike:,} of {n:,} are unlike the images seen, and never accepted." in shown
+
+
+def test_no_file_of_a_run_is_replaced_by_its_report(
+    runs: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for name in ("metrics", "table"):
+        assert main(["report", str(run), *QUICK, f"out={run / name}.html"]) != 0
+        assert "choose another out=" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # its own is
+        assert main(["report", str(run), *QUICK]) == 0
+
+
 def test_an_evaluation_writes_its_report_and_can_be_reported_again(evaluation: Path, tmp_path: Path) -> None:
     own = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
     content = reported(tmp_path / "again.html", evaluation, "names=false", "baseline=coop")
@@ -137,7 +177,7 @@ def test_a_later_evaluation_without_a_report_removes_it(runs: dict[int, Path], t
 
 
 def test_images_are_found_where_they_are_and_named_where_they_are_not(
-    image_folder: Path, settings: Any, tmp_path: Path
+    image_folder: Path, settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from calib.commands.train import train
 
@@ -169,7 +209,18 @@ def test_images_are_found_where_they_are_and_named_where_they_are_not(
     shown_of_file = reported(tmp_path / "f.html", file, *words)["sections"]["cases"]["cases"]
     assert shown_of_file == content["sections"]["cases"]["cases"]
     content = reported(tmp_path / "gone.html", run, f"data.root={tmp_path / 'nowhere'}")
-    assert "The images could not be read: There is no folder" in content["sections"]["cases"]["notes"][0]
+    assert "The images could not be read when" in content["sections"]["cases"]["notes"][0]
+    assert f"There is no folder {tmp_path / 'nowhere'}" in caplog.text  # for who runs it, not for the page
+    others = tmp_path / "others"
+    for place in sorted(image_folder.rglob("*.png")):
+        other = others / place.relative_to(image_folder)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(place).rotate(90).save(other)
+    content = reported(tmp_path / "others.html", run, f"data.root={others}")
+    assert "The images at hand are others" in content["sections"]["cases"]["notes"][0]
+    for ending in ("html", "json", "md"):
+        for name in ("gone", "others"):
+            assert str(tmp_path) not in (tmp_path / f"{name}.{ending}").read_text(encoding="utf-8")
 
 
 def test_subgroups_come_from_a_table(runs: dict[int, Path], tmp_path: Path) -> None:

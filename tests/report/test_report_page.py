@@ -27,7 +27,7 @@ from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
 from calib.posthoc import ReviewThreshold, make_calibrator
-from calib.report.sections.review import MOST_STEPS, steps_of
+from calib.report.sections.review import MOST_STEPS, review, steps_of
 from calib.report.subject import Parts, subject_of
 from calib.stats import proportion_interval
 
@@ -472,6 +472,23 @@ def test_the_checklist_names_what_is_not_reported(full: Any, tmp_path: Path) -> 
         assert len(tripod) == 52
 
 
+def test_the_checklist_ticks_nothing_that_is_not_written(tmp_path: Path) -> None:
+    def states(methods: Sequence[str]) -> dict[str, str]:
+        content = written(tmp_path, {name: {1: said()} for name in methods})[1]
+        tripod, claim = content["sections"]["checklist"]["checklist"].values()
+        found = {row["item"]: row["state"] for row in tripod}
+        missing = next(row for row in claim if row["item"] == "12")
+        assert missing["state"] == found["11"] == "not reported"
+        assert "Provenance" not in missing["where"]
+        assert found["12f"] == found["24"]
+        return found
+
+    for others in (["mine", "coop"], ["mine calibrated", "coop"], ["mine calibrated (experts)"]):
+        assert states(others)["24"] == "not reported"
+    for twins in (["mine calibrated (experts) shots=4", "mine shots=4"], ["mine + temperature", "mine"]):
+        assert states(twins)["24"] == "reported"
+
+
 @pytest.mark.parametrize("kind", ["one image", "all right", "one class", "one group", "two classes", "many"])
 def test_small_and_odd_sets_have_a_report(kind: str, tmp_path: Path) -> None:
     n = 1 if kind == "one image" else 30
@@ -556,3 +573,32 @@ def test_the_sentences_say_what_the_numbers_say(tmp_path: Path) -> None:
     assert "may be chance" not in better
     same = sentences(tmp_path, [said(seed=1), said(seed=1, method="other")])
     assert "which may be chance" in same
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "md", "html"])
+def test_nothing_but_an_earlier_report_is_replaced(tmp_path: Path, ending: str) -> None:
+    mine = tmp_path / f"outputs.{ending}"
+    mine.write_text("<!doctype html><title>mine</title>", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"outputs\.{ending}', which is not of an earlier .* another out="):
+        calib.report(said(), tmp_path / "outputs.html", **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == [mine.name]
+    assert mine.read_text(encoding="utf-8") == "<!doctype html><title>mine</title>"
+
+
+def test_a_report_is_written_again_in_its_own_place(tmp_path: Path) -> None:
+    page = calib.report(said(), tmp_path / "report.html", title="Before", **QUICK)
+    page.with_suffix(".csv").unlink()  # as one that ended early
+    calib.report(said(), page, title="After", **QUICK)
+    assert all("After" in (tmp_path / f"report.{each}").read_text("utf-8") for each in ("html", "json", "md"))
+    assert page.with_suffix(".csv").is_file()
+
+
+def test_the_threshold_is_applied_to_the_doubts_that_it_judges(tmp_path: Path) -> None:
+    predictions = said()
+    judged = (1 - predictions.confidence).round(decimals=6)
+    judged[:7] = torch.inf
+    subject = subject_of(predictions, parts=Parts(review=fitted_review(0.3), judged=judged, n_resamples=40))
+    accepted = int((judged < 0.3).sum())
+    sentence = review(subject).said[-1]
+    assert f"accepts {accepted} of 60 " in sentence
+    assert f"; {60 - accepted} go to a reader. 7 of 60 are unlike the images seen, and never" in sentence

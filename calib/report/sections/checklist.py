@@ -6,6 +6,7 @@ own words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from calib.report.sections.provenance import OWN, Origin
 from calib.report.subject import Subject
 
 REPORTED, PARTLY, MISSING = "reported", "partly", "not reported"
+RECALIBRATED = (  # what the name of a method has before that of its twin without it
+    re.compile(r" calibrated( \([^)]*\)| for stated shares| afterwards)*"),
+    re.compile(r"( \+ [\w-]+)+"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,11 @@ class Facts:
 
     def updating(self) -> tuple[str, str]:
         """Return whether recalibration is shown before and after."""
-        if len(self.subject.by_method) > 1:
-            return REPORTED, "Comparison and Reliability show the methods beside each other."
+        for name in self.subject.by_method:
+            twins = {pattern.sub("", name) for pattern in RECALIBRATED} - {name}
+            bare = next((each for each in self.subject.by_method if each in twins), None)
+            if bare is not None:
+                return REPORTED, f"Comparison and Reliability show '{bare}' beside '{name}'."
         return MISSING, "The model before and after recalibration is not shown."
 
     def output(self) -> tuple[str, str]:
@@ -182,7 +190,7 @@ TRIPOD: tuple[tuple[str, str, Answer], ...] = (
     (
         "11",
         "missing data",
-        _partly("Images that could not be read are named in Provenance; say what else is missing."),
+        _no("Say which images could not be read, and what else is missing."),
     ),
     ("12a", "how data were used for training and evaluation", Facts.partition),
     ("12b", "handling of predictors", Facts.model),
@@ -241,7 +249,7 @@ CLAIM: tuple[tuple[str, str, Answer], ...] = (
     ("9", "preprocessing", _partly("Provenance: settings of reader and backbone.")),
     ("10", "selection of subsets of data", _no("Say whether parts of images or of the cases were used.")),
     ("11", "de-identification", _no("Say how.")),
-    ("12", "missing data", _partly("Images that could not be read are named in Provenance.")),
+    ("12", "missing data", _no("Say which images could not be read.")),
     ("13", "acquisition of images", _no("Say devices and protocol.")),
     ("14", "definition of the reference standard", _no("Say how labels were made.")),
     ("15", "why this reference standard", _no("Say it.")),

@@ -145,7 +145,7 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
     chart.line(coverage, risk, "s0", steps=True)
     at = subject.parts.review.threshold if subject.parts.review is not None else None
     if at is not None:
-        chart.upright(float((subject.doubt.numpy() < at).mean()), "fitted")
+        chart.upright(float((subject.judged.numpy() < at).mean()), "fitted")
     chart.upright(1, "cursor", "review-cursor")
     own = f"solid line: {next(iter(scores))} (AURC {percent(float(aurc(subject.doubt, failure)))})"
     marks = [
@@ -305,17 +305,18 @@ def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
 
 def _applied(subject: Subject, fitted: Review) -> str:
     """Return what the threshold does on the images of the page."""
-    accepted = fitted(subject.doubt).cpu().numpy().astype(bool)
-    kept, n = int(accepted.sum()), len(accepted)
+    accepted = fitted(subject.judged).cpu().numpy().astype(bool)
+    kept, n, unlike = int(accepted.sum()), len(accepted), int(subject.judged.isinf().sum())
+    never = f" {unlike:,} of {n:,} are unlike the images seen, and never accepted." if unlike else ""
     if not kept:
-        return f"On {PAGE} it accepts none of {n:,}. {NO_TEST}"
+        return f"On {PAGE} it accepts none of {n:,}.{never} {NO_TEST}"
     groups = None if subject.groups is None else subject.groups[accepted]
     share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
     at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
     return (
         f"On {PAGE} it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
-        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader. "
-        f"{NO_TEST}"
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
+        f"{never} {NO_TEST}"
     )
 
 
