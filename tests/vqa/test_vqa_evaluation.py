@@ -14,6 +14,7 @@ import calib.vqa
 from calib.io.files import read_json
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
+from calib.vqa.evaluation import shifts
 from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.words import _median
 
@@ -288,6 +289,22 @@ def test_tables_of_an_earlier_evaluation_go_and_other_files_stay(tmp_path: Path)
     Evaluation(tables={"a": table, "b": table}, about=about).save(tmp_path)
     Evaluation(tables={"a": table}, about=about).save(tmp_path)
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["a.csv", "mine.csv"]
+
+
+def test_flips_are_drawn_with_the_seed_of_the_protocol(
+    golden: tuple[Items, Outputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, outputs = golden
+    seeds = []
+
+    def flips(*args: Any, seed: int = 0, **settings: Any) -> float:
+        seeds.append(seed)
+        return 0.5
+
+    monkeypatch.setattr(shifts, "sign_flip_test", flips)
+    part = outputs.take(outputs.models == "toy-vlm-b")
+    evaluate(items, part, Protocol(n_resamples=20, n_permutations=20, seed=7))
+    assert set(seeds) == {7}
 
 
 def test_the_median_of_an_even_count_is_the_middle_of_two() -> None:
