@@ -272,6 +272,14 @@ def _check_status(outputs: Outputs) -> None:
             f"({choice[row]:.0f}); what chose no option has -1."
         ),
     )
+    refuse(
+        outputs.origin,
+        (places == 0) & (choice < 0),
+        lambda row: (
+            f"column 'answer_status' is '{status[row]}', and 'pred_index' is {choice[row]:.0f}: no option. "
+            f"What chose none says why: {', '.join(STATUSES[1:])}."
+        ),
+    )
 
 
 def _unique(column: Any, origin: Origin, what: str) -> None:

@@ -44,6 +44,11 @@ def item_image(image: str | None, root: str | Path | None = None) -> Image.Image
     return _opened(image, root)
 
 
+def root_name(root: str | Path | None) -> str | None:
+    """Return the folder of relative paths as a whole path: with another one, images are others."""
+    return None if root is None else str(Path(root).resolve())
+
+
 def _opened(image: str, root: str | Path | None) -> Image.Image:
     path = Path(image) if root is None else Path(root) / image
     if not path.is_file():

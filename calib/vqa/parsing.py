@@ -54,6 +54,10 @@ _CONCLUSION = re.compile(
     re.I,
 )
 _PAIR = re.compile(r"\W*([A-Z])\W*(?:and|or|&|/|,|y|e|o|ou)\W*([A-Z])(?!\w)")
+# A lower-case word behind an A that is an article; behind an answer stands a reason.
+_SENTENCE = re.compile(
+    r"\s+(?!(?:because|since|as|and|with|which|due|for|is|based|given|but|not)\b)[^\W\d_A-Z]"
+)
 _ALONE = re.compile(r"\W*([A-Z])\W*")  # a letter and signs
 LONG = 200  # characters beyond which a text explains, and options in it need not be its answer
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.S)
@@ -73,6 +77,13 @@ _REFUSAL = re.compile(
     r"|לצערי|אין לי אפשרות|cannot be (?:answered|determined)|image is not available"
     r"|申し訳|できません|すみません|מצטער|לא יכול|איני יכול|אינני יכול",
     re.I,
+)
+# "from 0 to 100": its end; and a number, its %, what it is out of
+_SCALE = re.compile(
+    r"(?<![\w.%])[01](?:\.0)?%?\s*(?:to|and|through|-|–|—)\s*(100|10|1)(?:\.0)?(?!\.?\d)(?:\s*%|\s*percent)?"
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])(\d{1,3}(?:[.,]\d+)?)(?!\d)\s*(%|percent)?(?:\s*(?:/|out of)\s*(100|10|5)(?!\d))?", re.I
 )
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _NEGATED = re.compile(
@@ -137,21 +148,30 @@ def parse_answer(text: str | None, options: Sequence[str] | None, count: int | N
 def parse_confidence(text: str | None) -> float | None:
     """Return the confidence that a text states, 0 to 1; None: none, or one outside 0 to 100.
 
-    A number with % or above 1 is in percent; one with a point that is at most 1 is a share.
+    A number with %, /100 or above 1 is in percent, one with a point that is at most 1 a share. One with a
+    mark goes before one without. A bare 1 may be 1 % or all: it is none.
 
     Example:
         >>> parse_confidence("Confidence: 85%"), parse_confidence("0.7"), parse_confidence("I am quite sure")
         (0.85, 0.7, None)
+        >>> parse_confidence("9 out of 10"), parse_confidence("On a scale from 0 to 100, I would say 90")
+        (0.9, 0.9)
     """
-    found = re.search(r"(?<![\w.])(\d{1,3}(?:[.,]\d+)?)\s*(%|percent)?(?:\s*/\s*(100|10)\b)?", text or "")
-    if found is None:
+    scale = _SCALE.search(text or "")
+    found = list(_NUMBER.finditer(_SCALE.sub(" ", text or "")))
+    if not found:
         return None
-    number = float(found[1].replace(",", "."))
-    if found[2] or found[3] == "100":
+    marked = [each for each in found if each[2]] or [each for each in found if each[3]]
+    chosen = (marked or found)[0]
+    number = float(chosen[1].replace(",", "."))
+    top = chosen[3] or (scale[1] if scale and (number > 1 or chosen[1].isdigit()) else None)
+    if chosen[2]:
         number /= 100
-    elif found[3] == "10":
-        number /= 10
-    elif number > 1 or re.fullmatch(r"\d+", found[1]):
+    elif top:
+        number /= float(top)
+    elif chosen[1] == "1":
+        return None
+    elif number > 1:
         number /= 100
     return number if 0 <= number <= 1 else None
 
@@ -273,7 +293,7 @@ class _Reader:
 
     def _is_article(self, found: re.Match[str], line: str) -> bool:
         """Return whether an A begins a sentence instead of naming an option: "The answer is A fracture"."""
-        return bool(found[1] in "AI" and re.match(r"\s+[a-z]", line[found.end(1) :]))
+        return bool(found[1] in "AI" and _SENTENCE.match(line[found.end(1) :]))
 
     def _two_in_front(self, said: str, lead: re.Match[str]) -> bool:
         other = re.match(r"[\s)\]*.,]*(?:and|or|&|/|,)?\s*[(\[]?([A-Z])(?:[)\].,*]|\s*$)", said[lead.end() :])
@@ -323,5 +343,7 @@ def _share(value: Any) -> float | None:
         return None
     if isinstance(value, str):
         return parse_confidence(value)
-    share = float(value) if 0 <= value <= 1 and isinstance(value, float) else float(value) / 100
+    if isinstance(value, int) and value == 1:  # 1 %, or all
+        return None
+    share = float(value) if 0 <= value <= 1 else float(value) / 100
     return share if 0 <= share <= 1 else None

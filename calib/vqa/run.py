@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from calib.vqa.schema import OUTPUTS, OUTPUTS_NEED
 from calib.vqa.tables import Items, Outputs, join_items, join_outputs, read_outputs
 
 RECORD, PARTS, LOCKS, RESULT = "answers.json", "parts", ".locks", "outputs.parquet"
+VERSION = 2  # of the record: 1 knew neither templates of items, nor where images are, nor how they are put
 PAUSE = 0.2  # seconds between two looks at what other processes are still at
 log = logging.getLogger(__name__)
 
@@ -56,18 +58,38 @@ def answer(
             progress.update(min(start + chunk, len(items)))
         return join_outputs(parts, items)
     folder = Path(folder)
-    _claim(answerer, items, folder, chunk)
+    _claim(answerer.describe(), items, folder, chunk)
     if not (folder / RESULT).is_file():
         _work(answerer, items, folder, starts, chunk)
     return read_outputs(folder / RESULT, items=items)
 
 
-def _claim(answerer: Answerer, items: Items, folder: Path, chunk: int) -> None:
+def keep_recorded(
+    outputs: Outputs, items: Items, folder: str | Path, source: str | Path, settings: Mapping[str, Any]
+) -> None:
+    """Write outputs of recorded answers into a folder of their own, with a record of where they are from.
+
+    Args:
+        outputs: What was read.
+        items: What was asked.
+        folder: Where outputs.parquet goes.
+        source: The file of answers; its digest is in the record.
+        settings: With what it was read.
+
+    Raises:
+        ValueError: The folder holds answers of another run.
+    """
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    _claim({"answerer": "recorded", "answers": digest, **settings}, items, Path(folder), len(items))
+    outputs.write(Path(folder) / RESULT)
+
+
+def _claim(described: Mapping[str, Any], items: Items, folder: Path, chunk: int) -> None:
     """Note whose folder it is, or refuse one of others."""
     record = {
         "kind": "vqa-answers",
-        "version": 1,
-        "answerer": dict(answerer.describe()),
+        "version": VERSION,
+        "answerer": dict(described),
         "items": json_digest([_of_item(row) for row in items.rows()]),
         "count": len(items),
         "chunk": chunk,
@@ -77,6 +99,11 @@ def _claim(answerer: Answerer, items: Items, folder: Path, chunk: int) -> None:
     ):
         path = folder / RECORD
         if not path.is_file():
+            if (folder / RESULT).exists():
+                raise ValueError(
+                    f"The folder {folder} holds {RESULT} of another run, without {RECORD}. Choose another "
+                    "folder, or remove that one."
+                )
             write_json(path, record)
             return
         there = read_json(path)
@@ -99,7 +126,9 @@ def _difference(theirs: Any, mine: Any) -> tuple[str, Any, Any]:
 
 
 def _of_item(row: Mapping[str, Any]) -> list[Any]:
-    return [row[key] for key in ("item_id", "question", "options", "option_ids", "correct_index", "image")]
+    keys = ("item_id", "base_id", "question", "options", "option_ids", "correct_index", "image")
+    template = row.get("template")  # of zero-shot answers, a column of some items
+    return [*(row[key] for key in keys), None if template is None else str(template)]
 
 
 def _work(answerer: Answerer, items: Items, folder: Path, starts: Sequence[int], chunk: int) -> None:

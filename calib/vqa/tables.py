@@ -31,6 +31,7 @@ from calib.vqa.schema import (
     OUTPUTS,
     OUTPUTS_NEED,
     SAMPLE_PLACES,
+    STATUSES,
 )
 
 
@@ -172,9 +173,11 @@ class Outputs(Table):
     def choices(self) -> np.ndarray:
         """(N,) places of the answers among the options, int64; -1: no option was chosen.
 
-        `pred_index`; where it is not said, the arg-max of the first scores there are; without any, -1.
+        `pred_index`; where it is not said, the arg-max of the first scores there are; without any, or with
+        a status other than option, -1.
         """
-        found = self.numbers("pred_index")
+        status = codes(self.column("answer_status"), pa.array(STATUSES))
+        found = np.where(status > STATUSES.index("option"), -1.0, self.numbers("pred_index"))
         for name in CHOOSING:
             open_rows = np.isnan(found)
             if open_rows.any() and self.has(name):

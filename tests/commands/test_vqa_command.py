@@ -57,6 +57,16 @@ def test_recorded_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     words = ["answerer=recorded", f"answers={tmp_path / 'gpt.jsonl'}", f"out={tmp_path / 'gpt'}"]
     assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 0
     assert "gpt, original: 1 of 2 right (50.0 %), 1 chose no option (1 refusal)" in capsys.readouterr().out
+    written = (tmp_path / "gpt" / "outputs.parquet").read_bytes()
+    assert json.loads((tmp_path / "gpt" / "answers.json").read_text())["answerer"]["answerer"] == "recorded"
+    assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 0  # the same once more
+    (tmp_path / "gpt.jsonl").write_text('{"item_id": "a", "text": "A"}')
+    assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 1
+    assert "holds answers of another run: answers is" in capsys.readouterr().err
+    assert (tmp_path / "gpt" / "outputs.parquet").read_bytes() == written
+    (tmp_path / "gpt" / "answers.json").unlink()
+    assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 1
+    assert "holds outputs.parquet of another run, without answers.json" in capsys.readouterr().err
 
 
 WRONG = [

@@ -14,6 +14,9 @@ import calib.vqa
 from calib.io.files import read_json
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
+from calib.vqa.evaluation import shifts
+from calib.vqa.evaluation.result import Field, ResultTable
+from calib.vqa.evaluation.words import _median
 
 FOLDER = Path(__file__).parents[1] / "golden"
 THEIRS = json.loads((FOLDER / "vqa_report.json").read_text())["models"]
@@ -275,6 +278,38 @@ def test_files_hold_what_tables_hold_and_the_page_is_safe(
     assert "&lt;script&gt;=1" in page
     assert "http" not in page.split("</style>")[1].split("<script>")[0]
     assert found.sentences[0] in (tmp_path / "out" / "tables.md").read_text().replace("\\", "")
+
+
+def test_tables_of_an_earlier_evaluation_go_and_other_files_stay(tmp_path: Path) -> None:
+    table = ResultTable("A", "", (Field("n", "n", "count"),), [{"n": 1}])
+    (tmp_path / "tables").mkdir()
+    for name in ("mine", "b"):
+        (tmp_path / "tables" / f"{name}.csv").write_text("n")
+    about: dict[str, Any] = {"outputs": 1, "items": 1, "systems": ["m"], "datasets": ["d"]}
+    Evaluation(tables={"a": table, "b": table}, about=about).save(tmp_path)
+    Evaluation(tables={"a": table}, about=about).save(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["a.csv", "mine.csv"]
+
+
+def test_flips_are_drawn_with_the_seed_of_the_protocol(
+    golden: tuple[Items, Outputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, outputs = golden
+    seeds = []
+
+    def flips(*args: Any, seed: int = 0, **settings: Any) -> float:
+        seeds.append(seed)
+        return 0.5
+
+    monkeypatch.setattr(shifts, "sign_flip_test", flips)
+    part = outputs.take(outputs.models == "toy-vlm-b")
+    evaluate(items, part, Protocol(n_resamples=20, n_permutations=20, seed=7))
+    assert set(seeds) == {7}
+
+
+def test_the_median_of_an_even_count_is_the_middle_of_two() -> None:
+    assert _median([0.4, 0.1, 0.2, 0.9]) == pytest.approx(0.3)
+    assert _median([0.4, 0.1, 0.9]) == 0.4
 
 
 def test_the_demonstration_is_small_and_says_something() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -202,3 +203,16 @@ def test_a_killed_command_goes_on_and_two_processes_share_the_work(
     for name in ("killed", "shared"):
         found = read_outputs(tmp_path / name / "outputs.parquet", items=many)
         assert found.table.equals(whole.table), name
+
+
+def test_how_questions_and_images_are_put_is_part_of_what_is_described(vlm: Any, tmp_path: Path) -> None:
+    kind, model, processor = vlm
+    before = model_of(vlm).describe()
+    assert model_of((kind, model, copy.deepcopy(processor))).describe() == before
+    assert before["root"] is None
+    assert model_of(vlm, root=tmp_path).describe()["root"] == str(tmp_path.resolve())
+    asked, shown = copy.deepcopy(processor), copy.deepcopy(processor)
+    asked.chat_template += " "
+    shown.image_processor.image_mean = [0.1, 0.2, 0.3]
+    digests = {model_of((kind, model, each)).describe()["processing"] for each in (processor, asked, shown)}
+    assert len(digests) == 3

@@ -84,11 +84,20 @@ def test_confidence_in_words() -> None:
         ("85", 0.85),
         ("Confidence: 85 %", 0.85),
         ("0.7", 0.7),
-        ("1", 0.01),
+        ("1", None),  # 1 %, or all
         ("1.0", 1.0),
         ("90/100", 0.9),
         ("8/10", 0.8),
         ("100", 1.0),
+        ("9 out of 10", 0.9),
+        ("I am 95 out of 100 sure", 0.95),
+        ("On a scale from 0 to 100, I would say 90", 0.9),
+        ("Confidence (0-100): 85", 0.85),
+        ("On a scale of 1 to 10, an 8", 0.8),
+        ("Between 0 and 1: 0.9", 0.9),
+        ("On a scale from 0 to 100", None),
+        ("I chose option 2 with 85% confidence", 0.85),
+        ("2024", None),
         ("150", None),
         ("high", None),
         (None, None),
@@ -97,3 +106,28 @@ def test_confidence_in_words() -> None:
     assert parse_answer('{"answer": "A", "confidence": 0.5}', OPTIONS).confidence == 0.5
     assert parse_answer('{"answer": "A", "confidence": "90%"}', OPTIONS).confidence == pytest.approx(0.9)
     assert parse_answer('{"answer": "A", "confidence": 300}', OPTIONS).confidence is None
+    assert parse_answer('{"answer": "A", "confidence": 1}', OPTIONS).confidence is None
+    assert parse_answer('{"answer": "A", "confidence": 1.0}', OPTIONS).confidence == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is {} because the ring enhances. There is also oedema around it.",
+        "The answer is {} since it enhances. There is oedema.",
+        "The answer is {} as the ring enhances. There is oedema.",
+        "The answer is {} and not gliosis. There is oedema.",
+        "The best answer is {} with a ring. There is oedema.",
+        "The answer is {} based on the ring. There is oedema.",
+        "Answer: {} due to its ring. There is oedema.",
+        "The answer is {}. There is oedema.",
+    ],
+)
+def test_every_letter_is_read_alike(text: str) -> None:
+    for place, letter in enumerate("ABCDEFGHI"):
+        found = parse_answer(text.format(letter), None, 9)
+        assert (found.place, found.status) == (place, "option"), letter
+
+
+def test_an_article_is_no_answer() -> None:
+    assert parse_answer("The answer is A fracture of the hip. I see oedema.", None, 4).place == -1

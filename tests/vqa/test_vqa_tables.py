@@ -11,7 +11,7 @@ import pytest
 
 from calib.vqa import Items, Outputs, join_items, join_outputs, originals, read_items, read_outputs
 from calib.vqa.files import _lines
-from calib.vqa.schema import ITEMS
+from calib.vqa.schema import ITEMS, STATUSES
 
 ITEM: dict[str, Any] = {
     "item_id": "a#original",
@@ -140,6 +140,7 @@ BAD_OUTPUTS: list[tuple[dict[str, Any], str]] = [
     ({"option_n_tokens": [1, 0, 2]}, "a number below 1"),
     ({"pred_index": 3}, "'pred_index' is 3; allowed are 0 to 2"),
     ({"pred_index": 1, "answer_status": "refusal"}, "'answer_status' is 'refusal', and 'pred_index' names"),
+    ({"pred_index": -1, "answer_status": "option"}, "'answer_status' is 'option', and 'pred_index' is -1"),
     ({"answer_status": "refused"}, "allowed: option, refusal, non_answer, ambiguous, unparsed"),
     ({"p_true_logits": [1.0]}, "'p_true_logits' has 1 numbers"),
     ({"p_true": 1.2}, "'p_true' is 1.2"),
@@ -165,6 +166,14 @@ def test_the_same_output_twice_is_refused_and_a_probability_of_zero_is_not(items
         Outputs.of_rows([OUTPUT, OUTPUT], items)
     row = {**OUTPUT, "option_letter_logprob": [-np.inf, -0.5, -1.0]}
     assert Outputs.of_rows([row], items).choices.tolist() == [1]
+
+
+def test_scores_beside_a_refusal_choose_nothing(items: Items) -> None:
+    rows = [
+        {**OUTPUT, "run_id": status, "answer_status": status, "option_logit": [0.0, 2.5, -1.0]}
+        for status in STATUSES
+    ]
+    assert Outputs.of_rows(rows, items).choices.tolist() == [1, -1, -1, -1, -1]
 
 
 def test_one_row_of_logits_may_look_like_probabilities(items: Items) -> None:

@@ -115,6 +115,18 @@ def test_samples_are_compared_by_option_and_what_is_unread_agrees_with_nothing()
     assert score(found, "number_of_answers").values.tolist() == [2, 3, 1]
 
 
+def test_clusters_that_are_not_those_of_the_samples_are_not_compared() -> None:
+    row = {**drawn("o0", "o1", "o1"), "noisy_samples": [{"pred_id": "o0"}]}
+    assert evidence({**row, "sample_clusters": [4, 4, 7]}).sample_clusters.tolist() == [[4, 4, 7]]
+    with pytest.raises(Missing, match="the clusters of noisy_samples"):
+        evidence({**row, "sample_clusters": [4, 4, 7]}).need("noisy_clusters")
+    assert evidence(row).noisy_clusters.tolist() == [[0]]
+    with pytest.raises(Missing, match=r"row 2 has 2 for 3 samples"):
+        evidence({**row, "sample_clusters": [4, 4, 7]}, {**row, "sample_clusters": [4, 4]}).need(
+            "sample_clusters"
+        )
+
+
 def test_equal_shares_are_equal_to_the_last_bit() -> None:
     """Entropies summed in the order of the samples differ in the last bit, which breaks ties."""
     rng = np.random.default_rng(0)

@@ -143,6 +143,12 @@ def test_a_folder_of_another_run_is_refused(backbone: Any, items: Items, tmp_pat
         answer(ZeroShot(backbone), items.take([2, 1, 0]), tmp_path)
     with pytest.raises(ValueError, match="another run: chunk is 64 there, 2 here"):
         answer(ZeroShot(backbone), few, tmp_path, chunk=2)
+    rows = few.rows()
+    for change in ({"template": "An X-ray of {}."}, {"base_id": "another"}):
+        with pytest.raises(ValueError, match="holds answers of another run: items is"):
+            answer(ZeroShot(backbone), Items.of_rows([{**row, **change} for row in rows]), tmp_path)
+    with pytest.raises(ValueError, match="holds answers of another run: root is None there"):
+        answer(ZeroShot(backbone, root=tmp_path), few, tmp_path)
     (tmp_path / RESULT).write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"outputs\.parquet cannot be read"):
         answer(ZeroShot(backbone), few, tmp_path)

@@ -12,7 +12,7 @@ from calib.commands.vqa.arguments import Given
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.vqa.answerers.recorded import read_recorded
 from calib.vqa.answerers.registry import ANSWERERS
-from calib.vqa.run import RESULT, answer
+from calib.vqa.run import RESULT, answer, keep_recorded
 from calib.vqa.tables import Items, Outputs, read_items
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,9 @@ def main(given: Given) -> int:
         raise ValueError("Which items? calib vqa answer ITEMS... model=MODEL out=FOLDER.")
     items = read_items(*given.files)
     if asked["answerer"] == "recorded":
-        outputs = read_recorded(
-            asked["answers"], items, model_id=asked["model_id"], absent_logprob=asked["absent_logprob"]
-        )
-        outputs.write(Path(asked["out"]) / RESULT)
+        settings = {name: asked[name] for name in ("model_id", "absent_logprob")}
+        outputs = read_recorded(asked["answers"], items, **settings)
+        keep_recorded(outputs, items, asked["out"], asked["answers"], settings)
     else:
         if asked["processes"] > 1:
             _share(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,3 +137,10 @@ def drawn_answers(
 def _gumbel(seed: int, count: int) -> Tensor:
     uniform = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return -(-uniform.clamp_min(1e-300).log()).log()
+
+
+def processing_digest(processor: Any) -> str:
+    """Return a digest of how a processor puts questions and images: its chat template, and their pixels."""
+    images = getattr(processor, "image_processor", None)
+    about = [processor.chat_template, None if images is None else images.to_dict()]
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

@@ -13,10 +13,10 @@ from PIL import Image
 
 from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
-from calib.vqa.answerers.generation import Drawn, drawn_answers
+from calib.vqa.answerers.generation import Drawn, drawn_answers, processing_digest
 from calib.vqa.answerers.requests import PLAIN, filled
 from calib.vqa.answerers.scoring import OptionScorer, letter_ids
-from calib.vqa.images import item_image
+from calib.vqa.images import item_image, root_name
 from calib.vqa.parsing import LETTERS, parse_answer, parse_confidence
 from calib.vqa.perturbations import order_of
 
@@ -193,6 +193,8 @@ class HuggingFaceVLM:
             "architecture": type(self.model).__name__,
             "weights": digest.hexdigest(),
             "dtype": str(next(self.model.parameters()).dtype),
+            "processing": processing_digest(self.processor),
+            "root": root_name(self.root),
             **self.settings,
         }
 

@@ -20,7 +20,7 @@ from calib.data.features import FeatureTable
 from calib.data.specs import load_data
 from calib.prompts.export import Prompt
 from calib.vqa.answerers.requests import filled
-from calib.vqa.images import PACKAGED, item_image
+from calib.vqa.images import PACKAGED, item_image, root_name
 from calib.vqa.schema import NOTA
 from calib.vqa.tables import Items
 
@@ -105,6 +105,7 @@ class ZeroShot:
             "nota": self.nota,
             "threshold": None if self.nota == "text" else self.threshold,
             "batch_size": self.batch_size,
+            "root": root_name(self.root),
         }
 
     def fit_nota(self, controls: Items, *, false_rate: float = 0.05) -> ZeroShot:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from calib.core.errors import unknown_name
 from calib.core.text import printable, safe_text
-from calib.io.files import write_json, write_text
+from calib.io.files import read_json, write_json, write_text
 from calib.report.tables import aligned
 
+KIND = "vqa evaluation"
 Form = Literal["text", "count", "share", "points", "number", "p"]
 
 
@@ -151,7 +152,7 @@ class Evaluation:
     def to_record(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
         return {
-            "kind": "vqa evaluation",
+            "kind": KIND,
             "about": self.about,
             "sentences": self.sentences,
             "tables": {name: {"note": each.note, "rows": each.rows} for name, each in self.tables.items()},
@@ -160,6 +161,8 @@ class Evaluation:
     def save(self, folder: str | Path) -> list[Path]:
         """Write tables/*.csv, tables.md, report.html and at last metrics.json; return the files.
 
+        Tables of an earlier evaluation in the same folder, those its metrics.json names, are removed.
+
         Args:
             folder: Where; it is made.
         """
@@ -167,6 +170,8 @@ class Evaluation:
 
         folder = Path(folder)
         (folder / "tables").mkdir(parents=True, exist_ok=True)
+        for name in _earlier(folder / "metrics.json"):
+            (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
         written = []
         for name, each in self.tables.items():
             if each.rows:
@@ -187,6 +192,19 @@ class Evaluation:
         if name not in self.tables:
             raise unknown_name("table", name, self.tables)
         return self.tables[name]
+
+
+def _earlier(path: Path) -> list[str]:
+    """Return the names of the tables that an evaluation has written beside its metrics.json."""
+    try:
+        record = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return []
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        return []
+    tables = record.get("tables")
+    names = tables if isinstance(tables, dict) else {}
+    return [name for name in names if name and not set(name) & set("/\\\0")]
 
 
 _SHARED = ("system", "dataset", "condition", "cell", "n", "why")

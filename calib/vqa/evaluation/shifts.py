@@ -127,6 +127,7 @@ def _accuracy(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
             after.astype(np.float64) - before,
             clusters,
             n_permutations=2 * answers.layout.protocol.n_permutations + 1,
+            seed=answers.layout.protocol.seed,
         )
     return row
 

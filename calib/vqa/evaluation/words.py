@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 from calib.vqa.evaluation.protocol import Protocol
@@ -207,7 +208,7 @@ def _missing(result: Evaluation) -> str:
 
 
 def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    return statistics.median(values)
 
 
 def _percent(value: float, digits: int = 0) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from calib.core.errors import unknown_name
-from calib.vqa.columns import flat
+from calib.vqa.columns import flat, lengths
 from calib.vqa.tables import Outputs
 from calib.vqa.uncertainty.answers import token_sar
 from calib.vqa.uncertainty.options import softmax_rows
@@ -114,10 +114,22 @@ class Evidence:
 
     @cached_property
     def sample_clusters(self) -> np.ndarray:
-        """(N, S) what each sample answers: sample_clusters where they are known, else the option."""
+        """(N, S) what each sample answers: sample_clusters where they are known, else the option.
+
+        Raises:
+            Missing: There are no samples, or a list has not a cluster for each of them.
+        """
         codes = self._codes("samples")
         if not self.outputs.has("sample_clusters"):
             return codes
+        counts, samples = lengths(self.outputs.column("sample_clusters")), (codes != ABSENT).sum(axis=1)
+        wrong = np.flatnonzero((counts >= 0) & (counts != samples))
+        if len(wrong):
+            row = int(wrong[0])
+            raise Missing(
+                f"sample_clusters are not those of the samples: {self.outputs.where(row)} has {counts[row]} "
+                f"for {samples[row]} samples"
+            )
         clusters = self.outputs.padded("sample_clusters")
         wide = np.full(codes.shape, np.nan)
         shared = min(codes.shape[1], clusters.shape[1])
@@ -127,6 +139,8 @@ class Evidence:
     @cached_property
     def noisy_clusters(self) -> np.ndarray:
         """(N, T) which option each answer to a distorted image chooses."""
+        if self.outputs.has("sample_clusters"):
+            raise Missing("the clusters of noisy_samples among sample_clusters are not recorded")
         return self._codes("noisy_samples")
 
     @cached_property
