@@ -179,7 +179,8 @@ def _beside_the_null(
         if METHODS[name].baseline:
             continue
         known = kept[name] & kept[RIVAL]
-        base = np.stack([answers.doubts[RIVAL][rows[known]], _level(answers, rows[known])], axis=1)
+        rival = [answers.doubts[RIVAL][rows[known]], _level(answers, rows[known])]
+        base = np.column_stack([*rival, _places(answers, later[known])])
         try:
             doubt = answers.doubts[name][rows[known]]
             added = nested_regression(fallen[known], base, doubt, clusters[known])
@@ -237,5 +238,15 @@ def _logits(
         there = same.any(axis=1)
         moved += np.where(there, after[at, same.argmax(axis=1)] - before[:, place], 0.0)
         shared += there
-    level = np.stack([np.nanmean(before, axis=1), moved / np.maximum(shared, 1)], axis=1)
-    return nota, rival, level
+    level = [np.nanmean(before, axis=1), moved / np.maximum(shared, 1)]
+    return nota, rival, np.column_stack([*level, _places(answers, later)])
+
+
+def _places(answers: Answers, later: np.ndarray) -> np.ndarray:
+    """Return a column of 0 and 1 for every place of None of the above but the first, (n, places - 1).
+
+    It takes the right option's place, and its logit what the model gives to that letter anyway: without these
+    columns a mere love of a letter would look like fragility.
+    """
+    place = answers.nota[later]
+    return (place[:, None] == np.unique(place)[None, 1:]).astype(np.float64)
