@@ -67,7 +67,8 @@ def collapse_null(
         nota: (n,) raw logit of "None of the above" in the changed question.
         rival: (n,) the largest other raw logit there.
         level: (n,) or (n, L) what the questions' logits are as a whole, e.g. the mean of the original ones,
-            first; then what else moves the substitute's logit, e.g. a column for each place it stands at. None: logits of questions are compared as they are.
+            first; then what else moves the substitute's logit, e.g. a column for each place it stands at.
+            None: logits of questions are compared as they are.
         groups: (n,) image or patient; clusters of one size exchange their questions together. None: questions
             are exchanged singly.
         n_permutations: At least 1.

@@ -67,7 +67,7 @@ def test_without_fragility_five_percent_are_rejected(offset: float, level: bool)
 
 
 def test_love_of_a_letter_is_no_fragility() -> None:
-    """None of the above inherits the right option's letter: columns of its place take the letter's logit away."""
+    """None of the above inherits the right option's letter; columns of its place take that away."""
     rng, bias = np.random.default_rng(7), np.array([0.75, 0.25, -0.25, -0.75])
     p: dict[bool, list[float]] = {True: [], False: []}
     for seed in range(60):
