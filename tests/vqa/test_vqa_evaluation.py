@@ -14,6 +14,7 @@ import calib.vqa
 from calib.io.files import read_json
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
+from calib.vqa.evaluation.study import Layout, systems
 
 FOLDER = Path(__file__).parents[1] / "golden"
 THEIRS = json.loads((FOLDER / "vqa_report.json").read_text())["models"]
@@ -287,3 +288,25 @@ def test_the_demonstration_is_small_and_says_something() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 200_000
     assert not (items.places("nota")[:] == items.correct).any()  # never right
     assert outputs.right[outputs.models == "Yi-VL-34B"].mean() == pytest.approx(0.791, abs=0.001)
+
+
+def test_prompts_and_runs_of_a_model_are_not_other_models() -> None:
+    rng = np.random.default_rng(3)
+    rows = [{"item_id": f"{i}", "option_ids": ["o0", "o1"], "correct_index": 0} for i in range(60)]
+    said: list[dict[str, Any]] = []
+    for model, run in (("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("c", "1"), ("c", "2")):
+        logits = rng.normal(0.5, 1, size=60)
+        said += [
+            {"model_id": model, "run_id": run, "item_id": f"{i}", "option_logit": [logits[i], 0.0]}
+            for i in range(60)
+        ]
+    items = Items.of_rows(rows)
+    protocol = Protocol(
+        methods=("option_msp", "other_models"), n_resamples=20, n_permutations=20, min_cases=5
+    )
+    outputs = Outputs.of_rows(said, items)
+    (row,) = evaluate(items, outputs, protocol).rows("tracking", method="option_msp")
+    assert (row["models"], row["why"]) == (3, "3 models: 5 are needed for a test")  # of 6 systems
+    found = systems(outputs, Layout(items, protocol))
+    b_wrong, c_wrong = (~found[3].right).astype(float), np.mean([~found[k].right for k in (4, 5)], axis=0)
+    assert found[1].doubts["other_models"] == pytest.approx((b_wrong + c_wrong) / 2)

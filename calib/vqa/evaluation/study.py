@@ -86,6 +86,7 @@ class Answers:
         layout: What belongs together among the items.
 
     Attributes:
+        model: Its model, which other prompts and runs may share.
         item: (N,) rows among the items.
         right: (N,) bool.
         doubts: Method to (N,) uncertainties, NaN where it can say nothing.
@@ -95,6 +96,7 @@ class Answers:
 
     def __init__(self, name: str, outputs: Outputs, layout: Layout) -> None:
         self.name, self.outputs, self.layout = name, outputs, layout
+        self.model = str(outputs.models[0])
         items = layout.items
         self.item = outputs.item_rows
         self.right = outputs.right
@@ -112,7 +114,7 @@ class Answers:
         """Let every chosen method judge the answers.
 
         Args:
-            others_wrong: (N,) share of other systems that are wrong on the same item. None: there are none.
+            others_wrong: (N,) share of other models that are wrong on the same item. None: there are none.
         """
         if others_wrong is not None:
             self.evidence.given["others_wrong"] = others_wrong
@@ -192,16 +194,26 @@ def systems(outputs: Outputs, layout: Layout) -> list[Answers]:
     order = list(dict.fromkeys(names.tolist()))
     index = codes(pa.array(names.tolist()), pa.array(order))
     found = [Answers(name, outputs.take(np.flatnonzero(index == i)), layout) for i, name in enumerate(order)]
-    wrong, asked = np.zeros(len(layout.items)), np.zeros(len(layout.items))
+    rates = {model: _wrong_rate(found, model) for model in dict.fromkeys(each.model for each in found)}
+    asked = sum(np.isfinite(rate).astype(np.int64) for rate in rates.values())
+    wrong = sum(np.nan_to_num(rate) for rate in rates.values())
     for answers in found:
-        wrong[answers.item] += ~answers.right
-        asked[answers.item] += 1
-    for answers in found:
-        others = asked[answers.item] - 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(others > 0, (wrong[answers.item] - ~answers.right) / others, np.nan)
-        answers.judge(share if len(found) > 1 else None)
+        at = answers.item
+        others = asked[at] - 1
+        rest = wrong[at] - rates[answers.model][at]
+        share = np.where(others > 0, rest / np.maximum(others, 1), np.nan)
+        answers.judge(share if len(rates) > 1 else None)
     return found
+
+
+def _wrong_rate(found: list[Answers], model: str) -> np.ndarray:
+    """Return the share of a model's prompts and runs that are wrong, (I,); NaN where none was asked."""
+    wrong, asked = np.zeros((2, len(found[0].layout.items)))
+    for answers in found:
+        if answers.model == model:
+            wrong[answers.item] += ~answers.right
+            asked[answers.item] += 1
+    return np.where(asked > 0, wrong / np.maximum(asked, 1), np.nan)
 
 
 def each(found: list[Answers]) -> Iterator[tuple[Answers, str, str]]:

@@ -192,7 +192,7 @@ def _tracking(result: Evaluation, protocol: Protocol) -> str:
     parts = result.tables["tracking"].note.rsplit("well. ", 1)[-1]
     return (
         f"Quality follows accuracy for {with_it} of {len(own)} methods (Spearman of AUROC and accuracy over "
-        f"{reference['systems']} systems within data sets, Holm); {reference['method']}: "
+        f"{reference['models']} models within data sets, Holm); {reference['method']}: "
         f"{reference['rho']:+.2f}, p {_p(reference['p_holm'])}. {parts}"
     ).strip()
 
