@@ -249,6 +249,7 @@ def test_a_real_shift_and_a_temperature_that_travels() -> None:
 def test_names_and_numbers_out_of_range_are_refused() -> None:
     for settings, told in (
         ({"methods": ("option_mps",)}, "Did you mean 'option_msp'"),
+        ({"reference": "all"}, "uncertainty method 'all'"),
         ({"scores": "letters"}, "Did you mean 'letter'"),
         ({"budgets": (10.0,)}, "budgets must be numbers between 0 and 1"),
         ({"min_cases": 0}, "min_cases must be a whole number of at least 1"),
@@ -256,6 +257,19 @@ def test_names_and_numbers_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=told):
             Protocol(**settings)  # type: ignore[arg-type]
+
+
+def test_columns_and_values_that_do_not_occur_are_refused() -> None:
+    rows = [{"item_id": "a", "option_ids": ["o0", "o1"], "correct_index": 0, "scanner": "A"}]
+    items = Items.of_rows(rows)
+    Layout(items, Protocol(by=("modality", "scanner"), shift=("scanner", "A")))
+    for settings, told in (
+        ({"by": ("scaner",)}, "Did you mean 'scanner'"),
+        ({"shift": ("scaner", "A")}, "Did you mean 'scanner'"),
+        ({"shift": ("scanner", "Philips")}, "value of scanner"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Layout(items, Protocol(**settings))  # type: ignore[arg-type]
 
 
 def test_files_hold_what_tables_hold_and_the_page_is_safe(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from calib.core.errors import unknown_name
 from calib.vqa.columns import codes
 from calib.vqa.evaluation.protocol import Protocol
 from calib.vqa.resampling import ClusterBootstrap
-from calib.vqa.schema import NOTA, ORIGINAL
+from calib.vqa.schema import ITEMS, NOTA, ORIGINAL
 from calib.vqa.tables import Items, Outputs, originals
 from calib.vqa.uncertainty import METHODS, Evidence, score
 
@@ -33,11 +34,13 @@ class Layout:
         boots: Data set to its draws; a data set with one image or patient has none.
 
     Raises:
-        ValueError: An item has no original, or the column of a shift or a cell is unknown.
+        ValueError: An item has no original, or the column of a shift or a cell is unknown, or a shift's usual
+            value occurs nowhere.
     """
 
     def __init__(self, items: Items, protocol: Protocol) -> None:
         self.items, self.protocol = items, protocol
+        self._check_columns()
         self.originals = originals(items)
         said = items.texts("dataset")
         self.datasets = np.array([name if name is not None else DATA for name in said], dtype=object)
@@ -60,6 +63,16 @@ class Layout:
     def names(self) -> list[str]:
         """The data sets, in the order of the items."""
         return list(dict.fromkeys(self.datasets.tolist()))
+
+    def _check_columns(self) -> None:
+        """Refuse a column that nobody knows; one of the schema that these items lack says nothing."""
+        columns, (column, usual) = self.items.columns, self.protocol.shift or ("", None)
+        for name in (*self.protocol.by, *([column] if column else [])):
+            if name not in columns and name not in ITEMS:
+                raise unknown_name("column of items", name, columns)
+        if usual is not None and usual not in self.slices(column):
+            values = sorted(set(self.slices(column).tolist()) - {""})
+            raise unknown_name(f"value of {column}", usual, values)
 
     def slices(self, column: str) -> np.ndarray:
         """Return what a column says of every item, (I,) of str; what it does not say is ''."""
