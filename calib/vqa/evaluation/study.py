@@ -186,15 +186,43 @@ class Answers:
         return by_original[self.layout.originals[self.item]]
 
     def _cell_error(self) -> np.ndarray:
-        """Return the error rate of answers of the same data set, condition, modality and type, (N,)."""
+        """Return the error rate of answers of the same data set, condition, modality and type, (N,).
+
+        That of other images or patients, in folds: an answer's own error is what the rate is to foresee. Nor
+        is it left out by itself, which would lower the rate of exactly the wrong ones.
+        """
         layout = self.layout
-        said = [self.dataset, self.condition]
-        said += [layout.slices(column)[self.item] for column in ("modality", "question_type")]
-        keys = np.array(["\x1f".join(map(str, row)) for row in zip(*said, strict=True)])
-        index = np.unique(keys, return_inverse=True)[1]
-        wrong = np.bincount(index, weights=~self.right) / np.bincount(index)
-        rates: np.ndarray = wrong[index]
+        whole = _numbered(self.dataset, self.condition)
+        more = [layout.slices(column)[self.item] for column in ("modality", "question_type")]
+        cell = _numbered(self.dataset, self.condition, *more)
+        n, folds = len(cell), layout.protocol.folds
+        order = np.random.default_rng(layout.protocol.seed).permutation(layout.cluster.max(initial=0) + 1)
+        fold = order[self.cluster] % folds
+        rates = np.empty(n)
+        for own in range(folds):
+            here, others = fold == own, fold != own
+            wrong, asked = _counted(whole[others], ~self.right[others], n)
+            rate = ((wrong + 0.5) / (asked + 1))[whole[here]]
+            wrong, asked = _counted(cell[others], ~self.right[others], n)
+            rates[here] = (wrong[cell[here]] + rate) / (asked[cell[here]] + 1)
+        # One cell tells nothing apart, nor should its folds.
+        cells = np.bincount(np.unique(np.stack([whole, cell]), axis=1)[0], minlength=n)
+        wrong, asked = _counted(whole, ~self.right, n)
+        single = cells[whole] == 1
+        rates[single] = (wrong / np.maximum(asked, 1))[whole[single]]
         return rates
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """Return a number for every combination of texts, (N,)."""
+    keys = np.array(["\x1f".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=str)
+    index: np.ndarray = np.unique(keys, return_inverse=True)[1]
+    return index
+
+
+def _counted(index: np.ndarray, wrong: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many are wrong, and how many there are, of every number below n."""
+    return np.bincount(index, weights=wrong, minlength=n), np.bincount(index, minlength=n)
 
 
 def systems(outputs: Outputs, layout: Layout) -> list[Answers]:
