@@ -14,7 +14,6 @@ import calib.vqa
 from calib.io.files import read_json
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
-from calib.vqa.evaluation.study import Layout, systems
 
 FOLDER = Path(__file__).parents[1] / "golden"
 THEIRS = json.loads((FOLDER / "vqa_report.json").read_text())["models"]
@@ -259,39 +258,6 @@ def test_names_and_numbers_out_of_range_are_refused() -> None:
             Protocol(**settings)  # type: ignore[arg-type]
 
 
-def test_the_error_rate_of_a_cell_does_not_know_the_error_it_foresees() -> None:
-    """Of 100 kinds of questions that are equally hard, in-sample rates would foresee errors: AUROC 0.79."""
-    rng, found = np.random.default_rng(6), []
-    for kinds in (5, 100):
-        rows = [
-            {"item_id": f"{i}", "option_ids": ["o0", "o1"], "correct_index": 0, "modality": f"m{i % kinds}"}
-            for i in range(400)
-        ]
-        items = Items.of_rows(rows)
-        protocol = Protocol(methods=("dataset_prior",), n_resamples=2, folds=5)
-        for _ in range(15):
-            wrong = rng.random(400) < 0.3
-            said = [{"model_id": "m", "item_id": f"{i}", "pred_index": int(wrong[i])} for i in range(400)]
-            (answers,) = systems(Outputs.of_rows(said, items), Layout(items, protocol))
-            doubt = answers.doubts["dataset_prior"]
-            found.append(float(failure_statistic("auroc")(doubt, ~answers.right)))
-    assert 0.42 < np.mean(found[:15]) < 0.53
-    assert 0.42 < np.mean(found[15:]) < 0.53
-
-
-def test_columns_and_values_that_do_not_occur_are_refused() -> None:
-    rows = [{"item_id": "a", "option_ids": ["o0", "o1"], "correct_index": 0, "scanner": "A"}]
-    items = Items.of_rows(rows)
-    Layout(items, Protocol(by=("modality", "scanner"), shift=("scanner", "A")))
-    for settings, told in (
-        ({"by": ("scaner",)}, "Did you mean 'scanner'"),
-        ({"shift": ("scaner", "A")}, "Did you mean 'scanner'"),
-        ({"shift": ("scanner", "Philips")}, "value of scanner"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            Layout(items, Protocol(**settings))  # type: ignore[arg-type]
-
-
 def test_files_hold_what_tables_hold_and_the_page_is_safe(
     golden: tuple[Items, Outputs], tmp_path: Path
 ) -> None:
@@ -322,25 +288,3 @@ def test_the_demonstration_is_small_and_says_something() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 200_000
     assert not (items.places("nota")[:] == items.correct).any()  # never right
     assert outputs.right[outputs.models == "Yi-VL-34B"].mean() == pytest.approx(0.791, abs=0.001)
-
-
-def test_prompts_and_runs_of_a_model_are_not_other_models() -> None:
-    rng = np.random.default_rng(3)
-    rows = [{"item_id": f"{i}", "option_ids": ["o0", "o1"], "correct_index": 0} for i in range(60)]
-    said: list[dict[str, Any]] = []
-    for model, run in (("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("c", "1"), ("c", "2")):
-        logits = rng.normal(0.5, 1, size=60)
-        said += [
-            {"model_id": model, "run_id": run, "item_id": f"{i}", "option_logit": [logits[i], 0.0]}
-            for i in range(60)
-        ]
-    items = Items.of_rows(rows)
-    protocol = Protocol(
-        methods=("option_msp", "other_models"), n_resamples=20, n_permutations=20, min_cases=5
-    )
-    outputs = Outputs.of_rows(said, items)
-    (row,) = evaluate(items, outputs, protocol).rows("tracking", method="option_msp")
-    assert (row["models"], row["why"]) == (3, "3 models: 5 are needed for a test")  # of 6 systems
-    found = systems(outputs, Layout(items, protocol))
-    b_wrong, c_wrong = (~found[3].right).astype(float), np.mean([~found[k].right for k in (4, 5)], axis=0)
-    assert found[1].doubts["other_models"] == pytest.approx((b_wrong + c_wrong) / 2)

@@ -89,6 +89,21 @@ class Layout:
             return np.full(len(self.items), "", dtype=object)
         return np.array([" / ".join(p for p in row if p) for row in zip(*parts, strict=True)], dtype=object)
 
+    @cached_property
+    def gold_texts(self) -> np.ndarray:
+        """(I,) number of the right option's text, whatever its case; of its id where there are no texts."""
+        table = self.items
+        ids = table.column("option_ids").to_pylist()
+        texts = table.column("options").to_pylist() if table.has("options") else [None] * len(table)
+        keys: list[tuple[bool, str]] = []
+        for place, names, said in zip(table.correct.tolist(), ids, texts, strict=True):
+            if place < 0:
+                keys.append((False, ""))
+            else:
+                keys.append((False, names[place]) if said is None else (True, said[place].casefold()))
+        number = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+        return np.array([number[key] for key in keys], dtype=np.int64)
+
 
 class Answers:
     """All answers of one system, with what every method says of them.
