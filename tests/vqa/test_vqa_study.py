@@ -9,6 +9,7 @@ import pytest
 
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Items, Outputs, Protocol, evaluate
+from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Layout, systems
 
 
@@ -90,4 +91,32 @@ def test_columns_and_values_that_do_not_occur_are_refused() -> None:
         ({"shift": ("scanner", "Philips")}, "value of scanner"),
     ):
         with pytest.raises(ValueError, match=told):
-            Layout(items, Protocol(**settings))  # type: ignore[arg-type]
+            Layout(items, Protocol(**settings))
+
+
+def test_rows_with_other_numbers_are_printed_apart() -> None:
+    fields = (Field("method", "method"), Field("mean", "mean", "share"), Field("why", "why"))
+    means = {"a": 0.5, "b": 0.5, "c": 0.6, "d": 0.6, "e": 0.5}
+    rows = [{"method": name, "mean": mean, "why": "3 models"} for name, mean in means.items()]
+    found = ResultTable("title", "note", fields, rows).printed
+    assert [row["method"] for row in found] == ["a and 1 more", "c and 1 more", "e"]
+
+
+def test_answers_that_contradict_the_logits_are_said() -> None:
+    rng, rows, said = np.random.default_rng(8), [], []
+    logits = rng.normal(size=(300, 4)) + np.array([2.0, 0, 0, 0])
+    changed = np.column_stack([rng.normal(size=300), logits[:, 1:]])
+    for condition, first, table in (("original", "o0", logits), ("nota", "nota", changed)):
+        for i in range(300):
+            name = f"{i}#{condition}"
+            rows.append({"item_id": name, "condition": condition, "group_id": f"{i}", "correct_index": 0})
+            rows[-1]["option_ids"] = [first, "o1", "o2", "o3"]
+            said.append({"model_id": "m", "item_id": name, "option_logit": table[i].tolist()})
+            said[-1]["pred_index"] = 1 if condition == "nota" and i % 10 == 0 else int(table[i].argmax())
+    items = Items.of_rows(rows)
+    protocol = Protocol(methods=("option_msp", "best_distractor"), n_resamples=20, n_permutations=20)
+    found = evaluate(items, Outputs.of_rows(said, items), protocol)
+    (row,) = found.rows("collapse", method="option_msp")
+    assert "known, but of the fall by logits" in found.text()
+    assert row["why_null"].startswith("known, but of the fall by logits")
+    assert row["null_auroc"] != pytest.approx(row["auroc"], abs=1e-6)

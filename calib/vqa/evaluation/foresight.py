@@ -52,7 +52,7 @@ def collapse(found: list[Answers], protocol: Protocol) -> ResultTable:
         ],
         Field("auroc_all", "AUROC among all %", "share", shown=False),
         Field("why", "why no number"),
-        Field("why_null", "why the rival alone is not known"),
+        Field("why_null", "what to know of the rival alone"),
     )
     note = (
         "Among the questions answered rightly in the original form: does the uncertainty there foresee that "
@@ -171,8 +171,13 @@ def _beside_the_null(
                 for name in names:
                     by_name[name]["why_null"] = str(error)
                 continue
+            differ = float(((logits[0] < logits[1])[both] != fallen[both]).mean())
             for i, name in enumerate(names):
                 by_name[name].update(_of_null(null, i))
+                if differ > 0.01:
+                    by_name[name]["why_null"] = (
+                        f"known, but of the fall by logits, which {100 * differ:.1f} % of answers contradict"
+                    )
     if RIVAL not in kept:
         return
     for name, row in by_name.items():

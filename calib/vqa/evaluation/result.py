@@ -71,18 +71,18 @@ class ResultTable:
 
     @property
     def printed(self) -> list[dict[str, Any]]:
-        """The rows as they are printed: methods without a number for one and the same reason share a row."""
+        """The rows as they are printed: methods without a number that say the same share a row."""
         made: list[dict[str, Any]] = []
         shared: list[str] = []
+        before: list[str] = []
         for row in self.rows:
-            last = made[-1] if made else {}
-            alike = row.get("why") and "method" in row
-            if alike and all(row.get(key) == last.get(key) for key in _SHARED):
+            cells = self.cells({**row, "method": ""}) if row.get("why") and "method" in row else []
+            if cells and cells == before:
                 shared.append(str(row["method"]))
-                last["method"] = f"{shared[0]} and {len(shared) - 1} more"
+                made[-1]["method"] = f"{shared[0]} and {len(shared) - 1} more"
             else:
                 made.append(dict(row))
-                shared = [str(row.get("method"))]
+                shared, before = [str(row.get("method"))], cells
         return made
 
     def markdown(self) -> str:
@@ -187,9 +187,6 @@ class Evaluation:
         if name not in self.tables:
             raise unknown_name("table", name, self.tables)
         return self.tables[name]
-
-
-_SHARED = ("system", "dataset", "condition", "cell", "n", "why")
 
 
 def shown(row: Mapping[str, Any], column: Field) -> str:

@@ -103,7 +103,7 @@ def _collapse(rows: list[Row]) -> list[str]:
         beyond = "more than" if best["null_p_bh"] <= 0.05 else "no more than"
         text += (
             f": {beyond} the {_percent(best['null_mean'])} that the strength of the best rival alone gives "
-            f"(p {_p(best['null_p_bh'])})"
+            f"(p {_p(best['null_p_bh'])}{'; ' if best['why_null'] else ''}{best['why_null']})"
         )
     elif best["why_null"]:
         text += f"; what the best rival alone gives is not known ({best['why_null']})"
