@@ -234,8 +234,8 @@ def spearman_test(
     one column easier than another does not count at all.
 
     Args:
-        first: (M, D) or (M,); NaN where a cell is missing.
-        second: As many.
+        first: (M, D) or (M,); NaN where a cell is missing. The test is exact where none is.
+        second: As many; every permutation is judged by the cells that it leaves known in both.
         n_permutations: Random permutations of the rows of `first`.
         seed: Of the permutations.
 
@@ -254,18 +254,19 @@ def spearman_test(
     x, y = (values[:, None] if values.ndim == 1 else values for values in (x, y))
     if x.shape != y.shape or x.ndim != 2:
         raise ValueError(f"Expected two tables of one shape, got {x.shape} and {y.shape}.")
-    usable = [d for d in range(x.shape[1]) if math.isfinite(_spearman(x[:, d], y[:, d]))]
-    if not usable:
+    found = _spearman(x.T, y.T)
+    usable = np.flatnonzero(np.isfinite(found))
+    if not len(usable):
         raise ValueError("No column has 3 rows whose values differ: there is no rank correlation.")
-    x, y = x[:, usable], y[:, usable]
-    rho = float(np.mean([_spearman(x[:, d], y[:, d]) for d in range(len(usable))]))
-    # What each row would add to the sum if it had the values of another: an exchange is a sum of these.
-    both = _unit_ranks(y) @ _unit_ranks(x).T  # (M, M)
+    x, y, rho = x[:, usable], y[:, usable], float(found[usable].mean())
     rng = np.random.default_rng(seed)
     order = rng.permuted(np.tile(np.arange(len(x)), (n_permutations, 1)), axis=1)
-    null = np.abs(both[np.arange(len(x)), order].sum(axis=1))
+    null = [
+        _mean_known(_spearman(x[some].transpose(0, 2, 1), y.T))  # as of the data: where both have a cell
+        for some in np.array_split(order, max(1, x.size * n_permutations // _BLOCK))
+    ]
     n = int((np.isfinite(x) & np.isfinite(y)).any(axis=1).sum())
-    return RankCorrelation(rho, permutation_p(float(abs(np.trace(both))), null), n, len(usable))
+    return RankCorrelation(rho, permutation_p(abs(rho), np.abs(np.concatenate(null))), n, len(usable))
 
 
 def adjusted_p(p_values: Sequence[float] | np.ndarray, method: Literal["holm", "bh"] = "holm") -> np.ndarray:
@@ -300,30 +301,27 @@ def adjusted_p(p_values: Sequence[float] | np.ndarray, method: Literal["holm", "
     return out
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's correlation over the rows that both have; NaN with fewer than 3 or without spread."""
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlations along the last axis, where both are known; NaN: undefined."""
     from scipy.stats import rankdata
 
     both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 3:
-        return math.nan
-    a, b = rankdata(x[both]), rankdata(y[both])
-    a, b = a - a.mean(), b - b.mean()
-    spread = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / spread if spread > 0 else math.nan
+    many = both.sum(axis=-1, keepdims=True)
+    ranks = []
+    for values in (x, y):
+        found = rankdata(np.where(both, values, np.inf), axis=-1)  # what is missing stands behind
+        ranks.append(np.where(both, found - (many + 1) / 2, 0.0))
+    a, b = ranks
+    spread = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((many[..., 0] >= 3) & (spread > 0), (a * b).sum(axis=-1) / spread, np.nan)
 
 
-def _unit_ranks(values: np.ndarray) -> np.ndarray:
-    """Return the ranks of every column, centred and of length 1; 0 where a cell is missing, (M, D)."""
-    from scipy.stats import rankdata
-
-    found = np.zeros(values.shape)
-    for d in range(values.shape[1]):
-        known = np.isfinite(values[:, d])
-        ranks = rankdata(values[known, d])
-        ranks = ranks - ranks.mean()
-        found[known, d] = ranks / np.sqrt(ranks @ ranks)
-    return found
+def _mean_known(rho: np.ndarray) -> np.ndarray:
+    """Return the mean over columns that have a value, (B,); 0 where none has."""
+    known = np.isfinite(rho)
+    mean: np.ndarray = np.where(known, rho, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+    return mean
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:

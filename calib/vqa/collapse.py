@@ -59,12 +59,15 @@ def collapse_null(
     answer. So not the substitute's logit n is exchanged but what is left of it when a line in the level of
     the question's logits, n = a + b level + r, is taken away: b is about 0 where there is no such shift. The
     level, a mean of all options' logits, says nothing of their differences and so nothing of an uncertainty.
+    The substitute inherits the right option's letter, and with it what the model gives to that letter anyway:
+    columns of its place, beside the level, take this away.
 
     Args:
         doubts: (n, M) uncertainties on the original questions, all answered rightly; no NaN.
         nota: (n,) raw logit of "None of the above" in the changed question.
         rival: (n,) the largest other raw logit there.
-        level: (n,) or (n, L) what the questions' logits are as a whole, e.g. the mean of the original ones.
+        level: (n,) or (n, L) what the questions' logits are as a whole, e.g. the mean of the original ones,
+            first; then what else moves the substitute's logit, e.g. a column for each place it stands at.
             None: logits of questions are compared as they are.
         groups: (n,) image or patient; clusters of one size exchange their questions together. None: questions
             are exchanged singly.
@@ -117,7 +120,7 @@ def collapse_null(
     if not len(values):
         raise ValueError("In every permutation all answers collapse or none does: there is no null.")
     p = (1 + (values >= observed - 1e-12).sum(axis=0)) / (1 + len(values))
-    slope = float(slopes[1]) if len(slopes) > 1 else 0.0
+    slope = float(slopes[1]) if len(keep) > 1 and keep[1] else 0.0
     return CollapseNull(observed, values.mean(axis=0), values.std(axis=0), p, slope, len(values))
 
 

@@ -135,6 +135,18 @@ def test_ranks_within_columns_exchange_whole_rows() -> None:
         spearman_test(np.ones(5), np.arange(5.0))
 
 
+def test_missing_cells_do_not_make_the_test_of_ranks_reject_more() -> None:
+    rng = np.random.default_rng(5)
+    p = []
+    for seed in range(200):
+        skill = rng.normal(size=(8, 1))  # what is good in one column is good in others
+        accuracy = skill + 0.3 * rng.normal(size=(8, 8))
+        auroc = rng.normal(size=(8, 1)) + 0.3 * rng.normal(size=(8, 8))
+        auroc[rng.random((8, 8)) < 0.4] = np.nan
+        p.append(spearman_test(accuracy, auroc, n_permutations=99, seed=seed).p)
+    assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 0.046  # 3 standard errors of 200 draws
+
+
 def test_many_p_values() -> None:
     p = np.array([0.01, 0.04, np.nan, 0.03, 0.005])
     assert adjusted_p(p, "holm") == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)

@@ -66,6 +66,27 @@ def test_without_fragility_five_percent_are_rejected(offset: float, level: bool)
     assert (np.abs((p <= 0.05).mean(axis=0) - 0.05) < 0.03).all()  # 3 standard errors of 500 draws
 
 
+def test_love_of_a_letter_is_no_fragility() -> None:
+    """None of the above inherits the right option's letter; columns of its place take that away."""
+    rng, bias = np.random.default_rng(7), np.array([0.75, 0.25, -0.25, -0.75])
+    p: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(60):
+        gold = rng.integers(0, 4, 600)
+        logits = rng.normal(size=(600, 4)) + bias + 2.0 * (gold[:, None] == np.arange(4))
+        right = logits.argmax(axis=1) == gold
+        logits, gold = logits[right], gold[right]
+        there = gold[:, None] == np.arange(4)
+        nota = rng.normal(size=len(gold)) + bias[gold]
+        rival = np.where(there, -np.inf, logits).max(axis=1)
+        doubt, level = option_msp(softmax_rows(logits))[:, None], logits.mean(axis=1)
+        for places in p:
+            known = np.column_stack([level, there[:, 1:]]) if places else level
+            found = collapse_null(doubt, nota, rival, level=known, n_permutations=99, seed=seed)
+            p[places].append(float(found.p[0]))
+    assert np.mean(np.array(p[False]) <= 0.05) > 0.8
+    assert np.mean(np.array(p[True]) <= 0.05) < 0.15  # 3 standard errors of 60 draws
+
+
 @pytest.mark.slow
 def test_fragility_is_found() -> None:
     rng = np.random.default_rng(3)

@@ -251,6 +251,7 @@ def test_a_real_shift_and_a_temperature_that_travels() -> None:
 def test_names_and_numbers_out_of_range_are_refused() -> None:
     for settings, told in (
         ({"methods": ("option_mps",)}, "Did you mean 'option_msp'"),
+        ({"reference": "all"}, "uncertainty method 'all'"),
         ({"scores": "letters"}, "Did you mean 'letter'"),
         ({"budgets": (10.0,)}, "budgets must be numbers between 0 and 1"),
         ({"min_cases": 0}, "min_cases must be a whole number of at least 1"),

@@ -52,7 +52,7 @@ def collapse(found: list[Answers], protocol: Protocol) -> ResultTable:
         ],
         Field("auroc_all", "AUROC among all %", "share", shown=False),
         Field("why", "why no number"),
-        Field("why_null", "why the rival alone is not known"),
+        Field("why_null", "what to know of the rival alone"),
     )
     note = (
         "Among the questions answered rightly in the original form: does the uncertainty there foresee that "
@@ -171,15 +171,21 @@ def _beside_the_null(
                 for name in names:
                     by_name[name]["why_null"] = str(error)
                 continue
+            differ = float(((logits[0] < logits[1])[both] != fallen[both]).mean())
             for i, name in enumerate(names):
                 by_name[name].update(_of_null(null, i))
+                if differ > 0.01:
+                    by_name[name]["why_null"] = (
+                        f"known, but of the fall by logits, which {100 * differ:.1f} % of answers contradict"
+                    )
     if RIVAL not in kept:
         return
     for name, row in by_name.items():
         if METHODS[name].baseline:
             continue
         known = kept[name] & kept[RIVAL]
-        base = np.stack([answers.doubts[RIVAL][rows[known]], _level(answers, rows[known])], axis=1)
+        rival = [answers.doubts[RIVAL][rows[known]], _level(answers, rows[known])]
+        base = np.column_stack([*rival, _places(answers, later[known])])
         try:
             doubt = answers.doubts[name][rows[known]]
             added = nested_regression(fallen[known], base, doubt, clusters[known])
@@ -237,5 +243,15 @@ def _logits(
         there = same.any(axis=1)
         moved += np.where(there, after[at, same.argmax(axis=1)] - before[:, place], 0.0)
         shared += there
-    level = np.stack([np.nanmean(before, axis=1), moved / np.maximum(shared, 1)], axis=1)
-    return nota, rival, level
+    level = [np.nanmean(before, axis=1), moved / np.maximum(shared, 1)]
+    return nota, rival, np.column_stack([*level, _places(answers, later)])
+
+
+def _places(answers: Answers, later: np.ndarray) -> np.ndarray:
+    """Return a column of 0 and 1 for every place of None of the above but the first, (n, places - 1).
+
+    It takes the right option's place, and its logit what the model gives to that letter anyway: without these
+    columns a mere love of a letter would look like fragility.
+    """
+    place = answers.nota[later]
+    return (place[:, None] == np.unique(place)[None, 1:]).astype(np.float64)

@@ -61,9 +61,11 @@ class Protocol:
     folds: int = 5
 
     def __post_init__(self) -> None:
-        for name in (*(self.methods or ()), self.reference):
+        for name in self.methods or ():
             if name not in METHODS and name != "all":
                 raise unknown_name("uncertainty method", name, [*METHODS, "all"])
+        if self.reference not in METHODS:
+            raise unknown_name("uncertainty method", self.reference, METHODS)
         if self.scores not in SCORES and self.scores != "auto":
             raise unknown_name("way to score options", self.scores, ["auto", *SCORES])
         for name, least in (

@@ -72,18 +72,18 @@ class ResultTable:
 
     @property
     def printed(self) -> list[dict[str, Any]]:
-        """The rows as they are printed: methods without a number for one and the same reason share a row."""
+        """The rows as they are printed: methods without a number that say the same share a row."""
         made: list[dict[str, Any]] = []
         shared: list[str] = []
+        before: list[str] = []
         for row in self.rows:
-            last = made[-1] if made else {}
-            alike = row.get("why") and "method" in row
-            if alike and all(row.get(key) == last.get(key) for key in _SHARED):
+            cells = self.cells({**row, "method": ""}) if row.get("why") and "method" in row else []
+            if cells and cells == before:
                 shared.append(str(row["method"]))
-                last["method"] = f"{shared[0]} and {len(shared) - 1} more"
+                made[-1]["method"] = f"{shared[0]} and {len(shared) - 1} more"
             else:
                 made.append(dict(row))
-                shared = [str(row.get("method"))]
+                shared, before = [str(row.get("method"))], cells
         return made
 
     def markdown(self) -> str:
@@ -205,9 +205,6 @@ def _earlier(path: Path) -> list[str]:
     tables = record.get("tables")
     names = tables if isinstance(tables, dict) else {}
     return [name for name in names if name and not set(name) & set("/\\\0")]
-
-
-_SHARED = ("system", "dataset", "condition", "cell", "n", "why")
 
 
 def shown(row: Mapping[str, Any], column: Field) -> str:

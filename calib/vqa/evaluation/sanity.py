@@ -149,7 +149,7 @@ def _overview(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
     row["accuracy"] = float(right.mean())
     row["chance"] = float((1 / items.n_options[item][can]).mean())
     gold = items.correct[item][can]
-    texts = items.option_codes[item][can, gold]
+    texts = answers.layout.gold_texts[item][can]
     row["majority"] = float(
         max(np.unique(each, return_counts=True)[1].max() for each in (gold, texts)) / can.sum()
     )
@@ -181,7 +181,12 @@ def _letters(
 
 
 def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
-    names = [name for name in answers.conditions(dataset) if name.startswith(("permuted", "rotation"))]
+    # What also changes the image or the options, "permuted+black_image", is no mere order.
+    names = [
+        name
+        for name in answers.conditions(dataset)
+        if name.startswith(("permuted", "rotation")) and "+" not in name
+    ]
     pairs = [answers.pairs(dataset, name) for name in names]
     first = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, dtype=np.int64)
     if not len(first):
@@ -194,8 +199,9 @@ def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
     slot = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
     chosen = np.full((len(rows), int(count.max()) + 1), ABSENT, dtype=np.int64)
     answer = np.where(answers.choices >= 0, codes[answers.item, np.maximum(answers.choices, 0)], -10)
-    chosen[:, 0] = np.where(answer[rows] == -10, -10 - np.arange(len(rows)), answer[rows])
-    chosen[index[at], 1 + slot] = np.where(answer[later[at]] == -10, -20 - slot, answer[later[at]])
+    chosen[:, 0] = answer[rows]
+    # Answers that are no option are none of them alike: -10 in the original order, then -11, -12, ...
+    chosen[index[at], 1 + slot] = np.where(answer[later[at]] == -10, -11 - slot, answer[later[at]])
     absent = chosen == ABSENT
     clusters = np.where(absent, -1, np.where(chosen < 0, chosen - 100, chosen))
     entropy = answer_entropy(clusters)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from calib.core.errors import unknown_name
 from calib.vqa.columns import codes
 from calib.vqa.evaluation.protocol import Protocol
 from calib.vqa.resampling import ClusterBootstrap
-from calib.vqa.schema import NOTA, ORIGINAL
+from calib.vqa.schema import ITEMS, NOTA, ORIGINAL
 from calib.vqa.tables import Items, Outputs, originals
 from calib.vqa.uncertainty import METHODS, Evidence, score
 
@@ -33,11 +34,13 @@ class Layout:
         boots: Data set to its draws; a data set with one image or patient has none.
 
     Raises:
-        ValueError: An item has no original, or the column of a shift or a cell is unknown.
+        ValueError: An item has no original, or the column of a shift or a cell is unknown, or a shift's usual
+            value occurs nowhere.
     """
 
     def __init__(self, items: Items, protocol: Protocol) -> None:
         self.items, self.protocol = items, protocol
+        self._check_columns()
         self.originals = originals(items)
         said = items.texts("dataset")
         self.datasets = np.array([name if name is not None else DATA for name in said], dtype=object)
@@ -61,6 +64,16 @@ class Layout:
         """The data sets, in the order of the items."""
         return list(dict.fromkeys(self.datasets.tolist()))
 
+    def _check_columns(self) -> None:
+        """Refuse a column that nobody knows; one of the schema that these items lack says nothing."""
+        columns, (column, usual) = self.items.columns, self.protocol.shift or ("", None)
+        for name in (*self.protocol.by, *([column] if column else [])):
+            if name not in columns and name not in ITEMS:
+                raise unknown_name("column of items", name, columns)
+        if usual is not None and usual not in self.slices(column):
+            values = sorted(set(self.slices(column).tolist()) - {""})
+            raise unknown_name(f"value of {column}", usual, values)
+
     def slices(self, column: str) -> np.ndarray:
         """Return what a column says of every item, (I,) of str; what it does not say is ''."""
         if column not in self.items.columns:
@@ -76,6 +89,21 @@ class Layout:
             return np.full(len(self.items), "", dtype=object)
         return np.array([" / ".join(p for p in row if p) for row in zip(*parts, strict=True)], dtype=object)
 
+    @cached_property
+    def gold_texts(self) -> np.ndarray:
+        """(I,) number of the right option's text, whatever its case; of its id where there are no texts."""
+        table = self.items
+        ids = table.column("option_ids").to_pylist()
+        texts = table.column("options").to_pylist() if table.has("options") else [None] * len(table)
+        keys: list[tuple[bool, str]] = []
+        for place, names, said in zip(table.correct.tolist(), ids, texts, strict=True):
+            if place < 0:
+                keys.append((False, ""))
+            else:
+                keys.append((False, names[place]) if said is None else (True, said[place].casefold()))
+        number = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+        return np.array([number[key] for key in keys], dtype=np.int64)
+
 
 class Answers:
     """All answers of one system, with what every method says of them.
@@ -86,6 +114,7 @@ class Answers:
         layout: What belongs together among the items.
 
     Attributes:
+        model: Its model, which other prompts and runs may share.
         item: (N,) rows among the items.
         right: (N,) bool.
         doubts: Method to (N,) uncertainties, NaN where it can say nothing.
@@ -95,6 +124,7 @@ class Answers:
 
     def __init__(self, name: str, outputs: Outputs, layout: Layout) -> None:
         self.name, self.outputs, self.layout = name, outputs, layout
+        self.model = str(outputs.models[0])
         items = layout.items
         self.item = outputs.item_rows
         self.right = outputs.right
@@ -112,7 +142,7 @@ class Answers:
         """Let every chosen method judge the answers.
 
         Args:
-            others_wrong: (N,) share of other systems that are wrong on the same item. None: there are none.
+            others_wrong: (N,) share of other models that are wrong on the same item. None: there are none.
         """
         if others_wrong is not None:
             self.evidence.given["others_wrong"] = others_wrong
@@ -171,15 +201,43 @@ class Answers:
         return by_original[self.layout.originals[self.item]]
 
     def _cell_error(self) -> np.ndarray:
-        """Return the error rate of answers of the same data set, condition, modality and type, (N,)."""
+        """Return the error rate of answers of the same data set, condition, modality and type, (N,).
+
+        That of other images or patients, in folds: an answer's own error is what the rate is to foresee. Nor
+        is it left out by itself, which would lower the rate of exactly the wrong ones.
+        """
         layout = self.layout
-        said = [self.dataset, self.condition]
-        said += [layout.slices(column)[self.item] for column in ("modality", "question_type")]
-        keys = np.array(["\x1f".join(map(str, row)) for row in zip(*said, strict=True)])
-        index = np.unique(keys, return_inverse=True)[1]
-        wrong = np.bincount(index, weights=~self.right) / np.bincount(index)
-        rates: np.ndarray = wrong[index]
+        whole = _numbered(self.dataset, self.condition)
+        more = [layout.slices(column)[self.item] for column in ("modality", "question_type")]
+        cell = _numbered(self.dataset, self.condition, *more)
+        n, folds = len(cell), layout.protocol.folds
+        order = np.random.default_rng(layout.protocol.seed).permutation(layout.cluster.max(initial=0) + 1)
+        fold = order[self.cluster] % folds
+        rates = np.empty(n)
+        for own in range(folds):
+            here, others = fold == own, fold != own
+            wrong, asked = _counted(whole[others], ~self.right[others], n)
+            rate = ((wrong + 0.5) / (asked + 1))[whole[here]]
+            wrong, asked = _counted(cell[others], ~self.right[others], n)
+            rates[here] = (wrong[cell[here]] + rate) / (asked[cell[here]] + 1)
+        # One cell tells nothing apart, nor should its folds.
+        cells = np.bincount(np.unique(np.stack([whole, cell]), axis=1)[0], minlength=n)
+        wrong, asked = _counted(whole, ~self.right, n)
+        single = cells[whole] == 1
+        rates[single] = (wrong / np.maximum(asked, 1))[whole[single]]
         return rates
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """Return a number for every combination of texts, (N,)."""
+    keys = np.array(["\x1f".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=str)
+    index: np.ndarray = np.unique(keys, return_inverse=True)[1]
+    return index
+
+
+def _counted(index: np.ndarray, wrong: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many are wrong, and how many there are, of every number below n."""
+    return np.bincount(index, weights=wrong, minlength=n), np.bincount(index, minlength=n)
 
 
 def systems(outputs: Outputs, layout: Layout) -> list[Answers]:
@@ -192,16 +250,26 @@ def systems(outputs: Outputs, layout: Layout) -> list[Answers]:
     order = list(dict.fromkeys(names.tolist()))
     index = codes(pa.array(names.tolist()), pa.array(order))
     found = [Answers(name, outputs.take(np.flatnonzero(index == i)), layout) for i, name in enumerate(order)]
-    wrong, asked = np.zeros(len(layout.items)), np.zeros(len(layout.items))
+    rates = {model: _wrong_rate(found, model) for model in dict.fromkeys(each.model for each in found)}
+    asked = sum(np.isfinite(rate).astype(np.int64) for rate in rates.values())
+    wrong = sum(np.nan_to_num(rate) for rate in rates.values())
     for answers in found:
-        wrong[answers.item] += ~answers.right
-        asked[answers.item] += 1
-    for answers in found:
-        others = asked[answers.item] - 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(others > 0, (wrong[answers.item] - ~answers.right) / others, np.nan)
-        answers.judge(share if len(found) > 1 else None)
+        at = answers.item
+        others = asked[at] - 1
+        rest = wrong[at] - rates[answers.model][at]
+        share = np.where(others > 0, rest / np.maximum(others, 1), np.nan)
+        answers.judge(share if len(rates) > 1 else None)
     return found
+
+
+def _wrong_rate(found: list[Answers], model: str) -> np.ndarray:
+    """Return the share of a model's prompts and runs that are wrong, (I,); NaN where none was asked."""
+    wrong, asked = np.zeros((2, len(found[0].layout.items)))
+    for answers in found:
+        if answers.model == model:
+            wrong[answers.item] += ~answers.right
+            asked[answers.item] += 1
+    return np.where(asked > 0, wrong / np.maximum(asked, 1), np.nan)
 
 
 def each(found: list[Answers]) -> Iterator[tuple[Answers, str, str]]:

@@ -16,7 +16,7 @@ from calib.vqa.resampling import ranked
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
-FEWEST = 5  # systems: of fewer no order is unlikely
+FEWEST = 5  # models: of fewer no order is unlikely
 
 
 def cells(found: list[Answers], protocol: Protocol) -> ResultTable:
@@ -32,6 +32,7 @@ def cells(found: list[Answers], protocol: Protocol) -> ResultTable:
                 rows += [_cell(answers, dataset, cell, at, name) for name in doubtful(answers)]
     fields = (
         Field("system", "system"),
+        Field("model", "model", shown=False),
         Field("dataset", "data set"),
         Field("cell", " / ".join(protocol.by) or "cell"),
         Field("method", "method"),
@@ -51,19 +52,20 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
         protocol: How it is tested.
     """
     rows = []
-    systems = list(dict.fromkeys(row["system"] for row in table.rows))
+    models = list(dict.fromkeys(row["model"] for row in table.rows))  # prompts and runs are not independent
     columns = list(dict.fromkeys((row["dataset"], row["cell"]) for row in table.rows))
     every: list[tuple[str, np.ndarray]] = []
     for name in dict.fromkeys(row["method"] for row in table.rows):
-        accuracy, auroc = (np.full((len(systems), len(columns)), np.nan) for _ in range(2))
-        for row in table.rows:
-            if row["method"] == name and "auroc" in row:
-                at = systems.index(row["system"]), columns.index((row["dataset"], row["cell"]))
-                accuracy[at], auroc[at] = row["accuracy"], row["auroc"]
+        own = [row for row in table.rows if row["method"] == name]
+        at = [(models.index(row["model"]), columns.index((row["dataset"], row["cell"]))) for row in own]
+        accuracy, auroc = (
+            _means(at, [row.get(key, math.nan) for row in own], (len(models), len(columns)))
+            for key in ("accuracy", "auroc")
+        )
         known = np.isfinite(auroc)
         made: dict[str, Any] = {
             "method": name,
-            "systems": int(known.any(axis=1).sum()),
+            "models": int(known.any(axis=1).sum()),
             "cells": int(known.sum()),
             "p": math.nan,
             "why": "",
@@ -75,8 +77,8 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
         made |= {"auroc_mean": float(auroc[known].mean()), "auroc_sd": float(auroc[known].std())}
         if not METHODS[name].baseline:
             every.append((name, auroc.ravel()))
-        if made["systems"] < FEWEST:
-            made["why"] = f"{made['systems']} systems: {FEWEST} are needed for a test"
+        if made["models"] < FEWEST:
+            made["why"] = f"{made['models']} models: {FEWEST} are needed for a test"
             continue
         try:
             test = spearman_test(
@@ -90,7 +92,7 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
         row["p_holm"] = float(p)
     fields = (
         Field("method", "method"),
-        Field("systems", "systems", "count"),
+        Field("models", "models", "count"),
         Field("cells", "cells", "count"),
         Field("auroc_mean", "mean AUROC %", "share"),
         Field("auroc_sd", "SD over cells", "share"),
@@ -99,8 +101,9 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
         Field("why", "why no number"),
     )
     note = (
-        "Spearman's correlation of accuracy and AUROC over systems, within each data set and cell, then "
-        "averaged; tested by exchanging whole systems, so that one which is good everywhere counts once. By "
+        "Spearman's correlation of accuracy and AUROC over models, within each data set and cell, then "
+        "averaged; tested by exchanging whole models, so that one which is good everywhere counts once. "
+        "Prompts and runs of one model are averaged first. By "
         "AUROC alone: AURC, PRR and ECE change with accuracy even where wrong and right answers are told "
         f"apart equally well. {_parts(every)}"
     )
@@ -111,8 +114,8 @@ def _cell(answers: Answers, dataset: str, cell: str, at: np.ndarray, name: str) 
     doubt = answers.doubts[name][at]
     known = ~np.isnan(doubt)
     failure = ~answers.right[at[known]]
-    row: dict[str, Any] = {"system": answers.name, "dataset": dataset, "cell": cell, "method": name}
-    row |= {"n": len(failure), "why": ""}
+    row: dict[str, Any] = {"system": answers.name, "model": answers.model, "dataset": dataset, "cell": cell}
+    row |= {"method": name, "n": len(failure), "why": ""}
     if not len(failure):
         return row | {"why": "no answer is judged"}
     row["accuracy"] = float(1 - failure.mean())
@@ -122,6 +125,16 @@ def _cell(answers: Answers, dataset: str, cell: str, at: np.ndarray, name: str) 
         one = ranked(["auroc"], doubt[known], failure, np.arange(len(failure)))
         row["auroc"] = float(one.of_counts(np.ones((1, len(failure)), dtype=np.uint8))[0, 0])
     return row
+
+
+def _means(at: list[tuple[int, int]], values: list[float], shape: tuple[int, int]) -> np.ndarray:
+    """Return the mean of the known values of every place of a table; NaN where there is none."""
+    total, count = np.zeros(shape), np.zeros(shape)
+    for place, value in zip(at, values, strict=True):
+        if math.isfinite(value):
+            total[place] += value
+            count[place] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _parts(every: list[tuple[str, np.ndarray]]) -> str:

@@ -104,7 +104,7 @@ def _collapse(rows: list[Row]) -> list[str]:
         beyond = "more than" if best["null_p_bh"] <= 0.05 else "no more than"
         text += (
             f": {beyond} the {_percent(best['null_mean'])} that the strength of the best rival alone gives "
-            f"(p {_p(best['null_p_bh'])})"
+            f"(p {_p(best['null_p_bh'])}{'; ' if best['why_null'] else ''}{best['why_null']})"
         )
     elif best["why_null"]:
         text += f"; what the best rival alone gives is not known ({best['why_null']})"
@@ -193,7 +193,7 @@ def _tracking(result: Evaluation, protocol: Protocol) -> str:
     parts = result.tables["tracking"].note.rsplit("well. ", 1)[-1]
     return (
         f"Quality follows accuracy for {with_it} of {len(own)} methods (Spearman of AUROC and accuracy over "
-        f"{reference['systems']} systems within data sets, Holm); {reference['method']}: "
+        f"{reference['models']} models within data sets, Holm); {reference['method']}: "
         f"{reference['rho']:+.2f}, p {_p(reference['p_holm'])}. {parts}"
     ).strip()
 

@@ -63,7 +63,7 @@ _LOGPROBS = "samples with logprob_sum and n_tokens"
 METHODS: dict[str, Method] = {
     # The panel: eight that every kind of model offers some of.
     "option_msp": Method(
-        options.option_msp, "1 - probability of the chosen option", "grey", _SCORES, True, panel=True
+        options.option_msp, "1 - largest probability of an option", "grey", _SCORES, True, panel=True
     ),
     "option_entropy": Method(options.option_entropy, "entropy of the options", "grey", _SCORES, panel=True),
     "option_margin": Method(
