@@ -89,6 +89,7 @@ def test_columns_and_values_that_do_not_occur_are_refused() -> None:
         ({"by": ("scaner",)}, "Did you mean 'scanner'"),
         ({"shift": ("scaner", "A")}, "Did you mean 'scanner'"),
         ({"shift": ("scanner", "Philips")}, "value of scanner"),
+        ({"shift": ("modality", "CT")}, "no item says anything of modality"),
     ):
         with pytest.raises(ValueError, match=told):
             Layout(items, Protocol(**settings))

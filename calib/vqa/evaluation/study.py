@@ -72,6 +72,8 @@ class Layout:
                 raise unknown_name("column of items", name, columns)
         if usual is not None and usual not in self.slices(column):
             values = sorted(set(self.slices(column).tolist()) - {""})
+            if not values:
+                raise ValueError(f"shift={column}:{usual}: no item says anything of {column}.")
             raise unknown_name(f"value of {column}", usual, values)
 
     def slices(self, column: str) -> np.ndarray:
