@@ -29,7 +29,8 @@ def main(folder: Path) -> None:
     """Write items.parquet and outputs.parquet."""
     rows = [json.loads(line) for line in (folder / "items.jsonl").open(encoding="utf-8")]
     usable = [row for row in rows if _usable(row)]
-    whole = {base for base, n in Counter(_base(row) for row in usable).items() if n == _count(rows, base)}
+    counts = Counter(map(_base, rows))
+    whole = {base for base, n in Counter(map(_base, usable)).items() if n == counts[base]}
     kept = [row for row in usable if _base(row) in whole]
     chosen: dict[str, None] = {}
     taken: Counter[str] = Counter()
@@ -63,12 +64,6 @@ def _usable(row: dict[str, Any]) -> bool:
 
 def _base(row: dict[str, Any]) -> str:
     return str(row["base"])
-
-
-def _count(rows: list[dict[str, Any]], base: str) -> int:
-    if not hasattr(_count, "of"):
-        _count.of = Counter(map(_base, rows))  # type: ignore[attr-defined]
-    return int(_count.of[base])  # type: ignore[attr-defined]
 
 
 def _item(row: dict[str, Any]) -> dict[str, Any]:

@@ -31,10 +31,9 @@ def check_share(name: str, value: object) -> float:
         Traceback (most recent call last):
         ValueError: coverage must be a number above 0 and below 1, not 90: 0.9 stands for 90 %.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < 1:  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(f"{name} must be a number above 0 and below 1, not {value!r}: 0.9 stands for 90 %.")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def rank_of(n: int, coverage: float) -> int:

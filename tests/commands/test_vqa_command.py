@@ -114,8 +114,8 @@ def test_every_setting_is_in_the_help_and_read(name: str, capsys: pytest.Capture
     module = Path(cli.__file__).parent / Path(
         *SUBCOMMANDS[name].main.split(":")[0].split(".")[1:]
     ).with_suffix(".py")
-    registry = Path(cli.__file__).parent / "vqa" / "answerers" / "registry.py"
-    source = module.read_text() + registry.read_text()
+    answerers = Path(cli.__file__).parent / "vqa" / "answerers"
+    source = module.read_text() + (answerers / "registry.py").read_text()
     handed_on = {field.name for field in dataclasses.fields(Protocol)} if name == "evaluate" else set()
     unread = [key for key in SUBCOMMANDS[name].options if f'"{key}"' not in source and key not in handed_on]
     assert not unread
