@@ -27,7 +27,8 @@ from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
 from calib.posthoc import ReviewThreshold, make_calibrator
-from calib.report.sections.review import MOST_STEPS, review, steps_of
+from calib.report.sections.review import review
+from calib.report.sections.steps import MOST_STEPS, steps_of
 from calib.report.subject import Parts, subject_of
 from calib.stats import proportion_interval
 
