@@ -33,21 +33,26 @@ def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Sect
         others: Further scores of doubt by name, (N,) each, that are compared.
     """
     parts, wrong = subject.parts, ~subject.correct
-    doubt = subject.doubt.numpy()
-    steps = steps_of(doubt, wrong, subject.groups, level=parts.level)
+    judged, can = subject.judged.numpy(), subject.judged.isfinite().numpy()
     scores = {parts.doubt_name: subject.doubt, **(others or {})}
-    section = Section(
-        "review",
-        "Which cases a reader should see",
-        said=[
-            f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
-            "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
-            "are wrong.",
-        ],
-        pictures=[_curve(subject, steps, scores)],
-        tables=[_workloads(subject, steps), _scores(subject, scores)],
-        slider=_slider(subject, steps),
+    said = (
+        f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
+        "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
+        "are wrong."
     )
+    unlike = int((~can).sum())
+    if unlike:
+        said += (
+            f" {unlike:,} of {len(can):,} are unlike the images seen: a reader sees them at any threshold."
+        )
+    section = Section("review", "Which cases a reader should see", said=[said])
+    if can.any():
+        groups = None if subject.groups is None else subject.groups[can]
+        steps = steps_of(judged[can], wrong[can], groups, level=parts.level)
+        section.pictures.append(_curve(subject, steps, scores))
+        section.tables.append(_workloads(subject, steps))
+        section.slider = _slider(subject, steps)
+    section.tables.append(_scores(subject, scores))
     if parts.review is not None:
         _fitted(subject, parts.review, section)
     else:
@@ -64,7 +69,7 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
     failure = torch.from_numpy(wrong)
     coverage, risk = steps.accepted / n, steps.errors / steps.accepted
     telling = steps.accepted >= min(FEW, n)
-    top = max(1.15 * max(float(risk[telling].max()), float(wrong.mean())), 0.05)
+    top = max(1.15 * max([*risk[telling].tolist(), float(wrong.mean())]), 0.05)
     share = float(wrong.mean())
     said = "; ".join(
         f"{percent(k / n, 0)} accepted: {percent(e / k)} wrong" for k, e in _at(steps, n, (0, 0.2, 0.5, 0.8))
@@ -217,17 +222,16 @@ def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
 def _applied(subject: Subject, fitted: Review) -> str:
     """Return what the threshold does on the images of the page."""
     accepted = fitted(subject.judged).cpu().numpy().astype(bool)
-    kept, n, unlike = int(accepted.sum()), len(accepted), int(subject.judged.isinf().sum())
-    never = f" {unlike:,} of {n:,} are unlike the images seen, and never accepted." if unlike else ""
+    kept, n = int(accepted.sum()), len(accepted)
     if not kept:
-        return f"On {PAGE} it accepts none of {n:,}.{never} {NO_TEST}"
+        return f"On {PAGE} it accepts none of {n:,}. {NO_TEST}"
     groups = None if subject.groups is None else subject.groups[accepted]
     share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
     at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
     return (
         f"On {PAGE} it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
-        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
-        f"{never} {NO_TEST}"
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader. "
+        f"{NO_TEST}"
     )
 
 
