@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calib.core.checks import check_labels, check_tensor
 from calib.stats.bootstrap import MeanStatistic, bootstrap_interval
+from calib.stats.bounds import check_share
 from calib.stats.proportions import proportion_interval
 
 COUNTED = ("coverage", "mean_size", "empty", "singletons", "full")  # means over cases
@@ -92,7 +93,7 @@ def class_coverage_gap(sets: Tensor, labels: Tensor, *, coverage: float) -> Tens
 
     Source: Ding et al. 2023 (NeurIPS), CovGap; the CCV of Silva-Rodríguez et al. 2025 is 100 times it.
     """
-    _check_share("coverage", coverage)
+    check_share("coverage", coverage)
     return (class_coverages(sets, labels) - coverage).abs().nanmean()
 
 
@@ -109,7 +110,7 @@ def chance_gap(labels: Tensor, *, coverage: float) -> float:
         >>> round(chance_gap(torch.tensor([0] * 10 + [1] * 90), coverage=0.9), 4)
         0.0474
     """
-    _check_share("coverage", coverage)
+    check_share("coverage", coverage)
     gaps = []
     for n in labels.long().bincount().tolist():
         if n:
@@ -163,7 +164,7 @@ def summarize_sets(
         >>> [round(end, 3) for end in found["intervals"]["coverage"]]
         [0.068, 0.932]
     """
-    _check_share("level", level)
+    check_share("level", level)
     hits = _hits(sets, labels)
     sizes = sets.sum(dim=1)
     n, classes = sets.shape
@@ -247,8 +248,3 @@ def _check_sets(sets: Tensor) -> None:
         raise ValueError(
             f"sets must be (N, C) bool with N > 0 and C > 1, got {tuple(sets.shape)} {sets.dtype}."
         )
-
-
-def _check_share(name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1):
-        raise ValueError(f"{name} must be a number above 0 and below 1, not {value!r}.")

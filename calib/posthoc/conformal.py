@@ -15,12 +15,12 @@ from calib.posthoc.set_cells import SetCells, fit_cells
 from calib.posthoc.set_guarantee import LEVEL, sentences
 from calib.posthoc.set_levels import (
     Level,
-    check_share,
     fewest_cases,
     realised_interval,
 )
 from calib.posthoc.set_records import NAME, VERSION, check_set_record, check_thresholds
 from calib.posthoc.set_scores import SETS, rounded, row_noise
+from calib.stats.bounds import check_share
 
 
 class PredictionSets:

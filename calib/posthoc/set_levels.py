@@ -16,26 +16,6 @@ from calib.posthoc.set_scores import rounded
 SLACK = 1e-9  # (n + 1) * 0.9 is a whole number but for rounding
 
 
-def check_share(name: str, value: object) -> float:
-    """Return a share; refuse what is no number between 0 and 1.
-
-    Args:
-        name: What it is called.
-        value: What was given.
-
-    Raises:
-        ValueError: It is not as above.
-
-    Example:
-        >>> check_share("coverage", 90)
-        Traceback (most recent call last):
-        ValueError: coverage must be a number above 0 and below 1, not 90: 0.9 stands for 90 %.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(f"{name} must be a number above 0 and below 1, not {value!r}: 0.9 stands for 90 %.")
-    return float(value)
-
-
 def rank_of(n: int, coverage: float) -> int:
     """Return k = ceil((n + 1) coverage): the k-th smallest of n scores is the threshold.
 

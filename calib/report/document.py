@@ -127,7 +127,7 @@ class Section:
         pictures: Its figures.
         tables: Its tables.
         cases: Heading to images.
-        slider: What the slider needs, see `calib.report.sections.review`. None: the section has none.
+        slider: What the slider needs, see `calib.report.sections.steps`. None: the section has none.
         checklist: Guideline to rows (item, topic, state, where). Empty: it is no checklist.
         notes: Remarks in small print.
     """

@@ -24,8 +24,9 @@ from calib.report.sections.decisions import decisions
 from calib.report.sections.overview import Metrics, comparison, metrics_of, overview
 from calib.report.sections.provenance import Origin, provenance
 from calib.report.sections.reliability import reliability
-from calib.report.sections.review import caught, erring, review, reviewed
+from calib.report.sections.review import review
 from calib.report.sections.sets import prediction_sets
+from calib.report.sections.steps import caught, erring, reviewed
 from calib.report.subject import (
     ByMethod,
     Calibrate,

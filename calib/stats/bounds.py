@@ -138,21 +138,24 @@ def _allowed(share: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
     return sizes, np.maximum(most_wrong(sizes, share, delta), 0).astype(np.float64)
 
 
-def check_share(name: str, value: float) -> float:
+def check_share(name: str, value: object) -> float:
     """Return a number between 0 and 1, both excluded; refuse another.
+
+    Args:
+        name: What it is called.
+        value: What was given.
 
     Raises:
         ValueError: It is another.
 
     Example:
-        >>> check_share("delta", 1)
+        >>> check_share("coverage", 90)
         Traceback (most recent call last):
-        ValueError: delta must be a number above 0 and below 1, not 1.
+        ValueError: coverage must be a number above 0 and below 1, not 90: 0.9 stands for 90 %.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < 1:
-        raise ValueError(f"{name} must be a number above 0 and below 1, not {value!r}.")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
+        return float(value)
+    raise ValueError(f"{name} must be a number above 0 and below 1, not {value!r}: 0.9 stands for 90 %.")
 
 
 def _counts(wrong: np.ndarray | int, n: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,6 @@
 | p_true_logits | [true, false] |
 | p_true | where the logits are not known: P(True) |
 | verbalized_confidence, verbalized_text | 0 to 1 |
-| judge_score | of an open answer |
 
 Other columns are kept: results can be split by them.
 """
@@ -105,7 +104,6 @@ OUTPUTS: dict[str, Any] = {
     "p_true": pa.float64(),
     "verbalized_confidence": pa.float64(),
     "verbalized_text": pa.string(),
-    "judge_score": pa.float64(),
 }
 OUTPUTS_NEED = ("model_id", "item_id")
 # Written by some instead of samples: places among the item's options, -1 for none of them.

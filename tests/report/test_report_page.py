@@ -27,7 +27,8 @@ from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
 from calib.posthoc import ReviewThreshold, make_calibrator
-from calib.report.sections.review import MOST_STEPS, review, steps_of
+from calib.report.sections.review import review
+from calib.report.sections.steps import MOST_STEPS, steps_of
 from calib.report.subject import Parts, subject_of
 from calib.stats import proportion_interval
 
@@ -391,6 +392,32 @@ def test_a_fitted_threshold_is_applied_to_the_images_of_the_page(tmp_path: Path)
     assert "No review threshold was fitted." in content["sections"]["review"]["notes"][-1]
 
 
+def test_the_slider_stands_on_the_doubts_that_predict_judges() -> None:
+    predictions = said()
+    doubt = 1 - predictions.confidence.double()
+    unlike = torch.arange(60) % 10 == 0
+    judged = doubt.mul(100).round().div(100).masked_fill(unlike, torch.inf)
+    subject = subject_of(
+        {"mine": {1: predictions}}, parts=Parts(judged=judged, review=fitted_review(0.4), n_resamples=20)
+    )
+    section = review(subject)
+    assert section.slider is not None
+    steps, wrong = section.slider["steps"], ~predictions.labels.eq(predictions.logits.argmax(1))
+    assert section.slider["n"] == 60
+    assert steps[-1][1] == 54  # the six that are unlike go to a reader at any threshold
+    for at, accepted, errors, *_ in steps:
+        inside = judged <= at + 1e-9
+        assert (accepted, errors) == (int(inside.sum()), int((inside & wrong).sum()))
+    assert steps[section.slider["start"]][1] == int((judged < 0.4).sum())
+    assert "6 of 60 are unlike the images seen" in " ".join(section.said)
+    workload = next(table for table in section.tables if table.name == "workload")
+    assert next(iter(workload.rows)) == "10.0 %"  # no row promises less review
+    none = replace(subject.parts, judged=torch.full((60,), torch.inf, dtype=torch.float64))
+    section = review(replace(subject, parts=none))
+    assert section.slider is None
+    assert "60 of 60 are unlike the images seen" in " ".join(section.said)
+
+
 def test_sets_are_judged_on_the_images_of_the_page(tmp_path: Path) -> None:
     predictions = said()
     _, content, _ = written(tmp_path, predictions, sets=fitted_sets())
@@ -599,6 +626,7 @@ def test_the_threshold_is_applied_to_the_doubts_that_it_judges(tmp_path: Path) -
     judged[:7] = torch.inf
     subject = subject_of(predictions, parts=Parts(review=fitted_review(0.3), judged=judged, n_resamples=40))
     accepted = int((judged < 0.3).sum())
-    sentence = review(subject).said[-1]
+    first, *_, sentence = review(subject).said
     assert f"accepts {accepted} of 60 " in sentence
-    assert f"; {60 - accepted} go to a reader. 7 of 60 are unlike the images seen, and never" in sentence
+    assert f"; {60 - accepted} go to a reader." in sentence
+    assert "7 of 60 are unlike the images seen: a reader sees them at any threshold." in first

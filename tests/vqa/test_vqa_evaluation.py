@@ -17,6 +17,7 @@ from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items
 from calib.vqa.evaluation import shifts
 from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.words import _median
+from calib.vqa.schema import NOTA
 
 FOLDER = Path(__file__).parents[1] / "golden"
 THEIRS = json.loads((FOLDER / "vqa_report.json").read_text())["models"]
@@ -323,3 +324,29 @@ def test_the_demonstration_is_small_and_says_something() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 200_000
     assert not (items.places("nota")[:] == items.correct).any()  # never right
     assert outputs.right[outputs.models == "Yi-VL-34B"].mean() == pytest.approx(0.791, abs=0.001)
+
+
+def test_a_love_of_letters_is_no_fragility() -> None:
+    rng = np.random.default_rng(4)
+    n, letters = 600, np.array([1.2, 0.4, -0.4, -1.2])
+    place = rng.integers(0, 4, n)
+    asked = letters + rng.normal(size=(n, 4))
+    asked[np.arange(n), place] += 2
+    changed = asked.copy()  # None of the above gets what its letter gets, and knows nothing of the question
+    changed[np.arange(n), place] = letters[place] + 1.5 * rng.normal(size=n)
+    ids = [f"o{k}" for k in range(4)]
+    items, outputs = [], []
+    for i, right in enumerate(place.tolist()):
+        for form, scores in (("original", asked[i]), ("nota", changed[i])):
+            row = {"item_id": f"{i}#{form}", "base_id": str(i), "condition": form, "correct_index": right}
+            listed = [NOTA if form == "nota" and k == right else name for k, name in enumerate(ids)]
+            items.append({**row, "option_ids": listed})
+            outputs.append({"model_id": "m", "item_id": row["item_id"], "option_logit": scores.tolist()})
+    table = Items.of_rows(items)
+    protocol = Protocol(methods=("option_msp", "option_entropy", "best_distractor"), n_resamples=40)
+    found = evaluate(table, Outputs.of_rows(outputs, table), protocol)
+    rows = [row for row in found.rows("collapse") if row["method"] in ("option_msp", "option_entropy")]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["null_p"] > 0.05
+        assert row["added_p"] > 0.05

@@ -115,7 +115,7 @@ def _calibration(ours: Mapping[str, Any]) -> str:
 
 
 def _triage(subject: Subject) -> str:
-    order = subject.doubt.argsort().numpy()
+    order = subject.judged.argsort(stable=True).numpy()  # what is unlike comes last: it is reviewed
     n, kept = len(order), round(0.8 * len(order))
     if kept < 1:
         return "There are too few images to say what reviewing some of them would change."

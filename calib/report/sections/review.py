@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,69 +13,16 @@ from calib.metrics import FAILURE_METRICS, Column, columns_of
 from calib.metrics.failure import aurc, failures_of_counts, summarize_failure
 from calib.report.document import NO_TEST, Picture, Section, Table, Value
 from calib.report.sections.overview import between, percent
+from calib.report.sections.steps import Steps, steps_of
 from calib.report.subject import Review, Subject
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.stats import clopper_pearson, counted_intervals, effective_size, proportion_interval
+from calib.stats import counted_intervals, proportion_interval
 
-MOST_STEPS = 400  # positions of the slider
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # reviewed, in the table
 DRAWN = 3  # curves of other scores
 FEW = 20  # accepted images, below which a share is all chance
 PAGE = "the images of this page"
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What accepting up to some doubt comes to, from the least doubt to the most.
-
-    Attributes:
-        threshold: (T,) accepted is a doubt of at most this.
-        accepted: (T,) how many images.
-        errors: (T,) how many of them are wrong.
-        low: (T,) lower end of the share of errors among them.
-        high: (T,) upper end.
-    """
-
-    threshold: np.ndarray
-    accepted: np.ndarray
-    errors: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def steps_of(
-    doubt: np.ndarray, wrong: np.ndarray, groups: np.ndarray | None, *, level: float = 0.95
-) -> Steps:
-    """Return what accepting up to each doubt comes to; images of equal doubt are accepted together.
-
-    Of more than `MOST_STEPS` different doubts those are taken that divide the images evenly.
-
-    Args:
-        doubt: (N,) higher = more likely wrong.
-        wrong: (N,) bool.
-        groups: (N,) groups for the intervals. None: the images are independent.
-        level: Coverage of the intervals.
-
-    Example:
-        >>> steps = steps_of(np.array([0.1, 0.3, 0.3, 0.6]), np.array([False, True, False, True]), None)
-        >>> steps.threshold.tolist(), steps.accepted.tolist(), steps.errors.tolist()
-        ([0.1, 0.3, 0.6], [1, 3, 4], [0, 1, 2])
-    """
-    order = np.argsort(doubt, kind="stable")
-    values, failed = doubt[order], wrong[order]
-    ends = np.flatnonzero(np.append(values[1:] > values[:-1], True))  # the last of each block of ties
-    if len(ends) > MOST_STEPS:
-        places = np.linspace(0, len(values) - 1, MOST_STEPS)
-        ends = np.unique(ends[np.searchsorted(ends, places)])
-    accepted, errors = ends + 1, np.cumsum(failed)[ends]
-    if groups is None:
-        sizes = accepted.astype(np.float64)
-    else:
-        codes = np.unique(groups, return_inverse=True)[1][order]
-        sizes = np.array([effective_size(failed[:k], codes[:k], level=level) for k in accepted])
-    low, high = clopper_pearson(errors / accepted * sizes, sizes, level=level)
-    return Steps(values[ends], accepted, errors, low, high)
 
 
 def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Section:
@@ -87,21 +33,26 @@ def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Sect
         others: Further scores of doubt by name, (N,) each, that are compared.
     """
     parts, wrong = subject.parts, ~subject.correct
-    doubt = subject.doubt.numpy()
-    steps = steps_of(doubt, wrong, subject.groups, level=parts.level)
+    judged, can = subject.judged.numpy(), subject.judged.isfinite().numpy()
     scores = {parts.doubt_name: subject.doubt, **(others or {})}
-    section = Section(
-        "review",
-        "Which cases a reader should see",
-        said=[
-            f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
-            "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
-            "are wrong.",
-        ],
-        pictures=[_curve(subject, steps, scores)],
-        tables=[_workloads(subject, steps), _scores(subject, scores)],
-        slider=_slider(subject, steps),
+    said = (
+        f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
+        "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
+        "are wrong."
     )
+    unlike = int((~can).sum())
+    if unlike:
+        said += (
+            f" {unlike:,} of {len(can):,} are unlike the images seen: a reader sees them at any threshold."
+        )
+    section = Section("review", "Which cases a reader should see", said=[said])
+    if can.any():
+        groups = None if subject.groups is None else subject.groups[can]
+        steps = steps_of(judged[can], wrong[can], groups, level=parts.level)
+        section.pictures.append(_curve(subject, steps, scores))
+        section.tables.append(_workloads(subject, steps))
+        section.slider = _slider(subject, steps)
+    section.tables.append(_scores(subject, scores))
     if parts.review is not None:
         _fitted(subject, parts.review, section)
     else:
@@ -118,7 +69,7 @@ def _curve(subject: Subject, steps: Steps, scores: Mapping[str, Tensor]) -> Pict
     failure = torch.from_numpy(wrong)
     coverage, risk = steps.accepted / n, steps.errors / steps.accepted
     telling = steps.accepted >= min(FEW, n)
-    top = max(1.15 * max(float(risk[telling].max()), float(wrong.mean())), 0.05)
+    top = max(1.15 * max([*risk[telling].tolist(), float(wrong.mean())]), 0.05)
     share = float(wrong.mean())
     said = "; ".join(
         f"{percent(k / n, 0)} accepted: {percent(e / k)} wrong" for k, e in _at(steps, n, (0, 0.2, 0.5, 0.8))
@@ -255,41 +206,6 @@ def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
     }
 
 
-def reviewed(slider: Mapping[str, Any], step: Any) -> str:
-    """Return the workload at a position of the slider, as the script of the page writes it.
-
-    Example:
-        >>> reviewed({"n": 40, "errors": 4}, [0.25, 30, 1, 0.0, 0.2])
-        '10 of 40 (25.0 %)'
-    """
-    n = slider["n"]
-    return f"{n - step[1]:,} of {n:,} ({percent((n - step[1]) / n)})"
-
-
-def erring(slider: Mapping[str, Any], step: Any) -> str:
-    """Return the errors among the accepted at a position of the slider, likewise.
-
-    Example:
-        >>> erring({"n": 40, "errors": 4}, [0.25, 30, 3, 0.021, 0.265])
-        '3 of 30 (10.0 %) [2.1, 26.5]'
-    """
-    _, accepted, errors, low, high = step
-    ends = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{errors:,} of {accepted:,} ({percent(errors / accepted)}) {ends}"
-
-
-def caught(slider: Mapping[str, Any], step: Any) -> str:
-    """Return how many of all mistakes are reviewed at a position of the slider, likewise.
-
-    Example:
-        >>> caught({"n": 40, "errors": 4}, [0.25, 30, 1, 0.0, 0.2])
-        '3 of 4 (75.0 %)'
-    """
-    total = slider["errors"]
-    seen = total - step[2]
-    return f"{seen:,} of {total:,} ({percent(seen / total)})" if total else "there are none"
-
-
 def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
     """Say what the fitted threshold promises, and what it does on these images."""
     section.said.append(f"The fitted threshold: {fitted.guarantee}")
@@ -306,17 +222,16 @@ def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
 def _applied(subject: Subject, fitted: Review) -> str:
     """Return what the threshold does on the images of the page."""
     accepted = fitted(subject.judged).cpu().numpy().astype(bool)
-    kept, n, unlike = int(accepted.sum()), len(accepted), int(subject.judged.isinf().sum())
-    never = f" {unlike:,} of {n:,} are unlike the images seen, and never accepted." if unlike else ""
+    kept, n = int(accepted.sum()), len(accepted)
     if not kept:
-        return f"On {PAGE} it accepts none of {n:,}.{never} {NO_TEST}"
+        return f"On {PAGE} it accepts none of {n:,}. {NO_TEST}"
     groups = None if subject.groups is None else subject.groups[accepted]
     share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
     at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
     return (
         f"On {PAGE} it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
-        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader."
-        f"{never} {NO_TEST}"
+        f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader. "
+        f"{NO_TEST}"
     )
 
 
