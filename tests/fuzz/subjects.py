@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from calib import vqa
-from calib.backbones.tokenization import bert_tokenizer
+from calib.backbones.tokenization import bert_tokenizer, vocabulary_digest
 from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
 from calib.core.names import name_key
