@@ -162,13 +162,14 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
     prepare_threads()
     row = row.chosen(argv)
     given = row.read(argv)
+    if row.shared:
+        check_root(getattr(given, "data", None))
     if row.trains:
         import_lightning()
     if not row.shared:
         main = row.function()
         show_warnings()
         return main(given)
-    check_root(getattr(given, "data", None))
     from calib.processes.join import in_processes
 
     show_warnings()
