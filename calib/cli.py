@@ -177,11 +177,11 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
     # What it takes is imported where it runs: not in a process that only starts others.
     with handed_on(argv) as words:
         return in_processes(
-            name, words, trainer, lambda: row.function()(given), check=lambda: _check(trainer)
+            name, words, trainer, lambda: row.function()(given), check=lambda: _check_trainer(trainer)
         )
 
 
-def _check(trainer: Mapping[str, Any]) -> None:
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
     from calib.runs.trainer import check_trainer  # takes seconds to import
 
     check_trainer(trainer)
