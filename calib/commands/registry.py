@@ -59,6 +59,7 @@ class Command:
         task: The settings it takes, a key of `calib.config.SCHEMAS`.
         tasks: What is done instead where the settings ask for this task.
         shared: Whether several processes may do it together.
+        trains: Whether it trains by Lightning.
         after: What is said of going on.
     """
 
@@ -69,6 +70,7 @@ class Command:
     task: str = ""
     tasks: Mapping[str, Command] = field(default_factory=dict)
     shared: bool = False
+    trains: bool = False
     after: After = After()
 
     def chosen(self, argv: Sequence[str]) -> Command:
@@ -107,6 +109,7 @@ _TRAIN = Command(
     usage=usage.TRAIN,
     task="prompt",
     shared=True,
+    trains=True,
     after=GOES_ON,
 )
 _FAILURE = replace(
@@ -124,6 +127,7 @@ COMMANDS = {
         read=sweep_of,
         usage=usage.SWEEP,
         task="prompt",
+        trains=True,
         after=GOES_ON,
     ),
     "tune": Command(
@@ -132,6 +136,7 @@ COMMANDS = {
         read=search_of,
         usage=usage.TUNE,
         task="prompt",
+        trains=True,
         after=GOES_ON,
     ),
     "evaluate": Command(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import betaincinv
-
 from calib.stats.bounds import fewest_cases
 
 if TYPE_CHECKING:
@@ -115,6 +113,8 @@ def _about(number: int) -> str:
 
 
 def _of_workload(fitted: ReviewThreshold) -> str:
+    from scipy.special import betaincinv  # takes a while to import
+
     at, workload = fitted.at, fitted.workload
     assert at is not None
     assert workload is not None
