@@ -20,6 +20,7 @@ from calib.metrics.unit_bins import Pooling, bin_error, pooled_bins
 
 SegmentationMetric = Literal["dice", "ace", "ece", "mce"]
 Absent = Literal["keep", "leave_out"]
+WATCHED: tuple[SegmentationMetric, ...] = ("dice", "ace", "ece")  # during training
 
 
 @dataclass(frozen=True)
