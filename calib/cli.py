@@ -96,6 +96,7 @@ class _Screen:
 
 
 def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) -> int:
+    row = row.form(argv)
     try:
         if row.usage and set(HELP) & set(argv):
             sys.stdout.write(_help(row.chosen([word for word in argv if word not in HELP])))

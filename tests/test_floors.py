@@ -10,7 +10,7 @@ FLOORS = (
     {"core", "io", "stats"},
     {"losses", "metrics", "posthoc", "scores", "backbones"},
     {"data", "report", "training"},
-    {"prompts", "failure", "vqa"},
+    {"prompts", "failure", "vqa", "segmentation"},
     {"config", "processes", "runs"},
     {"commands", "cli", "__main__"},
 )

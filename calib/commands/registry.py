@@ -15,6 +15,8 @@ from calib.commands.predict_arguments import predict_arguments
 from calib.commands.review_arguments import review_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
+from calib.commands.segment.arguments import evaluate_arguments
+from calib.commands.segment.arguments import predict_arguments as segment_predict_arguments
 from calib.commands.sets_arguments import sets_arguments
 from calib.commands.vqa.arguments import vqa_arguments
 from calib.config import EvaluateRun, ReportRun, load_config, split_arguments, task_of
@@ -58,6 +60,7 @@ class Command:
             or `main` answer it themselves.
         task: The settings it takes, a key of `calib.config.SCHEMAS`.
         tasks: What is done instead where the settings ask for this task.
+        forms: What is done instead where this is the first of the arguments; all of these are read.
         shared: Whether several processes may do it together.
         trains: Whether it trains by Lightning.
         after: What is said of going on.
@@ -69,9 +72,14 @@ class Command:
     usage: str = ""
     task: str = ""
     tasks: Mapping[str, Command] = field(default_factory=dict)
+    forms: Mapping[str, Command] = field(default_factory=dict)
     shared: bool = False
     trains: bool = False
     after: After = After()
+
+    def form(self, argv: Sequence[str]) -> Command:
+        """Return this command, or the one that the first of its arguments names."""
+        return self.forms.get(argv[0], self) if argv else self
 
     def chosen(self, argv: Sequence[str]) -> Command:
         """Return this command, or the one that its arguments ask for by their task.
@@ -119,8 +127,16 @@ _FAILURE = replace(
     usage=usage.FAILURE,
     task="failure",
 )
+_SEGMENT = replace(
+    _TRAIN,
+    summary="train a small network on images and masks, calibrated; predict, evaluate (Dice against ACE)",
+    main="calib.commands.segment.train:main",
+    read=partial(load_config, task="segment"),
+    usage=usage.SEGMENT,
+    task="segment",
+)
 COMMANDS = {
-    "train": replace(_TRAIN, tasks={"failure": _FAILURE}),
+    "train": replace(_TRAIN, tasks={"failure": _FAILURE, "segment": _SEGMENT}),
     "sweep": Command(
         summary="train many settings and seeds side by side, in one table",
         main="calib.commands.search.sweep:main",
@@ -182,6 +198,21 @@ COMMANDS = {
         summary="which predictions may pass and which a person must look at, with what is guaranteed",
         main="calib.commands.review:main",
         read=review_arguments,
+    ),
+    "segment": replace(
+        _SEGMENT,
+        forms={
+            "predict": Command(
+                summary="masks and probabilities of images",
+                main="calib.commands.segment.predict:main",
+                read=segment_predict_arguments,
+            ),
+            "evaluate": Command(
+                summary="networks beside each other on images with masks",
+                main="calib.commands.segment.evaluate:main",
+                read=evaluate_arguments,
+            ),
+        },
     ),
     "vqa": Command(
         summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calib.config.schema import FailureRun, PromptRun
+from calib.config.schema import FailureRun, PromptRun, SegmentRun
 from calib.core.byname import check_settings
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in, settings_in
@@ -18,8 +18,10 @@ TABLES = {
     "doubt": [("calib.failure.doubt", "WHOLE"), ("calib.scores.registry", "SCORES")],
     "failure loss": [("calib.losses.failure", "FAILURE_LOSSES")],
     "loss": [("calib.losses.registry", "LOSSES")],
+    "loss of pixels": [("calib.losses.registry", "OF_PIXELS")],
     "loss preset": [("calib.losses.presets", "PRESETS")],
     "score": [("calib.scores.registry", "SCORES")],
+    "segmentation preset": [("calib.losses.presets", "SEGMENTATION_PRESETS")],
     "weighting": [("calib.losses.failure", "WEIGHTINGS")],
 }
 
@@ -40,6 +42,10 @@ def check_names(config: Any) -> None:
     Raises:
         ValueError: A name, or a setting of a loss, is unknown; the message says which was probably meant.
     """
+    if isinstance(config, SegmentRun):
+        _check("segmentation preset", config.preset)
+        _check_losses(config.loss, "loss of pixels")
+        return
     if config.data.name:
         _check("data set", config.data.name)
     if isinstance(config, PromptRun | FailureRun):
@@ -90,9 +96,9 @@ def _check_backbone(name: str) -> None:
         _check("backbone", name)
 
 
-def _check_losses(losses: Mapping[str, Any]) -> None:
+def _check_losses(losses: Mapping[str, Any], kind: str = "loss") -> None:
     for name, options in losses.items():
-        _check("loss", name)
+        _check(kind, name)
         if isinstance(options, Mapping):
             given = {key: value for key, value in options.items() if key != "weight"}
             known = settings_in(*TABLES["loss"][0], name)

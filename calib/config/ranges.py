@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, Setting
+from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, PixelDataConfig, Setting
 from calib.core.errors import unknown_name
 
 
@@ -48,7 +48,7 @@ def check_part(part: Any, prefix: str) -> None:
     Raises:
         ValueError: One is; the message names it.
     """
-    if isinstance(part, DataConfig):
+    if isinstance(part, DataConfig | PixelDataConfig):
         _check_options(part)
     _check_leaves(part, prefix)
 
@@ -61,7 +61,7 @@ def _check_leaves(part: Any, prefix: str) -> None:
             _check_inside(f"{prefix}{key}", one.keys, value)
 
 
-def _check_options(data: DataConfig) -> None:
+def _check_options(data: DataConfig | PixelDataConfig) -> None:
     for name in ("name", "root", "template", "class_names"):
         if name in data.options:
             raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
