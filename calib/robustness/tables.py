@@ -1,0 +1,343 @@
+"""What was found under shifts as text: one table at a glance, all tables, sentences, rows for CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from calib.report.tables import Cell, aligned, format_cell
+from calib.robustness.measures import MEASURES, SEPARATOR, measure_of
+from calib.robustness.protocol import AS_IT_IS, CORRUPTION, MEAN, SHIFT, Condition, Robustness, Row, Value
+from calib.robustness.shift import TOGETHER
+
+ARROW = "→"
+HEADER = ("system", "condition", "kind", "corruption", "severity", "measure", "n", "sd")
+NUMBERS = ("value", "change", "kept")  # each with _low and _high
+PROMISE = {"coverage": "coverage", "error": "error"}  # measure to what it was fitted for
+
+
+def glance(found: Robustness) -> str:
+    """Return the table that is read first: models, and what sees nothing, as it is and under shift.
+
+    A cell with an arrow holds a number of the images as they are and its mean over all corruptions; where
+    there are none, of usual images and of all others. Sanity baselines are of the images as they are, with
+    their temperature fitted on validation images where there are any.
+    """
+    before, after = _ends(found)
+    shown = _shown(found)
+    rows = []
+    for system in found.systems:
+        cells = [_pair(found, system, before, after, name) for name in shown]
+        told = found.effective.get(system)
+        follows = "" if told is None or told.followed is None else f"{100 * told.followed:.0f} %"
+        rows.append([system, *cells, *([follows] if found.effective else [])])
+    for name, values in found.sanity.items():
+        calibrated = any(pair[1] is not None for pair in values.values())
+        picked = {key: plain if fitted is None else fitted for key, (plain, fitted) in values.items()}
+        cells = [_cell(key, picked.get(key), there=key in picked) for key in shown]
+        label = f"({name}{', calibrated' if calibrated else ''})"
+        rows.append([label, *cells, *([""] if found.effective else [])])
+    titles = [_title(found, name) for name in shown]
+    return aligned(["model", *titles, *(["conf. follows"] if found.effective else [])], rows)
+
+
+def heading(found: Robustness) -> str:
+    """Return the line above the table: which images, what was done to them."""
+    about = found.about
+    groups = about.get("groups", 0)
+    of = f" of {groups} groups (patients)" if groups and groups < about["images"] else ""
+    before, after = _ends(found)
+    done = f"{before} {ARROW} {after}"
+    if found.effective:
+        done += f" ({len(about['corruptions'])} kinds, severities {_listed(about['severities'])})"
+    return (
+        f"{about.get('data', 'Data')}: {about['images']} images{of}; {done}. In brackets: what sees nothing."
+    )
+
+
+def findings(found: Robustness) -> list[str]:
+    """Return in sentences what the numbers of the first model say, and what they do not."""
+    main = found.systems[0]
+    told = [*_worst(found, main)]
+    if main in found.effective:
+        told.append(f"{main}: {found.effective[main].sentence()}")
+    told += [line for name in ("coverage", "error") for line in _promise(found, main, name)]
+    told += _shifts(found, main)
+    empty = found.sanity.get("class prior", {}).get("ece")
+    if empty is not None:
+        value = empty[0] if empty[1] is None else empty[1]
+        told.append(
+            f"A class prior{'' if empty[1] is None else ', calibrated,'} that looks at no image has an ECE "
+            f"of {100 * value:.1f} %: a low ECE alone says nothing."
+        )
+    return [*told, *found.notes]
+
+
+def tables(found: Robustness) -> str:
+    """Return all tables in Markdown, with headings."""
+    parts = ["# Robustness", heading(found), glance(found), *(f"- {line}" for line in findings(found))]
+    for system in found.systems:
+        parts += [f"## {system}: values", _values(found, system)]
+        parts += [
+            f"## {system}: relative robustness",
+            "How much of what is good is left: 1 is all of it (accuracy, AUROC, coverage, acceptance m: m "
+            "shifted / m usual; ECE, AURC, error: the same of 1 - m; NLL: of exp(-NLL)). With intervals.",
+            _kept(found, system),
+        ]
+    if found.sanity:
+        parts += ["## What sees nothing", _sanity(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_rows(found: Robustness) -> Iterator[list[str]]:
+    """Yield the header and a row for each model, condition and measure: fractions, empty where undefined."""
+    ends = [f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high")]
+    yield [*HEADER, *ends]
+    for row in found.rows:
+        condition = row.condition
+        yield [
+            row.system,
+            condition.name,
+            condition.kind,
+            condition.corruption,
+            "" if condition.severity is None else str(condition.severity),
+            row.measure,
+            str(row.n),
+            _plain(row.sd),
+            *(_plain(number) for name in NUMBERS for number in _triple(getattr(row, name))),
+        ]
+
+
+def as_record(found: Robustness) -> dict[str, Any]:
+    """Return everything for JSON."""
+    return {
+        "about": dict(found.about),
+        "rows": [
+            {
+                "system": row.system,
+                "condition": row.condition.name,
+                "kind": row.condition.kind,
+                "corruption": row.condition.corruption,
+                "severity": row.condition.severity,
+                "measure": row.measure,
+                "n": row.n,
+                "sd": row.sd if math.isfinite(row.sd) else None,
+                **{
+                    name: None if (value := getattr(row, name)) is None else value.as_record()
+                    for name in NUMBERS
+                },
+            }
+            for row in found.rows
+        ],
+        "effective": {
+            name: {
+                "accuracy": each.accuracy,
+                "confidence": each.confidence,
+                "followed": each.followed,
+                "gap": each.gap,
+                "cells": each.cells,
+                "ranks": None if each.ranks is None else {"rho": each.ranks.rho, "p": each.ranks.p},
+            }
+            for name, each in found.effective.items()
+        },
+        "sanity": {
+            name: {key: _finite(pair) for key, pair in values.items()}
+            for name, values in found.sanity.items()
+        },
+        "promised": {name: dict(each) for name, each in found.promised.items()},
+        "notes": list(found.notes),
+    }
+
+
+def _ends(found: Robustness) -> tuple[str, str]:
+    """Return the two conditions of an arrow."""
+    corrupted = [each for each in found.conditions if each.kind == CORRUPTION]
+    if corrupted:
+        names = {each.name for each in corrupted}
+        return AS_IT_IS, MEAN if MEAN in names else corrupted[-1].name
+    shifts = [each for each in found.conditions if each.kind == SHIFT]
+    together = [each for each in shifts if each.name.endswith(f": {TOGETHER}")]
+    last = (together or shifts)[0]
+    return last.against, last.name
+
+
+def _shown(found: Robustness) -> list[str]:
+    there = {row.measure for row in found.rows}
+    return [name for name in MEASURES if name in there and name != "set_size"]
+
+
+def _title(found: Robustness, name: str) -> str:
+    title = measure_of(name).column.title
+    asked = {each[PROMISE[name]] for each in found.promised.values() if PROMISE.get(name) in each}
+    if len(asked) != 1:
+        return title
+    return f"{title} ({'≥' if name == 'coverage' else '≤'} {100 * asked.pop():g})"
+
+
+def _pair(found: Robustness, system: str, before: str, after: str, name: str) -> str:
+    pair = [found.find(system, each, name) for each in (before, after)]
+    if pair[0] is None or pair[1] is None:
+        return "-"
+    return f" {ARROW} ".join(_cell(name, row.value.value) for row in pair if row is not None)
+
+
+def _cell(name: str, value: float | None, *, there: bool = True) -> str:
+    return format_cell(measure_of(name).column, value) if there else ""
+
+
+def _values(found: Robustness, system: str) -> str:
+    names = list(dict.fromkeys(row.measure for row in found.rows if row.system == system))
+    body = []
+    for condition in found.conditions:
+        cells = []
+        for name in names:
+            row = found.find(system, condition.name, name)
+            cells.append("-" if row is None else _with_change(row))
+        body.append([condition.name, *cells])
+    titles = [_full_title(name) for name in names]
+    return (
+        f"With the {found.about.get('level', 0.95):.0%} interval; under a shift the change, and its paired "
+        f"interval, in brackets.\n\n{aligned(['condition', *titles], body)}"
+    )
+
+
+def _full_title(name: str) -> str:
+    bare, _, doubt = name.partition(SEPARATOR)
+    title = MEASURES[bare].column.title
+    return f"{doubt}: {title}" if doubt else title
+
+
+def _with_change(row: Row) -> str:
+    column = measure_of(row.measure).column
+    if row.change is None:
+        return format_cell(column, Cell(row.value.value, interval=_ends_of(row.value)))
+    change = format_cell(column, Cell(row.change.value, interval=_ends_of(row.change)), difference=True)
+    return f"{format_cell(column, row.value.value)} ({change})"
+
+
+def _kept(found: Robustness, system: str) -> str:
+    names = [
+        name
+        for name in dict.fromkeys(row.measure for row in found.rows if row.system == system)
+        if measure_of(name).good is not None
+    ]
+    body = []
+    for condition in found.conditions:
+        rows = [found.find(system, condition.name, name) for name in names]
+        if any(row is not None and row.kept is not None for row in rows):
+            body.append([condition.name, *(_ratio(row) for row in rows)])
+    return aligned(["condition", *(_full_title(name).replace(" %", "") for name in names)], body)
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None or row.kept is None or not math.isfinite(row.kept.value):
+        return "n/a"
+    ends = _ends_of(row.kept)
+    return f"{row.kept.value:.3f}" + ("" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]")
+
+
+def _sanity(found: Robustness) -> str:
+    names = [name for name in MEASURES if any(name in values for values in found.sanity.values())]
+    body = []
+    for baseline, values in found.sanity.items():
+        for place, label in enumerate((baseline, f"{baseline}, calibrated")):
+            numbers = [values[name][place] if name in values else None for name in names]
+            if any(number is not None for number in numbers):
+                body.append([label, *(_cell(name, n) for name, n in zip(names, numbers, strict=True))])
+    return aligned(["baseline", *(MEASURES[name].column.title for name in names)], body)
+
+
+def _worst(found: Robustness, system: str) -> Iterator[str]:
+    single = [each for each in found.conditions if each.kind == CORRUPTION and each.severity is not None]
+    rows = [
+        row
+        for each in single
+        if each.corruption and (row := found.find(system, each.name, "accuracy")) is not None
+    ]
+    if not rows:
+        return
+    row = min(rows, key=lambda each: each.value.value)
+    parts = []
+    for name in ("accuracy", "ece", "auroc"):
+        pair = [found.find(system, each, name) for each in (AS_IT_IS, row.condition.name)]
+        if all(each is not None for each in pair):
+            values = f" {ARROW} ".join(_cell(name, each.value.value) for each in pair if each is not None)
+            parts.append(f"{MEASURES[name].column.title.removesuffix(' %')} {values} %")
+    yield f"{system}: worst under {row.condition.name}: {', '.join(parts)}."
+
+
+def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
+    asked = found.promised.get(system, {}).get(PROMISE[name])
+    rows = [
+        row
+        for row in found.rows
+        if (row.system, row.measure) == (system, name) and math.isfinite(row.value.value)
+    ]
+    if asked is None or not rows:
+        return
+    usual = next((row for row in rows if row.condition.name == AS_IT_IS), None)
+    under = [row for row in rows if _is_single(row.condition)]
+    sign = -1 if name == "coverage" else 1
+    broken = [
+        row for row in under if (row.value.high if name == "coverage" else -row.value.low) < -sign * asked
+    ]
+    what, bound = (
+        ("Sets", f"at least {100 * asked:g} % coverage")
+        if name == "coverage"
+        else ("Review threshold", f"at most {100 * asked:g} % wrong among the accepted")
+    )
+    now = "" if usual is None else f", {100 * usual.value.value:.1f} % as it is"
+    told = f"{what}: fitted for {bound}{now}"
+    if under:
+        extreme = max(under, key=lambda row: sign * row.value.value)
+        told += (
+            f"; not kept (interval beyond it) under {len(broken)} of {len(under)} shifts, worst "
+            f"{100 * extreme.value.value:.1f} % ({extreme.condition.name})"
+        )
+    yield f"{told}."
+
+
+def _is_single(condition: Condition) -> bool:
+    if condition.kind == SHIFT:
+        return not condition.name.endswith(f": {TOGETHER}")
+    return condition.kind == CORRUPTION and condition.severity is not None and bool(condition.corruption)
+
+
+def _shifts(found: Robustness, system: str) -> Iterator[str]:
+    for condition in found.conditions:
+        row = found.find(system, condition.name, "accuracy")
+        gap = found.find(system, condition.name, "ece")
+        if condition.kind != SHIFT or row is None or row.change is None or gap is None or gap.change is None:
+            continue
+        before, after = row.value.value - row.change.value, row.value.value
+        yield (
+            f"{condition.name} ({row.n} images): accuracy {100 * before:.1f} {ARROW} {100 * after:.1f} % "
+            f"(change {_signed(row.change)}), ECE change {_signed(gap.change)}."
+        )
+
+
+def _signed(value: Value) -> str:
+    ends = _ends_of(value)
+    interval = "" if ends is None else f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
+    return f"{100 * value.value:+.1f}{interval}"
+
+
+def _ends_of(value: Value) -> tuple[float, float] | None:
+    return (value.low, value.high) if math.isfinite(value.low) and math.isfinite(value.high) else None
+
+
+def _triple(value: Value | None) -> tuple[float, float, float]:
+    return (math.nan,) * 3 if value is None else (value.value, value.low, value.high)
+
+
+def _plain(number: float) -> str:
+    return f"{number:.6g}" if math.isfinite(number) else ""
+
+
+def _finite(pair: Sequence[float | None]) -> list[float | None]:
+    return [number if number is not None and math.isfinite(number) else None for number in pair]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
