@@ -51,8 +51,8 @@ class Effective:
         ranks = ""
         if self.ranks is not None:
             ranks = (
-                f" Corruptions that cost more accuracy lower it more: rank correlation {self.ranks.rho:+.2f} "
-                f"within severities, p = {self.ranks.p:.2g}."
+                f" Is it lowered more by corruptions that cost more? Rank correlation within severities "
+                f"{self.ranks.rho:+.2f}, p = {self.ranks.p:.2g}."
             )
         return (
             f"Confidence {word}: accuracy falls by {fell:.1f} points on average, confidence changes by "

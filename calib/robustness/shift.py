@@ -143,6 +143,6 @@ def _usual_values(
     if len(seen) == len(counts):
         raise ValueError(
             f"The training images have every value of '{column}' ({listed}): none is new to the model. To "
-            f"compare subgroups, say which value is usual: usual=[{seen[0]}]."
+            f"compare subgroups, say which value is usual: usual=[{max(seen, key=counts.__getitem__)}]."
         )
     return seen

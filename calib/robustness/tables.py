@@ -64,19 +64,13 @@ def findings(found: Robustness) -> list[str]:
         told.append(f"{main}: {found.effective[main].sentence()}")
     told += [line for name in ("coverage", "error") for line in _promise(found, main, name)]
     told += _shifts(found, main)
-    empty = found.sanity.get("class prior", {}).get("ece")
-    if empty is not None:
-        value = empty[0] if empty[1] is None else empty[1]
-        told.append(
-            f"A class prior{'' if empty[1] is None else ', calibrated,'} that looks at no image has an ECE "
-            f"of {100 * value:.1f} %: a low ECE alone says nothing."
-        )
-    return [*told, *found.notes]
+    return [*told, *_sees_nothing(found, main), *found.notes]
 
 
 def tables(found: Robustness) -> str:
     """Return all tables in Markdown, with headings."""
-    parts = ["# Robustness", heading(found), glance(found), *(f"- {line}" for line in findings(found))]
+    told = "\n".join(f"- {line}" for line in findings(found))
+    parts = ["# Robustness", heading(found), glance(found), told]
     for system in found.systems:
         parts += [f"## {system}: values", _values(found, system)]
         parts += [
@@ -164,7 +158,7 @@ def _ends(found: Robustness) -> tuple[str, str]:
 
 def _shown(found: Robustness) -> list[str]:
     there = {row.measure for row in found.rows}
-    return [name for name in MEASURES if name in there and name != "set_size"]
+    return [name for name in MEASURES if name in there and name not in ("set_size", "confidence")]
 
 
 def _title(found: Robustness, name: str) -> str:
@@ -246,6 +240,28 @@ def _sanity(found: Robustness) -> str:
             if any(number is not None for number in numbers):
                 body.append([label, *(_cell(name, n) for name, n in zip(names, numbers, strict=True))])
     return aligned(["baseline", *(MEASURES[name].column.title for name in names)], body)
+
+
+def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
+    own = found.find(system, AS_IT_IS, "ece")
+    seen = [
+        (value, f"{name}{', calibrated' if place else ''}")
+        for name, values in found.sanity.items()
+        for place, value in enumerate(values["ece"])
+        if value is not None
+    ]
+    if own is None or not seen:
+        return
+    value, name = min(seen)
+    says = (
+        "a low ECE alone says nothing"
+        if value <= own.value.value
+        else "nothing that sees no image is calibrated as well here"
+    )
+    yield (
+        f"The lowest ECE of what sees nothing is {100 * value:.1f} % ({name}), that of {system} "
+        f"{100 * own.value.value:.1f} % as it is: {says}."
+    )
 
 
 def _worst(found: Robustness, system: str) -> Iterator[str]:
