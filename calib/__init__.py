@@ -11,8 +11,9 @@
 What there is: `create_backbone`, `load_data`, `encode`, `zero_shot`, `fit_prompt`, `fit_failure_head`,
 `load`, `open_image`, `report`; the classes `Prompt`, `FailureHead`, `Predictions`, each with `save` and
 `load`; and the rooms `calib.losses`, `calib.metrics`, `calib.scores`, `calib.posthoc`, `calib.stats`,
-`calib.vqa`, `calib.robustness`, whose docstrings lead on. Everything is imported when it is first used. What the commands add to
-this (folders, going on after an interruption, logging, several processes) is told by `calib --help`.
+`calib.vqa`, `calib.robustness`, whose docstrings lead on. Everything is imported when it is first used. What
+the commands add to this (folders, going on after an interruption, logging, several processes) is told by
+`calib --help`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from calib.config import RobustnessRun
 from calib.core.text import printable
 from calib.processes.threads import thread_share
 from calib.robustness.assess import assess
-from calib.robustness.protocol import Robustness
-from calib.robustness.tables import findings, glance, heading
+from calib.robustness.result import Robustness
+from calib.robustness.tables import glance, heading
+from calib.robustness.words import findings
 from calib.runs.judged_runs import judged_runs
 from calib.runs.robustness_folder import RobustnessFolder
 

@@ -20,10 +20,12 @@ from calib.robustness.draws import Draws
 from calib.robustness.effective import Effective, effective_robustness
 from calib.robustness.measures import MEASURES, Measure, relative_robustness
 from calib.robustness.picture import severity_picture
-from calib.robustness.protocol import Condition, Protocol, Robustness, Row, Value, judge
+from calib.robustness.protocol import Protocol, judge
+from calib.robustness.result import Condition, Robustness, Row, Value
 from calib.robustness.said import PromptSystem, Said
 from calib.robustness.shift import Shift, split_by_column
-from calib.robustness.tables import findings, glance, heading, tables
+from calib.robustness.tables import glance, heading, tables
+from calib.robustness.words import findings
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,8 @@ from calib.prompts.export import Prompt
 from calib.robustness.baselines import blank_features, sanity_baselines
 from calib.robustness.corrupted import encode_corrupted, of_grey_images
 from calib.robustness.corruptions import CORRUPTIONS, SEVERITIES, checked_corruption, checked_severity
-from calib.robustness.protocol import Condition, Protocol, Robustness, groups_of
+from calib.robustness.protocol import Protocol
+from calib.robustness.result import Condition, Robustness
 from calib.robustness.said import PromptSystem, System
 from calib.robustness.shift import LEAST, split_by_column
 
@@ -135,14 +136,7 @@ def assess(
             blank=blank_features(backbone),
             seed=settings.get("seed", 0),
         )
-    about = {
-        "images": len(features),
-        "groups": len(set(groups_of(features))),
-        "corruptions": names,
-        "severities": levels if names else [],
-        "shifts": {column: {"usual": list(shift.usual_values)} for column, shift in found.items()},
-        "seeds": {name: list(runs) for name, runs in named.items()},
-    }
+    about = {"shifts": {column: {"usual": list(shift.usual_values)} for column, shift in found.items()}}
     return protocol.finished(sanity=sanity, notes=notes, about=about)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from calib.core.text import printable
 from calib.report.plots import LINES
 from calib.robustness.measures import MEASURES
-from calib.robustness.protocol import AS_IT_IS, CORRUPTION, MEAN, Condition, Robustness
+from calib.robustness.result import AS_IT_IS, CORRUPTION, MEAN, Condition, Robustness
 
 PANELS = ("accuracy", "ece", "confidence")
 

@@ -1,4 +1,4 @@
-"""What was found under shifts as text: one table at a glance, all tables, sentences, rows for CSV."""
+"""What was found under shifts as tables: one at a glance, all of them, rows for CSV, a record for JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from calib.report.tables import Cell, aligned, format_cell
 from calib.robustness.measures import MEASURES, SEPARATOR, measure_of
-from calib.robustness.protocol import AS_IT_IS, CORRUPTION, MEAN, SHIFT, Condition, Robustness, Row, Value
+from calib.robustness.result import AS_IT_IS, CORRUPTION, MEAN, SHIFT, Robustness, Row, Value
 from calib.robustness.shift import TOGETHER
+from calib.robustness.words import ARROW, PROMISE, cell_of, ends_of, findings
 
-ARROW = "→"
 HEADER = ("system", "condition", "kind", "corruption", "severity", "measure", "n", "sd")
 NUMBERS = ("value", "change", "kept")  # each with _low and _high
-PROMISE = {"coverage": "coverage", "error": "error"}  # measure to what it was fitted for
 
 
 def glance(found: Robustness) -> str:
@@ -35,7 +34,7 @@ def glance(found: Robustness) -> str:
     for name, values in found.sanity.items():
         calibrated = any(pair[1] is not None for pair in values.values())
         picked = {key: plain if fitted is None else fitted for key, (plain, fitted) in values.items()}
-        cells = [_cell(key, picked.get(key), there=key in picked) for key in shown]
+        cells = [cell_of(key, picked.get(key), there=key in picked) for key in shown]
         label = f"({name}{', calibrated' if calibrated else ''})"
         rows.append([label, *cells, *([""] if found.effective else [])])
     titles = [_title(found, name) for name in shown]
@@ -45,8 +44,7 @@ def glance(found: Robustness) -> str:
 def heading(found: Robustness) -> str:
     """Return the line above the table: which images, what was done to them."""
     about = found.about
-    groups = about.get("groups", 0)
-    of = f" of {groups} groups (patients)" if groups and groups < about["images"] else ""
+    of = f" of {about['groups']} groups (patients)" if about["groups"] < about["images"] else ""
     before, after = _ends(found)
     done = f"{before} {ARROW} {after}"
     if found.effective:
@@ -54,17 +52,6 @@ def heading(found: Robustness) -> str:
     return (
         f"{about.get('data', 'Data')}: {about['images']} images{of}; {done}. In brackets: what sees nothing."
     )
-
-
-def findings(found: Robustness) -> list[str]:
-    """Return in sentences what the numbers of the first model say, and what they do not."""
-    main = found.systems[0]
-    told = [*_worst(found, main)]
-    if main in found.effective:
-        told.append(f"{main}: {found.effective[main].sentence()}")
-    told += [line for name in ("coverage", "error") for line in _promise(found, main, name)]
-    told += _shifts(found, main)
-    return [*told, *_sees_nothing(found, main), *found.notes]
 
 
 def tables(found: Robustness) -> str:
@@ -173,11 +160,7 @@ def _pair(found: Robustness, system: str, before: str, after: str, name: str) ->
     pair = [found.find(system, each, name) for each in (before, after)]
     if pair[0] is None or pair[1] is None:
         return "-"
-    return f" {ARROW} ".join(_cell(name, row.value.value) for row in pair if row is not None)
-
-
-def _cell(name: str, value: float | None, *, there: bool = True) -> str:
-    return format_cell(measure_of(name).column, value) if there else ""
+    return f" {ARROW} ".join(cell_of(name, row.value.value) for row in pair if row is not None)
 
 
 def _values(found: Robustness, system: str) -> str:
@@ -205,8 +188,8 @@ def _full_title(name: str) -> str:
 def _with_change(row: Row) -> str:
     column = measure_of(row.measure).column
     if row.change is None:
-        return format_cell(column, Cell(row.value.value, interval=_ends_of(row.value)))
-    change = format_cell(column, Cell(row.change.value, interval=_ends_of(row.change)), difference=True)
+        return format_cell(column, Cell(row.value.value, interval=ends_of(row.value)))
+    change = format_cell(column, Cell(row.change.value, interval=ends_of(row.change)), difference=True)
     return f"{format_cell(column, row.value.value)} ({change})"
 
 
@@ -227,7 +210,7 @@ def _kept(found: Robustness, system: str) -> str:
 def _ratio(row: Row | None) -> str:
     if row is None or row.kept is None or not math.isfinite(row.kept.value):
         return "n/a"
-    ends = _ends_of(row.kept)
+    ends = ends_of(row.kept)
     return f"{row.kept.value:.3f}" + ("" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]")
 
 
@@ -238,109 +221,8 @@ def _sanity(found: Robustness) -> str:
         for place, label in enumerate((baseline, f"{baseline}, calibrated")):
             numbers = [values[name][place] if name in values else None for name in names]
             if any(number is not None for number in numbers):
-                body.append([label, *(_cell(name, n) for name, n in zip(names, numbers, strict=True))])
+                body.append([label, *(cell_of(name, n) for name, n in zip(names, numbers, strict=True))])
     return aligned(["baseline", *(MEASURES[name].column.title for name in names)], body)
-
-
-def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
-    own = found.find(system, AS_IT_IS, "ece")
-    seen = [
-        (value, f"{name}{', calibrated' if place else ''}")
-        for name, values in found.sanity.items()
-        for place, value in enumerate(values["ece"])
-        if value is not None
-    ]
-    if own is None or not seen:
-        return
-    value, name = min(seen)
-    says = (
-        "a low ECE alone says nothing"
-        if value <= own.value.value
-        else "nothing that sees no image is calibrated as well here"
-    )
-    yield (
-        f"The lowest ECE of what sees nothing is {100 * value:.1f} % ({name}), that of {system} "
-        f"{100 * own.value.value:.1f} % as it is: {says}."
-    )
-
-
-def _worst(found: Robustness, system: str) -> Iterator[str]:
-    single = [each for each in found.conditions if each.kind == CORRUPTION and each.severity is not None]
-    rows = [
-        row
-        for each in single
-        if each.corruption and (row := found.find(system, each.name, "accuracy")) is not None
-    ]
-    if not rows:
-        return
-    row = min(rows, key=lambda each: each.value.value)
-    parts = []
-    for name in ("accuracy", "ece", "auroc"):
-        pair = [found.find(system, each, name) for each in (AS_IT_IS, row.condition.name)]
-        if all(each is not None for each in pair):
-            values = f" {ARROW} ".join(_cell(name, each.value.value) for each in pair if each is not None)
-            parts.append(f"{MEASURES[name].column.title.removesuffix(' %')} {values} %")
-    yield f"{system}: worst under {row.condition.name}: {', '.join(parts)}."
-
-
-def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
-    asked = found.promised.get(system, {}).get(PROMISE[name])
-    rows = [
-        row
-        for row in found.rows
-        if (row.system, row.measure) == (system, name) and math.isfinite(row.value.value)
-    ]
-    if asked is None or not rows:
-        return
-    usual = next((row for row in rows if row.condition.name == AS_IT_IS), None)
-    under = [row for row in rows if _is_single(row.condition)]
-    sign = -1 if name == "coverage" else 1
-    broken = [
-        row for row in under if (row.value.high if name == "coverage" else -row.value.low) < -sign * asked
-    ]
-    what, bound = (
-        ("Sets", f"at least {100 * asked:g} % coverage")
-        if name == "coverage"
-        else ("Review threshold", f"at most {100 * asked:g} % wrong among the accepted")
-    )
-    now = "" if usual is None else f", {100 * usual.value.value:.1f} % as it is"
-    told = f"{what}: fitted for {bound}{now}"
-    if under:
-        extreme = max(under, key=lambda row: sign * row.value.value)
-        told += (
-            f"; not kept (interval beyond it) under {len(broken)} of {len(under)} shifts, worst "
-            f"{100 * extreme.value.value:.1f} % ({extreme.condition.name})"
-        )
-    yield f"{told}."
-
-
-def _is_single(condition: Condition) -> bool:
-    if condition.kind == SHIFT:
-        return not condition.name.endswith(f": {TOGETHER}")
-    return condition.kind == CORRUPTION and condition.severity is not None and bool(condition.corruption)
-
-
-def _shifts(found: Robustness, system: str) -> Iterator[str]:
-    for condition in found.conditions:
-        row = found.find(system, condition.name, "accuracy")
-        gap = found.find(system, condition.name, "ece")
-        if condition.kind != SHIFT or row is None or row.change is None or gap is None or gap.change is None:
-            continue
-        before, after = row.value.value - row.change.value, row.value.value
-        yield (
-            f"{condition.name} ({row.n} images): accuracy {100 * before:.1f} {ARROW} {100 * after:.1f} % "
-            f"(change {_signed(row.change)}), ECE change {_signed(gap.change)}."
-        )
-
-
-def _signed(value: Value) -> str:
-    ends = _ends_of(value)
-    interval = "" if ends is None else f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
-    return f"{100 * value.value:+.1f}{interval}"
-
-
-def _ends_of(value: Value) -> tuple[float, float] | None:
-    return (value.low, value.high) if math.isfinite(value.low) and math.isfinite(value.high) else None
 
 
 def _triple(value: Value | None) -> tuple[float, float, float]:

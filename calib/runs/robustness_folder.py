@@ -12,7 +12,7 @@ from calib.io.files import blocking_file, write_json, write_text
 from calib.io.locks import holds_nothing
 from calib.report.plots import save_figure
 from calib.robustness.picture import severity_picture
-from calib.robustness.protocol import Robustness
+from calib.robustness.result import Robustness
 from calib.robustness.tables import as_record, csv_rows, tables
 from calib.runs.folder import OTHER, RunFolder
 
