@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="calib",
         description=(calib.__doc__ or "").splitlines()[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {row.summary}" for name, row in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:10} {row.summary}" for name, row in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"calib {calib.__version__}")
     parser.add_argument("command", help="one of those below")

@@ -19,7 +19,7 @@ from calib.commands.segment.arguments import evaluate_arguments
 from calib.commands.segment.arguments import predict_arguments as segment_predict_arguments
 from calib.commands.sets_arguments import sets_arguments
 from calib.commands.vqa.arguments import vqa_arguments
-from calib.config import EvaluateRun, ReportRun, load_config, split_arguments, task_of
+from calib.config import EvaluateRun, ReportRun, RobustnessRun, load_config, split_arguments, task_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Command:
         return function
 
 
-def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
+def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun | RobustnessRun:
     """Return the settings of a command on finished runs, with those that are named among its arguments.
 
     Example:
@@ -106,7 +106,7 @@ def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
     """
     settings, runs = split_arguments(argv)
     config = load_config(settings, task=task)
-    assert isinstance(config, EvaluateRun | ReportRun)
+    assert isinstance(config, EvaluateRun | ReportRun | RobustnessRun)
     return replace(config, runs=[*config.runs, *runs])
 
 
@@ -169,6 +169,17 @@ COMMANDS = {
         read=partial(with_runs, task="report"),
         usage=usage.REPORT,
         task="report",
+    ),
+    "robustness": Command(
+        summary="what corruptions and real shifts do to accuracy, calibration and guarantees of runs",
+        main="calib.commands.robustness:main",
+        read=partial(with_runs, task="robustness"),
+        usage=usage.ROBUSTNESS,
+        task="robustness",
+        after=After(
+            interruption=" The same command goes on: features of encoded images are kept (data.cache_dir).",
+            stop=" The same command goes on: features of encoded images are kept (data.cache_dir).",
+        ),
     ),
     "export": Command(
         summary="a finished run as a folder for others, with a model card; on the hub where asked",

@@ -66,6 +66,19 @@ baseline, paired intervals.
   calib evaluate "runs/demo-s*" data.name=folder data.root=OTHER_IMAGES
 """
 
+ROBUSTNESS = """calib robustness RUN ... [out=FOLDER] [key=value ...]
+
+What corruptions of images (severities 1 to 5) and real shifts (by site, scanner, stain: a column) do to
+finished runs: accuracy, ECE, NLL, failure AUROC and AURC, coverage of prediction sets, error and acceptance
+of the review threshold, each with its relative robustness and paired intervals; whether confidence falls
+where accuracy does; and beside it what models that see nothing would show. Encoded images are kept: the same
+command goes on after an interruption.
+
+  calib robustness runs/mine data.root=IMAGES
+  calib robustness runs/mine data.root=IMAGES "corruptions=[blur,noise]" "severities=[1,2,3,4,5]" images=200
+  calib robustness runs/mine shift_by=site "corruptions=[]" metadata=sites.csv "usual=[A]"
+"""
+
 REPORT = """calib report RUN ... [out=FILE.html] [key=value ...]
 
 Writes one HTML page on finished runs (run folders of several seeds or methods, one failure run, the folder of

@@ -31,6 +31,7 @@ from calib.config.schema import (
     PromptConfig,
     PromptRun,
     ReportRun,
+    RobustnessRun,
     SegmentRun,
     Setting,
     setting_of,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calib.config.schema import FailureRun, PromptRun, SegmentRun
+from calib.config.schema import FailureRun, PromptRun, RobustnessRun, SegmentRun
 from calib.core.byname import check_settings
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in, settings_in
@@ -14,6 +14,7 @@ from calib.core.tables import names_in, settings_in
 # What a name stands for, and the tables (module, name in it) that list all there are.
 TABLES = {
     "backbone": [("calib.backbones", "BACKBONES"), ("calib.backbones", "FORMS")],
+    "corruption": [("calib.robustness.corruptions", "CORRUPTIONS")],
     "data set": [("calib.data.specs", "DATASETS")],
     "doubt": [("calib.failure.doubt", "WHOLE"), ("calib.scores.registry", "SCORES")],
     "failure loss": [("calib.losses.failure", "FAILURE_LOSSES")],
@@ -60,6 +61,9 @@ def check_names(config: Any) -> None:
         _check("doubt", config.doubt)
         for score in config.scores:
             _check("score", score)
+    if isinstance(config, RobustnessRun):
+        for name in config.corruptions or ():
+            _check("corruption", name)
 
 
 def check_root(data: Any) -> None:

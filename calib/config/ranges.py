@@ -8,8 +8,10 @@ from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, PixelDataConfig, Setting
+from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, PixelDataConfig, RobustnessRun, Setting
 from calib.core.errors import unknown_name
+
+SEVERITIES = 5  # of corruptions
 
 
 def check_ranges(config: Any) -> None:
@@ -22,6 +24,8 @@ def check_ranges(config: Any) -> None:
     _check_leaves(config, "")
     if isinstance(config, FailureRun):
         _check_source(config)
+    if isinstance(config, RobustnessRun):
+        _check_severities(config)
 
 
 def check_trainer_bounds(settings: Mapping[str, Any]) -> None:
@@ -84,6 +88,20 @@ def _check(key: str, one: Setting, value: Any) -> None:
         raise ValueError(f"{key} must be above {one.above}, got {value}.")
     elif one.below is not None and not value < one.below:
         raise ValueError(f"{key} must be below {one.below}, got {value}.")
+
+
+def _check_severities(config: RobustnessRun) -> None:
+    wrong = [each for each in config.severities if not 1 <= each <= SEVERITIES]
+    if wrong or (not config.severities and config.corruptions != []):
+        said = f"not {wrong[0]}" if wrong else "and there are none"
+        raise ValueError(
+            f"severities must be whole numbers from 1 (mild) to {SEVERITIES} (strong), {said}. Without any "
+            'corruption: "corruptions=[]".'
+        )
+    if config.corruptions == [] and config.shift_by is None:
+        raise ValueError(
+            "Without corruptions there is nothing to look at but a shift: say its column, shift_by=COLUMN."
+        )
 
 
 def _check_source(config: FailureRun) -> None:

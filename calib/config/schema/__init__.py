@@ -16,6 +16,7 @@ from calib.config.schema.parts import (
 )
 from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConfig, PromptRun
 from calib.config.schema.report import ReportRun
+from calib.config.schema.robustness import RobustnessRun
 from calib.config.schema.segment import NetworkConfig, PixelDataConfig, SegmentRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
@@ -25,5 +26,6 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateRun,
     "report": ReportRun,
     "segment": SegmentRun,
+    "robustness": RobustnessRun,
 }
 TRAINED = ("prompt", "failure", "segment")  # tasks of train.py
