@@ -28,9 +28,11 @@ from calib.config.schema import (
     FailureLossConfig,
     FailureRun,
     LogConfig,
+    PoolConfig,
     PromptConfig,
     PromptRun,
     ReportRun,
+    SelectRun,
     Setting,
     setting_of,
 )

@@ -46,6 +46,7 @@ def run_name(config: PromptRun | FailureRun) -> str:
         'failure-mine-all-s1'
     """
     shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
+    shots = shots if config.data.shots_from is None else "chosen"
     own = config.data.name in OWN_IMAGES and config.data.root
     data = Path(str(config.data.root)).stem if own else config.data.name
     if isinstance(config, PromptRun):
@@ -94,7 +95,7 @@ def settings_that_affect(what: Affects, config: PromptRun | FailureRun) -> dict[
 
     Example:
         >>> settings_that_affect("draw", PromptRun())
-        {'data.shots': 8, 'data.val_shots': 0, 'data.at_most': False}
+        {'data.shots': 8, 'data.shots_from': None, 'data.val_shots': 0, 'data.at_most': False}
     """
     return {key: value for key, value, one in each_setting(config) if one.affects == what}
 

@@ -16,6 +16,7 @@ from calib.config.schema.parts import (
 )
 from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConfig, PromptRun
 from calib.config.schema.report import ReportRun
+from calib.config.schema.select import PoolConfig, SelectRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
 SCHEMAS: dict[str, type] = {
@@ -23,5 +24,6 @@ SCHEMAS: dict[str, type] = {
     "failure": FailureRun,
     "evaluate": EvaluateRun,
     "report": ReportRun,
+    "select": SelectRun,
 }
 TRAINED = ("prompt", "failure")  # tasks of train.py
