@@ -19,7 +19,15 @@ from calib.commands.segment.arguments import evaluate_arguments
 from calib.commands.segment.arguments import predict_arguments as segment_predict_arguments
 from calib.commands.sets_arguments import sets_arguments
 from calib.commands.vqa.arguments import vqa_arguments
-from calib.config import EvaluateRun, ReportRun, RobustnessRun, load_config, split_arguments, task_of
+from calib.config import (
+    EvaluateRun,
+    ReportRun,
+    RobustnessRun,
+    SelectRun,
+    load_config,
+    split_arguments,
+    task_of,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,26 @@ def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun | Ro
     return replace(config, runs=[*config.runs, *runs])
 
 
+def with_pool(argv: Sequence[str]) -> SelectRun:
+    """Return the settings of `calib select`, with the folder of images that is named among its arguments.
+
+    Raises:
+        ValueError: A setting is wrong, or there are several folders.
+
+    Example:
+        >>> with_pool(["scans", "budget=24"]).data.root
+        'scans'
+    """
+    settings, roots = split_arguments(argv)
+    config = load_config(settings, task="select")
+    assert isinstance(config, SelectRun)
+    if len(roots) + (config.data.root is not None) > 1:
+        raise ValueError(
+            f"Expected one folder or table of images, got {', '.join([*roots, config.data.root or ''])}."
+        )
+    return replace(config, data=replace(config.data, root=roots[0])) if roots else config
+
+
 _TRAIN = Command(
     summary="learn a calibrated prompt, or with task=failure to predict its failures",
     main="calib.commands.train:main",
@@ -180,6 +208,13 @@ COMMANDS = {
             interruption=" The same command goes on: features of encoded images are kept (data.cache_dir).",
             stop=" The same command goes on: features of encoded images are kept (data.cache_dir).",
         ),
+    ),
+    "select": Command(
+        summary="which images to label: a list to fill in, contact sheets; calib train learns from it",
+        main="calib.commands.select:main",
+        read=with_pool,
+        usage=usage.SELECT,
+        task="select",
     ),
     "export": Command(
         summary="a finished run as a folder for others, with a model card; on the hub where asked",

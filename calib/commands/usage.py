@@ -109,3 +109,21 @@ interrupted run goes on with the same command.
   calib segment evaluate runs/plain runs/ace --data OTHER_STAIN
   calib segment predict runs/ace new/*.png --out masks
 """
+SELECT = """calib select FOLDER budget=N [strategy=NAME] [key=value ...]
+
+Chooses which images to label, from their features and what the model doubts, without a label. FOLDER is
+searched in depth; a table of images (CSV) says which are of one patient. Writes select.csv, whose column
+label is to be filled in, contact sheets of the chosen images, and record.json. calib train
+data.shots_from=FILE then learns from exactly these images, and labels=FILE goes on from them.
+
+  calib select scans/ budget=24 "data.class_names=[normal,pneumonia]" out=chosen
+  calib train data.name=pool data.root=scans/ "data.class_names=[normal,pneumonia]" \\
+    data.shots_from=chosen/select.csv out=runs/first
+  calib select scans/ budget=24 labels=chosen/select.csv prompt=runs/first strategy=entropy out=chosen2
+  calib select data.name=cxr3 budget=24 strategy=random
+
+Strategies: random; k_centre (far apart), typicality (one of each kind); entropy, margin (what the model
+doubts); dual (doubt and representativeness), aligned (the same after alignment to source=...), epig (what
+says most about the other images). Where benchmarks/selection_study.py compared them, few beat random. Shots
+that are not random are no sample: what is guaranteed from them is not.
+"""

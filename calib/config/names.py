@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calib.config.schema import FailureRun, PromptRun, RobustnessRun, SegmentRun
+from calib.config.schema import FailureRun, PromptRun, RobustnessRun, SegmentRun, SelectRun
 from calib.core.byname import check_settings
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in, settings_in
@@ -23,11 +23,17 @@ TABLES = {
     "loss preset": [("calib.losses.presets", "PRESETS")],
     "score": [("calib.scores.registry", "SCORES")],
     "segmentation preset": [("calib.losses.presets", "SEGMENTATION_PRESETS")],
+    "strategy": [("calib.data.selection", "STRATEGIES")],
     "weighting": [("calib.losses.failure", "WEIGHTINGS")],
 }
 
 # Data sets whose images lie in a place here, and what that place is.
-LAYOUTS = {"folder": "folder", "table": "folder or table", "medmnist": "file or folder"}
+LAYOUTS = {
+    "folder": "folder",
+    "table": "folder or table",
+    "medmnist": "file or folder",
+    "pool": "folder or table",
+}
 
 
 def check_names(config: Any) -> None:
@@ -49,12 +55,16 @@ def check_names(config: Any) -> None:
         return
     if config.data.name:
         _check("data set", config.data.name)
-    if isinstance(config, PromptRun | FailureRun):
+    if isinstance(config, PromptRun | FailureRun | SelectRun):
         _check_backbone(config.backbone.name)
     if isinstance(config, PromptRun):
         for preset in (config.preset, *config.baselines):
             _check("loss preset", preset)
         _check_losses(config.loss)
+    if isinstance(config, SelectRun):
+        _check("strategy", config.strategy)
+        known = settings_in(*TABLES["strategy"][0], config.strategy)
+        check_settings(config.settings, known, name=f"strategy {config.strategy!r}")
     if isinstance(config, FailureRun):
         _check("failure loss", config.loss.name)
         _check("weighting", config.loss.weighting)

@@ -18,10 +18,12 @@ from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
 from calib.data.readers.medmnist import load_medmnist
+from calib.data.readers.pool import load_pool
 from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
+POOL = "pool"  # images without labels, of which a list says those that were labelled since
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +63,7 @@ def load_data(
     needs: Sequence[str] = ("train",),
     among: Sequence[str] | None = None,
     skip_unreadable: bool = False,
+    shots_from: str | Path | None = None,
     **options: Any,
 ) -> TaskData:
     """Return a data set as a task: its splits, class names, template and terms.
@@ -68,7 +71,7 @@ def load_data(
     Args:
         name: One of `DATASETS`: a published data set (covid, rsna18, kather, pannuke, digestpath,
             pneumoniamnist), an embedded task (cxr3, lc25000), or a layout for your own images (folder, table,
-            hf, medmnist).
+            hf, medmnist; pool for images without labels).
         root: Folder or file of the images. For published sets the folder that holds `images`, or its parent;
             for hf also owner/name on the hub. None: only for the embedded tasks, whose features are packaged,
             and for hf with `dataset`.
@@ -80,6 +83,7 @@ def load_data(
         among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
         grey16_max: The white of 16-bit images; see `calib.data.images.open_image`.
         skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
+        shots_from: For pool: the list of its images that were chosen by `calib select` and labelled.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
     Raises:
@@ -105,7 +109,10 @@ def load_data(
             if class_names is None
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
-    splits = spec.load(root, class_names=class_names, **options)
+    listed = () if shots_from is None else (shots_from,)
+    if listed and spec.name != POOL:
+        raise ValueError(f"shots_from is for images without labels ('{POOL}'); '{name}' knows its own.")
+    splits = spec.load(root, *listed, class_names=class_names, **options)
     splits.check(needs, str(root))
     if among is not None:
         splits = splits.among(among)
@@ -302,6 +309,7 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "folder": DatasetSpec(name="folder", load=load_image_folder),
     "table": DatasetSpec(name="table", load=load_table),
+    "pool": DatasetSpec(name="pool", load=load_pool),
     "hf": DatasetSpec(name="hf", load=load_hf, needs_root=False),
     "medmnist": DatasetSpec(
         name="medmnist",

@@ -52,6 +52,7 @@ def data_from_export(
     Raises:
         ValueError: The export asks for such a thing; the message says the words that would allow it.
     """
+    own = replace(own, shots_from=None)  # a list of this machine; which shots they were, split.json says
     names = {each.name for each in fields(DataConfig)}
     free = {name for name in names if setting_of(DataConfig, name).affects == "nothing"}
     from_here = (free | set(asked) | (names - set(take) if take else set())) - {"name"}

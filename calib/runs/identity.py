@@ -50,6 +50,7 @@ def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
     if isinstance(config, SegmentRun):
         return _name(["segment", Path(str(config.data.root)).stem, config.preset], "", config)
     shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
+    shots = shots if config.data.shots_from is None else "chosen"
     own = config.data.name in OWN_IMAGES and config.data.root
     data = Path(str(config.data.root)).stem if own else config.data.name
     if isinstance(config, PromptRun):
@@ -102,7 +103,7 @@ def settings_that_affect(what: Affects, config: PromptRun | FailureRun | Segment
 
     Example:
         >>> settings_that_affect("draw", PromptRun())
-        {'data.shots': 8, 'data.val_shots': 0, 'data.at_most': False}
+        {'data.shots': 8, 'data.shots_from': None, 'data.val_shots': 0, 'data.at_most': False}
     """
     return {key: value for key, value, one in each_setting(config) if one.affects == what}
 

@@ -18,6 +18,7 @@ from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConf
 from calib.config.schema.report import ReportRun
 from calib.config.schema.robustness import RobustnessRun
 from calib.config.schema.segment import NetworkConfig, PixelDataConfig, SegmentRun
+from calib.config.schema.select import PoolConfig, SelectRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
 SCHEMAS: dict[str, type] = {
@@ -27,5 +28,6 @@ SCHEMAS: dict[str, type] = {
     "report": ReportRun,
     "segment": SegmentRun,
     "robustness": RobustnessRun,
+    "select": SelectRun,
 }
 TRAINED = ("prompt", "failure", "segment")  # tasks of train.py

@@ -75,9 +75,12 @@ class DataConfig:
     """Which images, and how many of them.
 
     Attributes:
-        name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own.
+        name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own;
+            pool for images without labels, of which shots_from lists those that were labelled.
         root: Folder or file of the images. None: the packaged features of the two embedded tasks.
         shots: Training images per class. None: all.
+        shots_from: The list of calib select with its labels: exactly its images are the shots, in place of
+            `shots` per class.
         val_shots: Validation images per class, taken from the rest of the training split, for curves and for
             choosing settings; calibration needs none.
         at_most: shots and val_shots are upper limits: a class with fewer images gives what it has, training
@@ -100,6 +103,7 @@ class DataConfig:
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
     root: str | None = setting(None, affects="encoding", told=True, of_prompt=True, place=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
+    shots_from: str | None = setting(None, affects="draw", place=True)
     val_shots: int = setting(0, affects="draw", at_least=0)
     at_most: bool = setting(False, affects="draw")
     batch_size: int = setting(16, affects="training", at_least=1, sets_length=True)
