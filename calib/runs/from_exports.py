@@ -14,7 +14,7 @@ from calib.prompts.export import Prompt
 from calib.runs.identity import flat
 
 SHARES = ("\\\\", "//")  # how paths of Windows to other machines begin
-PIXELS = ("grey16_max",)  # options that say what pixels mean, whatever data they are of
+PIXELS = ("grey16_max", "window", "frame")  # options that say what pixels mean, whatever data they are of
 
 
 def own_data(prompt: Prompt, source: str) -> DataConfig | None:

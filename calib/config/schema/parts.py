@@ -15,13 +15,16 @@ READER_OPTIONS: dict[str, Any] = {
     "dataset": str | None,
     "delimiter": str | None,
     "flag": str | None,
+    "frame": int | str | None,
     "grey16_max": int | None,
     "keep_leaks": bool,
+    "patients": bool,
     "revision": str | None,
     "skip_splits": list[str],
     "skip_unreadable": bool,
     "splits": dict[str, str] | None,
     "table": str | dict[str, str] | None,
+    "window": list[float] | None,
 }
 
 # Keys of the dictionary `trainer`, which is handed to Lightning: those that do not affect the training, those
@@ -97,7 +100,8 @@ class DataConfig:
         options: Further settings of the data set's reader, e.g. data.options.columns.label=diagnosis. For
             table: table, columns, delimiter, skip_splits, allow_outside. For hf: dataset, config, revision,
             columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max,
-            skip_unreadable (train without images that cannot be read).
+            skip_unreadable (train without images that cannot be read). For DICOM: window=[centre,width],
+            frame (a number, or middle), patients=false (no groups by the patient ids of the headers).
     """
 
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
