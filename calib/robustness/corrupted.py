@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from calib.core.checks import check_kind
+from calib.data.dicom import AS_FILED, DicomView
 from calib.data.encode import encode
 from calib.data.features import FeatureTable
 from calib.data.records import ImageSource, ImageTable
@@ -52,14 +53,16 @@ class CorruptedSource:
         parts = (f"calib corruption {VERSION}", self.key, self.name, self.severity, self.size)
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
-    def look(self) -> str:
+    def look(self, *, view: DicomView = AS_FILED) -> str:
         """Return the digest if the image can be opened, by its header."""
-        self.source.look()
+        self.source.look(view=view)
         return self.content_id()
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(
+        self, *, grey16_max: int | None = None, view: DicomView = AS_FILED, id: str | None = None
+    ) -> Image.Image:
         """Return the corrupted image as RGB; the file must still be the one with this source's key."""
-        image = self.source.open(grey16_max=grey16_max, id=self.key)
+        image = self.source.open(grey16_max=grey16_max, view=view, id=self.key)
         return corrupt(image, self.name, self.severity, key=self.key, size=self.size)
 
 
@@ -91,6 +94,7 @@ def corrupted(table: ImageTable, name: str, severity: int, *, size: int | None =
         groups=table.groups,
         ids=[each.content_id() for each in sources],
         grey16_max=table.grey16_max,
+        view=table.view,
     )
 
 
