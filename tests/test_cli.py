@@ -235,7 +235,7 @@ def test_a_command_is_a_function_and_a_row(tmp_path: Path, monkeypatch, capsys) 
     assert main(["toy", "stop"]) == 130
     assert capsys.readouterr().err == "\ncalib toy: interrupted. Greet again.\n"
     assert main([]) == 2
-    assert "\n  toy       greet\n" in capsys.readouterr().out
+    assert "\n  toy        greet\n" in capsys.readouterr().out
 
 
 def test_a_command_gets_what_was_read_of_its_arguments_once(tmp_path: Path, monkeypatch, capsys) -> None:
