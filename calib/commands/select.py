@@ -152,9 +152,7 @@ def _listed(selection: Selection, table: Table, strategy: str, number: int) -> S
 def _sheets(table: Table, new: ShotList, folder: Path) -> list[Path]:
     """Write the contact sheets; features alone have no pictures."""
     if not isinstance(table, ImageTable):
-        log.info(
-            "There are no contact sheets: of '%s' only features are at hand (data.root).", table.names[0]
-        )
+        log.info("There are no contact sheets: only features are at hand. data.root says where images are.")
         return []
     captions = [[f"{each.rank}. {each.file}", each.why] for each in new.images]
     return save_sheets(table, captions, folder)
