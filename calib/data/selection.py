@@ -109,7 +109,7 @@ def select(
         >>> points = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [-1, 0]]), dim=1)
         >>> chosen = select(points, ["a", "b", "c", "d"], 2, strategy="k_centre", seed=3)
         >>> chosen.rows, chosen.why
-        ([2, 3], ['the first, drawn at random', 'farthest from the others: 1.000'])
+        ([0, 3], ['the first, drawn at random', 'farthest from the others: 2.000'])
     """
     if strategy not in STRATEGIES:
         raise unknown_name("strategy", strategy, STRATEGIES)
