@@ -360,15 +360,17 @@ class Clock:
         return time.monotonic() > self._end
 
 
-def run(part: str, data: Sequence[str], out: Path, seeds: int, clock: Clock) -> bool:
-    """Compute the cells of a part that are not there yet; return whether all are."""
+def run(
+    part: str, data: Sequence[str], out: Path, seeds: int, clock: Clock, ways: Sequence[str] = ()
+) -> bool:
+    """Compute the cells of a part that are not there yet, of some ways or all; return whether all are."""
     first = 11 if part == "development" else 1
     numbers = range(first, first + seeds)
     budgets = BUDGETS if part == "probe" else (8,)
     for subject in subjects(data, out / "cache"):
         classes = len(subject.task.class_names)
         for budget in budgets:
-            for way in ways_of(part, subject):
+            for way in [each for each in ways_of(part, subject) if not ways or each in ways]:
                 path = out / part / f"{subject.name}-{budget}-{way.replace(' ', '_')}.json"
                 if path.is_file():
                     continue
@@ -606,14 +608,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", nargs="*", help="cxr3, lc25000, or NAME=PATH")
     parser.add_argument("--out", type=Path, default=Path("runs/selection-study"))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--ways", default="", metavar="A,B,...", help="some of them (default: all)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end before a cell after so many")
     given = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     log.setLevel(logging.INFO)
     warnings.simplefilter("ignore")
-    if given.part != "tables" and not run(
-        given.part, given.data, given.out, given.seeds, Clock(given.minutes)
-    ):
+    ways = [way for way in given.ways.split(",") if way]
+    unknown = [way for way in ways if way not in (*WAYS, *VARIANTS)]
+    if unknown:
+        parser.error(f"unknown way {unknown[0]!r}: {', '.join(WAYS)}")
+    clock = Clock(given.minutes)
+    if given.part != "tables" and not run(given.part, given.data, given.out, given.seeds, clock, ways):
         return 75
     text = tables(given.out)
     write_text(given.out / "study.md", text)

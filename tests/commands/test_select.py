@@ -121,16 +121,18 @@ def test_a_prompt_learns_from_exactly_the_list_and_what_it_promises_says_so(
     assert main(["train", *words]) == 0  # goes on: it is finished
     capsys.readouterr()
     assert main(["sets", str(run)]) == 0
-    assert "The shots were chosen by k_centre, not drawn at random" in capsys.readouterr().out
+    assert "The shots were chosen by the strategy k_centre, not drawn at random" in capsys.readouterr().out
     held = Prompt.load(run / "prompt.safetensors").decisions
     assert held is not None
     assert held.sets is not None
-    assert "chosen by k_centre" in held.sets.guarantee
+    assert "chosen by the strategy k_centre" in held.sets.guarantee
     assert main(["review", str(run), "error=0.6"]) == 0
-    assert "chosen by k_centre" in capsys.readouterr().out
+    assert "chosen by the strategy k_centre" in capsys.readouterr().out
     assert main(["export", str(run), f"out={tmp_path / 'shared'}"]) == 0
     card = (tmp_path / "shared" / "README.md").read_text()
-    assert f"learned from {len(chosen.images)} images, chosen by k_centre: no random sample" in card
+    assert (
+        f"learned from {len(chosen.images)} images, chosen by the strategy k_centre: no random sample" in card
+    )
     assert (
         Prompt.load(tmp_path / "shared" / "prompt.safetensors").training["config"]["data"]["shots_from"]
         is None

@@ -102,7 +102,7 @@ def test_a_filled_list_is_the_task_and_exactly_its_images_are_the_shots(
     assert again.digest() == split.digest() != replace(split, chosen=None).digest()
     with caplog.at_level(logging.WARNING):
         warn_of_chosen(split, task)
-    assert "chosen by typicality, not drawn at random" in caplog.text
+    assert "chosen by the strategy typicality, not drawn at random" in caplog.text
     assert "No chosen image is of 'much'" in caplog.text
     assert load_data("pool", scans, shots_from=path).class_names == ["none", "some"]
 

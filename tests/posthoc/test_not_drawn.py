@@ -10,7 +10,7 @@ from calib.posthoc.not_drawn import not_drawn, others_of, read_chosen
 from calib.posthoc.shot_parts import Shots
 from calib.posthoc.shots import calibrate_from_shots
 
-SAID = "The shots were chosen by entropy, not drawn at random"
+SAID = "The shots were chosen by the strategy entropy, not drawn at random"
 
 
 def test_prediction_sets_of_chosen_shots_say_so_also_from_their_record() -> None:
