@@ -10,6 +10,7 @@ from typing import Any
 
 from calib.commands import usage
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.data_arguments import data_arguments
 from calib.commands.export_arguments import export_arguments
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.review_arguments import review_arguments
@@ -117,6 +118,11 @@ _FAILURE = replace(
     task="failure",
 )
 COMMANDS = {
+    "data": Command(
+        summary="look at data before anything is encoded: calib data check FOLDER_OR_TABLE",
+        main="calib.commands.data:main",
+        read=data_arguments,
+    ),
     "train": replace(_TRAIN, tasks={"failure": _FAILURE}),
     "sweep": Command(
         summary="train many settings and seeds side by side, in one table",
