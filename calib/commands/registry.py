@@ -160,6 +160,10 @@ COMMANDS = {
         main="calib.commands.export:main",
         read=export_arguments,
     ),
+    "configs": Command(
+        summary="list the settings files that come with calib, or print one: calib configs [NAME]",
+        main="calib.commands.configs:main",
+    ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",
         main="calib.commands.cache:main",
