@@ -15,7 +15,8 @@ delta / 20; the largest acceptance with an observed error of at most r; and MAPI
 two ways. Then the batch rule: the mean share of wrong ones among the accepted of 300.
 
 Recorded outputs (NAME=PATH, as benchmarks/posthoc_study.py reads them) are divided at random: some rows are
-labelled, and the others say what the threshold does.
+labelled, and the others say what the threshold does. "above r": the share of draws in which more than r of
+those others were wrong; where few are left that happens by chance too, so it may exceed delta.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@
 What there is: `create_backbone`, `load_data`, `encode`, `zero_shot`, `fit_prompt`, `fit_failure_head`,
 `load`, `open_image`, `report`; the classes `Prompt`, `FailureHead`, `Predictions`, each with `save` and
 `load`; and the rooms `calib.losses`, `calib.metrics`, `calib.scores`, `calib.posthoc`, `calib.stats`,
-`calib.vqa`, whose docstrings lead on. Everything is imported when it is first used. What the commands add to
-this (folders, going on after an interruption, logging, several processes) is told by `calib --help`.
+`calib.vqa`, `calib.robustness`, whose docstrings lead on. Everything is imported when it is first used. What
+the commands add to this (folders, going on after an interruption, logging, several processes) is told by
+`calib --help`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calib import losses, metrics, posthoc, scores, stats, vqa
+    from calib import losses, metrics, posthoc, robustness, scores, stats, vqa
     from calib.backbones import create_backbone
     from calib.data.encode import encode
     from calib.data.images import open_image
@@ -51,6 +52,7 @@ __all__ = [
     "open_image",
     "posthoc",
     "report",
+    "robustness",
     "scores",
     "stats",
     "vqa",

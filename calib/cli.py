@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO, cast
 
 import calib
@@ -17,6 +17,7 @@ from calib.config.help import settings_help
 from calib.config.names import check_root
 from calib.core.errors import WriteError, unknown_name
 from calib.core.text import printable, redacted
+from calib.processes.lean import import_lightning
 from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
 from calib.processes.threads import prepare_threads
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="calib",
         description=(calib.__doc__ or "").splitlines()[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {row.summary}" for name, row in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:10} {row.summary}" for name, row in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"calib {calib.__version__}")
     parser.add_argument("command", help="one of those below")
@@ -95,6 +96,7 @@ class _Screen:
 
 
 def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) -> int:
+    row = row.form(argv)
     try:
         if row.usage and set(HELP) & set(argv):
             sys.stdout.write(_help(row.chosen([word for word in argv if word not in HELP])))
@@ -161,21 +163,29 @@ def _run(name: str, row: Command, argv: Sequence[str]) -> int:
     prepare_threads()
     row = row.chosen(argv)
     given = row.read(argv)
+    if row.shared:
+        check_root(getattr(given, "data", None))
+    if row.trains:
+        import_lightning()
     if not row.shared:
         main = row.function()
         show_warnings()
         return main(given)
-    check_root(getattr(given, "data", None))
     from calib.processes.join import in_processes
-    from calib.runs.trainer import check_trainer
 
     show_warnings()
     trainer = getattr(given, "trainer", {})
     # What it takes is imported where it runs: not in a process that only starts others.
     with handed_on(argv) as words:
         return in_processes(
-            name, words, trainer, lambda: row.function()(given), check=lambda: check_trainer(trainer)
+            name, words, trainer, lambda: row.function()(given), check=lambda: _check_trainer(trainer)
         )
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    from calib.runs.trainer import check_trainer  # takes seconds to import
+
+    check_trainer(trainer)
 
 
 if __name__ == "__main__":

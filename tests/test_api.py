@@ -24,7 +24,7 @@ from calib.data.specs import DATASETS
 NAMES = {
     *("create_backbone", "load_data", "encode", "zero_shot", "fit_prompt", "fit_failure_head"),
     *("load", "open_image", "report", "Prompt", "FailureHead", "Predictions"),
-    *("losses", "metrics", "scores", "posthoc", "stats", "vqa"),
+    *("losses", "metrics", "scores", "posthoc", "stats", "vqa", "robustness"),
 }
 
 

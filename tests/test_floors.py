@@ -10,7 +10,7 @@ FLOORS = (
     {"core", "io", "stats"},
     {"losses", "metrics", "posthoc", "scores", "backbones"},
     {"data", "report", "training"},
-    {"prompts", "failure", "vqa"},
+    {"prompts", "failure", "vqa", "segmentation", "robustness"},
     {"config", "processes", "runs"},
     {"commands", "cli", "__main__"},
 )
@@ -21,6 +21,8 @@ SAME_FLOOR = {
     ("scores", "posthoc"),
     ("failure", "prompts"),
     ("vqa", "prompts"),
+    ("robustness", "prompts"),
+    ("robustness", "failure"),
     ("runs", "config"),
     ("runs", "processes"),
     ("cli", "commands"),

@@ -21,6 +21,7 @@ from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.preprocessing import CLIP, Preprocessing
 from calib.backbones.tokenization import warn_if_vocabulary_differs
+from calib.backbones.towers.choice import own_model
 from calib.backbones.vocabularies import tokenizer_source, tower_numbers, tower_tokenizer
 from calib.backbones.weights.convert import is_openai_file, load_strictly
 from calib.backbones.weights.reading import WeightFile, read_weights
@@ -30,7 +31,7 @@ CONFIG_NAME = "open_clip_config.json"
 
 
 class OpenClipBackbone(Backbone):
-    """A frozen model of open_clip, with a causal CLIP text tower or a Hugging Face one.
+    """A frozen model in open_clip's layout, with a causal CLIP text tower or a Hugging Face one.
 
     `parity={"official_double_embedding": True}` (Hugging Face text towers only) gives `encode_prompts` the
     fixed tokens after BERT's whole embedding layer, so positions, token types and LayerNorm are applied to
@@ -152,8 +153,10 @@ def create_open_clip(
         ]
         text_tower = tower_numbers(text, [place for place in places if place], name)
     tokenizer = tower_tokenizer(text, source, options, name)
-    with isolated_rng(options.seed):
-        model = build_model(config, text_tower)
+    model = own_model(config) if found else None  # random weights are drawn as open_clip draws them
+    if model is None:
+        with isolated_rng(options.seed):
+            model = build_model(config, text_tower)
     if found:
         state = read_weights(found.path)
         if options.quick_gelu is None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.backbones.bpe import ClipBpe, vocabulary_file
 from calib.io.files import read_json
 
 BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -116,6 +117,9 @@ class PromptTokenizer:
 
 @lru_cache(maxsize=1)
 def _clip_bpe() -> Any:
+    path = vocabulary_file()
+    if path is not None:
+        return ClipBpe(path)
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
@@ -131,10 +135,11 @@ def clip_tokenizer(context_length: int = 77) -> PromptTokenizer:
         >>> clip_tokenizer().encode("An H&E image of debris.")
         [550, 327, 261, 324, 2867, 539, 19208, 269]
     """
-    return _from_simple(_clip_bpe(), context_length)
+    return from_simple(_clip_bpe(), context_length)
 
 
-def _from_simple(bpe: Any, context_length: int) -> PromptTokenizer:
+def from_simple(bpe: Any, context_length: int) -> PromptTokenizer:
+    """Return CLIP's byte pair encoding, ours or open_clip's, in this shape."""
     return PromptTokenizer(
         kind="clip-bpe",
         encode=bpe.encode,
@@ -147,13 +152,19 @@ def _from_simple(bpe: Any, context_length: int) -> PromptTokenizer:
 
 
 @dataclass(frozen=True)
-class _WordPiece:
-    """Bare text to word pieces; a class and not a closure, so that a backbone can be pickled."""
+class WordPieces:
+    """Bare text to word pieces; a class and not a closure, so that a backbone can be pickled.
+
+    Args:
+        backend: A tokenizer of the library `tokenizers`.
+        clean: Applied to each text first. None applies nothing.
+    """
 
     backend: Any
     clean: Callable[[str], str] | None
 
     def __call__(self, text: str) -> list[int]:
+        """Return the ids of a text, without marks."""
         text = self.clean(text) if self.clean else text
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
@@ -184,13 +195,13 @@ def bert_tokenizer(
     _require_marks(vocab, path)
     return PromptTokenizer(
         kind="wordpiece",
-        encode=_WordPiece(backend, clean),
+        encode=WordPieces(backend, clean),
         start=(vocab["[CLS]"],),
         end=(vocab["[SEP]"],) if with_end else (),
         pad_id=vocab["[PAD]"],
         context_length=context_length,
         vocab_size=max(vocab.values()) + 1,
-        digest=_digest(vocab),
+        digest=vocabulary_digest(vocab),
         unknown_id=vocab["[UNK]"],
     )
 
@@ -202,7 +213,8 @@ def find_tokenizer_file(folder: Path) -> Path | None:
     )
 
 
-def _digest(vocab: Mapping[str, int]) -> str:
+def vocabulary_digest(vocab: Mapping[str, int]) -> str:
+    """Return the sha256 of words and their ids, in the order of the words."""
     return hashlib.sha256(json.dumps(sorted(vocab.items())).encode()).hexdigest()
 
 
@@ -266,50 +278,3 @@ def warn_if_vocabulary_differs(name: str, words: int, rows: int) -> None:
             "vocabulary of another model every word means something else.",
             stacklevel=2,
         )
-
-
-@dataclass(frozen=True)
-class _HubEncoder:
-    tokenizer: Any
-
-    def __call__(self, text: str) -> list[int]:
-        text = self.tokenizer.clean_fn(text) if hasattr(self.tokenizer, "clean_fn") else text
-        return list(self.tokenizer.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def wrap_open_clip(tokenizer: Any, context_length: int) -> PromptTokenizer:
-    """Return any open_clip tokenizer in this shape; its marks are read off a tokenised word.
-
-    Args:
-        tokenizer: What `open_clip.get_tokenizer` returned.
-        context_length: Tokens per text.
-
-    Raises:
-        ValueError: Its rows are not marks, pieces, marks, padding.
-    """
-    from open_clip.tokenizer import SimpleTokenizer
-
-    if isinstance(tokenizer, SimpleTokenizer):
-        return _from_simple(tokenizer, context_length)
-    encode = _HubEncoder(tokenizer)
-    row, bare = tokenizer(["x"], context_length=context_length)[0].tolist(), encode("x")
-    pad_id = int(tokenizer.tokenizer.pad_token_id)
-    at = next((i for i in range(len(row)) if bare and row[i : i + len(bare)] == bare), None)
-    if at is None or row[-1] != pad_id:
-        raise ValueError(
-            f"Prompts cannot be built with {type(tokenizer).__name__}: its rows have an unknown shape."
-        )
-    end = row[at + len(bare) :]
-    while end and end[-1] == pad_id:
-        end.pop()
-    return PromptTokenizer(
-        kind=type(tokenizer).__name__,
-        encode=encode,
-        start=tuple(row[:at]),
-        end=tuple(end),
-        pad_id=pad_id,
-        context_length=context_length,
-        vocab_size=max(tokenizer.tokenizer.vocab_size, max(*row, pad_id) + 1),  # marks may lie behind words
-        digest=_digest(tokenizer.tokenizer.get_vocab()),
-        unknown_id=tokenizer.tokenizer.unk_token_id,
-    )

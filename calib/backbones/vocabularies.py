@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from calib.backbones.architectures import TEXT_TOWERS
+from calib.backbones.bpe import clean_text
+from calib.backbones.folder_tokenizers import TOKENIZER_CONFIG, folder_tokenizer, wrap_open_clip
 from calib.backbones.options import BackboneOptions
 from calib.backbones.tokenization import (
     PromptTokenizer,
     bert_tokenizer,
     clip_tokenizer,
-    wrap_open_clip,
 )
 from calib.backbones.weights.reading import WeightFile
 from calib.core.errors import first_line
 from calib.io.files import read_json
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
+WHITESPACE = "whitespace"  # how open_clip calls `clean_text`, which it does where nothing else is said
 
 
 def tower_tokenizer(
@@ -39,15 +40,12 @@ def tower_tokenizer(
     Raises:
         ValueError: The files are no tokenizer, or one that prompts cannot be built with.
     """
-    import open_clip
-
     length = int(text.get("context_length", 77))
     settings = dict(text.get("tokenizer_kwargs") or {})
     if source is None:
-        simple = open_clip.tokenizer.SimpleTokenizer(context_length=length, **settings) if settings else None
-        return wrap_open_clip(simple, length) if simple else clip_tokenizer(length)
+        return wrap_open_clip(_simple(settings, length), length) if settings else clip_tokenizer(length)
     tower = text.get("hf_model_name")
-    clean = open_clip.tokenizer.get_clean_fn(settings.get("clean", "whitespace"))
+    clean = _clean(settings.get("clean", WHITESPACE))
     if tower in TEXT_TOWERS:
         return bert_tokenizer(source, length, clean=clean)
     folder = source if os.path.isdir(source) else source.parent
@@ -61,7 +59,29 @@ def tower_tokenizer(
                     f"{error} {name} reads text with the vocabulary of {_published(text)}: put the "
                     f"{TOKENIZER_CONFIG} of a tokenizer beside it, which says how texts are padded."
                 ) from error
-    return wrap_open_clip(_of_folder(folder, text, settings, length), length)
+    plain = (
+        folder_tokenizer(folder, length)
+        if described and not (settings or text.get("tokenizer_mode"))
+        else None
+    )
+    return plain or wrap_open_clip(_of_folder(folder, text, settings, length), length)
+
+
+def _simple(settings: Mapping[str, Any], length: int) -> Any:
+    """Return open_clip's tokenizer with settings of a text tower; open_clip takes seconds to import."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=length, **settings)
+
+
+def _clean(name: str) -> Callable[[str], str]:
+    """Return the function that open_clip has under this name for what is done to a text first."""
+    if name == WHITESPACE:
+        return clean_text
+    from open_clip.tokenizer import get_clean_fn
+
+    clean: Callable[[str], str] = get_clean_fn(name)
+    return clean
 
 
 def _of_folder(folder: Path, text: Mapping[str, Any], settings: dict[str, Any], length: int) -> Any:

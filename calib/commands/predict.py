@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +23,12 @@ from calib.commands.predict_arguments import check_numbers
 from calib.commands.predict_decisions import Copies, DecisionColumns
 from calib.core.errors import first_line
 from calib.core.text import printable, safe_path, safe_text
+from calib.data.dicom import DicomView, view_of
 from calib.data.images import (
     IMAGE_SUFFIXES,
     check_image_suffix,
     decode_image,
-    has_image_suffix,
+    looks_like_image,
     read_image_file,
     why_no_file,
 )
@@ -51,6 +53,8 @@ def predict(
     batch_size: int = 32,
     device: str | torch.device = "cpu",
     grey16_max: int | None = None,
+    window: tuple[float, float] | None = None,
+    frame: int | str | None = None,
     skip_unreadable: bool = False,
 ) -> str:
     """Return the predictions for images as CSV text, one row per image, and write them to a file.
@@ -74,6 +78,8 @@ def predict(
         batch_size: Images encoded at once.
         device: Where the image tower runs.
         grey16_max: The white of 16-bit grey images. None: what it was in training.
+        window: Centre and width of what lies between black and white in DICOM files. None: as in training.
+        frame: Which frame of DICOM files that have several. None: as in training.
         skip_unreadable: Give an image that cannot be read an empty row with the error, and go on.
 
     Raises:
@@ -99,6 +105,7 @@ def predict(
     if head is not None:
         head.check_backbone(backbone)
     white = _white_of(learned, exports[0]) if grey16_max is None else grey16_max
+    view = _view_of(learned, exports[0], window, frame)
     names = [safe_text(name) for name in learned.class_names]
     columns, copies = DecisionColumns(learned, head), Copies()
     more = [] if head is None else ["uncertainty", "why"]
@@ -109,7 +116,7 @@ def predict(
     progress = ProgressLog(log, "classifying images", len(files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        inputs = [_read(file, backbone, white, skip_unreadable) for file in batch]
+        inputs = [_read(file, backbone, white, view, skip_unreadable) for file in batch]
         pixels = [each.pixels for each in inputs if each.pixels is not None]
         rows = iter(
             _rows(torch.stack(pixels).to(where), backbone, learned, head, names, columns) if pixels else []
@@ -151,14 +158,15 @@ class _Input:
     error: str = ""
 
 
-def _read(file: Path, backbone: Backbone, white: int | None, skip: bool) -> _Input:
+def _read(file: Path, backbone: Backbone, white: int | None, view: DicomView, skip: bool) -> _Input:
     """Return the input of an image, or what is wrong with it."""
     id = ""
     try:
         check_image_suffix(file)
         content = read_image_file(file)
         id = hashlib.sha256(content).hexdigest()
-        return _Input(backbone.preprocess(decode_image(content, str(file), grey16_max=white)), id)
+        image = decode_image(content, str(file), grey16_max=white, view=view)
+        return _Input(backbone.preprocess(image), id)
     except (ValueError, OSError) as error:
         if skip:
             return _Input(None, id, str(error))
@@ -193,14 +201,35 @@ def _rows(
 
 def _white_of(prompt: Prompt, path: Path) -> int | None:
     """Return the white of 16-bit grey images that the prompt was trained with. None: it had none."""
-    found: object = prompt.training
-    for key in ("config", "data", "options", "grey16_max"):
-        found = found.get(key) if isinstance(found, dict) else None
+    found = _option_of(prompt, "grey16_max")
     if found is not None and (type(found) is not int or not 1 <= found < 2**16):
         raise ValueError(
             f"{path}: data.options.grey16_max must lie between 1 and {2**16 - 1}, not {found!r}. Say what it "
             "was with --grey16-max."
         )
+    return found
+
+
+def _view_of(
+    prompt: Prompt, path: Path, window: tuple[float, float] | None, frame: int | str | None
+) -> DicomView:
+    """Return what is shown of DICOM files: what is asked for, else as the prompt was trained."""
+    trained = {name: _option_of(prompt, name) for name in ("window", "frame")}
+    try:
+        seen = view_of(trained["window"], trained["frame"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error} Say what it was with --window and --frame.") from error
+    asked = view_of(window, frame)
+    return DicomView(
+        seen.window if window is None else asked.window, seen.frame if frame is None else asked.frame
+    )
+
+
+def _option_of(prompt: Prompt, name: str) -> Any:
+    """Return an option of the data that a prompt was trained with. None: it had none."""
+    found: object = prompt.training
+    for key in ("config", "data", "options", name):
+        found = found.get(key) if isinstance(found, dict) else None
     return found
 
 
@@ -276,7 +305,7 @@ def _expand(argument: str) -> Iterator[Path]:
 def _images_in(path: Path) -> Iterator[Path]:
     """Yield what looks like an image: the path itself, or what lies in it at any depth."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    yield from (p for p in files if p.is_file() and has_image_suffix(p) and not p.name.startswith("."))
+    yield from (p for p in files if p.is_file() and not p.name.startswith(".") and looks_like_image(p))
 
 
 def main(given: argparse.Namespace) -> int:

@@ -55,9 +55,26 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="go on past images that cannot be read; their rows have an error instead of a prediction",
     )
+    parser.add_argument(
+        "--window",
+        type=_window,
+        metavar="CENTRE,WIDTH",
+        help="what lies between black and white in DICOM files, e.g. 40,400 (default: as in training)",
+    )
+    parser.add_argument(
+        "--frame",
+        metavar="N",
+        help="which frame of DICOM files, from 1, or middle (default: as trained)",
+    )
     given = parser.parse_args(argv)
     check_numbers(given.batch_size, given.grey16_max)
     return given
+
+
+def _window(text: str) -> tuple[float, float]:
+    """Return centre and width, of which `calib.data.dicom.DicomView` knows whether they are possible."""
+    centre, width = text.split(",")
+    return float(centre), float(width)
 
 
 def check_numbers(batch_size: int, grey16_max: int | None) -> None:

@@ -15,9 +15,19 @@ from calib.commands.predict_arguments import predict_arguments
 from calib.commands.review_arguments import review_arguments
 from calib.commands.search.grid import sweep_of
 from calib.commands.search.space import search_of
+from calib.commands.segment.arguments import evaluate_arguments
+from calib.commands.segment.arguments import predict_arguments as segment_predict_arguments
 from calib.commands.sets_arguments import sets_arguments
 from calib.commands.vqa.arguments import vqa_arguments
-from calib.config import EvaluateRun, ReportRun, load_config, split_arguments, task_of
+from calib.config import (
+    EvaluateRun,
+    ReportRun,
+    RobustnessRun,
+    SelectRun,
+    load_config,
+    split_arguments,
+    task_of,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,9 @@ class Command:
             or `main` answer it themselves.
         task: The settings it takes, a key of `calib.config.SCHEMAS`.
         tasks: What is done instead where the settings ask for this task.
+        forms: What is done instead where this is the first of the arguments; all of these are read.
         shared: Whether several processes may do it together.
+        trains: Whether it trains by Lightning.
         after: What is said of going on.
     """
 
@@ -68,8 +80,14 @@ class Command:
     usage: str = ""
     task: str = ""
     tasks: Mapping[str, Command] = field(default_factory=dict)
+    forms: Mapping[str, Command] = field(default_factory=dict)
     shared: bool = False
+    trains: bool = False
     after: After = After()
+
+    def form(self, argv: Sequence[str]) -> Command:
+        """Return this command, or the one that the first of its arguments names."""
+        return self.forms.get(argv[0], self) if argv else self
 
     def chosen(self, argv: Sequence[str]) -> Command:
         """Return this command, or the one that its arguments ask for by their task.
@@ -87,7 +105,7 @@ class Command:
         return function
 
 
-def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
+def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun | RobustnessRun:
     """Return the settings of a command on finished runs, with those that are named among its arguments.
 
     Example:
@@ -96,8 +114,28 @@ def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun:
     """
     settings, runs = split_arguments(argv)
     config = load_config(settings, task=task)
-    assert isinstance(config, EvaluateRun | ReportRun)
+    assert isinstance(config, EvaluateRun | ReportRun | RobustnessRun)
     return replace(config, runs=[*config.runs, *runs])
+
+
+def with_pool(argv: Sequence[str]) -> SelectRun:
+    """Return the settings of `calib select`, with the folder of images that is named among its arguments.
+
+    Raises:
+        ValueError: A setting is wrong, or there are several folders.
+
+    Example:
+        >>> with_pool(["scans", "budget=24"]).data.root
+        'scans'
+    """
+    settings, roots = split_arguments(argv)
+    config = load_config(settings, task="select")
+    assert isinstance(config, SelectRun)
+    if len(roots) + (config.data.root is not None) > 1:
+        raise ValueError(
+            f"Expected one folder or table of images, got {', '.join([*roots, config.data.root or ''])}."
+        )
+    return replace(config, data=replace(config.data, root=roots[0])) if roots else config
 
 
 _TRAIN = Command(
@@ -107,6 +145,7 @@ _TRAIN = Command(
     usage=usage.TRAIN,
     task="prompt",
     shared=True,
+    trains=True,
     after=GOES_ON,
 )
 _FAILURE = replace(
@@ -116,14 +155,23 @@ _FAILURE = replace(
     usage=usage.FAILURE,
     task="failure",
 )
+_SEGMENT = replace(
+    _TRAIN,
+    summary="train a small network on images and masks, calibrated; predict, evaluate (Dice against ACE)",
+    main="calib.commands.segment.train:main",
+    read=partial(load_config, task="segment"),
+    usage=usage.SEGMENT,
+    task="segment",
+)
 COMMANDS = {
-    "train": replace(_TRAIN, tasks={"failure": _FAILURE}),
+    "train": replace(_TRAIN, tasks={"failure": _FAILURE, "segment": _SEGMENT}),
     "sweep": Command(
         summary="train many settings and seeds side by side, in one table",
         main="calib.commands.search.sweep:main",
         read=sweep_of,
         usage=usage.SWEEP,
         task="prompt",
+        trains=True,
         after=GOES_ON,
     ),
     "tune": Command(
@@ -132,6 +180,7 @@ COMMANDS = {
         read=search_of,
         usage=usage.TUNE,
         task="prompt",
+        trains=True,
         after=GOES_ON,
     ),
     "evaluate": Command(
@@ -148,6 +197,24 @@ COMMANDS = {
         read=partial(with_runs, task="report"),
         usage=usage.REPORT,
         task="report",
+    ),
+    "robustness": Command(
+        summary="what corruptions and real shifts do to accuracy, calibration and guarantees of runs",
+        main="calib.commands.robustness:main",
+        read=partial(with_runs, task="robustness"),
+        usage=usage.ROBUSTNESS,
+        task="robustness",
+        after=After(
+            interruption=" The same command goes on: features of encoded images are kept (data.cache_dir).",
+            stop=" The same command goes on: features of encoded images are kept (data.cache_dir).",
+        ),
+    ),
+    "select": Command(
+        summary="which images to label: a list to fill in, contact sheets; calib train learns from it",
+        main="calib.commands.select:main",
+        read=with_pool,
+        usage=usage.SELECT,
+        task="select",
     ),
     "export": Command(
         summary="a finished run as a folder for others, with a model card; on the hub where asked",
@@ -177,6 +244,21 @@ COMMANDS = {
         summary="which predictions may pass and which a person must look at, with what is guaranteed",
         main="calib.commands.review:main",
         read=review_arguments,
+    ),
+    "segment": replace(
+        _SEGMENT,
+        forms={
+            "predict": Command(
+                summary="masks and probabilities of images",
+                main="calib.commands.segment.predict:main",
+                read=segment_predict_arguments,
+            ),
+            "evaluate": Command(
+                summary="networks beside each other on images with masks",
+                main="calib.commands.segment.evaluate:main",
+                read=evaluate_arguments,
+            ),
+        },
     ),
     "vqa": Command(
         summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from calib import __version__
 from calib.commands.out_files import check_out
 from calib.core.text import few, printable
+from calib.data.chosen_shots import strategies_of
 from calib.data.judged import CLASSES, SOURCES, UNLIKE, Judged, read_judged
 from calib.data.mapping import check_format
 from calib.data.review_file import ReviewFile, check_fits, write_decided
@@ -39,7 +40,12 @@ OF_PROMPT, OF_HEAD = ("confidence", CLASSES), ("uncertainty",)  # where their ow
 
 
 def fit_review(
-    judged: Judged, threshold: ReviewThreshold, *, unlabelled: Tensor | None = None, what: str = "cases"
+    judged: Judged,
+    threshold: ReviewThreshold,
+    *,
+    unlabelled: Tensor | None = None,
+    what: str = "cases",
+    chosen: Mapping[str, int] | None = None,
 ) -> tuple[ReviewThreshold, str]:
     """Return a threshold fitted to the labelled rows, and what is said about it.
 
@@ -48,6 +54,7 @@ def fit_review(
         threshold: Not fitted.
         unlabelled: (M,) doubts of further cases. None: there are none.
         what: What the rows are, for the text.
+        chosen: By which strategies they were chosen. None: they were drawn.
 
     Raises:
         ValueError: Nothing is labelled, or a doubt is NaN.
@@ -63,7 +70,7 @@ def fit_review(
     parts = [judged.doubt[open_rows], *([] if unlabelled is None else [unlabelled])]
     others = torch.cat(parts) if any(map(len, parts)) else None
     failure = judged.failure[rows]
-    threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others)
+    threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others, chosen=chosen or {})
     lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
     promised = [threshold.guarantee] if threshold.achievable else []  # else the summary says why not
     lines += [_table(threshold), "", threshold.summary, *promised]
@@ -172,7 +179,8 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     cases = _cases(given, allowed, names)  # read before anything is kept
     judged, what = _judged(given, path, export, allowed)
     others = _unlabelled(given, allowed, names)
-    fitted, text = fit_review(judged, threshold, unlabelled=others, what=what)
+    chosen = strategies_of(export.training.get("chosen")) if what == "left-out shots" else None
+    fitted, text = fit_review(judged, threshold, unlabelled=others, what=what, chosen=chosen)
     if what == "left-out shots":
         text = f"{text}\n{_of_shots(path)}"
     known = export.decisions is not None and export.decisions.familiarity is not None

@@ -15,6 +15,7 @@ from calib import __version__
 from calib.commands.calibrate import in_class_order
 from calib.commands.out_files import check_out, outputs_to_apply
 from calib.core.text import few, printable
+from calib.data.chosen_shots import strategies_of
 from calib.data.outputs import Outputs, read_outputs
 from calib.data.set_file import SetFile, strata_of
 from calib.metrics.sets import summarize_sets
@@ -37,6 +38,7 @@ def fit_sets(
     by: str | None = None,
     shares: Mapping[str, float] | None = None,
     left_out: bool = False,
+    chosen: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> tuple[SetFile, str]:
     """Return prediction sets fitted to labelled outputs, and what is said about them.
@@ -46,6 +48,7 @@ def fit_sets(
         by: "class" for a coverage of each class, or the column whose values tell cases apart. None: neither.
         shares: Every class and how often it occurs where the sets are used. None: as among the labels.
         left_out: Whether the outputs are of shots, each judged without it.
+        chosen: By which strategies these were chosen. None: they were drawn.
         **settings: Those of PredictionSets.
 
     Raises:
@@ -65,6 +68,7 @@ def fit_sets(
         shares=None if shares is None else in_class_order(shares, names),
         groups=outputs.groups,
         left_out=left_out,
+        chosen=chosen or {},
     )
     about = {"calib": __version__, "rows": len(probs), "kind": outputs.kind, "left_out": left_out}
     lines = [_heading(outputs, left_out), "", _thresholds(sets, names), "", sets.described(names), ""]
@@ -195,7 +199,9 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
         where = {"weights": given.weights, "tokenizer": given.tokenizer}
         outputs, left_out = set_cases(path, cases=given.cases, **where)
     test = None if given.test is None else _read(given, given.test, names)
-    file, text = fit_sets(outputs, by=given.by, shares=given.shares, left_out=left_out, **given.asked)
+    chosen = strategies_of(learned.training.get("chosen")) if left_out else None
+    how = {"by": given.by, "shares": given.shares, "left_out": left_out, "chosen": chosen}
+    file, text = fit_sets(outputs, **how, **given.asked)
     _say(text, None if test is None else judged(file, test))
     about = {**file.about, "on": _called(given, left_out)}
     keep_decisions(path, {"sets": about}, fitted_for=digest, sets=file.sets)

@@ -66,6 +66,19 @@ baseline, paired intervals.
   calib evaluate "runs/demo-s*" data.name=folder data.root=OTHER_IMAGES
 """
 
+ROBUSTNESS = """calib robustness RUN ... [out=FOLDER] [key=value ...]
+
+What corruptions of images (severities 1 to 5) and real shifts (by site, scanner, stain: a column) do to
+finished runs: accuracy, ECE, NLL, failure AUROC and AURC, coverage of prediction sets, error and acceptance
+of the review threshold, each with its relative robustness and paired intervals; whether confidence falls
+where accuracy does; and beside it what models that see nothing would show. Encoded images are kept: the same
+command goes on after an interruption.
+
+  calib robustness runs/mine data.root=IMAGES
+  calib robustness runs/mine data.root=IMAGES "corruptions=[blur,noise]" "severities=[1,2,3,4,5]" images=200
+  calib robustness runs/mine shift_by=site "corruptions=[]" metadata=sites.csv "usual=[A]"
+"""
+
 REPORT = """calib report RUN ... [out=FILE.html] [key=value ...]
 
 Writes one HTML page on finished runs (run folders of several seeds or methods, one failure run, the folder of
@@ -79,4 +92,38 @@ be.
   calib report runs/mine-s1 runs/mine-s2 runs/mine-s3 out=report.html
   calib report runs/failure-mine-all-s1 data.root=IMAGES
   calib report runs/mine slices=sites.csv names=false images=false out=shared.html
+"""
+
+SEGMENT = """calib segment data.root=FOLDER [CONFIG.yaml ...] [key=value ...]
+calib segment predict RUN IMAGES ... --out FOLDER        (--help)
+calib segment evaluate RUN ... [--data FOLDER]           (--help)
+
+Trains a small network of MONAI (pip install 'calib[segment]') that says the class of every pixel, with a loss
+for calibration (mL1-ACE: preset=dice-ce-ace, dice-ce-ace-soft) or without (dice-ce), and shows Dice beside
+calibration errors of the test images with intervals. The folder has train/images and train/masks (PNG, called
+as the images), likewise val and test; or a table with the columns file, mask, split and perhaps group. An
+interrupted run goes on with the same command.
+
+  calib segment data.root=NUCLEI "data.classes={background: 0, nucleus: [1, 2]}" out=runs/ace
+  calib segment data.root=NUCLEI preset=dice-ce out=runs/plain
+  calib segment evaluate runs/plain runs/ace --data OTHER_STAIN
+  calib segment predict runs/ace new/*.png --out masks
+"""
+SELECT = """calib select FOLDER budget=N [strategy=NAME] [key=value ...]
+
+Chooses which images to label, from their features and what the model doubts, without a label. FOLDER is
+searched in depth; a table of images (CSV) says which are of one patient. Writes select.csv, whose column
+label is to be filled in, contact sheets of the chosen images, and record.json. calib train
+data.shots_from=FILE then learns from exactly these images, and labels=FILE goes on from them.
+
+  calib select scans/ budget=24 "data.class_names=[normal,pneumonia]" out=chosen
+  calib train data.name=pool data.root=scans/ "data.class_names=[normal,pneumonia]" \\
+    data.shots_from=chosen/select.csv out=runs/first
+  calib select scans/ budget=24 labels=chosen/select.csv prompt=runs/first strategy=entropy out=chosen2
+  calib select data.name=cxr3 budget=24 strategy=random
+
+Strategies: random; k_centre (far apart), typicality (one of each kind); entropy, margin (what the model
+doubts); dual (doubt and representativeness), aligned (the same after alignment to source=...), epig (what
+says most about the other images). Where benchmarks/selection_study.py compared them, few beat random. Shots
+that are not random are no sample: what is guaranteed from them is not.
 """

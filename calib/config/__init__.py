@@ -28,9 +28,13 @@ from calib.config.schema import (
     FailureLossConfig,
     FailureRun,
     LogConfig,
+    PoolConfig,
     PromptConfig,
     PromptRun,
     ReportRun,
+    RobustnessRun,
+    SegmentRun,
+    SelectRun,
     Setting,
     setting_of,
 )

@@ -9,7 +9,7 @@ import textwrap
 import typing
 from typing import Any
 
-from calib.config import SCHEMAS, PromptRun, dataclass_of
+from calib.config import SCHEMAS, PromptRun, SegmentRun, dataclass_of
 from calib.config.names import TABLES
 from calib.core.tables import names_in, settings_in
 
@@ -47,15 +47,17 @@ def _lines(schema: type, values: Any, prefix: str) -> list[str]:
             lines.append(f"  {prefix}{field.name}={_written(value)}")
             lines += _wrapped(said[field.name], INDENT)
             if (schema, field.name) == (PromptRun, "loss"):
-                lines += _wrapped(_losses(), INDENT)
+                lines += _wrapped(_losses("loss"), INDENT)
+            elif (schema, field.name) == (SegmentRun, "loss"):
+                lines += _wrapped(_losses("loss of pixels"), INDENT)
     return lines
 
 
-def _losses() -> str:
+def _losses(kind: str) -> str:
     """Return every loss with its own settings and their defaults."""
     table = TABLES["loss"][0]
     listed = []
-    for name in names_in(*table):
+    for name in names_in(*TABLES[kind][0]):
         own = ", ".join(f"{key}={_written(value)}" for key, value in settings_in(*table, name).items())
         listed.append(f"{name} ({own})" if own else name)
     return f"The losses, each with a weight and these settings: {', '.join(listed)}."

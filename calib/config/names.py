@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calib.config.schema import FailureRun, PromptRun
+from calib.config.schema import FailureRun, PromptRun, RobustnessRun, SegmentRun, SelectRun
 from calib.core.byname import check_settings
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in, settings_in
@@ -14,17 +14,26 @@ from calib.core.tables import names_in, settings_in
 # What a name stands for, and the tables (module, name in it) that list all there are.
 TABLES = {
     "backbone": [("calib.backbones", "BACKBONES"), ("calib.backbones", "FORMS")],
+    "corruption": [("calib.robustness.corruptions", "CORRUPTIONS")],
     "data set": [("calib.data.specs", "DATASETS")],
     "doubt": [("calib.failure.doubt", "WHOLE"), ("calib.scores.registry", "SCORES")],
     "failure loss": [("calib.losses.failure", "FAILURE_LOSSES")],
     "loss": [("calib.losses.registry", "LOSSES")],
+    "loss of pixels": [("calib.losses.registry", "OF_PIXELS")],
     "loss preset": [("calib.losses.presets", "PRESETS")],
     "score": [("calib.scores.registry", "SCORES")],
+    "segmentation preset": [("calib.losses.presets", "SEGMENTATION_PRESETS")],
+    "strategy": [("calib.data.selection", "STRATEGIES")],
     "weighting": [("calib.losses.failure", "WEIGHTINGS")],
 }
 
 # Data sets whose images lie in a place here, and what that place is.
-LAYOUTS = {"folder": "folder", "table": "folder or table", "medmnist": "file or folder"}
+LAYOUTS = {
+    "folder": "folder",
+    "table": "folder or table",
+    "medmnist": "file or folder",
+    "pool": "folder or table",
+}
 
 
 def check_names(config: Any) -> None:
@@ -40,20 +49,31 @@ def check_names(config: Any) -> None:
     Raises:
         ValueError: A name, or a setting of a loss, is unknown; the message says which was probably meant.
     """
+    if isinstance(config, SegmentRun):
+        _check("segmentation preset", config.preset)
+        _check_losses(config.loss, "loss of pixels")
+        return
     if config.data.name:
         _check("data set", config.data.name)
-    if isinstance(config, PromptRun | FailureRun):
+    if isinstance(config, PromptRun | FailureRun | SelectRun):
         _check_backbone(config.backbone.name)
     if isinstance(config, PromptRun):
         for preset in (config.preset, *config.baselines):
             _check("loss preset", preset)
         _check_losses(config.loss)
+    if isinstance(config, SelectRun):
+        _check("strategy", config.strategy)
+        known = settings_in(*TABLES["strategy"][0], config.strategy)
+        check_settings(config.settings, known, name=f"strategy {config.strategy!r}")
     if isinstance(config, FailureRun):
         _check("failure loss", config.loss.name)
         _check("weighting", config.loss.weighting)
         _check("doubt", config.doubt)
         for score in config.scores:
             _check("score", score)
+    if isinstance(config, RobustnessRun):
+        for name in config.corruptions or ():
+            _check("corruption", name)
 
 
 def check_root(data: Any) -> None:
@@ -90,9 +110,9 @@ def _check_backbone(name: str) -> None:
         _check("backbone", name)
 
 
-def _check_losses(losses: Mapping[str, Any]) -> None:
+def _check_losses(losses: Mapping[str, Any], kind: str = "loss") -> None:
     for name, options in losses.items():
-        _check("loss", name)
+        _check(kind, name)
         if isinstance(options, Mapping):
             given = {key: value for key, value in options.items() if key != "weight"}
             known = settings_in(*TABLES["loss"][0], name)

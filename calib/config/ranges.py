@@ -8,8 +8,19 @@ from operator import attrgetter
 from typing import Any
 
 from calib.config.keys import leaves
-from calib.config.schema import TRAINER_KEYS, DataConfig, FailureRun, Setting
+from calib.config.schema import (
+    TRAINER_KEYS,
+    DataConfig,
+    FailureRun,
+    PixelDataConfig,
+    PromptRun,
+    RobustnessRun,
+    SelectRun,
+    Setting,
+)
 from calib.core.errors import unknown_name
+
+SEVERITIES = 5  # of corruptions
 
 
 def check_ranges(config: Any) -> None:
@@ -22,6 +33,12 @@ def check_ranges(config: Any) -> None:
     _check_leaves(config, "")
     if isinstance(config, FailureRun):
         _check_source(config)
+    if isinstance(config, RobustnessRun):
+        _check_severities(config)
+    if isinstance(config, SelectRun):
+        _check_select(config)
+    elif getattr(config.data, "shots_from", None) is not None:
+        _check_shots_from(config)
 
 
 def check_trainer_bounds(settings: Mapping[str, Any]) -> None:
@@ -48,7 +65,7 @@ def check_part(part: Any, prefix: str) -> None:
     Raises:
         ValueError: One is; the message names it.
     """
-    if isinstance(part, DataConfig):
+    if isinstance(part, DataConfig | PixelDataConfig):
         _check_options(part)
     _check_leaves(part, prefix)
 
@@ -61,7 +78,7 @@ def _check_leaves(part: Any, prefix: str) -> None:
             _check_inside(f"{prefix}{key}", one.keys, value)
 
 
-def _check_options(data: DataConfig) -> None:
+def _check_options(data: DataConfig | PixelDataConfig) -> None:
     for name in ("name", "root", "template", "class_names"):
         if name in data.options:
             raise ValueError(f"data.options.{name} is written data.{name}={data.options[name]}.")
@@ -84,6 +101,47 @@ def _check(key: str, one: Setting, value: Any) -> None:
         raise ValueError(f"{key} must be above {one.above}, got {value}.")
     elif one.below is not None and not value < one.below:
         raise ValueError(f"{key} must be below {one.below}, got {value}.")
+
+
+def _check_severities(config: RobustnessRun) -> None:
+    wrong = [each for each in config.severities if not 1 <= each <= SEVERITIES]
+    if wrong or (not config.severities and config.corruptions != []):
+        said = f"not {wrong[0]}" if wrong else "and there are none"
+        raise ValueError(
+            f"severities must be whole numbers from 1 (mild) to {SEVERITIES} (strong), {said}. Without any "
+            'corruption: "corruptions=[]".'
+        )
+    if config.corruptions == [] and config.shift_by is None:
+        raise ValueError(
+            "Without corruptions there is nothing to look at but a shift: say its column, shift_by=COLUMN."
+        )
+
+
+def _check_shots_from(config: Any) -> None:
+    """Refuse a list of shots where no prompt learns from it, or beside a number of shots."""
+    if not isinstance(config, PromptRun):
+        raise ValueError(
+            "data.shots_from says which images a prompt learns from (calib train); here none does: leave it "
+            "out. A run knows its own shots."
+        )
+    if config.data.shots not in (None, DataConfig().shots):
+        raise ValueError(
+            f"data.shots={config.data.shots} and data.shots_from exclude each other: all images of the list "
+            "are the shots. Leave out data.shots."
+        )
+
+
+def _check_select(config: SelectRun) -> None:
+    """Refuse what cannot be chosen by, before torch is imported."""
+    if config.near > 1:
+        raise ValueError(f"near must be at most 1, got {config.near}.")
+    if config.source is not None and config.strategy != "aligned":
+        raise ValueError(f"source is for strategy=aligned, and the strategy is {config.strategy}.")
+    if config.source is None and config.strategy == "aligned":
+        raise ValueError(
+            "strategy=aligned needs images of the domain the model is at home in, which need no labels: "
+            "source=FOLDER, or a data set's name. Without them: strategy=dual."
+        )
 
 
 def _check_source(config: FailureRun) -> None:

@@ -54,7 +54,7 @@ def settings_in(module: str, table: str, name: str) -> dict[str, Any]:
 
     Example:
         >>> settings_in("calib.losses.registry", "LOSSES", "smac")
-        {'alpha': 0.05}
+        {'alpha': 0.05, 'n_bins': 1, 'soft': False}
     """
     if module not in sys.modules:
         try:

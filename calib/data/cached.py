@@ -19,14 +19,15 @@ def features_key(facts: Mapping[str, Any], ids: Sequence[str]) -> str:
     """Return the digest of everything that decides about features: what their file in a cache is called.
 
     Args:
-        facts: What the features' `meta` says: backbone, views, view_seed, grey16_max and reading.
+        facts: What the features' `meta` says: backbone, views, view_seed, grey16_max, reading and dicom.
         ids: The content ids of the images, in the order of the features.
     """
     described = facts.get("backbone", {})
     tower = {key: DEFINING[key](described) for key in OF_IMAGES}
     parts = [SCHEMA, list(ids), tower, facts.get("views"), facts.get("view_seed"), facts.get("grey16_max")]
     reading = facts.get("reading", 1)  # versions that say nothing of it read images by the first rules
-    return json_digest(parts if reading == 1 else [*parts, reading])
+    shown = facts.get("dicom")  # absent, as None, where the files decide
+    return json_digest([*parts, *([] if reading == 1 else [reading]), *([] if shown is None else [shown])])
 
 
 def is_of_its_key(features: FeatureTable, path: Path) -> bool:

@@ -319,6 +319,7 @@ def _facts(
         "view_seed": view_seed,
         "batch_size": batch_size,
         "grey16_max": table.grey16_max,
+        "dicom": table.view.record(),
         "reading": READING,
         "versions": versions,
     }

@@ -33,6 +33,8 @@ class FewShotSplit:
         grouped: Whether groups were known and kept apart.
         train_names: n readable names, in the order of `train`; None: not known.
         val_names: m readable names, in the order of `val`; None: not known.
+        chosen: By which strategies the training images were chosen, and how many by each. None: they were
+            drawn from every class.
     """
 
     train: Tensor
@@ -45,6 +47,7 @@ class FewShotSplit:
     grouped: bool
     train_names: list[str] | None = None
     val_names: list[str] | None = None
+    chosen: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the split by content ids, for `split.json`: valid wherever the same images are.
@@ -88,6 +91,7 @@ class FewShotSplit:
             record["grouped"],
             record.get("train_names"),
             record.get("val_names"),
+            record.get("chosen"),
         )
 
     def outside(self, ids: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:
@@ -122,6 +126,7 @@ class FewShotSplit:
             "grouped": self.grouped,
             "train": list(self.train_ids),
             "val": list(self.val_ids),
+            **({} if self.chosen is None else {"chosen": dict(self.chosen)}),
         }
 
 

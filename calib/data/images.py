@@ -2,8 +2,8 @@
 
 What is decided here, once for every data source:
 
-* Only JPEG, PNG, TIFF, BMP and WebP are decoded. More than 178,956,970 pixels are refused before decoding,
-  and PNG files whose checksums are wrong.
+* Only JPEG, PNG, TIFF, BMP, WebP and, with pydicom, DICOM (`calib.data.dicom`) are decoded. More than
+  178,956,970 pixels are refused before decoding, and PNG files whose checksums are wrong.
 * Several frames (a multi-page TIFF, an animation) are refused: which one is the image is not ours to guess.
   Smaller copies and masks of the first page, marked as such, are passed over.
 * Colour profiles, texts and other metadata decide about nothing but the orientation, and block nothing.
@@ -31,12 +31,13 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from calib.core.hashing import CHUNK
+from calib.data.dicom import AS_FILED, DICOM_SUFFIXES, DicomView, is_dicom, is_dicom_file, open_dicom
 from calib.data.pixels import deep_to_rgb, is_deep, to_rgb
 from calib.data.png import SIGNATURE, transparent_grey, without_metadata
 from calib.data.tiff import frames_beside_copies, is_signed, why_misread
-from calib.data.unreadable import FORMATS, why_undecodable, why_unreadable
+from calib.data.unreadable import FORMATS, UNKNOWN, why_undecodable, why_unreadable
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", *DICOM_SUFFIXES, ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; Pillow's own hard limit
 MAX_BYTES = 2**31 - 1  # of a file: the largest image in 16-bit RGBA, uncompressed, has 1.4 billion
 FILE_KINDS = (
@@ -60,13 +61,18 @@ def has_image_suffix(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
+def looks_like_image(path: Path) -> bool:
+    """Return whether a file is an image by its name or, as DICOM files often have none, by how it begins."""
+    return has_image_suffix(path) or is_dicom_file(path)
+
+
 def check_image_suffix(path: Path) -> None:
-    """Refuse a file whose name does not end like an image.
+    """Refuse a file whose name does not end like an image, unless it is a DICOM file.
 
     Raises:
         ValueError: It does not end so.
     """
-    if not has_image_suffix(path):
+    if not looks_like_image(path):
         raise ValueError(f"{path} does not end like an image. Allowed: {', '.join(IMAGE_SUFFIXES)}.")
 
 
@@ -109,13 +115,20 @@ def file_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_image(path: str | Path, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+def open_image(
+    path: str | Path,
+    *,
+    grey16_max: int | None = None,
+    view: DicomView = AS_FILED,
+    id: str | None = None,
+) -> Image.Image:
     """Return the image in a file as RGB.
 
     Args:
-        path: A file with one of `IMAGE_SUFFIXES`.
+        path: A file with one of `IMAGE_SUFFIXES`, or a DICOM file.
         grey16_max: The white of 16-bit images, grey or colour, e.g. 4095 for 12-bit data. None: 65535, and an
             image that stays below 16384 is refused.
+        view: Which frame of a DICOM file, and through which window.
         id: The `file_id` that the content must have. None: it may be any.
 
     Raises:
@@ -125,7 +138,7 @@ def open_image(path: str | Path, *, grey16_max: int | None = None, id: str | Non
     """
     path = Path(path)
     check_image_suffix(path)
-    return decode_image(read_image_file(path), str(path), grey16_max=grey16_max, id=id)
+    return decode_image(read_image_file(path), str(path), grey16_max=grey16_max, view=view, id=id)
 
 
 def read_image_file(path: Path) -> bytes:
@@ -142,7 +155,12 @@ def read_image_file(path: Path) -> bytes:
 
 
 def decode_image(
-    content: bytes, name: str, *, grey16_max: int | None = None, id: str | None = None
+    content: bytes,
+    name: str,
+    *,
+    grey16_max: int | None = None,
+    view: DicomView = AS_FILED,
+    id: str | None = None,
 ) -> Image.Image:
     """Return an encoded image as RGB; see `open_image`.
 
@@ -150,6 +168,7 @@ def decode_image(
         content: The encoded image.
         name: What error messages call it.
         grey16_max: See `open_image`.
+        view: See `open_image`.
         id: See `open_image`. What is hashed are the very bytes that are decoded.
 
     Raises:
@@ -160,6 +179,10 @@ def decode_image(
             f"{name} has changed since this job first read it; nothing was kept of it. Start again when the "
             "images are no longer being written to."
         )
+    if is_dicom(content):
+        opened = open_dicom(content, name, view)
+        _check_size(name, *opened.size)
+        return opened.to_rgb()
     content, image = _opened(content, name)
     signed = image.format == "TIFF" and is_signed(image)
     if is_deep(image):
@@ -175,17 +198,21 @@ def decode_image(
     return to_rgb(image, name, grey16_max=grey16_max, signed=signed)
 
 
-def check_image(content: bytes, name: str) -> str:
+def check_image(content: bytes, name: str, *, view: DicomView = AS_FILED) -> str:
     """Return the content id of an encoded image that may be one by its header (and a PNG's checksums).
 
     Args:
         content: The encoded image.
         name: What error messages call it.
+        view: See `open_image`.
 
     Raises:
         ValueError: As in `open_image`.
     """
-    _opened(content, name)
+    if is_dicom(content):
+        _check_size(name, *open_dicom(content, name, view).size)
+    else:
+        _opened(content, name)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -231,9 +258,11 @@ def _identify(content: bytes, name: str) -> Image.Image:
         size = re.search(r"\d+ pixels", str(error))
         raise ValueError(_too_large(name, size.group() if size else "see its header")) from error
     except Exception as error:  # of many types, as the file may be anything
-        formats = ", ".join(FORMATS)
+        why = why_unreadable(content)
+        if why == UNKNOWN and name.lower().endswith(DICOM_SUFFIXES):
+            why = "no DICOM file with a preamble; if it is one without, write it anew: dcmconv IN OUT"
         raise ValueError(
-            f"{name} is not an image that can be read ({formats}): it is {why_unreadable(content)}."
+            f"{name} is not an image that can be read ({', '.join((*FORMATS, 'DICOM'))}): it is {why}."
         ) from error
 
 

@@ -10,7 +10,13 @@ from typing import Any
 from calib.core import byname
 from calib.core.errors import unknown_name
 
-OF_ALL_IMAGES: dict[str, Any] = {"grey16_max": int | None, "skip_unreadable": bool}  # whatever the reader
+OF_ALL_IMAGES: dict[str, Any] = {  # whatever the reader
+    "grey16_max": int | None,
+    "skip_unreadable": bool,
+    "window": Sequence | None,
+    "frame": int | str | None,
+    "patients": bool,
+}
 
 KINDS: dict[Any, str] = {  # how the values of a reader's options are written
     bool: "true or false",

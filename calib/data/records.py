@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from calib.core.text import few
+from calib.data.dicom import AS_FILED, DicomView
 from calib.data.images import check_image, file_id, open_image, read_image_file
 from calib.data.notices import ProgressLog
 from calib.data.pixels import to_rgb
@@ -29,14 +30,19 @@ class ImageSource(Protocol):
     def content_id(self) -> str:
         """Return the SHA-256 hex digest of the image's content."""
 
-    def look(self) -> str:
+    def look(self, *, view: DicomView = AS_FILED) -> str:
         """Return the content id of an image that can be opened, by its header.
+
+        Args:
+            view: Which frame of a DICOM file is meant.
 
         Raises:
             ValueError: It is none, or of a kind that is not read; see `calib.data.images.check_image`.
         """
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(
+        self, *, grey16_max: int | None = None, view: DicomView = AS_FILED, id: str | None = None
+    ) -> Image.Image:
         """Return the image as RGB, refusing content of another id; see `calib.data.images.open_image`."""
 
 
@@ -54,13 +60,15 @@ class FileSource:
         """Return the digest of the file's bytes."""
         return file_id(self.path)
 
-    def look(self) -> str:
+    def look(self, *, view: DicomView = AS_FILED) -> str:
         """Return the digest of the file's bytes if its header is an image's."""
-        return check_image(read_image_file(self.path), str(self.path))
+        return check_image(read_image_file(self.path), str(self.path), view=view)
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(
+        self, *, grey16_max: int | None = None, view: DicomView = AS_FILED, id: str | None = None
+    ) -> Image.Image:
         """Return the image as RGB; the file must still be the one with this id."""
-        return open_image(self.path, grey16_max=grey16_max, id=id)
+        return open_image(self.path, grey16_max=grey16_max, view=view, id=id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +90,13 @@ class ArraySource:
         pixels = np.ascontiguousarray(self.images[self.index])
         return hashlib.sha256(f"{pixels.shape}:{pixels.dtype}:".encode() + pixels.tobytes()).hexdigest()
 
-    def look(self) -> str:
+    def look(self, *, view: DicomView = AS_FILED) -> str:
         """Return the digest; an array was checked when it was read."""
         return self.content_id()
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(
+        self, *, grey16_max: int | None = None, view: DicomView = AS_FILED, id: str | None = None
+    ) -> Image.Image:
         """Return the image as RGB. It is in memory: nobody else changes it."""
         return to_rgb(Image.fromarray(self.images[self.index]), self.name, grey16_max=grey16_max)
 
@@ -120,6 +130,7 @@ class ImageTable:
         groups: N group names, e.g. patients. None: not known.
         ids: N content ids where they are already known (None for those that are not).
         grey16_max: The white of 16-bit grey images; see `calib.data.images.open_image`.
+        view: Which frame of DICOM files, and through which window.
 
     Raises:
         ValueError: The lengths differ, a label is negative, or a name occurs twice.
@@ -134,11 +145,12 @@ class ImageTable:
         groups: Sequence[str] | None = None,
         ids: Sequence[str | None] | None = None,
         grey16_max: int | None = None,
+        view: DicomView = AS_FILED,
     ) -> None:
         self.labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         self.names = list(names)
         self.groups = None if groups is None else [str(group) for group in groups]
-        self.grey16_max = grey16_max
+        self.grey16_max, self.view = grey16_max, view
         self._sources = list(sources)
         self._ids: list[str | None] = [None] * len(self._sources) if ids is None else list(ids)
         sizes = {"labels": len(self.labels), "names": len(self.names), "ids": len(self._ids)}
@@ -189,7 +201,7 @@ class ImageTable:
         progress, bad = ProgressLog(logger, "looking at images", len(self)), {}
         for index in range(len(self)):
             try:
-                self._ids[index] = self._sources[index].look()
+                self._ids[index] = self._sources[index].look(view=self.view)
                 if wholly:
                     self.open(index)
             except (ValueError, OSError) as error:
@@ -204,7 +216,7 @@ class ImageTable:
             ValueError: It cannot be read, or is no longer the image of its id where this is known already;
                 the message names it.
         """
-        return self._sources[index].open(grey16_max=self.grey16_max, id=self._ids[index])
+        return self._sources[index].open(grey16_max=self.grey16_max, view=self.view, id=self._ids[index])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
         """Return a table of some of the images, in the order of the indices."""
@@ -215,20 +227,25 @@ class ImageTable:
             [self.names[i] for i in rows],
             groups=None if self.groups is None else [self.groups[i] for i in rows],
             ids=[self._ids[i] for i in rows],
-            grey16_max=self.grey16_max,
+            **self._reading,
         )
 
     def with_labels(self, labels: Tensor) -> ImageTable:
         """Return the same images with other labels (N,)."""
         return ImageTable(
-            self._sources, labels, self.names, groups=self.groups, ids=self._ids, grey16_max=self.grey16_max
+            self._sources, labels, self.names, groups=self.groups, ids=self._ids, **self._reading
         )
 
     def with_groups(self, groups: Sequence[str] | None) -> ImageTable:
         """Return the same images with other groups, one name per image; None: not known."""
         return ImageTable(
-            self._sources, self.labels, self.names, groups=groups, ids=self._ids, grey16_max=self.grey16_max
+            self._sources, self.labels, self.names, groups=groups, ids=self._ids, **self._reading
         )
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """What decides how images are read: passed on to every table made of this one."""
+        return {"grey16_max": self.grey16_max, "view": self.view}
 
     def _id(self, index: int) -> str:
         known = self._ids[index]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import unknown_name
+from calib.data.dicom import view_of
+from calib.data.dicom_groups import grouped_by_patient
 from calib.data.first_look import looked_at
 from calib.data.labels import check_texts
 from calib.data.notices import warn_of_absent_classes
@@ -18,10 +20,12 @@ from calib.data.readers.embedded import embedded_reader
 from calib.data.readers.folder import load_image_folder
 from calib.data.readers.hf import load_hf
 from calib.data.readers.medmnist import load_medmnist
+from calib.data.readers.pool import load_pool
 from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
 from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
 
+POOL = "pool"  # images without labels, of which a list says those that were labelled since
 logger = logging.getLogger(__name__)
 
 
@@ -58,9 +62,14 @@ def load_data(
     template: str | None = None,
     class_names: ClassNames | None = None,
     grey16_max: int | None = None,
+    window: Sequence[float] | None = None,
+    frame: int | str | None = None,
     needs: Sequence[str] = ("train",),
     among: Sequence[str] | None = None,
     skip_unreadable: bool = False,
+    shots_from: str | Path | None = None,
+    patients: bool = True,
+    look: Callable[[Splits], Splits] | None = None,
     **options: Any,
 ) -> TaskData:
     """Return a data set as a task: its splits, class names, template and terms.
@@ -68,7 +77,7 @@ def load_data(
     Args:
         name: One of `DATASETS`: a published data set (covid, rsna18, kather, pannuke, digestpath,
             pneumoniamnist), an embedded task (cxr3, lc25000), or a layout for your own images (folder, table,
-            hf, medmnist).
+            hf, medmnist; pool for images without labels).
         root: Folder or file of the images. For published sets the folder that holds `images`, or its parent;
             for hf also owner/name on the hub. None: only for the embedded tasks, whose features are packaged,
             and for hf with `dataset`.
@@ -79,7 +88,15 @@ def load_data(
             on may have no test images; that is said, since nothing can be reported then.
         among: The classes that a model knows. Data with only some of them are numbered as it numbers them.
         grey16_max: The white of 16-bit images; see `calib.data.images.open_image`.
+        window: Centre and width of what lies between black and white in DICOM files; see
+            `calib.data.dicom.DicomView`.
+        frame: Which frame of DICOM files that have several, from 1, or "middle".
         skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
+        shots_from: For pool: the list of its images that were chosen by `calib select` and labelled.
+        patients: Group DICOM images by the patient ids in their headers where no column says how they are
+            grouped; see `calib.data.dicom_groups`.
+        look: What looks at all images before anything else, and returns the splits of those that can be
+            read. None: `looked_at`, which refuses the others.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
 
     Raises:
@@ -90,9 +107,9 @@ def load_data(
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     spec = DATASETS[name]
-    check_options(
-        spec.name, spec.load, {**options, "grey16_max": grey16_max, "skip_unreadable": skip_unreadable}
-    )
+    of_images = {"grey16_max": grey16_max, "window": window, "frame": frame, "patients": patients}
+    check_options(spec.name, spec.load, {**options, **of_images, "skip_unreadable": skip_unreadable})
+    view = view_of(window, frame)
     if root is None and spec.needs_root:
         raise ValueError(
             f"Data set '{name}' needs the folder or file of its images: data.root=... Source: {spec.source}."
@@ -105,15 +122,18 @@ def load_data(
             if class_names is None
             else put_in_order(spec.class_names, class_names, source=f"data set '{name}'")
         )
-    splits = spec.load(root, class_names=class_names, **options)
+    listed = () if shots_from is None else (shots_from,)
+    if listed and spec.name != POOL:
+        raise ValueError(f"shots_from is for images without labels ('{POOL}'); '{name}' knows its own.")
+    splits = spec.load(root, *listed, class_names=class_names, **options)
     splits.check(needs, str(root))
     if among is not None:
         splits = splits.among(among)
-    if grey16_max is not None:
-        for table in splits.tables.values():
-            if isinstance(table, ImageTable):
-                table.grey16_max = grey16_max
-    splits = looked_at(splits, skip_unreadable=skip_unreadable)
+    for table in splits.tables.values():
+        if isinstance(table, ImageTable):
+            table.grey16_max, table.view = grey16_max, view
+    splits = looked_at(splits, skip_unreadable=skip_unreadable) if look is None else look(splits)
+    splits = grouped_by_patient(splits) if patients else splits
     for split in (*needs, "test") if "train" in needs else needs:
         if split in splits.tables and not len(splits.tables[split]):  # all of its images were left out
             raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
@@ -302,6 +322,7 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "folder": DatasetSpec(name="folder", load=load_image_folder),
     "table": DatasetSpec(name="table", load=load_table),
+    "pool": DatasetSpec(name="pool", load=load_pool),
     "hf": DatasetSpec(name="hf", load=load_hf, needs_root=False),
     "medmnist": DatasetSpec(
         name="medmnist",

@@ -9,6 +9,7 @@ from PIL import Image, TiffImagePlugin
 
 from calib.core.errors import first_line
 
+UNKNOWN = "another kind of file"
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 # How files of known kinds begin: offset, bytes, what they are. The first that fits counts.
 KINDS = (
@@ -21,7 +22,6 @@ KINDS = (
     (8, b"WEBP", "WEBP"),
     (0, b"BM", "BMP"),
     (0, b"GIF8", "a GIF"),
-    (128, b"DICM", "a DICOM file; export it as PNG with the window you mean"),
     (4, b"jP  \r\n", "a JPEG 2000 file"),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
     (4, b"JXL \r\n", "a JPEG XL file"),
@@ -78,7 +78,7 @@ def why_unreadable(content: bytes) -> str:
     """
     if not content.strip(b"\0"):
         return f"nothing but {len(content)} zero bytes; copy it again" if content else "empty (0 bytes)"
-    kind = next((kind for at, magic, kind in KINDS if content.startswith(magic, at)), "another kind of file")
+    kind = next((kind for at, magic, kind in KINDS if content.startswith(magic, at)), UNKNOWN)
     if kind not in FORMATS:
         return kind
     special = {"TIFF": _special_tiff, "JPEG": _special_jpeg}.get(kind, lambda content: "")(content)

@@ -94,7 +94,7 @@ def _refuse_moved(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` and move it there when the block ends without an error.
 
     Readers see the old file or the new one, never a half-written one, whatever is killed and whenever; the
@@ -103,6 +103,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: Where the finished file belongs. Missing folders are made.
+        durable: False leaves it to the system when the content reaches the disk; a power cut may then leave
+            an empty file. For what is soon written again.
 
     Raises:
         WriteError: The disk is full, the folder is read-only, the storage failed; the old file is intact.
@@ -121,10 +123,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         with contextlib.suppress(OSError):  # some network file systems have no permissions to set
             part.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary ones
-        _flush(part)
+        if durable:
+            _flush(part)
         _move(part, path)
-        with contextlib.suppress(OSError):  # some file systems cannot flush a folder; the file is there
-            _flush(path.parent)
+        if durable:
+            with contextlib.suppress(OSError):  # some file systems cannot flush a folder; the file is there
+                _flush(path.parent)
     except WriteError:
         raise
     except OSError as error:
@@ -182,9 +186,9 @@ def _moved(part: Path, path: Path, inode: int) -> bool:
     return True
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
-    with atomic_path(path) as part:
+def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file atomically, in UTF-8; `durable` as in `atomic_path`."""
+    with atomic_path(path, durable=durable) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from calib.losses.binned import binned_gaps
 from calib.losses.task import smoothed_targets
 
 
-def smac(logits: Tensor, labels: Tensor, *, alpha: float = 0.05) -> Tensor:
+def smac(
+    logits: Tensor, labels: Tensor, *, alpha: float = 0.05, n_bins: int = 1, soft: bool = False
+) -> Tensor:
     """Return how far mean probabilities lie from smoothed class frequencies (CalibPrompt's calibration term).
 
     `mean_c |mean_b p[b, c] - mean_b q[b, c]|` with `q` the labels smoothed by alpha, that is
@@ -23,25 +26,37 @@ def smac(logits: Tensor, labels: Tensor, *, alpha: float = 0.05) -> Tensor:
     value and gradient, for every alpha. Few-shot tasks whose batch is the whole balanced training set (two
     classes, 8 shots, batch 16) are always in that case.
 
+    With several bins the two means are taken inside bins of the class's probability, and the loss is
+    `mean_c mean_m |mean_{b in m} p[b, c] - mean_{b in m} q[b, c]|` over the non-empty bins m: between this
+    term of CalibPrompt (one bin) and mL1-ACE of the batch (alpha 0; `ml1_ace`). The bins of a small batch
+    hold single images, for which it asks for certainty: for less than some 100 images take 5 bins at most,
+    or soft ones.
+
     Args:
         logits: (B, C), C at least 2.
         labels: (B,) in [0, C).
         alpha: Smoothing of the class frequencies, in [0, 1); 0 is `mdca`.
+        n_bins: Bins of each class's probability on [0, 1]; 1 is the term of CalibPrompt.
+        soft: Soft bins, as in `ml1_ace`.
 
     Returns:
-        (), in [0, 2 / C].
+        (), in [0, 2 / C] with one bin, else in [0, 1].
 
     Raises:
-        ValueError: `alpha` is outside [0, 1), or there is one class only.
+        ValueError: `alpha` is outside [0, 1), `n_bins` is below 1, or there is one class only.
 
     Example:
         >>> logits, labels = torch.zeros(4, 2), torch.tensor([0, 0, 0, 1])  # p = 1/2, f = (3/4, 1/4)
         >>> round(smac(logits, labels, alpha=0.1).item(), 4)  # target (0.7, 0.3)
         0.2
 
-    Source: CalibPrompt (arXiv 2509.15226), trainers/classification/losses.py, SMAC, commit c6ec13e.
+    Source: CalibPrompt (arXiv 2509.15226), trainers/classification/losses.py, SMAC, commit c6ec13e; the bins
+        are those of Barfoot et al., MICCAI 2024.
+    Differs: the bins are ours. Published results are with one.
     """
     targets = smoothed_targets(logits, labels, alpha)  # (B, C)
+    if n_bins != 1:
+        return binned_gaps(logits.softmax(1).T, targets.T, n_bins=n_bins, soft=soft).mean()
     return (logits.softmax(1).mean(0) - targets.mean(0)).abs().mean()
 
 

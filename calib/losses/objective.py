@@ -12,11 +12,12 @@ from torch import Tensor
 from calib.core.byname import bind
 from calib.core.checks import at_least_float32
 from calib.core.errors import unknown_name
-from calib.losses.registry import LOSSES
+from calib.losses.registry import LOSSES, OF_PIXELS
 
 Terms = Mapping[str, Mapping[str, Any]]
 
-# The same letter is the same size in every tensor of a call. Tensors of other names are not checked.
+# The same letter is the same size in every tensor of a call. Tensors of other names are not checked. Logits
+# may have spatial axes, (B, C, *S) with labels (B, *S), where every loss takes them.
 SHAPES = {
     "logits": "BC",
     "labels": "B",
@@ -86,7 +87,11 @@ class Objective:
         given = {
             name: tensor for name, tensor in tensors.items() if name in self._takes and tensor is not None
         }
-        _check_tensors(given)
+        logits = given.get("logits")
+        if logits is not None and logits.ndim > 2:
+            _check_pixels(given, [*self._terms])
+        else:
+            _check_tensors(given)
         given = {name: at_least_float32(tensor) for name, tensor in given.items()}
         values = {name: term(**given) for name, term in self._terms.items()}
         values["total"] = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
@@ -206,6 +211,29 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
             _check_labels(tensor, sizes)
         elif not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}.")
+
+
+def _check_pixels(tensors: Mapping[str, Tensor], terms: list[str]) -> None:
+    """Raise where images with a class per pixel are given to a loss of single classes, or do not fit."""
+    strangers = [name for name in terms if name not in OF_PIXELS]
+    if strangers:
+        raise ValueError(
+            f"loss {strangers[0]!r} takes logits (B, C), got {tuple(tensors['logits'].shape)}. Losses of "
+            f"images with a class per pixel: {', '.join(OF_PIXELS)}."
+        )
+    logits, labels = tensors["logits"], tensors.get("labels")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, got {logits.dtype}.")
+    if logits.numel() == 0:
+        raise ValueError(f"logits is empty: shape {tuple(logits.shape)}.")
+    if labels is None:
+        return
+    if labels.shape not in ((logits.shape[0], *logits.shape[2:]), logits.shape):
+        raise ValueError(
+            f"labels must have shape (B, *S) = {(logits.shape[0], *logits.shape[2:])} for logits "
+            f"(B, C, *S) = {tuple(logits.shape)}, got {tuple(labels.shape)}."
+        )
+    _check_labels(labels, {"C": (max(2, logits.shape[1]), "logits")})
 
 
 def _check_labels(labels: Tensor, sizes: Mapping[str, tuple[int, str]]) -> None:

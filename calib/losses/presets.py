@@ -29,6 +29,8 @@ _USED: dict[str, dict[str, Any]] = {
     "logitnorm": {"weight": 1.0, "temperature": 1.0},  # temperature 0.04 in Wei et al., ICML 2022
     "margin_mean_var": {"weight": 1.0},
     "text_moment_matching": {"weight": 5.0},
+    "dice": {"weight": 1.0},
+    "ml1_ace": {"weight": 1.0},
 }
 
 
@@ -69,14 +71,31 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tcpt": _terms("ce margin_mean_var text_moment_matching"),
 }
 
+# Of `calib segment`: without mL1-ACE, with hard and with soft bins; equal weights, as the authors' README.
+SEGMENTATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "none": {},
+    "ce": _terms("ce"),
+    "dice": _terms("dice"),
+    "dice-ce": _terms("dice ce"),
+    "ce-ace": _terms("ce ml1_ace"),
+    "dice-ace": _terms("dice ml1_ace"),
+    "dice-ce-ace": _terms("dice ce ml1_ace"),
+    "dice-ce-ace-soft": {**_terms("dice ce"), "ml1_ace": {"weight": 1.0, "soft": True}},
+}
 
-def resolve_terms(preset: str, overrides: Terms | None = None) -> dict[str, dict[str, Any]]:
+
+def resolve_terms(
+    preset: str,
+    overrides: Terms | None = None,
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = PRESETS,
+) -> dict[str, dict[str, Any]]:
     """Return a preset's terms with changes merged in: a new dict to give to `Objective`.
 
     Args:
-        preset: A key of `PRESETS`; "none" starts from nothing.
+        preset: A key of the presets; "none" starts from nothing.
         overrides: Per loss name what to change: one setting, the weight (0 drops the loss, which stays
             listed), or a loss the preset does not have (weight 1 unless given). None changes nothing.
+        presets: `PRESETS`, or `SEGMENTATION_PRESETS`.
 
     Raises:
         ValueError: The preset or a loss is unknown, or a loss's changes are not a mapping. `Objective` checks
@@ -86,9 +105,9 @@ def resolve_terms(preset: str, overrides: Terms | None = None) -> dict[str, dict
         >>> resolve_terms("ce+smac", {"smac": {"alpha": 0.2}, "as": {"weight": 0.1}})
         {'ce': {'weight': 1.0}, 'smac': {'weight': 1.0, 'alpha': 0.2}, 'as': {'weight': 0.1}}
     """
-    if preset not in PRESETS:
-        raise unknown_name("loss preset", preset, PRESETS)
-    terms = {name: dict(options) for name, options in PRESETS[preset].items()}
+    if preset not in presets:
+        raise unknown_name("loss preset", preset, presets)
+    terms = {name: dict(options) for name, options in presets[preset].items()}
     changes: Mapping[str, Mapping[str, Any]] = check_terms(overrides or {})
     for name, options in changes.items():
         terms[name] = {**terms.get(name, {"weight": 1.0}), **options}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from calib.losses.confidence import dca, mdca, mmce, smac
 from calib.losses.logits import logitnorm, margin_mean_var, mbls
+from calib.losses.segmentation import dice, ml1_ace
 from calib.losses.task import cross_entropy, focal, label_smoothing
 from calib.losses.text import angular_separation, text_moment_matching
 from calib.losses.zero_shot import penalty, zs_norm
@@ -27,4 +28,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "logitnorm": logitnorm,
     "margin_mean_var": margin_mean_var,
     "text_moment_matching": text_moment_matching,
+    "dice": dice,
+    "ml1_ace": ml1_ace,
 }
+# Those that also take images with a class per pixel: logits (B, C, *S), labels (B, *S).
+OF_PIXELS = ("ce", "fl", "dice", "ml1_ace")

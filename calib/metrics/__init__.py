@@ -65,6 +65,14 @@ from calib.metrics.kde import kde_calibration_error, official_bandwidth, smoothe
 from calib.metrics.kinds import BinSums, ClassCounts, MeanOverSamples, WholeSet
 from calib.metrics.recalibration import calibration_intercept, calibration_slope, recalibration_gain
 from calib.metrics.registry import METRICS, Metric, interval_statistic, summarize
+from calib.metrics.segmentation import (
+    ImageSums,
+    SegmentationSums,
+    image_sums,
+    per_class,
+    per_image,
+    summarize_segmentation,
+)
 from calib.metrics.sets import (
     class_coverage_gap,
     class_coverages,
@@ -73,6 +81,7 @@ from calib.metrics.sets import (
     summarize_sets,
 )
 from calib.metrics.smooth import smooth_calibration_error
+from calib.metrics.unit_bins import bin_error, bins_by_unit, pooled_bins, reliability_histogram
 
 if TYPE_CHECKING:
     from calib.metrics.modules import (
@@ -80,6 +89,7 @@ if TYPE_CHECKING:
         ClassScore,
         ClasswiseCalibrationError,
         SampleMean,
+        SegmentationCalibration,
         SetCalibrationError,
         metric_collection,
     )
@@ -89,6 +99,7 @@ _OF_TORCHMETRICS = (
     "ClassScore",
     "ClasswiseCalibrationError",
     "SampleMean",
+    "SegmentationCalibration",
     "SetCalibrationError",
     "metric_collection",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -22,6 +23,9 @@ from calib.metrics.calibration import Norm, error_from_sums
 from calib.metrics.kinds import BinSums, ClassCounts, Kind, MeanOverSamples, WholeSet
 from calib.metrics.outcomes import Outcomes
 from calib.metrics.registry import METRICS
+from calib.metrics.segmentation import ImageSums, image_sums, summarize_segmentation
+
+SUMS = tuple(each.name for each in fields(ImageSums))
 
 
 class OfKind(torchmetrics.Metric):
@@ -215,6 +219,52 @@ class SetCalibrationError(OfKind):
 
     def __init__(self, score: str, n_bins: int = 10, **settings: Any) -> None:
         super().__init__(n_bins=n_bins, **_row("set score", score, WholeSet), **settings)
+
+
+class SegmentationCalibration(torchmetrics.Metric):
+    """Dice, ACE, ECE and MCE of images with a class per pixel, as `calib.metrics.summarize_segmentation`.
+
+    States are a few sums per image, put side by side over batches and processes.
+
+    Args:
+        class_names: C names, the background first.
+        n_bins: Bins on [0, 1].
+        include_background: Whether the means over classes hold class 0.
+        **settings: Handed to torchmetrics.Metric.
+
+    Example:
+        >>> metric = SegmentationCalibration(["rest", "nucleus"])
+        >>> probs = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).view(1, 2, 1, 2)
+        >>> metric.update(probs, torch.tensor([[[0, 1]]]))
+        >>> values = metric.compute()
+        >>> values["dice"], round(values["micro_ace"], 3)
+        (1.0, 0.2)
+    """
+
+    is_differentiable: ClassVar[bool] = False
+    full_state_update: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        n_bins: int = 20,
+        include_background: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.class_names, self.n_bins, self.include_background = [*class_names], n_bins, include_background
+        for name in SUMS:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, probs: Tensor, labels: Tensor) -> None:
+        """Return nothing; add a batch of probs (B, C, *S) with labels (B, *S)."""
+        for name, tensor in image_sums(probs, labels, n_bins=self.n_bins).tensors.items():
+            getattr(self, name).append(tensor.to(labels.device))
+
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics by name, see `calib.metrics.summarize_segmentation`."""
+        sums = ImageSums(**{name: dim_zero_cat(getattr(self, name)).cpu() for name in SUMS})
+        return summarize_segmentation(sums, self.class_names, include_background=self.include_background)
 
 
 def metric_collection(

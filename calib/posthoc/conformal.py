@@ -118,6 +118,7 @@ class PredictionSets:
         shares: Sequence[float] | Tensor | None = None,
         groups: Sequence[object] | Tensor | None = None,
         left_out: bool = False,
+        chosen: Sequence[str] | Mapping[str, int] = (),
     ) -> PredictionSets:
         """Return self, fitted.
 
@@ -132,6 +133,7 @@ class PredictionSets:
                 a case by itself.
             left_out: Whether the model was trained on these cases, and each is judged by a model trained
                 without it: then nothing is exact, which the guarantee says.
+            chosen: By which strategies (`calib select`): unless at random, nothing is guaranteed.
 
         Raises:
             ValueError: An input is not as above; all labels are of one class; shares are stated where a
@@ -159,6 +161,7 @@ class PredictionSets:
             shares=shares,
             groups=groups,
             left_out=left_out,
+            chosen=list(chosen),
         )
         self.classes, self.cells = probs.shape[1], cells
         return self
@@ -210,6 +213,7 @@ class PredictionSets:
             shares=cells.shares,
             grouped=cells.grouped,
             left_out=cells.left_out,
+            chosen=cells.chosen,
         )
         return " ".join(found)
 
@@ -282,13 +286,8 @@ class PredictionSets:
         """
         cells = self._require_fitted()
         settings = {key: getattr(self, key) for key in _settings()}
-        return {
-            "name": NAME,
-            "version": VERSION,
-            "classes": self.classes,
-            "settings": settings,
-            **cells.record(),
-        }
+        known = {"name": NAME, "version": VERSION, "classes": self.classes, "settings": settings}
+        return {**known, **cells.record()}
 
     @classmethod
     def from_record(cls, record: Any) -> PredictionSets:
@@ -309,19 +308,19 @@ class PredictionSets:
         settings: Mapping[str, Any] = {**byname.settings(SETS[sets.score]), **sets._of_raps()}
         over = settings["penalty"] * max(0, record["classes"] - settings["free"]) if settings else 0.0
         full = [[sets._level.rank(n) > n for n in row] for row in cells.cases.tolist()]
+        stated = cells.shares is not None
         check_thresholds(
             cells.thresholds,
             largest=1 + over,
-            shared=not sets.per_class and cells.shares is None,
-            full=None if cells.shares is not None else full,
+            shared=not sets.per_class and not stated,
+            full=None if stated else full,
         )
         sets.classes, sets.cells = record["classes"], cells
         return sets
 
     def _of_raps(self) -> dict[str, float]:
         """Return the settings of RAPS that were given."""
-        given = {"penalty": self.penalty, "free": self.free}
-        return {key: value for key, value in given.items() if value is not None}
+        return {key: value for key in ("penalty", "free") if (value := getattr(self, key)) is not None}
 
     @property
     def _level(self) -> Level:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -99,6 +98,8 @@ class Familiarity:
     @property
     def guarantee(self) -> str:
         """What is known of the mark, in two sentences."""
+        from scipy.special import betaincinv  # takes a while to import
+
         self._require_fitted()
         worst = 100 * float(betaincinv(self.shots + 1 - self.rank, self.rank, 0.95))
         return (

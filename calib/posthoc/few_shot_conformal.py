@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from calib.core.checks import (
     check_unit_norm,
 )
 from calib.posthoc.conformal import PredictionSets
+from calib.posthoc.not_drawn import not_drawn, others_of
 from calib.posthoc.set_guarantee import percent
 from calib.posthoc.set_levels import SLACK, fewest_cases
 
@@ -98,7 +99,13 @@ class FullConformal:
         self.classes: int | None = None
 
     def fit(
-        self, features: Tensor, labels: Tensor, text_features: Tensor, logit_scale: float
+        self,
+        features: Tensor,
+        labels: Tensor,
+        text_features: Tensor,
+        logit_scale: float,
+        *,
+        chosen: Mapping[str, int] | Sequence[str] = (),
     ) -> FullConformal:
         """Return self, with the shots.
 
@@ -107,11 +114,14 @@ class FullConformal:
             labels: (N,) class indices; every class has a shot at least.
             text_features: (C, D) unit norm of the fixed sentences, none of them learned from these shots.
             logit_scale: Log of the scale.
+            chosen: Strategies by which the shots were chosen (`calib select`): unless at random, nothing is
+                guaranteed, which is said.
 
         Raises:
             ValueError: An input is not as above.
         """
         _check(features, labels, text_features, logit_scale)
+        self._chosen = others_of(chosen)
         self._labels = labels.detach().cpu().long()
         self._counts = self._labels.bincount(minlength=len(text_features))
         empty = (self._counts == 0).nonzero().flatten().tolist()
@@ -162,7 +172,8 @@ class FullConformal:
         wanted, per_class = percent(self.sets.coverage), self.sets.per_class
         n = int(self._counts.min()) if per_class else len(self._labels)
         whom = "new cases of each class, however frequent it is," if per_class else "new cases"
-        said = [
+        said = [not_drawn(self._chosen)] if self._chosen else []
+        said += [
             f"At least {wanted} of {whom} have their class in their set, on average over the choice of the "
             f"{len(self._labels)} shots, if these were drawn as new cases are"
             + (" within each class." if per_class else " and with the same shares of the classes."),

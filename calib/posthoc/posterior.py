@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
-from scipy.stats import qmc
 from torch import Tensor
 
 from calib.core.checks import as_float64, check_labels, check_logits
@@ -240,6 +238,9 @@ class _Model:
 
 def _student_points(count: int, dim: int) -> Tensor:
     """Return quasi-random points (M, E) of independent Student-t distributions of unit scale."""
+    from scipy.special import stdtrit
+    from scipy.stats import qmc  # takes a while to import
+
     uniform = qmc.Sobol(dim, scramble=True, rng=np.random.default_rng(0)).random(count)
     return torch.from_numpy(stdtrit(DEGREES, uniform.clip(1e-9, 1 - 1e-9)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calib.core.checks import check_whole
 from calib.core.errors import unknown_name
+from calib.posthoc.not_drawn import others_of
 from calib.posthoc.review_counts import PATIENTS, Counts, CurvePoint, check_doubt, count, point
 from calib.posthoc.review_record import read_review, write_review
 from calib.posthoc.review_words import guarantee_of, summary_of
@@ -72,6 +73,7 @@ class ReviewThreshold:
     Attributes:
         cases: N labelled cases. 0: not fitted.
         units: Patients among them; where no groups are known, N.
+        chosen: Strategies by which the cases were chosen, if not at random.
 
     Raises:
         ValueError: A setting is not as above.
@@ -103,12 +105,9 @@ class ReviewThreshold:
             raise unknown_name("way to count patients", patients, PATIENTS)
         if (workload is not None) != (rule == "workload"):
             raise ValueError("workload is the share reviewed at most: give it with rule='workload' alone.")
-        if workload is not None and (
-            isinstance(workload, bool) or not isinstance(workload, int | float) or not 0 <= workload < 1
-        ):
-            raise ValueError(
-                f"workload must be the share reviewed at most, from 0 to below 1, not {workload!r}."
-            )
+        number = isinstance(workload, int | float) and not isinstance(workload, bool)
+        if workload is not None and not (number and 0 <= workload < 1):
+            raise ValueError(f"workload must be the share reviewed, from 0 to below 1, not {workload!r}.")
         check_whole(2, points=points)
         check_whole(0, seed=seed)
         self.max_error = check_share("max_error", max_error)
@@ -117,6 +116,7 @@ class ReviewThreshold:
         self.points, self.seed = points, seed
         self.cases = self.units = self.unlabelled = 0
         self.grouped = self.tied = False
+        self.chosen: tuple[str, ...] = ()
         self._threshold: float | None = None
         self._tested: list[CurvePoint] = []
         self._curve: list[CurvePoint] = []
@@ -129,6 +129,7 @@ class ReviewThreshold:
         *,
         groups: Sequence[object] | None = None,
         unlabelled: Tensor | None = None,
+        chosen: Mapping[str, int] | Sequence[str] = (),
     ) -> ReviewThreshold:
         """Return self, fitted.
 
@@ -139,6 +140,7 @@ class ReviewThreshold:
             groups: N patients, slides, ... None: every case is by itself.
             unlabelled: (M,) doubts of further cases, from which the thresholds are taken. None: of the
                 labelled cases' own doubts.
+            chosen: By which strategies (`calib select`): unless at random, nothing is guaranteed.
 
         Raises:
             ValueError: An input is not as above.
@@ -147,6 +149,7 @@ class ReviewThreshold:
         patients = "one" if self.rule == "batch" else self.patients
         counts = count(doubt, failure, groups, patients=patients, seed=self.seed)
         others = None if unlabelled is None else np.sort(check_doubt(unlabelled, "unlabelled"))
+        self.chosen = others_of(chosen)
         self.cases, self.units, self.grouped = len(counts.doubt), counts.units, groups is not None
         self.unlabelled = 0 if others is None else len(others)
         own = np.linspace(1 / CURVE, 1, CURVE)
@@ -304,13 +307,12 @@ class ReviewThreshold:
         accepted = np.searchsorted(finite, finite, side="right")
         estimate = (1 + wrong) / accepted * len(values) / (self.units + 1)
         passing = np.flatnonzero(estimate <= self.max_error)
-        return None if not len(passing) else float(np.nextafter(finite[passing[-1]], np.inf))
+        return float(np.nextafter(finite[passing[-1]], np.inf)) if len(passing) else None
 
     def _passed(self) -> int:
         """Return how many of the tested thresholds were passed."""
-        if self.rule != "threshold":
-            return len(self._tested)
-        return passed(self._tested, self.max_error, self.delta)
+        whole = self.rule != "threshold"
+        return len(self._tested) if whole else passed(self._tested, self.max_error, self.delta)
 
     def _require_fitted(self) -> None:
         if not self.cases:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from calib.core.errors import unknown_name
+from calib.posthoc.not_drawn import KEY, read_chosen
 from calib.posthoc.review_counts import CurvePoint, point
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def write_review(fitted: ReviewThreshold) -> dict[str, Any]:
         **{key: getattr(fitted, key) for key in (*WHOLE, *YES_NO)},
         "tested": [_row(each, fitted.cases) for each in fitted._tested],
         "curve": [_row(each, fitted.cases) for each in fitted._curve],
+        **({KEY: list(fitted.chosen)} if fitted.chosen else {}),
         "wrong": [None if math.isinf(value) else value for value in fitted._wrong.tolist()],
     }
 
@@ -46,7 +48,7 @@ def read_review(kind: type[R], record: Any) -> R:
     Raises:
         ValueError: It is not as above, or its numbers contradict each other.
     """
-    if not isinstance(record, dict) or {*record} != {*KEYS} or record["name"] != NAME:
+    if not isinstance(record, dict) or {*record} - {KEY} != {*KEYS} or record["name"] != NAME:
         given = ", ".join(map(str, record)) if isinstance(record, dict) else repr(record)[:50]
         raise ValueError(f"A record of a review threshold has the keys {', '.join(KEYS)}, not {given[:200]}.")
     if type(record["version"]) is not int or record["version"] != VERSION:
@@ -55,6 +57,7 @@ def read_review(kind: type[R], record: Any) -> R:
             "anew."
         )
     fitted = _of_settings(kind, record["settings"])
+    fitted.chosen = read_chosen(record)
     for key in WHOLE:
         least = 0 if key == "unlabelled" else 1
         if type(record[key]) is not int or not least <= record[key] < 2**53:

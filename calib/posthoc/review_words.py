@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import betaincinv
-
+from calib.posthoc.not_drawn import not_drawn
 from calib.stats.bounds import fewest_cases
 
 if TYPE_CHECKING:
@@ -27,6 +26,13 @@ FEW = 100  # labelled cases below which nothing is said of how good the best thr
 
 def guarantee_of(fitted: ReviewThreshold) -> str:
     """Return what a fitted threshold promises, and on what condition."""
+    if fitted.chosen:
+        said = _guarantee_of(fitted)
+        return f"{not_drawn(fitted.chosen)} For cases that were drawn as new ones are: {said}"
+    return _guarantee_of(fitted)
+
+
+def _guarantee_of(fitted: ReviewThreshold) -> str:
     if fitted.rule == "batch":
         return _of_batch(fitted)
     if fitted.rule == "workload":
@@ -115,6 +121,8 @@ def _about(number: int) -> str:
 
 
 def _of_workload(fitted: ReviewThreshold) -> str:
+    from scipy.special import betaincinv  # takes a while to import
+
     at, workload = fitted.at, fitted.workload
     assert at is not None
     assert workload is not None

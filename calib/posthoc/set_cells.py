@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calib.core.text import few
+from calib.posthoc.not_drawn import KEY, others_of, read_chosen
 from calib.posthoc.records import numbers
 from calib.posthoc.set_levels import thresholds
 from calib.posthoc.shares import check_shares, class_weights
@@ -33,6 +34,7 @@ class SetCells:
         shares: (C,) float64, of the classes where the sets are used. None: not stated.
         grouped: Whether rows came in groups.
         left_out: Whether the model was trained on the rows, and each was judged by one trained without it.
+        chosen: Strategies by which the rows were chosen, if not at random.
     """
 
     strata: tuple[str, ...] | None
@@ -42,6 +44,7 @@ class SetCells:
     shares: Tensor | None = None
     grouped: bool = False
     left_out: bool = False
+    chosen: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ class SetCells:
             "shares": None if self.shares is None else self.shares.tolist(),
             "grouped": self.grouped,
             "left_out": self.left_out,
+            **({KEY: list(self.chosen)} if self.chosen else {}),
         }
 
     @classmethod
@@ -133,6 +137,7 @@ class SetCells:
             shares=shares,
             grouped=record["grouped"],
             left_out=record["left_out"],
+            chosen=read_chosen(record),
         )
 
 
@@ -147,6 +152,7 @@ def fit_cells(
     shares: Sequence[float] | Tensor | None,
     groups: Sequence[object] | Tensor | None,
     left_out: bool = False,
+    chosen: Sequence[str] = (),
 ) -> SetCells:
     """Return the thresholds of calibration rows.
 
@@ -160,6 +166,7 @@ def fit_cells(
         shares: (C,) of the classes where the sets are used. None: as here.
         groups: (N,) names of what belongs together. None: every row is a case by itself.
         left_out: Whether each row was judged by a model trained without it.
+        chosen: Strategies by which the rows were chosen.
 
     Raises:
         ValueError: Names are missing or too few, or a class with a share above 0 has no row.
@@ -183,12 +190,12 @@ def fit_cells(
         parts = [(inside, everything)]
         if per_class:
             parts = [(inside & (labels == c), everything[c : c + 1]) for c in range(classes)]
-        for chosen, columns in parts:
-            weights = _each(owner, chosen) * heavy[labels[chosen]]
+        for those, columns in parts:
+            weights = _each(owner, those) * heavy[labels[those]]
             size = float(round(float(weights.sum())))
             if shares is not None:
                 size = float(weights.sum() ** 2 / weights.square().sum())
-            found[g, columns] = thresholds(own[chosen], weights, heavy[columns], level(size))
+            found[g, columns] = thresholds(own[those], weights, heavy[columns], level(size))
             cases[g, columns] = size
     return SetCells(
         strata=None if strata is None else tuple(names),
@@ -198,6 +205,7 @@ def fit_cells(
         shares=None if shares is None else check_shares(shares, classes),
         grouped=groups is not None,
         left_out=left_out,
+        chosen=others_of(chosen),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from calib.core.text import few
+from calib.posthoc.not_drawn import not_drawn
 from calib.posthoc.set_levels import below_nominal
 
 LEVEL = 0.95
@@ -23,6 +24,7 @@ def sentences(
     shares: Tensor | None,
     grouped: bool,
     left_out: bool,
+    chosen: Sequence[str] = (),
 ) -> list[str]:
     """Return what is promised, sentence by sentence.
 
@@ -38,9 +40,16 @@ def sentences(
         shares: (C,) as stated. None: not stated.
         grouped: Whether rows came in groups.
         left_out: Whether the model was trained on the calibration cases.
+        chosen: Strategies by which these were chosen, if not at random.
     """
     per_class = rows[0]["label"] is not None
-    said = [_promise(rows, coverage, confidence, int(counts.sum()), shares, grouped, class_names)]
+    said = [
+        f"{not_drawn(chosen)} For cases that were drawn as new ones are, what follows would be promised."
+        if chosen
+        else "",
+        _promise(rows, coverage, confidence, int(counts.sum()), shares, grouped, class_names),
+    ]
+    said = [each for each in said if each]
     if left_out:
         said.append(
             "The calibration cases are the shots the model was trained on, each judged by a model trained "

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.special import betainc, betaincc, betaincinv
 from torch import Tensor
 
 from calib.posthoc.set_scores import rounded
@@ -73,6 +72,8 @@ def realised_interval(n: float, rank: float, level: float) -> tuple[float, float
     """
     if rank >= n + 1:
         return 1.0, 1.0
+    from scipy.special import betaincinv  # takes a while to import
+
     low, high = (float(betaincinv(rank, n + 1 - rank, share)) for share in ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
@@ -89,6 +90,8 @@ def below_nominal(n: float, coverage: float, *, weighted: bool = False) -> float
         >>> [round(below_nominal(n, 0.9), 2) for n in (24, 40, 72, 256)]
         [0.29, 0.42, 0.41, 0.42]
     """
+    from scipy.special import betainc  # takes a while to import
+
     whole = n == round(n) and not weighted
     rank = rank_of(round(n), coverage) if whole else (n + 1) * coverage
     return 0.0 if rank >= n + 1 else float(betainc(rank, n + 1 - rank, coverage))
@@ -115,6 +118,8 @@ def corrected_rank(n: int, coverage: float, confidence: float) -> int:
 
     Source: the small sample beta correction; derived from the distribution of `realised_interval`.
     """
+    from scipy.special import betaincc  # takes a while to import
+
     u = np.arange(1.0, n + 1)
     sure = betaincc(n + 1 - u, u, coverage) >= confidence  # falls with u
     return max(n + 1 - int(sure.sum()), rank_of(n, coverage))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.posthoc.not_drawn import KEY
 from calib.posthoc.set_cells import KEYS
 
 NAME = "prediction_sets"
@@ -26,7 +27,7 @@ def check_set_record(record: Any, settings: Sequence[str]) -> None:
     Raises:
         ValueError: It has not.
     """
-    if not isinstance(record, dict) or {*record} != {*RECORD} or record["name"] != NAME:
+    if not isinstance(record, dict) or {*record} - {KEY} != {*RECORD} or record["name"] != NAME:
         given = ", ".join(map(str, record)) if isinstance(record, dict) else repr(record)[:50]
         raise ValueError(
             f"A record of prediction sets has the name {NAME!r} and the keys {', '.join(RECORD)}; this one "

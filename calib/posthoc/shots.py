@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calib.core.checks import as_float64
 from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.posthoc.discriminant import LinearDiscriminant, left_out_logits
 from calib.posthoc.posterior import weight_posterior
 from calib.posthoc.shares import check_shares, class_weights
@@ -53,6 +54,9 @@ def calibrate_from_shots(
     discriminant by leaving images out exactly. The posterior is averaged over and brought to the nearest
     single weights, so that prediction is one linear map.
 
+    A class without any shot has no image that a discriminant could know: "auto" is then "scale", under the
+    same condition.
+
     "auto" is "experts", unless the left-out shots speak against it: unless their negative log-likelihood is
     higher than the prompt's own by more than three standard errors of the paired difference. A stricter gate
     does harm: of a few dozen shots the likelihood is too rough, and the prior knows better. A class with a
@@ -68,13 +72,17 @@ def calibrate_from_shots(
             the likelihood and shift the logits. None: as frequent as among the shots.
 
     Raises:
-        ValueError: The method is unknown, or an input is not as above.
+        ValueError: The method is unknown, an input is not as above, or a class without a shot makes "experts"
+            or a stated share impossible.
     """
     if method not in METHODS:
         raise unknown_name("value of calibrate.method", method, METHODS)
     given = priors or ShotPriors()
     labels = shots.labels.cpu().long()
-    tilt, rows = _tilt(shares, labels, shots.logits.shape[1])
+    n_classes = shots.logits.shape[1]
+    check_every_class(labels, n_classes, method=method, stated=shares is not None)
+    whole = len(labels.unique()) == n_classes
+    tilt, rows = _tilt(shares, labels, n_classes)
     evidence = _Evidence(
         shots,
         labels,
@@ -86,11 +94,41 @@ def calibrate_from_shots(
     found = {"none": evidence.as_it_is()}
     if method in ("auto", "scale"):
         found["scale"] = evidence.scaled()
-    if method in ("auto", "experts"):
+    if method == "experts" or (method == "auto" and whole):
         found["experts"] = evidence.experts()
     nll = {name: each.mean for name, each in found.items() if each.losses is not None}
     chosen = found[_choice(found) if method == "auto" else method]
     return replace(chosen.calibration, nll=nll)
+
+
+def check_every_class(
+    labels: Tensor, n_classes: int, *, method: str, stated: bool, class_names: Sequence[str] | None = None
+) -> None:
+    """Refuse a calibration that needs a shot of every class where some class has none.
+
+    Args:
+        labels: (N,) class indices.
+        n_classes: C.
+        method: One of `METHODS`.
+        stated: Whether the shares of the classes are stated.
+        class_names: C names, for the message. None: their numbers.
+
+    Raises:
+        ValueError: It does; the message says what to do.
+    """
+    absent = (labels.cpu().bincount(minlength=n_classes) == 0).nonzero().flatten().tolist()
+    if not absent or not (stated or method == "experts"):
+        return
+    names = few([str(label) if class_names is None else class_names[label] for label in absent])
+    what = "calibrate.prevalence" if stated else "calibrate.method=experts"
+    raise ValueError(
+        f"{what} needs a shot of every class, and there is none of {names}. Label images of it, or "
+        + (
+            "leave the prevalence out."
+            if stated
+            else "use calibrate.method=auto, which takes one factor then."
+        )
+    )
 
 
 def expert_map(
@@ -143,14 +181,15 @@ class _Candidate:
 
 def _choice(found: Mapping[str, _Candidate]) -> str:
     """Return the calibration that "auto" applies."""
-    ours, plain = found["experts"], found["none"]
+    name = "experts" if "experts" in found else "scale"
+    ours, plain = found[name], found["none"]
     if ours.losses is None:
-        return "experts"
+        return name
     assert plain.losses is not None
     assert plain.rows is not None
     worse = plain.rows * (ours.losses - plain.losses)
     error = float(worse.std()) / math.sqrt(len(worse)) if len(worse) > 1 else math.inf
-    return "none" if float(worse.mean()) > AGAINST * error else "experts"
+    return "none" if float(worse.mean()) > AGAINST * error else name
 
 
 @dataclass(eq=False)

@@ -17,19 +17,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Trainer
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    LSFEnvironment,
-    MPIEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from calib.core import ranks
@@ -37,8 +28,17 @@ from calib.processes.heartbeat import watched
 from calib.processes.signals import LAUNCHER, Preempted
 from calib.processes.workers import usable_cores
 
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+
 WAIT = timedelta(days=7)  # the others wait while the first process evaluates; a process that ends is noticed
 LOST = ("gloo", "connection", "nccl", "socket")  # words in the errors of a process whose partner is gone
+STARTED = (
+    "TORCHELASTIC_",
+    "SLURM_",
+    "LSB_",
+    "JSM_",
+)  # so begin what launchers set
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,15 @@ def place_here() -> Place | None:
     Raises:
         ValueError: The cluster's tasks were started in a way that says too little.
     """
+    if not any(name.startswith(STARTED) for name in os.environ) and find_spec("mpi4py") is None:
+        return None
+    from lightning.fabric.plugins.environments import (  # takes seconds to import
+        LSFEnvironment,
+        MPIEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
     for kind in (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment):
         if not kind.detect():
             continue
@@ -121,6 +130,12 @@ def trainer_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _devices(trainer: Mapping[str, Any]) -> list[torch.device]:
     asked, devices = trainer.get("accelerator", "auto"), trainer.get("devices", 1)
+    if "lightning" not in sys.modules and devices == 1 and asked == "auto" and not _has_accelerator():
+        return [torch.device("cpu")]  # what is no training does without Lightning
+    from lightning import Trainer  # takes seconds to import
+    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         strategy = Trainer(
@@ -130,6 +145,11 @@ def _devices(trainer: Mapping[str, Any]) -> list[torch.device]:
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         given = f"trainer.accelerator={asked}" + (f" with trainer.devices={devices}" if devices != 1 else "")
         raise ValueError(f"{given} cannot be used here: {error}") from error
+
+
+def _has_accelerator() -> bool:
+    """Return whether "auto" may mean something else than a CPU here."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or bool(find_spec("torch_xla"))
 
 
 def in_processes(

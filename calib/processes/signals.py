@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -98,8 +100,14 @@ def _not_lost(lost: sys.UnraisableHookArgs) -> None:
     else:
         sys.__unraisablehook__(lost)
         return
-    # By another thread, a moment later: raised in here it would be swallowed, too.
-    threading.Timer(0.001, os.kill, (os.getpid(), number)).start()
+    # By another thread, a moment later: raised in here it would be swallowed, too. So nothing waits in here,
+    # not even for the thread to begin.
+    _thread.start_new_thread(_stop_soon, (number,))
+
+
+def _stop_soon(number: int) -> None:
+    time.sleep(0.01)
+    os.kill(os.getpid(), number)
 
 
 def take_over() -> None:

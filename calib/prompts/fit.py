@@ -11,8 +11,10 @@ from lightning import Trainer
 
 from calib.backbones.base import Backbone
 from calib.core.checks import check_kind, check_whole
+from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.datamodule import FewShotDataModule
 from calib.data.encode import encode
+from calib.data.shot_list import read_shot_list
 from calib.data.task import TaskData
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
@@ -32,6 +34,7 @@ def fit_prompt(
     task: TaskData,
     *,
     shots: int | None = 8,
+    shots_from: str | Path | None = None,
     objective: str | Mapping[str, Mapping[str, Any]] = "calibprompt",
     seed: int = 1,
     calibrate: str = "auto",
@@ -62,6 +65,8 @@ def fit_prompt(
         backbone: The frozen model.
         task: The data set; shots come from its training split.
         shots: Training images per class. None: all.
+        shots_from: A list of `calib select` with its labels: exactly its images are the shots, and `shots` is
+            not read. None: `shots` are drawn from every class.
         objective: A preset (`calib.losses.PRESETS`), or losses by name with their settings, for instance
             {"ce": {}, "smac": {"alpha": 0.1}, "as": {"weight": 0.01}}.
         seed: Draws the shots, starts the context, orders the batches.
@@ -107,7 +112,12 @@ def fit_prompt(
     terms = resolve_terms(objective) if isinstance(objective, str) else resolve_terms("none", objective)
     losses = Objective(terms)
     losses.try_on(len(task.class_names))
-    split = task.draw(shots, val_shots=val_shots, at_most=at_most, seed=seed)
+    if shots_from is None:
+        split = task.draw(shots, val_shots=val_shots, at_most=at_most, seed=seed)
+    else:
+        listed = read_shot_list(shots_from)
+        split = chosen_split(task, listed, val_shots=val_shots, at_most=at_most, seed=seed)
+        warn_of_chosen(split, task)
     fixed = zero_shot(backbone, task)
     made = {
         "n_ctx": n_ctx,
@@ -165,6 +175,7 @@ def fit_prompt(
             "objective": terms,
             "seed": seed,
             "split": split.digest(),
+            **({} if split.chosen is None else {"chosen": split.chosen}),
             "data": task.name,
             "versions": versions(),
         },

@@ -121,6 +121,10 @@ class PromptTuningModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """Return the context alone; to walk through the frozen backbone takes as long as a step."""
+        return self.learner.state_dict(*args, prefix=f"{prefix}learner.", **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out: a checkpoint is some tens of kilobytes."""
         checkpoint["state_dict"] = {"learner.context": self.learner.context.detach()}

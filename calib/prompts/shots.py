@@ -19,7 +19,7 @@ from calib.data.task import Table
 from calib.posthoc.discriminant import LinearDiscriminant
 from calib.posthoc.shares import check_shares
 from calib.posthoc.shot_parts import METHODS, PROMPT, ZERO_SHOT, ShotCalibration, ShotPriors, Shots
-from calib.posthoc.shots import calibrate_from_shots, expert_map
+from calib.posthoc.shots import calibrate_from_shots, check_every_class, expert_map
 from calib.prompts.calibration import Calibration, with_mapping
 from calib.prompts.export import Prompt
 
@@ -97,10 +97,15 @@ def folds_of(shots: Table, settings: ShotSettings, class_names: Sequence[str]) -
         class_names: C names in label order.
 
     Raises:
-        ValueError: All shots are of one group: nothing is left to train on.
+        ValueError: All shots are of one group: nothing is left to train on; or the calibration needs a
+            class of which there is no shot.
     """
     if not settings.trains_folds:
         return []
+    stated = settings.prevalence is not None
+    check_every_class(
+        shots.labels, len(class_names), method=settings.method, stated=stated, class_names=class_names
+    )
     if len(set(owners(shots))) < 2:
         raise ValueError(
             f"All {len(shots)} shots are of one group, so that none can be left out to calibrate by: "

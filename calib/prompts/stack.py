@@ -200,6 +200,10 @@ class PromptStackModule(LightningModule):
         ]
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors)}
 
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """Return the contexts alone; to walk through the frozen backbone takes as long as a step."""
+        return self.learners.state_dict(*args, prefix=f"{prefix}learners.", **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep contexts and curves only."""
         checkpoint["state_dict"] = {

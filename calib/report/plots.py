@@ -27,7 +27,7 @@ from calib.metrics.outcomes import Outcomes
 
 # From the palette of Okabe and Ito: told apart with every kind of colour vision, and in grey print.
 SKY, BLUE, VERMILION, GREY = "#56B4E9", "#0072B2", "#D55E00", "#BBBBBB"
-_LINES: tuple[tuple[str, Any], ...] = (  # colour and dashes
+LINES: tuple[tuple[str, Any], ...] = (  # colour and dashes
     (BLUE, "-"),
     (VERMILION, "-"),
     ("#009E73", (0, (6, 1))),
@@ -238,7 +238,7 @@ def risk_coverage_diagram(
         if not len(wrong):
             raise ValueError(f"There are no samples of '{name}'.")
         curve = risk_coverage_curve(uncertainty, wrong)
-        colour, style = _LINES[number % len(_LINES)]
+        colour, style = LINES[number % len(LINES)]
         axes.step(
             curve.coverage.cpu().numpy(),
             curve.risk.cpu().numpy(),

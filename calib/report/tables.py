@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from calib.core.text import printable
@@ -174,3 +176,18 @@ def markdown(text: str) -> str:
     """
     line = " ".join(printable(text).split("\n")).replace("\t", " ")
     return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    r"""Return rows of cells as the text of a CSV file.
+
+    Args:
+        rows: The header and what stands below it; names from elsewhere are to be safe already.
+
+    Example:
+        >>> csv_text([["file", "dice"], ["a,b.png", "0.5"]])
+        'file,dice\n"a,b.png",0.5\n'
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

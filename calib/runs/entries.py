@@ -95,13 +95,17 @@ def _entry(path: Path, override: DataConfig) -> Entry:
     facts = {
         **_own_facts(prompt, path.parent.name),
         "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
-        "shots": f"{own.shots} shots" if learned else "",
+        "shots": _shots_said(own) if learned else "",
         "backbone": prompt.backbone["name"],
         "trained on": own.name,
     }
     if learned:
         facts |= _other_settings(training.get("config") or {})
     return Entry(path, prompt, data, facts)
+
+
+def _shots_said(own: DataConfig) -> str:
+    return f"{own.shots} shots" if own.shots_from is None else "chosen shots"
 
 
 def _own_facts(prompt: Prompt, unnamed: str) -> dict[str, str]:

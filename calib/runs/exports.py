@@ -17,12 +17,14 @@ from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.marks import check_file
+from calib.segmentation.export import Segmenter
 
 HUB = "hf://"
-Loaded = Prompt | FailureHead | Predictions | FeatureTable | OutputMapping | SetFile | ReviewFile
+Loaded = Prompt | FailureHead | Segmenter | Predictions | FeatureTable | OutputMapping | SetFile | ReviewFile
 LOADERS: dict[str, Callable[[Path], Loaded]] = {
     "prompt": Prompt.load,
     "failure": FailureHead.load,
+    "segment": Segmenter.load,
     "predictions": Predictions.load,
     "features": FeatureTable.load,
     "calibrator": OutputMapping.load,
@@ -49,6 +51,15 @@ def prompt_path(path: str | Path) -> Path:
     return _export_path(path, "prompt", "exported prompt", "train.py")
 
 
+def segment_path(path: str | Path) -> Path:
+    """Return the segmentation network that a file or run folder names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return _export_path(path, "segment", "segmentation network", "calib segment")
+
+
 def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
     found = Path(path)
@@ -67,9 +78,10 @@ def load(path: str | Path, *, revision: str | None = None) -> Loaded:
     """Return what a file, a folder, or an export on the Hugging Face hub holds, by its kind, checked.
 
     Args:
-        path: A file that calib wrote (prompt, failure head, predictions, features, calibrator.json,
-            sets.json, review.json). Of the folder of a run or of `calib export` its failure head where there
-            is one, else its prompt. On the hub "hf://owner/name", or "hf://owner/name/prompt.safetensors".
+        path: A file that calib wrote (prompt, failure head, segmentation network, predictions, features,
+            calibrator.json, sets.json, review.json). Of the folder of a run or of `calib export` its failure
+            head where there is one, else its prompt. On the hub "hf://owner/name", or
+            "hf://owner/name/prompt.safetensors".
         revision: Of an export on the hub, and needed there: its commit.
 
     Raises:
@@ -87,7 +99,10 @@ def load(path: str | Path, *, revision: str | None = None) -> Loaded:
         )
     path = Path(path)
     if path.is_dir():
-        head = RunFolder(path).failure.is_file()
+        folder = RunFolder(path)
+        if folder.segment.is_file() and not folder.prompt.is_file():
+            return load(segment_path(path))
+        head = folder.failure.is_file()
         return load(failure_path(path) if head else prompt_path(path))
     kind = _kind_of_json(path) if is_mapping(path) else kind_of(path)
     if kind not in LOADERS:

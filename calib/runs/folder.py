@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calib.config import FailureRun, PromptRun, load_config, task_of, to_yaml
+from calib.config import FailureRun, PromptRun, SegmentRun, load_config, task_of, to_yaml
 from calib.core.errors import unknown_name
 from calib.io.files import (
     MARK,
@@ -29,6 +29,7 @@ from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, record_in
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
 RUN = ("prompt", "failure")
+TRAINED = (*RUN, "segment")
 
 
 @dataclass(frozen=True)
@@ -54,32 +55,39 @@ class RunFile:
 
 # Every file there is, by its name as an attribute of `RunFolder`. Nobody else spells a path.
 FILES: dict[str, RunFile] = {
-    "config": RunFile("config.yaml"),
-    "split": RunFile("split.json", by=(*RUN, "sweep", "tune")),
-    "checkpoint": RunFile("checkpoints/last.ckpt", by=(*RUN, "sweep", "tune")),
-    "curves": RunFile("logs/metrics.csv"),
+    "config": RunFile("config.yaml", by=TRAINED),
+    "split": RunFile("split.json", by=(*TRAINED, "sweep", "tune")),
+    "checkpoint": RunFile("checkpoints/last.ckpt", by=(*TRAINED, "sweep", "tune")),
+    "curves": RunFile("logs/metrics.csv", by=TRAINED),
     "baselines": RunFile("baselines", by=("prompt",)),
     "bare": RunFile("bare", by=("prompt",)),
     "folds": RunFile("folds", by=("failure",)),
-    "wandb": RunFile("wandb"),
-    "wandb_id": RunFile("wandb/id.txt"),
-    "wandb_rows": RunFile("wandb/rows.jsonl"),
+    "wandb": RunFile("wandb", by=TRAINED),
+    "wandb_id": RunFile("wandb/id.txt", by=TRAINED),
+    "wandb_rows": RunFile("wandb/rows.jsonl", by=TRAINED),
     "prompt": RunFile("prompt.safetensors", marked=True),
     "failure": RunFile("failure.safetensors", by=("failure",), marked=True),
+    "segment": RunFile("segment.safetensors", by=("segment",), marked=True),
+    "image_sums": RunFile("image_sums.safetensors", by=("segment",), marked=True, of_test=True),
+    "images_table": RunFile("images.csv", by=("segment",), report=True, of_test=True),
+    "unit_reliability": RunFile("unit_reliability.png", by=("segment",), report=True, of_test=True),
     "predictions": RunFile("predictions.safetensors", marked=True, of_test=True),
     "uncertainties": RunFile("uncertainties.safetensors", by=("failure",), marked=True),
     "failures": RunFile("failures.csv", by=("failure",)),
     "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
-    "metrics": RunFile("metrics.json", by=(*RUN, "evaluate")),
-    "table": RunFile("table.md", by=(*RUN, "evaluate", "sweep", "tune"), report=True),
+    "metrics": RunFile("metrics.json", by=(*TRAINED, "evaluate", "robustness")),
+    "table": RunFile("table.md", by=(*TRAINED, "evaluate", "robustness", "sweep", "tune"), report=True),
     "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True, of_test=True),
     "report": RunFile("report.html", by=(*RUN, "evaluate")),
     "report_json": RunFile("report.json", by=(*RUN, "evaluate")),
     "report_csv": RunFile("report.csv", by=(*RUN, "evaluate")),
     "report_md": RunFile("report.md", by=(*RUN, "evaluate")),
-    "lock": RunFile(".lock", by=(*RUN, "evaluate", "sweep", "tune"), removed=False),
+    "lock": RunFile(".lock", by=(*TRAINED, "evaluate", "robustness", "sweep", "tune"), removed=False),
     "evaluation": RunFile("evaluation.yaml", by=("evaluate",), removed=False),
     "evaluated": RunFile("predictions", by=("evaluate",), removed=False),
+    "robustness": RunFile("robustness.yaml", by=("robustness",), removed=False),
+    "robustness_csv": RunFile("robustness.csv", by=("robustness",), removed=False),
+    "severities": RunFile("severities.png", by=("robustness",), removed=False),
     "sweep": RunFile("sweep.json", by=("sweep",), removed=False),
     "members": RunFile("members.json", by=("sweep", "tune"), removed=False),
     "search": RunFile("search.json", by=("tune",), removed=False),
@@ -152,7 +160,8 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run has written its metrics, the last thing a run does, and still has its export."""
-        if not self.metrics.is_file() or not (self.prompt.is_file() or self.failure.is_file()):
+        exports = (self.prompt, self.failure, self.segment)
+        if not self.metrics.is_file() or not any(path.is_file() for path in exports):
             return False
         return not self.calibrated or self.bare_run.finished
 
@@ -223,14 +232,8 @@ class RunFolder:
             with locked(self.lock, patience=patience), kept(self.path, self.config):
                 if tidy:
                     remove_unfinished(self.path)
-                    inside = (
-                        self.checkpoint.parent,
-                        self.curves.parent,
-                        self.baselines,
-                        self.bare,
-                        self.folds,
-                    )
-                    for inner in inside:
+                    inside = (self.checkpoint.parent, self.curves.parent, self.baselines, self.bare)
+                    for inner in (*inside, self.folds):
                         remove_unfinished(inner, deep=True)
                 yield
         except BusyError as error:
@@ -245,7 +248,7 @@ class RunFolder:
         if is_held(self.lock):
             raise self._busy(BusyError(self.lock))
 
-    def check(self, config: PromptRun | FailureRun) -> None:
+    def check(self, config: PromptRun | FailureRun | SegmentRun) -> None:
         """Refuse the folder where using it would mix or lose results. Changes nothing.
 
         Raises:
@@ -280,7 +283,7 @@ class RunFolder:
                 "replace it (overwrite=true), or give another folder (out=FOLDER)."
             )
 
-    def claim(self, config: PromptRun | FailureRun, split: dict[str, Any]) -> None:
+    def claim(self, config: PromptRun | FailureRun | SegmentRun, split: dict[str, Any]) -> None:
         """Make the folder and write what it belongs to; `overwrite` first removes an earlier run's files.
 
         Args:
@@ -326,7 +329,7 @@ class RunFolder:
             f"folder (out=FOLDER).{error.hint}"
         )
 
-    def _differences(self, config: PromptRun | FailureRun) -> list[str]:
+    def _differences(self, config: PromptRun | FailureRun | SegmentRun) -> list[str]:
         check_sealed_text(self.config)
         task = task_of([str(self.config)])
         if task != config.task:

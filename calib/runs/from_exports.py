@@ -14,7 +14,7 @@ from calib.prompts.export import Prompt
 from calib.runs.identity import flat
 
 SHARES = ("\\\\", "//")  # how paths of Windows to other machines begin
-PIXELS = ("grey16_max",)  # options that say what pixels mean, whatever data they are of
+PIXELS = ("grey16_max", "window", "frame")  # options that say what pixels mean, whatever data they are of
 
 
 def own_data(prompt: Prompt, source: str) -> DataConfig | None:
@@ -52,6 +52,7 @@ def data_from_export(
     Raises:
         ValueError: The export asks for such a thing; the message says the words that would allow it.
     """
+    own = replace(own, shots_from=None)  # a list of this machine; which shots they were, split.json says
     names = {each.name for each in fields(DataConfig)}
     free = {name for name in names if setting_of(DataConfig, name).affects == "nothing"}
     from_here = (free | set(asked) | (names - set(take) if take else set())) - {"name"}

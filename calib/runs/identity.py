@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calib.config import Affects, FailureRun, PromptRun, Setting, find_setting, to_dict
+from calib.config import Affects, FailureRun, PromptRun, SegmentRun, Setting, find_setting, to_dict
 
 OWN_IMAGES = ("folder", "table", "hf", "medmnist")  # readers whose name says nothing about the data
 
 
-def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRun) -> list[str]:
+def describe_differences(
+    old: PromptRun | FailureRun | SegmentRun, new: PromptRun | FailureRun | SegmentRun
+) -> list[str]:
     """Return one phrase per setting that differs between two configurations and matters for the result.
 
     Example:
@@ -31,7 +33,7 @@ def describe_differences(old: PromptRun | FailureRun, new: PromptRun | FailureRu
     ]
 
 
-def run_name(config: PromptRun | FailureRun) -> str:
+def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
     """Return the default name of a run's folder.
 
     Settings that differ from their defaults and are not among the words of the name end it as six digits, so
@@ -45,7 +47,10 @@ def run_name(config: PromptRun | FailureRun) -> str:
         >>> run_name(FailureRun(prompt="runs/mine/prompt.safetensors"))
         'failure-mine-all-s1'
     """
+    if isinstance(config, SegmentRun):
+        return _name(["segment", Path(str(config.data.root)).stem, config.preset], "", config)
     shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
+    shots = shots if config.data.shots_from is None else "chosen"
     own = config.data.name in OWN_IMAGES and config.data.root
     data = Path(str(config.data.root)).stem if own else config.data.name
     if isinstance(config, PromptRun):
@@ -57,11 +62,15 @@ def run_name(config: PromptRun | FailureRun) -> str:
         words = ["failure", prompt.parent.name if prompt.suffix else prompt.name]
     else:
         words = ["failure", config.backbone.name, data, "zero-shot"]
-    parts = [*words, shots, f"s{config.seed}", *_digits(config)]
+    return _name(words, shots, config)
+
+
+def _name(words: list[str], shots: str, config: PromptRun | FailureRun | SegmentRun) -> str:
+    parts = [*words, *([shots] if shots else []), f"s{config.seed}", *_digits(config)]
     return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
 
 
-def _digits(config: PromptRun | FailureRun) -> list[str]:
+def _digits(config: PromptRun | FailureRun | SegmentRun) -> list[str]:
     """Return a digest of the settings that differ from their defaults and the name does not show."""
     plain = relevant_settings(type(config)())
     changed = {
@@ -74,18 +83,18 @@ def _digits(config: PromptRun | FailureRun) -> list[str]:
     return [hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]]
 
 
-def _is_said(config: PromptRun | FailureRun, one: Setting) -> bool:
+def _is_said(config: PromptRun | FailureRun | SegmentRun, one: Setting) -> bool:
     """Return whether the words of a name say a setting; those of a failure run name its prompt."""
     of_prompt = isinstance(config, FailureRun) and config.prompt is not None
     return one.shown or (of_prompt and one.of_prompt)
 
 
-def relevant_settings(config: PromptRun | FailureRun) -> dict[str, Any]:
+def relevant_settings(config: PromptRun | FailureRun | SegmentRun) -> dict[str, Any]:
     """Return the settings that matter for the result, by dotted key, lists and numbers as they are."""
     return {key: value for key, value, one in each_setting(config) if one.affects != "nothing"}
 
 
-def settings_that_affect(what: Affects, config: PromptRun | FailureRun) -> dict[str, Any]:
+def settings_that_affect(what: Affects, config: PromptRun | FailureRun | SegmentRun) -> dict[str, Any]:
     """Return the settings that affect one thing, by dotted key.
 
     Args:
@@ -94,12 +103,12 @@ def settings_that_affect(what: Affects, config: PromptRun | FailureRun) -> dict[
 
     Example:
         >>> settings_that_affect("draw", PromptRun())
-        {'data.shots': 8, 'data.val_shots': 0, 'data.at_most': False}
+        {'data.shots': 8, 'data.shots_from': None, 'data.val_shots': 0, 'data.at_most': False}
     """
     return {key: value for key, value, one in each_setting(config) if one.affects == what}
 
 
-def each_setting(config: PromptRun | FailureRun) -> Iterator[tuple[str, Any, Setting]]:
+def each_setting(config: PromptRun | FailureRun | SegmentRun) -> Iterator[tuple[str, Any, Setting]]:
     """Yield every setting of a run: its dotted key, its value, and what is known about it."""
     for key, value in flat(to_dict(config)).items():
         one = find_setting(type(config), key)

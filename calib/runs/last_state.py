@@ -155,10 +155,16 @@ class RunCheckpoint(ModelCheckpoint):
         }
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **measured})
         if trainer.is_global_zero and measured:
-            write_curves(self.curves, self.rows)
+            write_curves(self.curves, self.rows, durable=False)  # the checkpoint has them, too
         super().on_train_epoch_end(trainer, pl_module)
         if self._asked(trainer):
             self._save_to_stop(trainer, "all steps")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the system write the curves to the disk."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero and any(len(row) > 2 for row in self.rows):
+            write_curves(self.curves, self.rows)
 
     def _asked(self, trainer: Trainer) -> bool:
         number = asked_to_stop()
@@ -175,14 +181,20 @@ class RunCheckpoint(ModelCheckpoint):
         log.info("%s: saved after %s of epoch %d, in %s.", name, where, trainer.current_epoch + 1, self.path)
 
 
-def write_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write one CSV row per epoch, atomically; what was not measured in an epoch is empty."""
+def write_curves(path: Path, rows: Sequence[Mapping[str, float]], *, durable: bool = True) -> None:
+    """Write one CSV row per epoch, atomically; what was not measured in an epoch is empty.
+
+    Args:
+        path: The file.
+        rows: Of each epoch its number, the last step's, and what was measured.
+        durable: As in `calib.io.files.atomic_path`.
+    """
     names = sorted({name for row in rows for name in row} - {"epoch", "step"})
     text = io.StringIO()
     writer = csv.DictWriter(text, ["epoch", "step", *names], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), durable=durable)
 
 
 def progress_of(checkpoint: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from calib.config import FailureRun, PromptRun
+from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core.hashing import json_digest
 from calib.io.files import MARK, finite, read_json
 from calib.io.tensors import mark_of
@@ -26,7 +26,7 @@ class ForeignFileError(ValueError):
     """A file in a run's folder is another run's; the message names it."""
 
 
-def run_mark(config: PromptRun | FailureRun, record: Mapping[str, Any]) -> str:
+def run_mark(config: PromptRun | FailureRun | SegmentRun, record: Mapping[str, Any]) -> str:
     """Return what tells the files of a run from those of any other run, whatever folder they lie in.
 
     It is a digest of the settings that matter for the result, but for where files lie, and of the images.
@@ -66,7 +66,7 @@ def record_in(split: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def checked_mark(split: Path, config: PromptRun | FailureRun, record: Mapping[str, Any]) -> str:
+def checked_mark(split: Path, config: PromptRun | FailureRun | SegmentRun, record: Mapping[str, Any]) -> str:
     """Return the mark of a folder's run: the one it has, where a version with other settings made it.
 
     Args:

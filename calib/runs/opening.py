@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from calib.config import FailureRun, PromptRun
+from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core import ranks
 from calib.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
-Settings = TypeVar("Settings", bound=PromptRun | FailureRun)
+Settings = TypeVar("Settings", bound=PromptRun | FailureRun | SegmentRun)
 
 
 class Job(Generic[Settings]):

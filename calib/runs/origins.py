@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from calib.data.chosen_shots import strategies_of
 from calib.data.images import file_id
+from calib.posthoc.not_drawn import others_of
 from calib.report.sections.provenance import Origin
 from calib.runs.folder import RunFolder
 from calib.runs.identity import flat
@@ -45,7 +47,7 @@ def origin_of(
         "source": terms.get("source"),
         "licence": terms.get("licence"),
         "split": training.get("split"),
-        "shots per class": _counted(data.get("shots"), "all"),
+        "shots per class": "as chosen" if training.get("chosen") else _counted(data.get("shots"), "all"),
         "validation shots per class": data.get("val_shots"),
         "overlap": _overlap(split.get("overlap")),
     }
@@ -60,6 +62,8 @@ def origin_of(
         "calibration": None if calibration is None else calibration.get("method"),
         "failures from": training.get("fit_on"),
     }
+    others = others_of(strategies_of(training.get("chosen")))
+    how = f", chosen by {' and '.join(others)}: no random sample" if others else ""
     shots, learner = split.get("train"), "The failure head" if "fit_on" in training else "The prompt"
     return Origin(
         data=_said(facts),
@@ -68,7 +72,7 @@ def origin_of(
         settings={key: str(_hidden(value)) for key, value in flat(config).items() if value is not None},
         software={str(name): str(value) for name, value in (training.get("versions") or {}).items()},
         files={path.name: file_id(path)} if path.is_file() else {},
-        shots=f"{learner} learned from {len(shots)} images." if isinstance(shots, list) else "",
+        shots=f"{learner} learned from {len(shots)} images{how}." if isinstance(shots, list) else "",
         partition=_partition(split, training),
         trained_on=str(data.get("name") or ""),
         chosen_on=_chosen(config),

@@ -23,7 +23,10 @@ from calib.data import (
     check_overlap,
     load_data,
 )
+from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.encode import encode
+from calib.data.shot_list import read_shot_list
+from calib.data.specs import POOL
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
@@ -133,13 +136,17 @@ def data_record(config: PromptRun) -> dict[str, Any]:
 
 
 def split_of(config: PromptRun, task: TaskData) -> FewShotSplit:
-    """Return the few-shot draw of a configuration.
+    """Return the shots of a configuration: drawn from every class, or those of a list.
 
     Raises:
-        ValueError: A class has too few images.
+        FileNotFoundError: There is no such list.
+        ValueError: A class has too few images, or the list is not of these.
     """
     data = config.data
-    return task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
+    beside: dict[str, Any] = {"val_shots": data.val_shots, "at_most": data.at_most, "seed": config.seed}
+    if data.shots_from is not None:
+        return chosen_split(task, read_shot_list(data.shots_from), **beside)
+    return task.draw(data.shots, **beside)
 
 
 def draw(config: PromptRun, shared: SharedInputs) -> RunInputs:
@@ -150,6 +157,7 @@ def draw(config: PromptRun, shared: SharedInputs) -> RunInputs:
     """
     backbone, task = shared.backbone, shared.task
     split = split_of(config, task)
+    warn_of_chosen(split, task)
     shots = task.train.subset(split.train)
     return RunInputs(
         backbone=backbone,
@@ -208,6 +216,7 @@ def load_task(
         class_names=data.class_names,
         needs=needs,
         among=among,
+        shots_from=data.shots_from if data.name == POOL else None,
         **data.options,
     )
 

@@ -105,6 +105,7 @@ def exported(
             "objective": objective.terms,
             "seed": config.seed,
             "split": prepared.record["digest"],
+            **({"chosen": prepared.record["chosen"]} if "chosen" in prepared.record else {}),
             "config": to_dict(config),
             "versions": versions(),
         },

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
-from calib.config import FailureRun, PromptRun
+from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.data.predictions import Predictions
-from calib.losses import Objective, resolve_terms
+from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS, columns_of
+from calib.metrics.segmentation import WATCHED, SegmentationMetric
 from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.runs.folder import RunFolder
@@ -47,7 +48,7 @@ class Results:
     name: str = "results"
 
 
-def metric_names(config: PromptRun | FailureRun) -> set[str]:
+def metric_names(config: PromptRun | FailureRun | SegmentRun) -> set[str]:
     """Return the names of all curves and final numbers of a run, the same in CSV and W&B.
 
     A metric that is not a number (kde_ece of one image, AUROC without a wrong prediction) is left out when it
@@ -65,6 +66,11 @@ def metric_names(config: PromptRun | FailureRun) -> set[str]:
         names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in watched}
         of_probability = () if config.doubt == "head" else ("ece",)
         return names | {f"test/{name}" for name in (*FAILURE_METRICS, *of_probability, "n", "n_failures")}
+    if isinstance(config, SegmentRun):
+        losses = Objective(resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS)).weights
+        names |= {f"train/{term}" for term in (*losses, "total")} | {f"val/{name}" for name in WATCHED}
+        of_pixels = get_args(SegmentationMetric)
+        return names | {f"test/{way}{name}" for way in ("", "micro_") for name in of_pixels} | {"test/n"}
     terms = Objective(resolve_terms(config.preset, config.loss)).weights
     names |= {f"train/{term}" for term in (*terms, "total")}
     if config.data.val_shots:
@@ -145,6 +151,8 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
             "failure-head",
             {"head": written["head"], "seed": written["seed"], "data": written["data"]},
         )
+    if folder.segment.is_file():
+        return _of_segmenter(folder, written)
     folders = methods_of(folder)
     figures: dict[str, Figure | Path] = {}
     if folder.tested:
@@ -160,6 +168,21 @@ def results_of(folder: RunFolder, *, n_bins: int = 10) -> Results:
         figures,
         [folder.prompt, folder.config],
         "prompt",
+        {key: written[key] for key in ("method", "seed", "data")},
+        name="results" if folder.tested else "validation_results",
+    )
+
+
+def _of_segmenter(folder: RunFolder, written: Mapping[str, Any]) -> Results:
+    split = "test" if folder.tested else "val"
+    names = get_args(SegmentationMetric)
+    classes = written.get(split, {}).get("classes", {})
+    return Results(
+        ["class", *names],
+        [[each, *(row.get(name) for name in names)] for each, row in classes.items()],
+        {"unit_reliability": folder.unit_reliability} if folder.tested else {},
+        [folder.segment, folder.config],
+        "segmentation-network",
         {key: written[key] for key in ("method", "seed", "data")},
         name="results" if folder.tested else "validation_results",
     )

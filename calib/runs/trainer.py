@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from calib.config import FailureRun, PromptRun, check_trainer_bounds
+from calib.config import FailureRun, PromptRun, SegmentRun, check_trainer_bounds
 from calib.core import ranks
 from calib.core.errors import first_line, unknown_name
 from calib.processes.join import trainer_settings
@@ -73,7 +73,7 @@ class _ProgressBar(TQDMProgressBar):
         }
 
 
-def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logger]:
+def make_loggers(config: PromptRun | FailureRun | SegmentRun, folder: RunFolder) -> list[Logger]:
     """Return the W&B logger of a run, where the settings ask for it; the curves as CSV need none.
 
     Of several processes the first one logs.
@@ -82,7 +82,7 @@ def make_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> list[Logg
 
 
 @contextlib.contextmanager
-def run_loggers(config: PromptRun | FailureRun, folder: RunFolder) -> Iterator[list[Logger]]:
+def run_loggers(config: PromptRun | FailureRun | SegmentRun, folder: RunFolder) -> Iterator[list[Logger]]:
     """Yield the loggers of a run; whatever ends the block early ends theirs as failed."""
     loggers = make_loggers(config, folder)
     try:
@@ -120,7 +120,7 @@ def close_loggers(
 
 
 def make_trainer(
-    config: PromptRun | FailureRun,
+    config: PromptRun | FailureRun | SegmentRun,
     folder: RunFolder,
     loggers: list[Logger],
     *,

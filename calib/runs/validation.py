@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from calib.config import DataConfig
+from calib.data import FewShotSplit, TaskData
 from calib.data.predictions import Predictions
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
+from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.marks import record_in
 from calib.runs.prepare import features_of, load_task
 
 
@@ -41,8 +44,8 @@ def validation_predictions(
         )
     data = data_from_export(own, DataConfig(name=""), set(), source=str(path))
     task = load_task(data, needs=("train",), among=prompt.class_names)
-    split = task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=seed)
-    if split.digest() != digest:
+    split = _shots(path, own, task, seed)
+    if split is None or split.digest() != digest:
         raise ValueError(
             f"The data have changed since {path} was trained: the draw of its shots is another, and some "
             "validation images may be among those it was trained on. Give labelled outputs: --on FILE."
@@ -50,3 +53,11 @@ def validation_predictions(
     backbone = prompt.restore_backbone(weights=weights, tokenizer=tokenizer)
     table = features_of(task.train.subset(split.val), backbone, data)
     return prompt.in_order(task.class_names).predict(table, data=data.name)
+
+
+def _shots(path: Path, own: DataConfig, task: TaskData, seed: int) -> FewShotSplit | None:
+    """Return the shots of a run: drawn anew, or as its split.json lists them where they were chosen."""
+    if own.shots_from is None:
+        return task.draw(own.shots, val_shots=own.val_shots, at_most=own.at_most, seed=seed)
+    record = record_in(RunFolder(path.parent).split)
+    return FewShotSplit.from_dict(record, task.train.ids) if "train" in record else None

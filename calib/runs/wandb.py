@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from calib.config import FailureRun, PromptRun, to_dict
+from calib.config import FailureRun, PromptRun, SegmentRun, to_dict
 from calib.core.errors import first_line
 from calib.io.files import write_text
 from calib.processes.signals import asked_to_stop
@@ -55,7 +55,7 @@ class WandbLogger(Logger):
     failed: ClassVar[set[str]] = set()
 
     def __init__(
-        self, config: PromptRun | FailureRun, folder: RunFolder, *, patience: float | None = None
+        self, config: PromptRun | FailureRun | SegmentRun, folder: RunFolder, *, patience: float | None = None
     ) -> None:
         super().__init__()
         asked = "offline" if config.log.wandb == "offline" or _offline_by_environment() else "online"
@@ -220,7 +220,7 @@ class WandbLogger(Logger):
             self._calls.put(None)  # the thread ends
 
 
-def wanted(config: PromptRun | FailureRun, folder: RunFolder) -> bool:
+def wanted(config: PromptRun | FailureRun | SegmentRun, folder: RunFolder) -> bool:
     """Return whether a run is logged to W&B.
 
     A baseline is not where a W&B agent started the process: the agent's one run belongs to the run it asked

@@ -21,11 +21,20 @@ def random_like(shape, seed=1):
 @pytest.fixture
 def afresh():
     """Forget what was found out about this machine, before and after."""
-    for known in (kernels._works, kernels._suits):
+    for known in (kernels._works, kernels._suits, kernels._library):
         known.cache_clear()
     yield
-    for known in (kernels._works, kernels._suits):
+    for known in (kernels._works, kernels._suits, kernels._library):
         known.cache_clear()
+
+
+@pytest.fixture(params=["onednn", "mkl"])
+def library(request, monkeypatch):
+    """Let packed products be those of one library and of the other."""
+    if request.param == "mkl" and not torch.backends.mkl.is_available():
+        pytest.skip("this PyTorch has no MKL")
+    monkeypatch.setattr(kernels, "_library", lambda: request.param)
+    return request.param
 
 
 packed_only = pytest.mark.skipif(not kernels._works(), reason="this PyTorch has no packed linear layers")
@@ -33,7 +42,7 @@ packed_only = pytest.mark.skipif(not kernels._works(), reason="this PyTorch has 
 
 @packed_only
 @pytest.mark.parametrize(("setting", "used"), [("plain", False), ("packed", True)])
-def test_the_setting_decides_which_kernel_runs(backbone, images, monkeypatch, setting, used):
+def test_the_setting_decides_which_kernel_runs(backbone, images, library, monkeypatch, setting, used):
     product, calls = kernels.PackedLinear.product, []
     monkeypatch.setattr(kernels.PackedLinear, "product", lambda self, x: calls.append(x) or product(self, x))
     monkeypatch.setenv("CALIB_LINEAR", setting)
@@ -41,11 +50,12 @@ def test_the_setting_decides_which_kernel_runs(backbone, images, monkeypatch, se
     assert bool(calls) is used
     calls.clear()
     backbone.encode_image(images)
-    assert bool(calls) is used
+    assert bool(calls) is (used and library == "onednn")  # MKL packs for the rows of a training step
 
 
 @packed_only
 @pytest.mark.parametrize("shape", [(1, 5), (3, 7), (200, 64)])
+@pytest.mark.usefixtures("library")
 def test_packed_linear_equals_linear_to_the_second_derivative(shape):
     rows, width = shape
     weight, bias = random_like((11, width)), random_like((11,), seed=5)
@@ -62,6 +72,7 @@ def test_packed_linear_equals_linear_to_the_second_derivative(shape):
 
 
 @packed_only
+@pytest.mark.usefixtures("library")
 def test_packed_linear_takes_any_layout():
     weight = random_like((11, 6))
     layer = kernels.PackedLinear(lambda: (weight, None))
@@ -70,6 +81,17 @@ def test_packed_linear_takes_any_layout():
     torch.testing.assert_close(y, x @ weight.t())
     (gradient,) = torch.autograd.grad(y.sum(), x)  # the gradient of a sum is one number, expanded
     torch.testing.assert_close(gradient, weight.sum(dim=0).expand(4, -1))
+
+
+@packed_only
+@pytest.mark.usefixtures("library")
+def test_packed_linear_takes_any_number_of_rows():
+    weight, bias = random_like((11, 6)), random_like((11,), seed=5)
+    layer = kernels.PackedLinear(lambda: (weight, bias))
+    for rows in (3, 9, 0, 1, 3, 200, 9):
+        x = random_like((2, rows, 6), seed=rows)
+        torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight, bias))
+        assert len(layer._packed) <= kernels.MOST_PACKED
 
 
 @pytest.mark.usefixtures("afresh")
@@ -94,12 +116,16 @@ def test_a_missing_kernel_is_never_chosen(monkeypatch):
 
 @packed_only
 @pytest.mark.usefixtures("afresh")
-@pytest.mark.parametrize(("vendor", "chosen"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-def test_the_processor_alone_decides(monkeypatch, vendor, chosen):
+@pytest.mark.parametrize(
+    ("vendor", "chosen", "library"),
+    [("AuthenticAMD", True, "onednn"), ("GenuineIntel", True, "mkl"), ("HygonGenuine", False, "onednn")],
+)
+def test_the_processor_alone_decides(monkeypatch, vendor, chosen, library):
     """A clock erred once in some hundred starts, and a resumed run differed in its last bits."""
     monkeypatch.setattr(kernels, "_processor", lambda: f"vendor_id : {vendor}")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setenv("CALIB_LINEAR", "auto")
+    assert kernels._library() == library
     state = torch.get_rng_state()
     assert [kernels.packed_wanted() for _ in range(3)] == [chosen] * 3
     assert torch.equal(torch.get_rng_state(), state)  # which belongs to the run

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from calib.backbones.tokenization import bert_tokenizer, clip_tokenizer, wrap_open_clip
+from calib.backbones.folder_tokenizers import wrap_open_clip
+from calib.backbones.tokenization import bert_tokenizer, clip_tokenizer
 
 
 def test_rows_are_pieces_between_marks(backbone):

@@ -159,8 +159,8 @@ def test_a_run_whose_folder_is_emptied_stops(runs, tmp_path: Path, monkeypatch, 
     """As by `rm -r` that meets a file written meanwhile: the folder itself stays."""
     write, folder = calib.runs.last_state.write_curves, tmp_path / "run"
 
-    def empty(path: Path, rows) -> None:
-        write(path, rows)
+    def empty(path: Path, rows, **more) -> None:
+        write(path, rows, **more)
         if len(rows) == 2:
             for each in folder.iterdir():
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -179,8 +179,8 @@ def test_a_run_whose_folder_is_renamed_or_removed_stops_and_makes_nothing(
     write = calib.runs.last_state.write_curves
     folder, other = tmp_path / "run", tmp_path / "other"
 
-    def move(path: Path, rows) -> None:
-        write(path, rows)
+    def move(path: Path, rows, **more) -> None:
+        write(path, rows, **more)
         if len(rows) == 2:
             folder.rename(other)
             if how == "remove":

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from calib.commands.failure.run import loss_settings
-from calib.config import FailureRun, PromptRun, load_config, task_of
+from calib.config import FailureRun, PromptRun, SegmentRun, load_config, task_of
 from calib.failure.vilu import ViLU
-from calib.losses import Objective, resolve_terms
+from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*CONFIGS.glob("sweeps/*.yaml")})  # those: test_sweep_files.py
@@ -36,15 +36,18 @@ def test_every_file_builds_what_it_trains(path: Path) -> None:
     config = load_config([str(path)], task=task)
     if task == "prompt":
         assert Objective(resolve_terms(config.preset, config.loss)).weights
+    elif task == "segment":
+        assert Objective(resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS)).weights
     else:
         assert ViLU(8, logit_scale=1.0, **asdict(config.head)).options["dim"] == 8
         assert loss_settings(config.loss)["weighting"] == config.loss.weighting
 
 
 def test_the_main_files_hold_the_defaults() -> None:
-    assert len(FILES) == 12
+    assert len(FILES) == 13
     assert load_config([str(CONFIGS / "failure.yaml")], task="failure") == FailureRun()
     assert load_config([str(CONFIGS / "prompt.yaml")], task="prompt") == PromptRun()
+    assert load_config([str(CONFIGS / "segment.yaml")], task="segment") == SegmentRun()
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -22,7 +22,7 @@ BOUNDED = [
 @pytest.mark.parametrize("task", SCHEMAS)
 def test_every_setting_says_what_it_affects(task: str) -> None:
     known = dict(leaves(SCHEMAS[task]))
-    assert {"data.shots", "seed", "out"} <= known.keys()
+    assert {"data.root" if task == "segment" else "data.name", "seed", "out"} <= known.keys()
     inside = [one for each in known.values() for one in each.keys.values()]
     assert {one.affects for one in [*known.values(), *inside]} <= {*typing.get_args(Affects)}
 

@@ -65,10 +65,10 @@ def test_images_are_encoded_one_batch_at_a_time(backbone: Any) -> None:
     opened: list[int] = []
 
     class Watched(ArraySource):
-        def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+        def open(self, **how: Any) -> Image.Image:
             opened.append(self.index)
             assert len(opened) - 4 * len(backbone.batches) <= 4
-            return super().open(grey16_max=grey16_max, id=id)
+            return super().open(**how)
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 5, 7), dtype=np.uint8)
     table = ImageTable(

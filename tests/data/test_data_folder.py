@@ -160,8 +160,8 @@ def test_stray_files_are_skipped_with_a_warning_that_names_them(
 
 def test_images_in_a_format_that_is_not_read_are_an_error(make_folder: MakeFolder) -> None:
     root = make_folder(FOUR)
-    (root / "train/ADI/scan.dcm").write_bytes(b"DICM")
-    with pytest.raises(ValueError, match=r"scan\.dcm is of a kind that is not read \(\.dcm\)\. Convert it"):
+    (root / "train/ADI/scan.nii").write_bytes(b"volume")
+    with pytest.raises(ValueError, match=r"scan\.nii is of a kind that is not read \(\.nii\)\. Convert it"):
         load_data("folder", root)
 
 

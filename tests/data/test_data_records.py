@@ -20,7 +20,7 @@ class Counting:
         self.hashed += 1
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(self, *, grey16_max: int | None = None, id: str | None = None, **_: object) -> Image.Image:
         return Image.new("RGB", (grey16_max or 1, 1))
 
 

@@ -119,7 +119,7 @@ def test_rsna18_can_be_loaded_as_published(rsna: Path) -> None:
             "folder",
             "x",
             {"columns": {}},
-            r"Unknown option of data set 'folder' 'data.options.columns'.*: data.options.grey16_max",
+            r"Unknown option of data set 'folder' 'data.options.columns'.*, data.options.grey16_max,",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_unknown_names_and_options_are_explained(
 def test_an_option_unlike_any_known_one_gets_no_suggestion() -> None:
     with pytest.raises(
         ValueError,
-        match=r"'data\.options\.columns'\. Known: data\.options\.grey16_max, data\.options\.skip_unread",
+        match=r"'data\.options\.columns'\. Known: data\.options\.frame, data\.options\.grey16_max, ",
     ):
         load_data("folder", "x", columns={})
 

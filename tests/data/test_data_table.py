@@ -273,7 +273,7 @@ def test_missing_images_are_counted_and_the_first_named(make_table: MakeTable) -
         ("train,p2", "train", r"line 3: expected 4 values"),
         ("train,p2", "train,p2,extra", r"line 3: expected 4 values"),
         ("train,p2", "train,", r"line 3: column 'patient' is empty"),
-        ("a/1.png", "a/1.dcm", r"line 3: 'a/1\.dcm' does not end like an image"),
+        ("a/1.png", "a/1.nii", r"line 3: 'a/1\.nii' does not end like an image"),
         ("a/1.png", "a/0.png", r"1 images are listed more than once in 'train': a/0\.png"),
         (ROWS, "", r"labels\.csv is empty: its first line names no columns"),
         (ROWS.partition("\n")[2], "", r"The table .* has no rows of train, val or test"),

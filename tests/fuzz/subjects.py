@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from calib import vqa
-from calib.backbones.tokenization import _digest, bert_tokenizer
+from calib.backbones.tokenization import bert_tokenizer, vocabulary_digest
 from calib.backbones.weights.reading import read_weights
 from calib.config import PromptRun, load_config, to_dict, to_yaml
 from calib.core.names import name_key
@@ -703,7 +703,7 @@ def saved_data_set(folder: Path) -> list[Subject]:
     def words_say(path: Path) -> Any:
         lines = path.read_text(encoding="utf-8").split("\n")
         lines = lines[:-1] if lines[-1] == "" else lines
-        return _digest({word: number for number, word in enumerate(lines)})
+        return vocabulary_digest({word: number for number, word in enumerate(lines)})
 
     files = [next((root / "train").glob("*.arrow")), root / "train" / "state.json"]
     files += [root / "train" / "dataset_info.json"]

@@ -70,7 +70,7 @@ def test_a_new_loss_is_one_line(monkeypatch):
         ({"smack": {}}, r"Unknown loss 'smack'. Did you mean 'smac'\? Known: as, ce"),
         (
             {"smac": {"alhpa": 0.1}},
-            r"setting of loss 'smac' 'alhpa'. Did you mean 'alpha'\? Known: alpha, weight",
+            r"setting of loss 'smac' 'alhpa'. Did you mean 'alpha'\? Known: alpha, n_bins, soft, weight",
         ),
         ({"ce": {"wieght": 0.1}}, r"setting of loss 'ce' 'wieght'. Did you mean 'weight'\?"),
         ({"ce": {}, "smac": {"weight": 0, "alhpa": 0.1}}, r"Did you mean 'alpha'\?"),

@@ -32,16 +32,17 @@ GIVEN = {
     "text_features": np.eye(3, 4, dtype=np.float32),
     "image_features": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 1, 2]],
 }
-SETTINGS = {"coverage": 0.5, "risk": 0.5}
+SETTINGS = {"coverage": 0.5, "risk": 0.5, "units": ["a", "b", "b", "a", "c", "a"]}
 ARRAYS = {"undefined_reason", "failure_statistic", "interval_statistic"}  # take numpy arrays, as they say
 OF_ONE_CLASS = {"net_benefit"}  # its probs are those of one class
+OF_PIXELS = {"image_sums"}  # its probs have spatial axes
 FUNCTIONS = {
     f"{room.__name__}.{name}": function
     for room in (metrics, scores)
     for name in dir(room)
     if inspect.isfunction(function := getattr(room, name))
     and next(iter(inspect.signature(function).parameters), "") in GIVEN
-    and name not in ARRAYS | OF_ONE_CLASS
+    and name not in ARRAYS | OF_ONE_CLASS | OF_PIXELS
 }
 
 

@@ -1,7 +1,8 @@
-"""The transformer block that open_clip's image and text towers are made of, as matrix products."""
+"""The transformer block that CLIP's image and text towers are made of, as matrix products."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -12,33 +13,43 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from calib.backbones.fast.kernels import Linear, PackedLinear, Products
 from calib.backbones.placing import untouched
+from calib.backbones.towers.clip import Clip
+from calib.backbones.towers.transformer import Block, Norm, QuickGelu, Transformer
 
 QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 
 
-class OpenClipKinds(NamedTuple):
-    """Classes of open_clip, which takes seconds to import."""
+Kinds = tuple[type[nn.Module], ...]
 
-    clip: type[nn.Module]
-    text: type[nn.Module]
-    transformer: type[nn.Module]
-    block: type[nn.Module]
-    quick_gelu: type[nn.Module]
-    norms: tuple[type[nn.Module], ...]
+
+class ClipKinds(NamedTuple):
+    """Classes that towers of CLIP are made of: ours and, where it was imported, those of open_clip."""
+
+    clip: Kinds = (Clip,)
+    text: Kinds = ()
+    transformer: Kinds = (Transformer,)
+    block: Kinds = (Block,)
+    quick_gelu: Kinds = (QuickGelu,)
+    norms: Kinds = (nn.LayerNorm, Norm)
+
+
+def clip_kinds() -> ClipKinds:
+    """Return the classes there are now; open_clip takes seconds, and without it nothing is of its classes."""
+    return _with_open_clip() if "open_clip.model" in sys.modules else ClipKinds()
 
 
 @lru_cache(maxsize=1)
-def open_clip_kinds() -> OpenClipKinds:
-    """Return the classes, imported when first asked for."""
+def _with_open_clip() -> ClipKinds:
     from open_clip import model, transformer
 
-    return OpenClipKinds(
-        clip=model.CLIP,
-        text=transformer.TextTransformer,
-        transformer=transformer.Transformer,
-        block=transformer.ResidualAttentionBlock,
-        quick_gelu=transformer.QuickGELU,
-        norms=(nn.LayerNorm, transformer.LayerNorm, transformer.LayerNormFp32),
+    ours = ClipKinds()
+    return ClipKinds(
+        clip=(*ours.clip, model.CLIP),
+        text=(transformer.TextTransformer,),
+        transformer=(*ours.transformer, transformer.Transformer),
+        block=(*ours.block, transformer.ResidualAttentionBlock),
+        quick_gelu=(*ours.quick_gelu, transformer.QuickGELU),
+        norms=(*ours.norms, transformer.LayerNorm, transformer.LayerNormFp32),
     )
 
 
@@ -66,7 +77,7 @@ def packed_products(block: Any) -> Products:
         return PackedLinear(lambda: (block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows]))
 
     mlp, activation, gain = block.mlp, block.mlp.gelu, 1.0
-    if type(activation) is open_clip_kinds().quick_gelu:  # one operation; its factors go into the weights
+    if type(activation) in clip_kinds().quick_gelu:  # one operation; its factors go into the weights
         activation, gain = F.silu, QUICK
     up = PackedLinear(lambda: (mlp.c_fc.weight * gain, mlp.c_fc.bias * gain))
     down = PackedLinear(lambda: (mlp.c_proj.weight / gain, mlp.c_proj.bias))
@@ -87,21 +98,19 @@ def _products(block: Any, part: Callable[[slice], Linear], out: Linear, mlp: Lin
 
 
 def is_known(block: Any) -> bool:
-    """Return whether a block is open_clip's plain one, all parts as they came: LN, attention, LN, MLP."""
-    if type(block).__module__ != "open_clip.transformer":  # open_clip need not be imported to see it
-        return False
-    return untouched(block, open_clip_kinds().block) and has_known_parts(block)
+    """Return whether a block is CLIP's plain one, all parts as they came: LN, attention, LN, MLP."""
+    return untouched(block, *clip_kinds().block) and has_known_parts(block)
 
 
 def has_known_parts(block: Any) -> bool:
-    """Return whether the parts of a `ResidualAttentionBlock` are plain and as they came."""
-    kinds, attention, mlp = open_clip_kinds(), block.attn, block.mlp
+    """Return whether the parts of a block of one of these classes are plain and as they came."""
+    kinds, attention, mlp = clip_kinds(), block.attn, block.mlp
+    scales = [getattr(block, name) for name in ("ls_1", "ls_2") if hasattr(block, name)]
     return (
         not hasattr(block, "ln_1_kv")
         and untouched(block.ln_1, *kinds.norms)
         and untouched(block.ln_2, *kinds.norms)
-        and untouched(block.ls_1, nn.Identity)
-        and untouched(block.ls_2, nn.Identity)
+        and all(untouched(scale, nn.Identity) for scale in scales)
         and untouched(attention, nn.MultiheadAttention)
         and attention._qkv_same_embed_dim
         and attention.in_proj_bias is not None
@@ -113,6 +122,6 @@ def has_known_parts(block: Any) -> bool:
         and list(mlp._modules) == ["c_fc", "gelu", "c_proj"]
         and untouched(mlp.c_fc, nn.Linear)
         and mlp.c_fc.bias is not None
-        and untouched(mlp.gelu, nn.GELU, kinds.quick_gelu)
+        and untouched(mlp.gelu, nn.GELU, *kinds.quick_gelu)
         and untouched(mlp.c_proj, nn.Linear)
     )

@@ -1,7 +1,8 @@
-"""The causal text towers of open_clip on the rows of a `PromptTree`: the same computation on fewer rows."""
+"""The causal text towers of CLIP on the rows of a `PromptTree`: the same computation on fewer rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from calib.backbones.fast.blocks import (
     block_weights,
+    clip_kinds,
     is_known,
     library_products,
-    open_clip_kinds,
     packed_products,
 )
 from calib.backbones.fast.keeping import Kept
@@ -20,7 +21,13 @@ from calib.backbones.fast.kernels import Products, can_pack
 from calib.backbones.fast.packing import PromptTree, prompt_tree
 from calib.backbones.placing import untouched
 
-POOLINGS = ("first", "last", "argmax", "eos")
+# Of each way of pooling, the place of the pooled token in rows (C, L); the highest id is the end mark.
+POOLINGS: dict[str, Callable[[Tensor, int | None], Tensor]] = {
+    "first": lambda tokens, _: torch.zeros_like(tokens[:, 0]),
+    "last": lambda tokens, _: torch.full_like(tokens[:, 0], tokens.shape[1] - 1),
+    "argmax": lambda tokens, _: tokens.argmax(dim=-1),
+    "eos": lambda tokens, eos: tokens.eq(-1 if eos is None else eos).int().argmax(dim=-1),
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class CausalPrompts:
 
 
 class CausalTower:
-    """The causal text tower of an open_clip model.
+    """The causal text tower of a CLIP, ours or open_clip's.
 
     Args:
         text: The module that has `token_embedding`, `transformer`, `ln_final` and `text_projection`.
@@ -59,25 +66,25 @@ class CausalTower:
 
         Asked before every call, so that a part that was exchanged or hooked later is not passed over.
         """
-        text, kinds = self.text, open_clip_kinds()
-        if untouched(text, kinds.text):
+        text, kinds = self.text, clip_kinds()
+        if untouched(text, *kinds.text):
             usual = text.cls_emb is None and not text.use_pad_mask and not text.output_tokens
         else:
-            usual = type(text) is kinds.clip  # never called itself, only its parts
+            usual = type(text) in kinds.clip  # never called itself, only its parts
         return (
             usual
             and self._pooling[0] in POOLINGS
             and self._has_causal_mask()
             and untouched(text.token_embedding, nn.Embedding)
-            and untouched(text.transformer, kinds.transformer)
-            and not text.transformer.grad_checkpointing
+            and untouched(text.transformer, *kinds.transformer)
+            and not getattr(text.transformer, "grad_checkpointing", False)
             and all(is_known(block) for block in text.transformer.resblocks)
             and untouched(text.ln_final, *kinds.norms)
         )
 
     @property
     def _pooling(self) -> tuple[str, int | None]:
-        prefix = "text_" if type(self.text) is open_clip_kinds().clip else ""
+        prefix = "text_" if type(self.text) in clip_kinds().clip else ""
         return getattr(self.text, f"{prefix}pool_type"), getattr(self.text, f"{prefix}eos_id", None)
 
     def _has_causal_mask(self) -> bool:
@@ -97,13 +104,10 @@ class CausalTower:
             positions: (C, M) places of the context tokens.
             specific: Whether every class has a context of its own.
         """
-        from open_clip.transformer import text_global_pool
-
         n_classes, n_ctx = positions.shape
         device = tokens.device
         pooling, eos = self._pooling
-        places = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
-        pooled = text_global_pool(places, tokens, pooling, eos_token_id=eos).tolist()
+        pooled = POOLINGS[pooling](tokens, eos).tolist()
         # Context tokens get numbers below zero: one per slot, or one per class and slot.
         slots = torch.arange(n_ctx, device=device).expand_as(positions)
         owners = torch.arange(n_classes, device=device)[:, None].expand_as(positions)
@@ -147,7 +151,7 @@ class CausalTower:
         return self._project(text.ln_final(x)).index_select(1, tree.order)
 
     def _embed(self, contexts: Tensor, prompts: CausalPrompts) -> Tensor:
-        text, dtype = self.text, self.text.transformer.get_cast_dtype()
+        text, dtype = self.text, self.text.transformer.resblocks[0].mlp.c_fc.weight.dtype
         fixed = text.token_embedding(prompts.tokens)  # (R, E)
         if prompts.owners is None:
             held = contexts.index_select(1, prompts.slots)

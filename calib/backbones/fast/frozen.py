@@ -34,7 +34,7 @@ class FrozenLinear:
 
 
 class FrozenBlock:
-    """A `forward` for open_clip's `ResidualAttentionBlock`, like `FrozenLinear`.
+    """A `forward` for CLIP's block, like `FrozenLinear`.
 
     Args:
         block: The block, which keeps its weights.
@@ -44,21 +44,15 @@ class FrozenBlock:
         self.block = block
         self._packed = Kept()
 
-    def __call__(
-        self,
-        q_x: Tensor,
-        k_x: Tensor | None = None,
-        v_x: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return (B, L, E) for (B, L, E), with the names of the block's own arguments."""
+    def __call__(self, x: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
+        """Return (B, L, E) for (B, L, E); what else the block's own `forward` takes is left to it."""
         block, weights = self.block, block_weights(self.block)
-        alone = k_x is None and v_x is None and attn_mask is None and q_x.dtype == torch.float32
+        alone = all(other is None for other in (*others, *named.values())) and x.dtype == torch.float32
         if not (alone and block.attn.batch_first and can_pack(weights) and has_known_parts(block)):
-            return type(block).forward(block, q_x, k_x, v_x, attn_mask)
+            return type(block).forward(block, x, *others, **named)
         product = self._packed.get(weights, lambda: packed_products(block))
-        query, key, value = product.inputs(block.ln_1(q_x))
-        x = q_x + product.out(attention(query, key, value, block.attn.num_heads))
+        query, key, value = product.inputs(block.ln_1(x))
+        x = x + product.out(attention(query, key, value, block.attn.num_heads))
         return x + product.mlp(block.ln_2(x))
 
 

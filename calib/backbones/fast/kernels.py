@@ -1,15 +1,18 @@
 """Linear layers with frozen weights, on the fastest exact kernel of this processor.
 
-PyTorch's own float32 matrix product (MKL) uses half of the vector width of some processors: it takes 2.2
-times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. With packed weights oneDNN is as exact. The two
-differ in the last bit, and a run that was interrupted must go on to the same numbers: so which one is used
-depends on the processor alone, never on how fast either happens to be.
+PyTorch's own float32 matrix product (MKL) uses half of the vector width of AMD's processors: it takes 2.2
+times as long as that of oneDNN on Zen 5, 1.2 times on Zen 4. On Intel's it is the right one, but packs the
+weights anew in every call, which takes a fifth of a product of some 70 to 300 rows. With packed weights
+oneDNN and MKL are as exact as without. They differ in the last bit, and a run that was interrupted must go on
+to the same numbers: so which one is used depends on the processor and on whether a gradient is wanted, never
+on how fast either happens to be.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +25,11 @@ from torch import Tensor
 from calib.core.errors import unknown_name
 
 SETTING = "CALIB_LINEAR"
+AMD, INTEL = "AuthenticAMD", "GenuineIntel"
 CHOICES = ("auto", "plain", "packed")
 MAX_ERROR = 2e-6  # of the largest result, against float64
-TUNED_ROWS = 128  # rows the packed layout is chosen for; other numbers of rows work as well
+TUNED_ROWS = 128  # rows oneDNN's layout is chosen for; other numbers of rows work as well
+MOST_PACKED = 2  # numbers of rows a layer is packed for at a time by MKL: training and another
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -48,7 +53,7 @@ class Products(NamedTuple):
 
 
 class PackedLinear:
-    """x -> x W^T + b with weights packed for oneDNN; gradients reach x only.
+    """x -> x W^T + b with packed weights; gradients reach x only.
 
     Args:
         weights: Returns W (out, in) and b (out,) or None, float32 on the CPU; called when they are needed.
@@ -56,7 +61,7 @@ class PackedLinear:
 
     def __init__(self, weights: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
         self._weights = weights
-        self._forward: tuple[Tensor, Tensor | None] | None = None
+        self._packed: OrderedDict[int, Linear] = OrderedDict()
         self._backward: PackedLinear | None = None
 
     @property
@@ -69,16 +74,34 @@ class PackedLinear:
     @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return the result without a graph."""
-        if self._forward is None:
+        inputs = inputs.contiguous()
+        by_mkl = _library() == "mkl"
+        rows = inputs.shape[:-1].numel() if by_mkl else TUNED_ROWS  # MKL packs for one number of rows
+        if rows not in self._packed:
             with torch.inference_mode(False):
-                weight, bias = self._weights()
-                packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TUNED_ROWS)
-                self._forward = packed, bias
-        return torch.ops.mkldnn._linear_pointwise(inputs.contiguous(), *self._forward, "none", [], "")
+                self._packed[rows] = (_pack_mkl if by_mkl else _pack_onednn)(*self._weights(), rows)
+            if len(self._packed) > MOST_PACKED:
+                self._packed.popitem(last=False)
+        self._packed.move_to_end(rows)
+        return self._packed[rows](inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (..., out) for (..., in)."""
         return _Product.apply(inputs, self)
+
+
+def _pack_onednn(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def _pack_mkl(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
+    if rows == 0:
+        return lambda x: F.linear(x, weight, bias)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), rows)
+    # Where the rows were others, this would be multiplied instead of the packed weights: it has their shape.
+    never = weight.new_full((1, 1), torch.nan).expand(weight.shape)
+    return lambda x: torch.ops.mkl._mkl_linear(x, packed, never, bias, rows)
 
 
 class _Product(torch.autograd.Function):
@@ -95,7 +118,8 @@ class _Product(torch.autograd.Function):
 def can_pack(weights: Sequence[Tensor]) -> bool:
     """Return whether these weights may be packed now and it pays: frozen float32 on a CPU, no autocast.
 
-    Nor while a graph is recorded (tracing, compiling): packed weights cannot be part of one.
+    Nor while a graph is recorded (tracing, compiling): packed weights cannot be part of one. MKL packs for
+    one number of rows, which pays where the same rows come in every step: where a gradient is wanted.
     """
     if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
@@ -103,7 +127,7 @@ def can_pack(weights: Sequence[Tensor]) -> bool:
         plain = weight.device.type == "cpu" and weight.dtype == torch.float32
         if not plain or weight.requires_grad or weight.is_inference():
             return False
-    return packed_wanted()
+    return packed_wanted() and (_library() != "mkl" or torch.is_grad_enabled())
 
 
 def packed_wanted() -> bool:
@@ -143,10 +167,19 @@ def _example() -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def _suits() -> bool:
-    """Return whether packed weights are faster on this processor: MKL keeps its best code for Intel's."""
-    return torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+    """Return whether it is known that packed weights are faster on this processor."""
+    return torch.backends.mkl.is_available() and any(
+        vendor in _processor() for vendor in ("AuthenticAMD", INTEL)
+    )
 
 
+@lru_cache(maxsize=1)
+def _library() -> str:
+    """Return whose packed products are used: MKL keeps its best code for Intel's processors."""
+    return "mkl" if torch.backends.mkl.is_available() and INTEL in _processor() else "onednn"
+
+
+@lru_cache(maxsize=1)
 def _processor() -> str:
     """Return the processor's description, with its vendor."""
     path = Path("/proc/cpuinfo")

@@ -151,7 +151,7 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
     if prompt.context is None:
         return None
     own, digest = own_data(prompt, str(config.prompt)), prompt.training.get("split")
-    if own is not None:
+    if own is not None and own.shots_from is None:
         try:
             drawn = few_shot_split(
                 table.labels,

@@ -16,6 +16,9 @@ from calib.config.schema.parts import (
 )
 from calib.config.schema.prompt import CalibrateConfig, ParityConfig, PromptConfig, PromptRun
 from calib.config.schema.report import ReportRun
+from calib.config.schema.robustness import RobustnessRun
+from calib.config.schema.segment import NetworkConfig, PixelDataConfig, SegmentRun
+from calib.config.schema.select import PoolConfig, SelectRun
 from calib.config.schema.setting import Affects, Setting, setting, setting_of
 
 SCHEMAS: dict[str, type] = {
@@ -23,5 +26,8 @@ SCHEMAS: dict[str, type] = {
     "failure": FailureRun,
     "evaluate": EvaluateRun,
     "report": ReportRun,
+    "segment": SegmentRun,
+    "robustness": RobustnessRun,
+    "select": SelectRun,
 }
-TRAINED = ("prompt", "failure")  # tasks of train.py
+TRAINED = ("prompt", "failure", "segment")  # tasks of train.py

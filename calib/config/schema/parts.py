@@ -15,13 +15,16 @@ READER_OPTIONS: dict[str, Any] = {
     "dataset": str | None,
     "delimiter": str | None,
     "flag": str | None,
+    "frame": int | str | None,
     "grey16_max": int | None,
     "keep_leaks": bool,
+    "patients": bool,
     "revision": str | None,
     "skip_splits": list[str],
     "skip_unreadable": bool,
     "splits": dict[str, str] | None,
     "table": str | dict[str, str] | None,
+    "window": list[float] | None,
 }
 
 # Keys of the dictionary `trainer`, which is handed to Lightning: those that do not affect the training, those
@@ -75,9 +78,12 @@ class DataConfig:
     """Which images, and how many of them.
 
     Attributes:
-        name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own.
+        name: A data set's name (cxr3, lc25000, kather, ...), or folder, table, hf, medmnist for your own;
+            pool for images without labels, of which shots_from lists those that were labelled.
         root: Folder or file of the images. None: the packaged features of the two embedded tasks.
         shots: Training images per class. None: all.
+        shots_from: The list of calib select with its labels: exactly its images are the shots, in place of
+            `shots` per class.
         val_shots: Validation images per class, taken from the rest of the training split, for curves and for
             choosing settings; calibration needs none.
         at_most: shots and val_shots are upper limits: a class with fewer images gives what it has, training
@@ -94,12 +100,14 @@ class DataConfig:
         options: Further settings of the data set's reader, e.g. data.options.columns.label=diagnosis. For
             table: table, columns, delimiter, skip_splits, allow_outside. For hf: dataset, config, revision,
             columns, splits. For medmnist: flag. For rsna18: keep_leaks. For all images: grey16_max,
-            skip_unreadable (train without images that cannot be read).
+            skip_unreadable (train without images that cannot be read). For DICOM: window=[centre,width],
+            frame (a number, or middle), patients=false (no groups by the patient ids of the headers).
     """
 
     name: str = setting("cxr3", affects="encoding", shown=True, told=True)
     root: str | None = setting(None, affects="encoding", told=True, of_prompt=True, place=True)
     shots: int | None = setting(8, affects="draw", at_least=1, sets_length=True, shown=True, told=True)
+    shots_from: str | None = setting(None, affects="draw", place=True)
     val_shots: int = setting(0, affects="draw", at_least=0)
     at_most: bool = setting(False, affects="draw")
     batch_size: int = setting(16, affects="training", at_least=1, sets_length=True)

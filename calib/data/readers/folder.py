@@ -10,7 +10,8 @@ from pathlib import Path
 from calib.core.errors import unknown_name
 from calib.core.names import one_form, one_spelling
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
+from calib.data.dicom import is_dicom_file
+from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, looks_like_image, why_no_file
 from calib.data.labels import number_labels
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import MEANT, SPLITS, UNSPLIT, ClassNames, Splits, Table, put_in_order
@@ -160,7 +161,7 @@ def _holds_classes(folder: Path) -> bool:
         [folder / name for name in _subfolders(folder) if not name.startswith(".")] if folder.is_dir() else []
     )
     flat = not any(_subfolders(each) for each in inside)
-    return flat and any(has_image_suffix(path) for each in inside for path in each.iterdir())
+    return flat and any(looks_like_image(path) for each in inside for path in each.iterdir())
 
 
 def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[Path]]:
@@ -210,7 +211,11 @@ def _is_image(path: Path) -> bool:
         raise ValueError(f"{path} is {odd}. Remove it from the data set's folder.")
     if has_image_suffix(path):
         return True
-    if path.suffix.lower() in SIDECARS or not path.suffix:
+    if path.suffix.lower() in SIDECARS:
+        return False
+    if is_dicom_file(path):  # which are often called by a number
+        return True
+    if not path.suffix:
         return False
     raise ValueError(
         f"{path} is of a kind that is not read ({path.suffix}). Convert it to one of "

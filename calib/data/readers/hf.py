@@ -12,6 +12,7 @@ from PIL import Image
 
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import few
+from calib.data.dicom import AS_FILED, DicomView
 from calib.data.images import check_image, decode_image, read_image_file
 from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.notices import warn_of_unused_groups
@@ -48,13 +49,15 @@ class RowSource:
         """Return the digest of the encoded image's bytes."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
-    def look(self) -> str:
+    def look(self, *, view: DicomView = AS_FILED) -> str:
         """Return the digest of the encoded image if its header is an image's."""
-        return check_image(self._bytes(), self.name)
+        return check_image(self._bytes(), self.name, view=view)
 
-    def open(self, *, grey16_max: int | None = None, id: str | None = None) -> Image.Image:
+    def open(
+        self, *, grey16_max: int | None = None, view: DicomView = AS_FILED, id: str | None = None
+    ) -> Image.Image:
         """Return the image as RGB; it must still be the one with this id."""
-        return decode_image(self._bytes(), self.name, grey16_max=grey16_max, id=id)
+        return decode_image(self._bytes(), self.name, grey16_max=grey16_max, view=view, id=id)
 
     def _bytes(self) -> bytes:
         cell = self.rows[self.index][self.column]

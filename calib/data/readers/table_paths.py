@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, why_no_file
+from calib.data.images import IMAGE_SUFFIXES, looks_like_image, why_no_file
 from calib.data.readers.table_rows import Row
 from calib.data.task import SPLITS
 
@@ -56,7 +56,7 @@ def within(row: Row, root: Path) -> Row:
 def check_files(rows: Sequence[Row], root: Path) -> None:
     """Refuse rows whose files are no images, are missing, or are listed twice in a split."""
     for row in rows:
-        if not has_image_suffix(Path(row.file)):
+        if not looks_like_image(root / row.file):
             raise ValueError(
                 f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
             )

@@ -55,10 +55,13 @@ def read_rows(
     delimiter: str | None,
     split: str | None,
     skip_splits: Sequence[str],
+    *,
+    labelled: bool = True,
 ) -> tuple[list[Row], list[str], str | None]:
     """Return the images of one table, the columns that were not used, and what its lack of splits means.
 
-    Without a split column, and without another that looks like one, all rows are of the split `UNSPLIT`.
+    Without a split column, and without another that looks like one, all rows are of the split `UNSPLIT`;
+    where no labels are wanted (`labelled`), of training.
     """
     if path.exists() and (odd := odd_kind(path)) is not None:
         raise ValueError(f"{path} is {odd}, not a table: a CSV, TSV or Parquet file (data.options.table).")
@@ -67,12 +70,12 @@ def read_rows(
             f"There is no table {path}. Images of your own in class folders are read by data.name=folder."
         )
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
-    names = _column_names(header, columns, path, records)
+    names = _column_names(header, columns, path, records, ("file", "label") if labelled else ("file",))
     unsplit = None
     if split is None and names["split"] is None:
         if "split" not in columns:
             _check_no_split(header, records, path)
-        split, unsplit = UNSPLIT, no_split_column(path, header)
+        split, unsplit = UNSPLIT if labelled else SPLITS[0], no_split_column(path, header)
     rows = []
     for where, record in records:
         part = split or _cell(record, names["split"], where)
@@ -88,7 +91,8 @@ def read_rows(
         file = _cell(record, names["file"], where)
         group = None if names["group"] is None else _cell(record, names["group"], where)
         name = file if names["id"] is None else _cell(record, names["id"], where)
-        rows.append(Row(file, _label(record, names["label"], where), part, group, name, where))
+        label = _label(record, names["label"], where) if labelled else ""
+        rows.append(Row(file, label, part, group, name, where))
     if names["id"] is not None:
         _check_ids(rows, names["id"], path)
     return rows, [name for name in header if name not in names.values()], unsplit
@@ -188,6 +192,7 @@ def _column_names(
     columns: Mapping[str, str | None],
     path: Path,
     records: Sequence[tuple[str, dict[str, Any]]],
+    needed: Sequence[str],
 ) -> dict[str, str | None]:
     for key, name in columns.items():
         if name is not None and name not in header:
@@ -207,7 +212,7 @@ def _column_names(
                 f"Say which: data.options.columns.{key}={found[0]}."
             )
         names[key] = columns[key] if key in columns else next(iter(found), None)
-    for key in ("file", "label"):
+    for key in needed:
         if names[key] is None:
             usual = COLUMNS[key]
             hot = _one_hot(header, records) if key == "label" else []

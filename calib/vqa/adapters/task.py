@@ -8,6 +8,7 @@ from typing import Any
 from calib.core.checks import check_kind
 from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
+from calib.data.dicom import is_dicom_file
 from calib.data.features import FeatureTable
 from calib.data.records import FileSource
 from calib.data.task import TaskData
@@ -101,8 +102,10 @@ def _image(task: TaskData, split: str, row: int, folder: str | Path | None) -> s
     if isinstance(table, FeatureTable):
         return f"{PACKAGED}{task.name}/{split}/{table.ids[row]}"
     record = table[row]
-    if isinstance(record.source, FileSource) and table.grey16_max is None:
-        return str(record.source.path)
+    source = record.source
+    # The header of a DICOM file must not travel with a question: its pixels are written, as others are.
+    if isinstance(source, FileSource) and table.grey16_max is None and not is_dicom_file(source.path):
+        return str(source.path)
     if folder is None:
         raise ValueError(
             f"The images of '{task.name}' are no files that can be named as they are; say where they may be "

@@ -1,0 +1,65 @@
+"""`calib robustness`: what corruptions and real shifts of images do to finished runs, in one table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from calib.config import RobustnessRun
+from calib.core.text import printable
+from calib.processes.threads import thread_share
+from calib.robustness.assess import assess
+from calib.robustness.result import Robustness
+from calib.robustness.tables import glance, heading
+from calib.robustness.words import findings
+from calib.runs.judged_runs import judged_runs
+from calib.runs.robustness_folder import RobustnessFolder
+
+
+def robustness(config: RobustnessRun) -> Robustness:
+    """Return what shifts and corruptions do to the runs that the settings name; writes it to `out`.
+
+    Args:
+        config: The settings.
+
+    Raises:
+        FileNotFoundError: A run, its data or its weights are not there.
+        ValueError: As `calib.runs.judged_runs.judged_runs`, or `out` belongs to something else.
+    """
+    folder = RobustnessFolder(config.out or "runs/robustness")
+    given = judged_runs(config)
+    found = assess(
+        given.systems,
+        given.images,
+        given.backbone,
+        corruptions=config.corruptions,
+        severities=config.severities,
+        shifts=given.shifts,
+        usual=config.usual or None,
+        trained=given.trained,
+        least=config.least,
+        labelled=given.labelled,
+        counts=given.counts,
+        validation=given.validation,
+        cache=given.data.cache_dir,
+        batch_size=given.data.encode_batch_size,
+        on_batch=thread_share().settle,
+        n_bins=config.n_bins,
+        n_resamples=config.n_resamples,
+        level=config.level,
+        seed=config.seed,
+    )
+    about = {"data": given.data.name, "split": config.split, **found.about}
+    found = replace(found, about=about, notes=(*found.notes, *given.notes))
+    folder.write(config, found)
+    return found
+
+
+def main(config: RobustnessRun) -> int:
+    """Run `calib robustness` and print its table and findings. Returns the exit status."""
+    found = robustness(config)
+    told = "\n".join(f"- {line}" for line in findings(found))
+    out = config.out or "runs/robustness"
+    sys.stdout.write(printable(f"\n{heading(found)}\n\n{glance(found)}\n\n{told}\n\n"))
+    sys.stdout.write(printable(f"All tables, CSV, picture, metrics: {out}\n"))
+    return 0

@@ -1,0 +1,153 @@
+"""`calib segment evaluate`: exported networks beside each other on images with masks, Dice against ACE."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from calib.commands.segment.train import write_figures
+from calib.core.text import few, printable
+from calib.io.files import blocking_file, write_json, write_text
+from calib.report.tables import aligned
+from calib.report.unit_reliability import unit_reliability_values
+from calib.runs.exports import segment_path
+from calib.runs.folder import RunFolder
+from calib.segmentation.evaluation import MEAN, METRICS, Evaluated, evaluate, results_text, shown
+from calib.segmentation.export import Segmenter
+from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
+
+N_BINS = 20  # where a run does not say
+log = logging.getLogger(__name__)
+
+
+def compare(
+    found: Mapping[str, Evaluated], *, n_resamples: int = 2000, level: float = 0.95
+) -> dict[str, Any]:
+    """Return every run's metrics with intervals, and its differences to the first run's, paired by image.
+
+    Args:
+        found: Name to what a run left on the same images, at least one.
+        n_resamples: Bootstrap resamples, of groups where these are known.
+        level: Coverage of the intervals.
+
+    Raises:
+        ValueError: The runs are of other images or classes.
+    """
+    first = next(iter(found.values()))
+    settings: dict[str, Any] = {"n_resamples": n_resamples, "level": level}
+    rows: dict[str, Any] = {}
+    for name, each in found.items():
+        rows[name] = each.metrics(**settings)
+        if each is not first:
+            differences = {metric: each.difference(first, MEAN, metric, **settings) for metric in METRICS}
+            rows[name]["difference"] = {
+                metric: None if at is None else [at.estimate, at.low, at.high]
+                for metric, at in differences.items()
+            }
+    return rows
+
+
+def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.95) -> str:
+    """Return the table of `compare`: a line per run, Dice beside the calibration errors."""
+    names = {"dice": "Dice", "ace": "ACE", "ece": "ECE", "mce": "MCE"}
+    first = next(iter(rows))
+    head = ["run", *(f"{names[metric]} %" for metric in METRICS), "pooled ACE %"]
+    compared = len(rows) > 1
+    if compared:
+        head += ["Dice to first", "ACE to first"]
+    lines = []
+    for name, row in rows.items():
+        ends = row["intervals"][MEAN]
+        cells = [shown(row[metric], ends[metric]) for metric in METRICS] + [shown(row["micro_ace"])]
+        if compared:
+            cells += [_difference(row, metric) for metric in ("dice", "ace")]
+        lines.append([name, *cells])
+    any_row = rows[first]
+    of = f"{any_row['n']} images" + ("" if any_row["groups"] is None else f" of {any_row['groups']} groups")
+    note = (
+        f"Means over {of} and the classes but {next(iter(any_row['classes']))}, with {100 * level:g} % "
+        f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}; differences "
+        "are paired by image."
+    )
+    return f"{aligned(head, lines)}\n\n{note}"
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run `calib segment evaluate` with what `evaluate_arguments` returned. Returns the exit status."""
+    out = None if given.out is None else RunFolder(given.out)
+    if out is not None:
+        blocking = blocking_file(out.path)
+        if blocking is not None or (out.path.is_dir() and any(out.path.iterdir())):
+            raise ValueError(f"--out {out.path} holds files, which are not replaced. Give a new folder.")
+    paths = {_name(path, given.runs): segment_path(path) for path in given.runs}
+    if len(paths) < len(given.runs):
+        raise ValueError("A run is named twice, or two runs have one name.")
+    found = {name: _measured(path, given) for name, path in paths.items()}
+    rows = compare(found, n_resamples=given.resamples, level=given.level)
+    text = comparison_text(rows, level=given.level)
+    if len(rows) == 1:
+        text += "\n\n" + results_text(next(iter(rows.values())), level=given.level)
+    if out is not None:
+        _write(out, found, rows, text)
+    sys.stdout.write(printable(f"{text}\n"))
+    return 0
+
+
+def _measured(path: Path, given: argparse.Namespace) -> Evaluated:
+    """Return what a run left on its own test images, or leaves on others now."""
+    if given.data is None:
+        stored = RunFolder(path.parent).image_sums
+        if not stored.is_file():
+            raise FileNotFoundError(
+                f"{path} has no test images of its own ({stored.name} is missing). Give images: --data ROOT."
+            )
+        return Evaluated.load(stored)
+    segmenter = Segmenter.load(path)
+    table = _table(segmenter, given)
+    n_bins = given.bins or int(segmenter.about.get("config", {}).get("n_bins", N_BINS))
+    log.info("Measuring %s on %d images.", path, len(table))
+    return evaluate(segmenter, table, n_bins=n_bins)
+
+
+def _table(segmenter: Segmenter, given: argparse.Namespace) -> PixelTable:
+    columns = {key: getattr(given, key) for key in ("mask", "group") if getattr(given, key) is not None}
+    tables = load_pixels(given.data, classes=segmenter.classes, table=given.table, columns=columns)
+    split = given.split or ("test" if "test" in tables else UNSPLIT)
+    if split not in tables:
+        raise ValueError(f"{given.data} has no split '{split}'; it has {few(list(tables))} (--split NAME).")
+    return tables[split]
+
+
+def _name(path: str, runs: list[str]) -> str:
+    """Return what a run is called: its folder's name, or the whole path where these are not distinct."""
+    short = [_short(each) for each in runs]
+    return _short(path) if short.count(_short(path)) == 1 else path
+
+
+def _short(path: str) -> str:
+    found = Path(path).resolve()
+    return found.parent.name if found.is_file() else found.name
+
+
+def _difference(row: Mapping[str, Any], metric: str) -> str:
+    if "difference" not in row:
+        return ""
+    at = row["difference"][metric]
+    return "–" if at is None else f"{100 * at[0]:+.1f} [{100 * at[1]:+.1f}, {100 * at[2]:+.1f}]"
+
+
+def _write(out: RunFolder, found: Mapping[str, Evaluated], rows: Mapping[str, Any], text: str) -> None:
+    write_text(out.table, text + "\n")
+    histograms = {
+        run: {name: unit_reliability_values(bins) for name, bins in each.bins().items()}
+        for run, each in found.items()
+    }
+    written = {run: {**row, "histogram": histograms[run]} for run, row in rows.items()}
+    write_json(out.metrics, {"runs": written})
+    for place, (run, each) in enumerate(found.items()):
+        folder = out if len(found) == 1 else RunFolder(out.path / f"{place + 1}-{run.replace('/', '_')}")
+        write_figures(each, folder)

@@ -1,0 +1,148 @@
+"""Real shifts: images by what a column says of them (site, scanner, stain), usual values against others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calib.core.errors import unknown_name
+from calib.core.text import few
+
+MOST = 20  # values of a column
+LEAST = 20  # images of a value, to be judged by itself
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """Which images are as usual, and which are of another value.
+
+    Attributes:
+        column: What the values are of.
+        usual: (N,) bool.
+        others: Value to (N,) bool, for those with enough images; where there are several, all together as
+            well, by the name "others".
+        usual_values: The values that are usual.
+        notes: What a reader has to know: groups on both sides, values that were left out.
+    """
+
+    column: str
+    usual: np.ndarray
+    others: Mapping[str, np.ndarray]
+    usual_values: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+TOGETHER = "others"
+
+
+def split_by_column(
+    values: Sequence[str],
+    column: str,
+    usual: Sequence[str] | None = None,
+    *,
+    trained: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    least: int = LEAST,
+) -> Shift:
+    """Return which images are usual and which are not, by what a column says of them.
+
+    Groups (patients) are kept whole: a group of which all images are on one side is resampled there; one that
+    has images on both sides pairs them, and a note says so.
+
+    Args:
+        values: (N,) what the column says of each image that is judged.
+        column: Its name.
+        usual: The usual values. None: those of the training images.
+        trained: What the column says of the training images. None: not known.
+        groups: (N,) the group of each image. None: each is its own.
+        least: Images of a value, and usual images, below which nothing is said of them.
+
+    Raises:
+        ValueError: There is one value only, or more than 20; a usual value is none of them; nothing is
+            unusual or usual; or there are too few images of either.
+
+    Example:
+        >>> shift = split_by_column(["A"] * 3 + ["B"] * 2, "site", ["A"], least=2)
+        >>> shift.usual.tolist(), shift.others["B"].tolist()
+        ([True, True, True, False, False], [False, False, False, True, True])
+
+    Source: SURE-VQA (arXiv 2411.19688), R1: real shifts by metadata, training values against others.
+    """
+    counts = Counter(values)
+    if len(counts) > MOST:
+        raise ValueError(
+            f"The column '{column}' has {len(counts)} different values among {len(values)} images "
+            f"({few(sorted(counts))}), and at most {MOST} are told apart. Put numbers such as ages into "
+            "classes, or name another column."
+        )
+    if len(counts) == 1:
+        raise ValueError(
+            f"All {len(values)} images have the same value of '{column}', {next(iter(counts))!r}: there is "
+            "no shift to look at. Name another column, or other images (data.root)."
+        )
+    named = _usual_values(counts, column, usual, trained)
+    texts = np.asarray(values, dtype=object)
+    is_usual = np.isin(texts, named)
+    others = sorted(set(counts) - set(named), key=lambda each: (-counts[each], each))
+    small = [each for each in others if counts[each] < least]
+    kept = [each for each in others if counts[each] >= least]
+    if is_usual.sum() < least or not kept:
+        sizes = {"usual images": int(is_usual.sum()), **{f"of {each!r}": counts[each] for each in others}}
+        raise ValueError(
+            f"Too few images to say anything of a shift in '{column}': "
+            f"{few([f'{n} {what}' for what, n in sizes.items()], 10)}, and at least {least} of either are "
+            "asked for (least=N)."
+        )
+    notes = []
+    if small:
+        listed = few([f"{each} ({counts[each]})" for each in small], 10)
+        notes.append(f"{column}: left out, with fewer than {least} images: {listed}.")
+    masks = {each: texts == each for each in kept}
+    if len(kept) > 1:
+        masks[TOGETHER] = np.isin(texts, kept)
+    if trained is not None and (seen := sorted(set(trained) & set(kept))):
+        notes.append(
+            f"{column}: the training images have {few(seen)} as well: these are subgroups, not unseen ones."
+        )
+    if groups is not None:
+        names = np.asarray(groups, dtype=object)
+        both = set(names[is_usual]) & set(names[np.isin(texts, kept)])
+        if both:
+            notes.append(
+                f"{column}: {len(both)} of {len(set(groups))} groups (patients) have images on both sides; "
+                "they are drawn together, as the sides are not independent."
+            )
+    return Shift(column, is_usual, masks, tuple(named), tuple(notes))
+
+
+def _usual_values(
+    counts: Mapping[str, int], column: str, usual: Sequence[str] | None, trained: Sequence[str] | None
+) -> list[str]:
+    listed = few([f"{value} ({count})" for value, count in sorted(counts.items())], 10)
+    if usual:
+        for value in usual:
+            if value not in counts:
+                raise unknown_name(f"value of the column '{column}' (usual)", value, sorted(counts))
+        if set(usual) == set(counts):
+            raise ValueError(f"Every value of '{column}' is usual: {listed}. Leave some out of usual=[...].")
+        return list(usual)
+    if trained is None:
+        raise ValueError(
+            f"Which values of '{column}' are usual is not known, as the training images are not at hand: say "
+            f"usual=[VALUE]. There are: {listed}."
+        )
+    seen = sorted(set(trained) & set(counts))
+    if not seen:
+        raise ValueError(
+            f"No image that is judged has a value of '{column}' that the training images have "
+            f"({few(sorted(set(trained)))}); they have: {listed}. Say which are usual: usual=[VALUE]."
+        )
+    if len(seen) == len(counts):
+        raise ValueError(
+            f"The training images have every value of '{column}' ({listed}): none is new to the model. To "
+            f"compare subgroups, say which value is usual: usual=[{max(seen, key=counts.__getitem__)}]."
+        )
+    return seen

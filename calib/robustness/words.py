@@ -1,0 +1,132 @@
+"""What was found under shifts in sentences: the worst, promises that are not kept, what means nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from calib.report.tables import format_cell
+from calib.robustness.measures import MEASURES, measure_of
+from calib.robustness.result import AS_IT_IS, CORRUPTION, SHIFT, Condition, Robustness, Value
+from calib.robustness.shift import TOGETHER
+
+ARROW = "→"
+PROMISE = {"coverage": "coverage", "error": "error"}  # measure to what it was fitted for
+
+
+def findings(found: Robustness) -> list[str]:
+    """Return in sentences what the numbers of the first model say, and what they do not."""
+    main = found.systems[0]
+    told = [*_worst(found, main)]
+    if main in found.effective:
+        told.append(f"{main}: {found.effective[main].sentence()}")
+    told += [line for name in ("coverage", "error") for line in _promise(found, main, name)]
+    told += _shifts(found, main)
+    return [*told, *_sees_nothing(found, main), *found.notes]
+
+
+def cell_of(name: str, value: float | None, *, there: bool = True) -> str:
+    """Return a measure's value as it stands in a cell."""
+    return format_cell(measure_of(name).column, value) if there else ""
+
+
+def ends_of(value: Value) -> tuple[float, float] | None:
+    """Return the ends of an interval; None where it is undefined."""
+    return (value.low, value.high) if math.isfinite(value.low) and math.isfinite(value.high) else None
+
+
+def _worst(found: Robustness, system: str) -> Iterator[str]:
+    single = [each for each in found.conditions if each.kind == CORRUPTION and each.severity is not None]
+    rows = [
+        row
+        for each in single
+        if each.corruption and (row := found.find(system, each.name, "accuracy")) is not None
+    ]
+    if not rows:
+        return
+    row = min(rows, key=lambda each: each.value.value)
+    parts = []
+    for name in ("accuracy", "ece", "auroc"):
+        pair = [found.find(system, each, name) for each in (AS_IT_IS, row.condition.name)]
+        if all(each is not None for each in pair):
+            values = f" {ARROW} ".join(cell_of(name, each.value.value) for each in pair if each is not None)
+            parts.append(f"{MEASURES[name].column.title.removesuffix(' %')} {values} %")
+    yield f"{system}: worst under {row.condition.name}: {', '.join(parts)}."
+
+
+def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
+    asked = found.promised.get(system, {}).get(PROMISE[name])
+    rows = [
+        row
+        for row in found.rows
+        if (row.system, row.measure) == (system, name) and math.isfinite(row.value.value)
+    ]
+    if asked is None or not rows:
+        return
+    usual = next((row for row in rows if row.condition.name == AS_IT_IS), None)
+    under = [row for row in rows if _is_single(row.condition)]
+    sign = -1 if name == "coverage" else 1
+    broken = [
+        row for row in under if (row.value.high if name == "coverage" else -row.value.low) < -sign * asked
+    ]
+    what, bound = (
+        ("Sets", f"at least {100 * asked:g} % coverage")
+        if name == "coverage"
+        else ("Review threshold", f"at most {100 * asked:g} % wrong among the accepted")
+    )
+    now = "" if usual is None else f", {100 * usual.value.value:.1f} % as it is"
+    told = f"{what}: fitted for {bound}{now}"
+    if under:
+        extreme = max(under, key=lambda row: sign * row.value.value)
+        told += (
+            f"; not kept (interval beyond it) under {len(broken)} of {len(under)} shifts, worst "
+            f"{100 * extreme.value.value:.1f} % ({extreme.condition.name})"
+        )
+    yield f"{told}."
+
+
+def _is_single(condition: Condition) -> bool:
+    if condition.kind == SHIFT:
+        return not condition.name.endswith(f": {TOGETHER}")
+    return condition.kind == CORRUPTION and condition.severity is not None and bool(condition.corruption)
+
+
+def _shifts(found: Robustness, system: str) -> Iterator[str]:
+    for condition in found.conditions:
+        row = found.find(system, condition.name, "accuracy")
+        gap = found.find(system, condition.name, "ece")
+        if condition.kind != SHIFT or row is None or row.change is None or gap is None or gap.change is None:
+            continue
+        before, after = row.value.value - row.change.value, row.value.value
+        yield (
+            f"{condition.name} ({row.n} images): accuracy {100 * before:.1f} {ARROW} {100 * after:.1f} % "
+            f"(change {_signed(row.change)}), ECE change {_signed(gap.change)}."
+        )
+
+
+def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
+    own = found.find(system, AS_IT_IS, "ece")
+    seen = [
+        (value, f"{name}{', calibrated' if place else ''}")
+        for name, values in found.sanity.items()
+        for place, value in enumerate(values["ece"])
+        if value is not None
+    ]
+    if own is None or not seen:
+        return
+    value, name = min(seen)
+    says = (
+        "a low ECE alone says nothing"
+        if value <= own.value.value
+        else "nothing that sees no image is calibrated as well here"
+    )
+    yield (
+        f"The lowest ECE of what sees nothing is {100 * value:.1f} % ({name}), that of {system} "
+        f"{100 * own.value.value:.1f} % as it is: {says}."
+    )
+
+
+def _signed(value: Value) -> str:
+    ends = ends_of(value)
+    interval = "" if ends is None else f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
+    return f"{100 * value.value:+.1f}{interval}"

@@ -1,0 +1,302 @@
+"""What a segmentation network is worth on images with masks: sums per image, intervals, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib.core import ranks
+from calib.core.binning import BinStatistics
+from calib.core.text import safe_text
+from calib.io.tensors import load_tensors, require_keys, require_strings, save_tensors
+from calib.metrics.segmentation import (
+    ImageSums,
+    SegmentationMetric,
+    SegmentationSums,
+    per_image,
+    summarize_segmentation,
+)
+from calib.report.tables import aligned
+from calib.segmentation.export import Segmenter
+from calib.segmentation.tables import PixelTable
+from calib.stats import Interval, MeanStatistic, bootstrap_interval, paired_bootstrap
+
+KIND = "image sums"
+METRICS: tuple[SegmentationMetric, ...] = get_args(SegmentationMetric)
+MEAN = "mean"  # over classes but the background
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a network left on images with masks; every table and figure follows from it.
+
+    Attributes:
+        sums: Per image, class and bin.
+        names: N readable names.
+        groups: N groups. None: not known.
+        class_names: C names, the background first.
+    """
+
+    sums: ImageSums
+    names: list[str]
+    groups: list[str] | None
+    class_names: list[str]
+
+    def metrics(self, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+        """Return `summarize_segmentation` and under "intervals" what it may be off by; see `interval`."""
+        found = summarize_segmentation(self.sums, self.class_names)
+        intervals: dict[str, dict[str, Any]] = {}
+        for row in (*self.class_names, MEAN):
+            intervals[row] = {}
+            for metric in METRICS:
+                at = self.interval(row, metric, n_resamples=n_resamples, level=level, seed=seed)
+                intervals[row][metric] = None if at is None else [at.low, at.high]
+        return {**found, "groups": None if self.groups is None else len(set(self.groups)),
+                "intervals": intervals}  # fmt: skip
+
+    def interval(
+        self,
+        row: str,
+        metric: SegmentationMetric,
+        *,
+        n_resamples: int = 2000,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> Interval | None:
+        """Return the mean over images of a metric with its interval, over the choice of images or groups.
+
+        Args:
+            row: A class, or "mean": over all but the background.
+            metric: "dice", "ace", "ece" or "mce".
+            n_resamples: Bootstrap resamples of images, or of whole groups where these are known.
+            level: Coverage.
+            seed: Of the resamples.
+
+        Returns:
+            None where there is a single image or group, or no image defines the metric.
+        """
+        values = self._values(row, metric)
+        if self._alone() or not np.isfinite(values).any():
+            return None
+        return bootstrap_interval(
+            MACRO,
+            values,
+            groups=self.groups,
+            n_resamples=n_resamples,
+            level=level,
+            seed=seed,
+            undefined="drop",
+        )
+
+    def difference(
+        self, other: Evaluated, row: str, metric: SegmentationMetric, **settings: Any
+    ) -> Interval | None:
+        """Return this minus another network on the same images, with a paired interval; see `interval`.
+
+        Raises:
+            ValueError: They are of other images or classes.
+        """
+        if self.names != other.names or self.class_names != other.class_names:
+            raise ValueError("Differences are taken on the same images and classes.")
+        a, b = self._values(row, metric), other._values(row, metric)
+        if self._alone() or not np.isfinite(a).any() or not np.isfinite(b).any():
+            return None
+        return paired_bootstrap(MACRO, a, b, groups=self.groups, undefined="drop", **settings)
+
+    def bins(self) -> dict[str, BinStatistics]:
+        """Return sums per image and bin of each class but the background, for a dataset histogram."""
+        bins = self.sums.bins
+        return {
+            name: BinStatistics(*(each[:, number] for each in bins))
+            for number, name in enumerate(self.class_names)
+            if number
+        }
+
+    def rows_of_images(self) -> tuple[list[str], list[list[str]]]:
+        """Return a table with a line per image: its metrics, means over classes but the background."""
+        columns = [self._values(MEAN, metric) for metric in METRICS]
+        means = [np.nanmean(np.where(np.isfinite(c).any(1, keepdims=True), c, 0), axis=1) for c in columns]
+        known = [np.isfinite(column).any(1) for column in columns]
+        rows = []
+        for place, name in enumerate(self.names):
+            cells = [f"{m[place]:.6f}" if k[place] else "" for m, k in zip(means, known, strict=True)]
+            group = [] if self.groups is None else [safe_text(self.groups[place])]
+            rows.append([safe_text(name), *group, *cells])
+        return ["file", *([] if self.groups is None else ["group"]), *METRICS], rows
+
+    def save(self, path: str | Path, *, run: str | None = None) -> None:
+        """Write everything to one safetensors file, atomically; `run` is the mark of the run it is of."""
+        record = {"kind": KIND, "names": self.names, "groups": self.groups, "class_names": self.class_names}
+        save_tensors(path, self.sums.tensors, record, run=run)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluated:
+        """Return what `save` has written.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged or of another kind.
+        """
+        tensors, record = load_tensors(path, kind=KIND)
+        require_keys(record, ("names", "groups", "class_names"), path=path)
+        names, classes = (require_strings(record, key, path=path) for key in ("names", "class_names"))
+        groups = None if record["groups"] is None else require_strings(record, "groups", path=path)
+        try:
+            sums = ImageSums(**tensors)
+        except TypeError as error:
+            raise ValueError(f"{path} does not hold the sums of images ({error}).") from error
+        n, c, m = (*sums.counts.shape, 0, 0, 0)[:3]
+        shapes = [(n, c, m)] * 3 + [(n, c)] * 3
+        fits = [tuple(each.shape) for each in sums.tensors.values()] == shapes and n > 0
+        if not fits or (n, c) != (len(names), len(classes)) or (groups is not None and len(groups) != n):
+            raise ValueError(
+                f"{path} does not hold sums of its {len(names)} images and {len(classes)} classes."
+            )
+        return cls(sums, names, groups, classes)
+
+    def _values(self, row: str, metric: SegmentationMetric) -> np.ndarray:
+        """Return (N, K) values of images: of a class, or of all but the background."""
+        each = per_image(self.sums, metric).numpy()
+        if row == MEAN:
+            return each[:, 1:]
+        return each[:, [self.class_names.index(row)]]
+
+    def _alone(self) -> bool:
+        return len(set(self.names if self.groups is None else self.groups)) < 2
+
+
+def _with_defined(values: np.ndarray) -> np.ndarray:
+    """Return (N, 2 K): values where they are defined, else 0, and whether they are."""
+    known = np.isfinite(values)
+    return np.concatenate([np.where(known, values, 0.0), known.astype(float)], axis=1)
+
+
+def _mean_of_classes(means: np.ndarray) -> np.ndarray:
+    """Return for (R, 2 K) means the mean over classes that some image defines, NaN where none does."""
+    total, share = np.split(means, 2, axis=1)
+    known = share > 0
+    ratios = np.where(known, total / np.where(known, share, 1.0), 0.0)
+    count = known.sum(axis=1)
+    return np.where(count > 0, ratios.sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+MACRO = MeanStatistic(_with_defined, _mean_of_classes)
+
+
+def evaluate(
+    segmenter: Segmenter,
+    table: PixelTable,
+    *,
+    n_bins: int = 20,
+    said: Callable[[int, int], None] | None = None,
+) -> Evaluated:
+    """Return what a network leaves on images with masks, at their own size; one image is in memory at a time.
+
+    Several processes share the images; all get the result.
+
+    Args:
+        segmenter: The network.
+        table: Images whose masks have the classes of the network.
+        n_bins: Bins of the probabilities on [0, 1].
+        said: Called with how many images are done, and of how many.
+
+    Raises:
+        ValueError: The classes differ, or an image or mask cannot be read.
+    """
+    if [*table.classes.names] != segmenter.class_names:
+        raise ValueError(
+            f"The masks have the classes {', '.join(table.classes.names)}, the network "
+            f"{', '.join(segmenter.class_names)}."
+        )
+    own = range(len(table))[ranks.share(len(table))]
+    sums = SegmentationSums(n_bins=n_bins)
+    for done, row in enumerate(own, start=1):
+        image, mask = table.read(row)
+        labels = torch.from_numpy(mask.astype(np.int64))[None]
+        sums.update(segmenter.probs(image)[None], labels)
+        if said is not None:
+            said(done, len(own))
+    found = sums.sums if len(own) else _none_of(len(segmenter.class_names), n_bins)
+    if ranks.world_size() > 1:
+        found = ImageSums(**{name: ranks.gathered(tensor) for name, tensor in found.tensors.items()})
+    groups = None if table.groups is None else [*table.groups]
+    return Evaluated(found, [*table.names], groups, segmenter.class_names)
+
+
+def _none_of(n_classes: int, n_bins: int) -> ImageSums:
+    bins = [torch.zeros(0, n_classes, n_bins, dtype=torch.float64) for _ in range(3)]
+    return ImageSums(*bins, *(torch.zeros(0, n_classes, dtype=torch.int64) for _ in range(3)))
+
+
+def results_text(metrics: Mapping[str, Any], *, level: float = 0.95) -> str:
+    """Return a table of what `Evaluated.metrics` says: a line per class, Dice beside the calibration errors.
+
+    Args:
+        metrics: From `Evaluated.metrics`.
+        level: Coverage of its intervals.
+    """
+    classes = metrics["classes"]
+    head = ["class", *(f"{_TITLES[metric]} %" for metric in METRICS), "pooled ACE %", "pooled ECE %"]
+    rows = []
+    all_rows = [*classes.items(), (MEAN, metrics)]
+    for name, values in all_rows if len(classes) > 2 else all_rows[:-1]:
+        ends = metrics["intervals"][name]
+        cells = [shown(values[metric], ends[metric]) for metric in METRICS]
+        rows.append([name, *cells, shown(values["micro_ace"]), shown(values["micro_ece"])])
+    n, groups = metrics["n"], metrics["groups"]
+    of = f"{n} image{'s' * (n != 1)}" + ("" if groups is None else f" of {groups} groups")
+    note = (
+        f"Means over {of}, with {100 * level:g} % intervals over the choice of "
+        f"{'images' if groups is None else 'groups'}; '{MEAN}' is over the classes but "
+        f"{next(iter(classes))}. ACE: mean gap between probability and share of pixels over the bins of an "
+        "image; pooled: of all pixels as one image."
+    )
+    return f"{aligned(head, rows)}\n\n{note}"
+
+
+_TITLES = {"dice": "Dice", "ace": "ACE", "ece": "ECE", "mce": "MCE"}
+
+
+def shown(value: float | None, ends: Sequence[float] | None = None) -> str:
+    """Return a share in percent with its interval; a dash where it is not defined.
+
+    Example:
+        >>> shown(0.8312, [0.81, 0.852]), shown(None)
+        ('83.1 [81.0, 85.2]', '–')
+    """
+    if value is None:
+        return "–"
+    text = f"{100 * value:.1f}"
+    return text if ends is None else f"{text} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
+def pixels_for_calibration(
+    segmenter: Segmenter, table: PixelTable, *, most: int = 200_000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return logits (M, C) and labels (M,) of pixels drawn at random, as many of each image.
+
+    Args:
+        segmenter: The network.
+        table: Images with masks; not those it was trained on.
+        most: Pixels in all.
+        seed: Of the draw.
+    """
+    from calib.segmentation.batches import scaled_mask, to_input
+
+    each = max(1, most // len(table))
+    logits, labels = [], []
+    for row in range(len(table)):
+        image, mask = table.read(row)
+        found = segmenter.logits(to_input(image, segmenter.size)[None])[0].flatten(1).T.cpu()
+        truth = torch.from_numpy(scaled_mask(mask, segmenter.size).astype(np.int64)).flatten()
+        generator = torch.Generator().manual_seed(seed + row)
+        chosen = torch.randperm(len(truth), generator=generator)[:each]
+        logits.append(found[chosen])
+        labels.append(truth[chosen])
+    return torch.cat(logits), torch.cat(labels)
