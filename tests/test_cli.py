@@ -347,7 +347,8 @@ def test_the_package_is_the_command() -> None:
         (["train", "--verbose"], "There is no option '--verbose': this command takes settings (key=value)"),
         (["train", "--seed"], "Settings are written without dashes: 'seed=value' instead of '--seed'."),
         (["train", "--data.shots=4"], "without dashes: 'data.shots=value' instead of '--data.shots=4'."),
-        (["train", "configs/failure.yaml"], "What configs/failure.yaml holds is also said by task=failure."),
+        (["train", "configs/failur.yaml"], "Did you mean 'failure'? 'calib configs' lists those that come"),
+        (["train", "sweeps/prompt_grid"], "is a search for W&B's agent, not settings of a run: wandb sweep"),
     ],
 )
 def test_what_is_no_setting_is_answered(

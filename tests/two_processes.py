@@ -11,7 +11,14 @@ import torch
 from torch import distributed
 
 # Imported once, in the process that the others are forked from: in each of them it would take seconds.
-PRELOADED = ["torch.distributed", "lightning", "open_clip", "calib.prompts.module", "calib.failure.module"]
+PRELOADED = [
+    "torch.distributed",
+    "lightning",
+    "open_clip",
+    "calib.prompts.module",
+    "calib.failure.module",
+    "calib.segmentation.module",
+]
 
 
 def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from calib.commands import usage
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.data_arguments import data_arguments
 from calib.commands.export_arguments import export_arguments
 from calib.commands.predict_arguments import predict_arguments
 from calib.commands.review_arguments import review_arguments
@@ -164,6 +165,11 @@ _SEGMENT = replace(
     task="segment",
 )
 COMMANDS = {
+    "data": Command(
+        summary="look at data before anything is encoded: calib data check FOLDER_OR_TABLE",
+        main="calib.commands.data:main",
+        read=data_arguments,
+    ),
     "train": replace(_TRAIN, tasks={"failure": _FAILURE, "segment": _SEGMENT}),
     "sweep": Command(
         summary="train many settings and seeds side by side, in one table",
@@ -220,6 +226,10 @@ COMMANDS = {
         summary="a finished run as a folder for others, with a model card; on the hub where asked",
         main="calib.commands.export:main",
         read=export_arguments,
+    ),
+    "configs": Command(
+        summary="list the settings files that come with calib, or print one: calib configs [NAME]",
+        main="calib.commands.configs:main",
     ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",

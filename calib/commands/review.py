@@ -21,6 +21,7 @@ from calib.data.mapping import check_format
 from calib.data.review_file import ReviewFile, check_fits, write_decided
 from calib.failure.export import FailureHead
 from calib.posthoc.decisions import Decisions
+from calib.posthoc.not_drawn import not_drawn
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_counts import CurvePoint
 from calib.posthoc.review_words import percent
@@ -72,8 +73,9 @@ def fit_review(
     failure = judged.failure[rows]
     threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others, chosen=chosen or {})
     lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
-    promised = [threshold.guarantee] if threshold.achievable else []  # else the summary says why not
-    lines += [_table(threshold), "", threshold.summary, *promised]
+    # where nothing is achievable the summary says why
+    promised = [threshold.guarantee] if threshold.achievable else [not_drawn(threshold.chosen)]
+    lines += [_table(threshold), "", threshold.summary, *filter(None, promised)]
     return threshold, "\n".join(lines)
 
 

@@ -17,13 +17,13 @@ from calib.data import ImageTable
 from calib.data.contact_sheet import save_sheets
 from calib.data.selection import Selection, select
 from calib.data.shot_list import ListedImage, ShotList, read_shot_list
+from calib.data.specs import POOL
 from calib.data.task import Table
 from calib.io.files import blocking_file, write_json
 from calib.posthoc.not_drawn import not_drawn
 from calib.runs.selecting import Model, encoded, has_learned, model_of, pool_of, source_of, with_labels
 
 LIST, RECORD = "select.csv", "record.json"
-POOL = "pool"
 log = logging.getLogger(__name__)
 
 
@@ -152,9 +152,7 @@ def _listed(selection: Selection, table: Table, strategy: str, number: int) -> S
 def _sheets(table: Table, new: ShotList, folder: Path) -> list[Path]:
     """Write the contact sheets; features alone have no pictures."""
     if not isinstance(table, ImageTable):
-        log.info(
-            "There are no contact sheets: of '%s' only features are at hand (data.root).", table.names[0]
-        )
+        log.info("There are no contact sheets: only features are at hand. data.root says where images are.")
         return []
     captions = [[f"{each.rank}. {each.file}", each.why] for each in new.images]
     return save_sheets(table, captions, folder)
@@ -189,7 +187,8 @@ def main(config: SelectRun) -> int:
     say = [
         f"{len(chosen.rows)} of {chosen.pool} images chosen by {config.strategy}.",
         f"Written: {done.folder / LIST}" + "".join(f", {path.name}" for path in done.sheets) + f", {RECORD}.",
-        f"Fill in its column label, then: {_next(config, done)}",
+        f"{'Fill in its column label, then' if config.data.name == POOL else 'Learn from them'}: "
+        f"{_next(config, done)}",
     ]
     if done.record["statement"]:
         say.append(done.record["statement"])

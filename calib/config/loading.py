@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
+from calib.config.packaged import nearest, packaged_file
 from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
@@ -26,6 +27,7 @@ from calib.config.written import Written, from_argument, from_yaml, read
 from calib.core.errors import first_line, unknown_name
 from calib.core.text import redacted
 
+OF_SWEEPS = {"method", "parameters", "program"}  # keys of a file for W&B's agent
 Part = typing.TypeVar("Part")
 
 
@@ -101,7 +103,8 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     """Return the settings that YAML files and `key=value` arguments describe, as the dataclass of the task.
 
     Args:
-        argv: YAML files (arguments without "=") merged from left to right, then `key=value` changes in order.
+        argv: YAML files, or names of those that come with the package (arguments without "="), merged from
+            left to right, then `key=value` changes in order.
         task: "prompt", "failure", "evaluate" or "report"; a file that says another task is refused.
 
     Returns:
@@ -258,7 +261,9 @@ def _read_yaml(file: str) -> dict[str, Any]:
     path = Path(file)
     piped = path.is_fifo()  # such as <(...) of a shell
     if not path.is_file() and not piped:
-        more = f" What configs/{path.name} holds is also said by task={path.stem}." * (path.stem in TRAINED)
+        path = packaged_file(file) or path
+    if not path.is_file() and not piped:
+        more = nearest(file)
         if path.parts[:2] == ("/", "proc") or path.parts[:3] == ("/", "dev", "fd"):
             more = (
                 " A pipe belongs to the process it was given to: where torchrun or srun start several, write "
@@ -278,6 +283,11 @@ def _read_yaml(file: str) -> dict[str, Any]:
         raise ValueError(f"{file} is not valid YAML: {reason}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
+    if set(loaded) >= OF_SWEEPS:
+        raise ValueError(
+            f"{file} is a search for W&B's agent, not settings of a run: wandb sweep FILE ('calib configs' "
+            "prints those that come with calib). Without W&B: calib sweep, calib tune."
+        )
     return loaded
 
 

@@ -24,7 +24,7 @@ def margin(pool: Pool, picks: Picks) -> None:
     _by_doubt(pool, picks, 1 - (ordered[:, -1] - ordered[:, -2]), probs)
 
 
-def dual(pool: Pool, picks: Picks, *, doubt_share: float = 0.25, clusters: int = 4) -> None:
+def dual(pool: Pool, picks: Picks, *, doubt_share: float = 0.5, clusters: int = 16) -> None:
     """Choose by doubt and representativeness together, from every cluster by its size.
 
         score = doubt_share u + (1 - doubt_share) r
@@ -46,7 +46,7 @@ def dual(pool: Pool, picks: Picks, *, doubt_share: float = 0.25, clusters: int =
     _dual(pool, picks, pool.features, doubt_share, clusters)
 
 
-def aligned(pool: Pool, picks: Picks, *, doubt_share: float = 0.25, clusters: int = 4) -> None:
+def aligned(pool: Pool, picks: Picks, *, doubt_share: float = 0.5, clusters: int = 16) -> None:
     """Choose like `dual`, after the pool's features were brought to mean and covariance of a source domain.
 
     That is the inexpensive counterpart of translating the images into the style of the domain the model is at

@@ -13,7 +13,7 @@ CANDIDATES = 2048  # that are looked at in each step; of more images as many, dr
 AT_ONCE = 4_000_000  # joint probabilities held in memory
 
 
-def epig(pool: Pool, picks: Picks, *, head_sd: float = 1.0, draws: int = 128, targets: int = 256) -> None:
+def epig(pool: Pool, picks: Picks, *, head_sd: float = 10.0, draws: int = 128, targets: int = 256) -> None:
     """Choose the image whose label is expected to say most about the classes of all others.
 
         EPIG(x) = E_x* I(y; y* | x, x*),   logits = model + V z,   V ~ N(0, head_sd^2 I) before any label

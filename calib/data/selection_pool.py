@@ -12,7 +12,7 @@ from scipy.special import log_softmax, softmax
 
 from calib.core.hashing import stable_hash
 
-HEAD_SD = 1.0  # of the logits, before any label, of a head that learns beside the model's own
+HEAD_SD = 3.0  # of the logits, before any label, of a head that learns beside the model's own
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,9 +16,9 @@ from calib.failure.doubt import HEAD
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
 from calib.metrics import FAILURE_METRICS, columns_of
-from calib.metrics.failure import failure_statistic, summarize_failure
+from calib.metrics.failure import failures_of_counts, summarize_failure
 from calib.scores import SCORES, ReadyScore, fit, needs_same_classes
-from calib.stats import bootstrap_interval, paired_bootstrap
+from calib.stats import bootstrap_interval, counted_resamples, resampled_interval
 
 BASELINE = "mcp"  # what every score is compared with
 DOUBT = "doubt"  # what the stack is called in tables
@@ -203,7 +203,7 @@ def add_intervals(
         level: Coverage.
         seed: Of the bootstrap.
     """
-    failure = judgements.failure.cpu().numpy()
+    failure, reported = judgements.failure.cpu().numpy(), [*columns_of(FAILURE_METRICS)]
     arrays = {name: value.cpu().numpy() for name, value in judgements.values.items()}
     groups = None if judgements.groups is None else np.asarray(judgements.groups)
     settings: dict[str, Any] = {
@@ -213,18 +213,28 @@ def add_intervals(
         "seed": seed,
         "undefined": "drop",
     }
-    for name, uncertainty in arrays.items():
+    values: dict[str, np.ndarray] = {}
+    problem = ValueError()
+    try:  # the resamples, and what a score's metrics share, are the same for all metrics
+        of_counts = [failures_of_counts(reported, uncertainty, failure) for uncertainty in arrays.values()]
+        drawn: dict[str, Any] = {"groups": groups, "n_resamples": n_resamples, "seed": seed}
+        values = dict(zip(arrays, counted_resamples(of_counts, len(failure), **drawn), strict=True))
+    except ValueError as error:  # one group
+        problem = error
+    for name in arrays:
         row = metrics[name]
         row["intervals"], row["minus_mcp"] = {}, {}
-        for metric in columns_of(FAILURE_METRICS):
+        for at, metric in enumerate(reported):
             if metric in row["undefined"]:
                 continue
-            statistic, ours = failure_statistic(metric), (uncertainty, failure)
             try:
-                interval = bootstrap_interval(statistic, *ours, **settings)
+                if not values:
+                    raise problem
+                ours = values[name][:, at]
+                interval = resampled_interval(ours, level)
                 row["intervals"][metric] = [interval.low, interval.high]
                 if name != BASELINE:
-                    difference = paired_bootstrap(statistic, ours, (arrays[BASELINE], failure), **settings)
+                    difference = resampled_interval(ours - values[BASELINE][:, at], level)
                     row["minus_mcp"][metric] = [difference.low, difference.estimate, difference.high]
             except ValueError as error:  # one group, or no resample in which the metric is defined
                 row["no_interval"] = str(error)

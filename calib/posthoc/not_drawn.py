@@ -18,14 +18,15 @@ def not_drawn(chosen: Mapping[str, int] | Sequence[str] | None) -> str:
     Example:
         >>> not_drawn({"random": 24})
         ''
-        >>> not_drawn({"typicality": 24})[:64]
-        'The shots were chosen by typicality, not drawn at random: they a'
+        >>> not_drawn({"typicality": 24})[:68]
+        'The shots were chosen by the strategy typicality, not drawn at rando'
     """
     others = others_of(chosen)
     if not others:
         return ""
+    how = f"the strateg{'y' if len(others) == 1 else 'ies'} {' and '.join(others)}"
     return (
-        f"The shots were chosen by {' and '.join(others)}, not drawn at random: they are not exchangeable "
+        f"The shots were chosen by {how}, not drawn at random: they are not exchangeable "
         "with new cases, and no guarantee that rests on them holds for these, neither coverage of sets nor "
         "errors among what is accepted. Fit on labelled cases that were drawn at random (strategy=random)."
     )

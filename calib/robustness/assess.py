@@ -100,7 +100,7 @@ def assess(
         column: split_by_column(
             values,
             column,
-            usual,
+            _usual_of(values, usual, shifts),
             trained=None if trained is None else trained.get(column),
             groups=images.groups,
             least=least,
@@ -138,6 +138,16 @@ def assess(
         )
     about = {"shifts": {column: {"usual": list(shift.usual_values)} for column, shift in found.items()}}
     return protocol.finished(sanity=sanity, notes=notes, about=about)
+
+
+def _usual_of(
+    values: Sequence[str], usual: Sequence[str] | None, shifts: Mapping[str, Sequence[str]]
+) -> list[str] | None:
+    """Return the usual values of one column, where several columns were asked for at once."""
+    if usual is None:
+        return None
+    known = {value for column in shifts.values() for value in column}
+    return [value for value in usual if value in values or value not in known]
 
 
 def some_of(table: FeatureTable | ImageTable, most: int | None) -> list[int]:

@@ -48,7 +48,9 @@ def heading(found: Robustness) -> str:
     before, after = _ends(found)
     done = f"{before} {ARROW} {after}"
     if found.effective:
-        done += f" ({len(about['corruptions'])} kinds, severities {_listed(about['severities'])})"
+        kinds, levels = about["corruptions"], about["severities"]
+        done += f" ({len(kinds)} kind{'s' * (len(kinds) > 1)}, severit{'ies' if len(levels) > 1 else 'y'} "
+        done += f"{', '.join(map(str, levels))})"
     return (
         f"{about.get('data', 'Data')}: {about['images']} images{of}; {done}. In brackets: what sees nothing."
     )
@@ -235,7 +237,3 @@ def _plain(number: float) -> str:
 
 def _finite(pair: Sequence[float | None]) -> list[float | None]:
     return [number if number is not None and math.isfinite(number) else None for number in pair]
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

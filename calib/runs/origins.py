@@ -63,7 +63,7 @@ def origin_of(
         "failures from": training.get("fit_on"),
     }
     others = others_of(strategies_of(training.get("chosen")))
-    how = f", chosen by {' and '.join(others)}: no random sample" if others else ""
+    how = f", chosen by the strategy {' and '.join(others)}: no random sample" if others else ""
     shots, learner = split.get("train"), "The failure head" if "fit_on" in training else "The prompt"
     return Origin(
         data=_said(facts),

@@ -85,11 +85,19 @@ def members_of(config: PromptRun, prepared: RunInputs, objective: Objective) -> 
     members = []
     for plan in plans_of(len(prepared.train), left_out, config.seed):
         part = replace(prepared, train=prepared.train.subset(plan.rows), val=None) if plan.fold else prepared
-        members.append(_member(replace(config, seed=plan.seed), part, objective, fold=plan.fold))
+        members.append(member_of(replace(config, seed=plan.seed), part, objective, fold=plan.fold))
     return RunMembers(members, left_out)
 
 
-def _member(config: PromptRun, prepared: RunInputs, objective: Objective, *, fold: bool) -> Member:
+def member_of(config: PromptRun, prepared: RunInputs, objective: Objective, *, fold: bool) -> Member:
+    """Return one prompt of a stack, untrained.
+
+    Args:
+        config: The settings it is trained with.
+        prepared: Backbone, task, and the shots it sees.
+        objective: What is minimised.
+        fold: See `StackedPrompt`.
+    """
     optim = config.optim
     prompt = StackedPrompt(
         new_learner(config, prepared),

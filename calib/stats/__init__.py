@@ -18,7 +18,7 @@ from calib.stats.bounds import (
     upper_bound,
 )
 from calib.stats.delong import delong, delong_test
-from calib.stats.joint import JointBootstrap, counted_intervals
+from calib.stats.joint import JointBootstrap, counted_intervals, counted_resamples, resampled_interval
 from calib.stats.proportions import clopper_pearson, effective_size, proportion_interval
 from calib.stats.tests import (
     Equivalence,

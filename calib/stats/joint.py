@@ -171,10 +171,59 @@ def counted_intervals(
         [Interval(estimate=0.9, low=0.84, high=0.96, level=0.95, n_resamples=2000)]
     """
     _check_settings(n_resamples, level, "percentile", "drop")
-    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
-    counts = _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
-    values = np.concatenate([of_counts(each) for each in counts])
+    (values,) = counted_resamples([of_counts], n, groups=groups, n_resamples=n_resamples, seed=seed)
     return [_defined(column, level) for column in values.T]
+
+
+def counted_resamples(
+    of_counts: Sequence[Callable[[np.ndarray], np.ndarray]],
+    n: int,
+    *,
+    groups: Sequence[object] | np.ndarray | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Return statistics of several systems on the same resamples, (1 + R, K) each; the first row is the data.
+
+    `resampled_interval` makes intervals of their columns, and of differences between these.
+
+    Args:
+        of_counts: Of each system, see `counted_intervals`.
+        n: Samples.
+        groups: (n,) group of each sample; None if they are independent.
+        n_resamples: R.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the inputs are not as above, or there is only one sample or group.
+    """
+    _check_settings(n_resamples, 0.5, "percentile", "drop")
+    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+    found = [
+        [each(counts) for each in of_counts]
+        for counts in _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
+    ]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Return the interval of a statistic, or of a difference, that some resamples may leave undefined.
+
+    That of `bootstrap_interval` and `paired_bootstrap` with undefined="drop".
+
+    Args:
+        values: (1 + R,), the first of the data.
+        level: Share of the resamples inside, in (0, 1).
+
+    Raises:
+        ValueError: `level` is out of range, or the value of the data or of every resample is not finite.
+
+    Example:
+        >>> resampled_interval(np.array([0.5, 0.4, 0.5, 0.6, np.nan]), level=0.5)
+        Interval(estimate=0.5, low=0.45, high=0.55, level=0.5, n_resamples=3)
+    """
+    _check_settings(1, level, "percentile", "drop")
+    return _interval(values, level, "percentile", "drop")
 
 
 def _defined(values: np.ndarray, level: float) -> Interval | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_a_shift_by_a_column_needs_no_images(runs: dict[int, Path], tmp_path: Pa
     few = [f"metadata={tmp_path / 'few.csv'}", "corruptions=[]", "shift_by=site"]
     assert run("robustness", [both[0], *few]) == 1
     assert "lacks 540 of 545 images in its column 'file'" in capsys.readouterr().err
+
+
+def test_data_without_test_images_are_refused_with_what_to_do(
+    trained: Path, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "images" / "train")
+    assert run("robustness", [str(trained), f"data.root={tmp_path / 'images'}"]) == 1
+    said = capsys.readouterr().err
+    assert "has no 'test' folder" in said
+    assert "give data with test images (data.root=IMAGES" in said
 
 
 @pytest.mark.slow

@@ -425,8 +425,11 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
     with pytest.raises(ForeignFileError, match=r"folds/2/prompt\.safetensors belongs to another run"):
         train_failure(failure_settings(*changes))
     (folds[1] / "prompt.safetensors").unlink()
-    shutil.copy(folds[0] / "checkpoints" / "last.ckpt", folds[1] / "checkpoints" / "last.ckpt")
-    with pytest.raises(ForeignFileError, match=r"folds/2/checkpoints/last\.ckpt belongs to another run"):
+    together = tmp_path / "run" / "folds" / ".stack-1" / "checkpoints"
+    assert not together.exists()
+    together.mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.ckpt", together)
+    with pytest.raises(ForeignFileError, match=r"\.stack-1/checkpoints/last\.ckpt belongs to another run"):
         train_failure(failure_settings(*changes))
 
 

@@ -26,9 +26,8 @@ MAXIMIZED = {
 def settings(path: Path, *changes: str):
     """Return the settings of a run as the sweep's command starts it."""
     command = load(path)["command"]
-    fixed = [word for word in command[command.index("train.py") + 1 :] if not word.startswith("${")]
-    argv = [str(ROOT / word) if word.endswith(".yaml") else word for word in fixed]
-    config = load_config([*argv, *changes], task=task_of(argv))
+    fixed = [word for word in command[command.index("train") + 1 :] if not word.startswith("${")]
+    config = load_config([*fixed, *changes], task=task_of(fixed))
     if config.task == "prompt":
         Objective(resolve_terms(config.preset, config.loss))
     else:
@@ -39,8 +38,8 @@ def settings(path: Path, *changes: str):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_parameter_and_bound_is_a_setting(path: Path) -> None:
     sweep = load(path)
-    assert sweep["program"] == "train.py"
-    assert sweep["command"][:3] == ["${env}", "python", "train.py"]
+    assert sweep["program"] == "calib"
+    assert sweep["command"][:5] == ["${env}", "python", "-m", "calib", "train"]
     assert sweep["command"][-1] == "${args_no_hyphens}"
     for key, parameter in sweep["parameters"].items():
         for value in bounds(parameter):
@@ -101,10 +100,8 @@ def test_arguments_are_as_python_prints_them_and_are_read_as_meant() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_agent_runs_train_py_unchanged(path: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_agent_runs_calib_from_any_folder(path: Path, tmp_path: Path, monkeypatch) -> None:
     sweep = load(path)
-    for name in ("train.py", "configs", "calib"):
-        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

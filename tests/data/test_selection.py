@@ -181,7 +181,7 @@ def test_epig_asks_about_the_crowd_and_not_about_the_strange() -> None:
     crowd = normalize(torch.tensor([[1.0, 0, 0, 0]]) + 0.3 * torch.randn(40, 4, generator=generator), dim=1)
     points = torch.cat([crowd, torch.tensor([[-1.0, 0, 0, 0]])])
     ids = [f"{row:064x}" for row in range(41)]
-    found = select(points, ids, 3, strategy="epig", weight=torch.zeros(2, 4), near=1.0)
+    found = select(points, ids, 3, strategy="epig", weight=torch.zeros(2, 4), near=1.0, head_sd=1.0)
     assert 40 not in found.rows
     assert found.scores[0] > found.scores[2]  # what one label says, the next says less
 

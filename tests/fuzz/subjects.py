@@ -47,6 +47,7 @@ from calib.data.readers.table import load_table
 from calib.data.records import FileSource, ImageTable
 from calib.data.review_file import ReviewFile
 from calib.data.set_file import SetFile
+from calib.data.shot_list import ListedImage, ShotList, read_shot_list
 from calib.data.task import Splits
 from calib.failure.cases import FailureCases
 from calib.failure.digests import text_digest
@@ -513,6 +514,7 @@ def tables(folder: Path) -> list[Subject]:
         Subject("CSV table", where / "table.csv", rows_of, mutations.TEXT, says),
         Subject("TSV table", where / "table.tsv", rows_of, mutations.TEXT, says),
         Subject("Parquet table", where / "table.parquet", rows_of, mutations.BYTES),
+        *_shot_list(folder),
         Subject("classnames.txt", folder / "classnames.txt", read_class_names, mutations.TEXT, names_say),
         Subject(
             "subgroups CSV",
@@ -522,6 +524,49 @@ def tables(folder: Path) -> list[Subject]:
             slices_said,
         ),
     ]
+
+
+def _shot_list(folder: Path) -> list[Subject]:
+    """Return the list of chosen images, as a person has filled it in."""
+    images = [
+        ListedImage(
+            file=f"scans/{n}.png",
+            content_id=f"{n:064x}",
+            strategy="dual",
+            label=("normal", "tumour", None)[n % 3],
+            rank=n + 1,
+            group=f"p{n}",
+        )
+        for n in range(6)
+    ]
+    path = folder / "select.csv"
+    ShotList(tuple(images)).save(path)
+
+    def reads(path: Path) -> Any:
+        found = read_shot_list(path).images
+        return [[each.file, each.content_id, each.strategy, each.label, each.group] for each in found]
+
+    def says(path: Path) -> Any:
+        text = path.read_text("utf-8-sig")
+        mark = max(",;\t", key=text.partition("\n")[0].count)
+        head, *body = (
+            [cell.strip() for cell in line]
+            for line in csv.reader(text.splitlines(keepends=True), delimiter=mark)
+            if any(cell.strip() for cell in line)
+        )
+        rows = [dict(zip(head, line, strict=True)) for line in body]
+        return [
+            [
+                row["file"].removeprefix("./"),
+                row["content_id"].lower(),
+                row["strategy"],
+                None if row["label"].lower() in ("", "nan") else row["label"],
+                row.get("group") or None,
+            ]
+            for row in rows
+        ]
+
+    return [Subject("list of chosen images", path, reads, mutations.TEXT, says)]
 
 
 def run_files(folder: Path) -> list[Subject]:

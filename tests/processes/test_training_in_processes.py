@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from calib.losses import LOSSES, Objective
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
 from calib.prompts.zero_shot import zero_shot_features
+from calib.segmentation.module import SegmentationModule
 
 NAMES = ["covid", "normal", "lung opacity", "pneumothorax", "a nodule"]  # 3 and 2 of them
 DEFAULT = {"ce": {}, "smac": {"alpha": 0.05}, "as": {"weight": 0.01}}
@@ -219,3 +221,29 @@ def test_the_first_process_decides_and_its_error_is_raised_in_all(both: Any) -> 
     one, two = both
     assert [found["told"] for found in two] == [one["told"]] * 2 == ["by 0"] * 2
     assert [found["error"] for found in two] == ["said by 0"] * 2
+
+
+def pixel_gradients(n: int) -> list[Tensor]:
+    """Return the gradients of a step on this process's share of n images with a class per pixel."""
+    generator = torch.Generator().manual_seed(1)
+    batch = {
+        "images": torch.randn(n, 3, 6, 6, generator=generator),
+        "labels": torch.randint(0, 2, (n, 6, 6), generator=generator),
+    }
+    batch["labels"][0] = (
+        0  # an image without the class: absent classes are left out of the whole batch's mean
+    )
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    objective = Objective({"dice": {}, "ce": {}, "ml1_ace": {"absent": "leave_out", "n_bins": 5}})
+    module = SegmentationModule(network, objective, ["rest", "cell"], optimizer={"name": "sgd", "lr": 0.1})
+    return gradients(module, {name: tensor[ranks.share(n)] for name, tensor in batch.items()})
+
+
+@pytest.mark.parametrize("n", [3, 1])
+def test_networks_of_pixels_have_the_gradients_of_one_process(n: int, tmp_path: Path) -> None:
+    """Shares of 2 and 1 images, and of 1 and none."""
+    alone = pixel_gradients(n)
+    for found in in_two_processes(pixel_gradients, tmp_path, n):
+        for mine, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-7)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from lightning import seed_everything
 from torch import Tensor
 
-from calib.commands.train import fit_prompt
 from calib.config import FailureRun, PromptRun, from_dict
 from calib.core import ranks
+from calib.core.hashing import json_digest
 from calib.data.folds import make_folds, owners
 from calib.data.task import Table
 from calib.failure.cases import FailureCases
@@ -21,12 +23,19 @@ from calib.io.files import MARK, write_json
 from calib.losses import Objective, resolve_terms
 from calib.prompts.export import Prompt
 from calib.prompts.shots import calibrated_like
+from calib.prompts.stack import PromptStackModule, StackedLoader
 from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.folder import RunFolder
+from calib.runs.last_state import write_curves
 from calib.runs.marks import check_file, checked_mark
 from calib.runs.prepare import RunInputs, features_of
-from calib.runs.trainer import check_trainer, make_loggers
+from calib.runs.prompt_run import exported
+from calib.runs.shots import member_of
+from calib.runs.trainer import check_trainer, fit, make_trainer
 
+CHECKPOINTS = 20  # per training, as of a head: a lost epoch is quickly trained again
+SIDE_BY_SIDE = 16  # prompts at most: memory grows with them
+STACK = ".stack-"  # begins the name of a folder in `folds`, while prompts are trained
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +43,8 @@ def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureC
     """Return the cross-fitted predictions on those of the prompt's shots that the head learns from.
 
     For every fold, a prompt is trained on the other folds with the settings of the prompt that is judged, and
-    predicts on the fold. Images of one group are never on both sides. The prompts lie in `folds/<k>/`; those
-    that are there are read back.
+    predicts on the fold. Images of one group are never on both sides. They are trained side by side; each
+    lies in `folds/<k>/`, and those that are there are read back.
 
     Args:
         config: Number of folds, and where training runs.
@@ -56,18 +65,45 @@ def cross_fit(config: FailureRun, plan: CrossFit, folder: RunFolder) -> FailureC
     def texts() -> Tensor:
         return zero_shot_features(backbone, task.class_names, task.template).cpu()
 
+    held_out = [
+        _Fold(
+            number + 1,
+            sorted(set(fold) & set(plan.kept)),
+            rest := sorted(set(range(len(table))) - set(fold)),
+            {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()},
+            folder.fold(number + 1),
+        )
+        for number, fold in enumerate(folds)
+        if set(fold) & set(plan.kept)
+    ]
     parts = []
-    for number, fold in enumerate(folds):
-        judged_here = sorted(set(fold) & set(plan.kept))
-        if judged_here:
-            rest = sorted(set(range(len(table))) - set(fold))
-            log.info("Fold %d of %d: a prompt without %d of its shots.", number + 1, len(folds), len(fold))
-            record = {"train": [shots.train_ids[row] for row in rest], "digest": shots.digest()}
-            one = _fold_prompt(own, plan, texts, images.subset(rest), record, folder.fold(number + 1))
-            if plan.prompt.calibration is not None:
-                one = calibrated_like(plan.prompt, one, features.with_views(0).subset(rest), texts())
-            parts.append(FailureCases.of_prompt(one, features.subset(judged_here)))
+    for fold, trained in zip(
+        held_out, _fold_prompts(own, plan, texts, images, held_out, folder), strict=True
+    ):
+        one = trained
+        if plan.prompt.calibration is not None:
+            one = calibrated_like(plan.prompt, one, features.with_views(0).subset(fold.rest), texts())
+        parts.append(FailureCases.of_prompt(one, features.subset(fold.judged)))
     return FailureCases.join(parts)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A prompt that is trained without some of the shots, to judge these.
+
+    Attributes:
+        number: From 1.
+        judged: Rows that it judges.
+        rest: Rows that it sees.
+        record: What its split.json says.
+        folder: Where it lies.
+    """
+
+    number: int
+    judged: list[int]
+    rest: list[int]
+    record: dict[str, Any]
+    folder: RunFolder
 
 
 def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
@@ -98,43 +134,114 @@ def _settings(config: FailureRun, prompt: Prompt) -> PromptRun:
     )
 
 
-def _fold_prompt(
+def _fold_prompts(
     own: PromptRun,
     plan: CrossFit,
     texts: Callable[[], Tensor],
     images: Table,
-    record: dict[str, Any],
+    folds: Sequence[_Fold],
     folder: RunFolder,
-) -> Prompt:
-    """Return the prompt trained on some of the shots; read back where it is finished.
+) -> list[Prompt]:
+    """Return the prompts of all folds, trained side by side; those that are finished are read back.
 
     `texts` returns the text features of the fixed sentences, which some losses ask for.
     """
-    _begin_fold(own, record, folder)
-    if ranks.decided(folder.prompt.is_file):
-        return Prompt.load(folder.prompt)
-    prepared = RunInputs(
-        backbone=plan.backbone,
-        task=plan.task,
-        train=images,
-        val=None,
-        test=None,  # not looked at
-        zero_shot=replace(plan.prompt, context=None, text_features=texts(), calibration=None),
-        record=record,
-    )
+    for fold in folds:
+        _begin_fold(own, fold)
+    prompts: dict[int, Prompt] = {}
+    for number, stack in enumerate(_stacks(own, folds)):
+        together = RunFolder(folder.folds / f"{STACK}{number + 1}")
+        there = ranks.decided(functools.partial(_there, stack))
+        prompts |= {fold.number: Prompt.load(fold.folder.prompt) for fold in stack if fold.number in there}
+        if len(there) < len(stack):
+            trained = _train_side_by_side(own, plan, texts(), images, stack, together)
+            prompts = {fold.number: prompt for fold, prompt in zip(stack, trained, strict=True)} | prompts
+        _remove(together)
+    return [prompts[fold.number] for fold in folds]
+
+
+def _there(folds: Sequence[_Fold]) -> list[int]:
+    return [fold.number for fold in folds if fold.folder.prompt.is_file()]
+
+
+def _stacks(own: PromptRun, folds: Sequence[_Fold]) -> Iterator[list[_Fold]]:
+    """Yield the folds in groups that are trained side by side: of as many batches, and not too many."""
+    batches: dict[int, list[_Fold]] = {}
+    for fold in folds:
+        batches.setdefault(-(-len(fold.rest) // own.data.batch_size), []).append(fold)
+    for group in batches.values():
+        for start in range(0, len(group), SIDE_BY_SIDE):
+            yield group[start : start + SIDE_BY_SIDE]
+
+
+def _train_side_by_side(
+    own: PromptRun, plan: CrossFit, texts: Tensor, images: Table, folds: Sequence[_Fold], folder: RunFolder
+) -> list[Prompt]:
+    """Train the prompts of some folds from their last common checkpoint, write those that are not there yet.
+
+    Raises:
+        FloatingPointError: A loss became NaN or infinite.
+    """
+    log.info("Training %d prompts side by side, each without one fold of its shots.", len(folds))
+    prepared = [
+        RunInputs(
+            backbone=plan.backbone,
+            task=plan.task,
+            train=images.subset(fold.rest),
+            val=None,
+            test=None,  # not looked at
+            zero_shot=replace(plan.prompt, context=None, text_features=texts, calibration=None),
+            record=fold.record,
+        )
+        for fold in folds
+    ]
     objective = Objective(resolve_terms(own.preset, own.loss))
-    config = replace(own, out=str(folder.path))
-    fitted, _ = fit_prompt(config, prepared, objective, folder, make_loggers(config, folder))
-    _write_fold(fitted, folder)
-    return fitted
+    members = [member_of(own, each, objective, fold=True) for each in prepared]
+    seed_everything(own.seed, workers=True, verbose=False)
+    _begin_stack(own, folds, folder)
+    epochs = int(own.trainer.get("max_epochs") or 1)
+    trainer = make_trainer(own, folder, [], validate=False, every_n_epochs=max(1, epochs // CHECKPOINTS))
+    module = PromptStackModule(
+        plan.backbone,
+        [member.prompt for member in members],
+        texts,
+        optimizer=own.optim.name,
+        n_bins=own.n_bins,
+    )
+    fit(trainer, module, StackedLoader([each.batches.train_dataloader() for each in members]), folder=folder)
+    for member in members:
+        if member.prompt.failed is not None:
+            raise FloatingPointError(member.prompt.failed)
+    prompts = []
+    for fold, data, member, text, context in zip(folds, prepared, members, *module.trained(), strict=True):
+        config = replace(own, out=str(fold.folder.path))
+        prompts.append(exported(config, data, objective, text, context))
+        _write_fold(prompts[-1], member.prompt.curves, fold.folder)
+    return prompts
 
 
 @ranks.by_first
-def _begin_fold(own: PromptRun, record: dict[str, Any], folder: RunFolder) -> None:
-    write_json(folder.split, {**record, MARK: checked_mark(folder.split, own, record)})
-    check_file(folder.prompt, folder.mark)
+def _begin_fold(own: PromptRun, fold: _Fold) -> None:
+    split = fold.folder.split
+    write_json(split, {**fold.record, MARK: checked_mark(split, own, fold.record)})
+    check_file(fold.folder.prompt, fold.folder.mark)
 
 
 @ranks.by_first
-def _write_fold(prompt: Prompt, folder: RunFolder) -> None:
-    prompt.save(folder.prompt, run=folder.mark)
+def _begin_stack(own: PromptRun, folds: Sequence[_Fold], folder: RunFolder) -> None:
+    """Say whose common checkpoint it is: that of these folds."""
+    write_json(folder.split, {MARK: json_digest([fold.folder.mark for fold in folds])})
+
+
+@ranks.by_first
+def _write_fold(prompt: Prompt, curves: Sequence[Mapping[str, float]], folder: RunFolder) -> None:
+    if not folder.prompt.is_file():
+        write_curves(folder.curves, curves)
+        prompt.save(folder.prompt, run=folder.mark)
+
+
+@ranks.by_first
+def _remove(folder: RunFolder) -> None:
+    """Remove what the prompts of folds had in common while they were trained."""
+    if folder.path.is_dir():
+        shutil.rmtree(folder.path)

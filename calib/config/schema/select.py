@@ -47,8 +47,8 @@ class SelectRun:
         task: Always "select".
         budget: How many images to choose. It has to be said.
         strategy: random, k_centre, typicality, entropy, margin, dual, aligned or epig.
-        settings: Those of the strategy. typicality: neighbours=20. dual and aligned: doubt_share=0.25,
-            clusters=4. epig: head_sd=1, draws=128, targets=256.
+        settings: Those of the strategy. typicality: neighbours=20. dual and aligned: doubt_share=0.5,
+            clusters=16. epig: head_sd=10, draws=128, targets=256.
         labels: A list of an earlier round with its labels filled in, to go on from: its images are not chosen
             again. null: nothing is labelled yet.
         prompt: Run folder or prompt.safetensors whose doubts count. null: those of zero-shot.

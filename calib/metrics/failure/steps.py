@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,22 @@ class Steps:
     def n_failures(self) -> np.ndarray:
         """Failures of each resample, (R, 1)."""
         return self.accepted_failures[:, -1:]
+
+    @cached_property
+    def mean_risk(self) -> np.ndarray:
+        """The mean over coverages of the expected share of failures among what is accepted, (R,)."""
+        # With k samples and e failures accepted before a step of m samples and f failures, the expected risk
+        # after j of them in random order is (e + j f / m) / (k + j). Summed over j = 1..m that is
+        # f + (e - k f / m) (H(k + m) - H(k)), where H are the harmonic numbers.
+        before = self.accepted - self.size
+        failures_before = self.accepted_failures - self.failures
+        share = _ratio(self.failures, self.size)
+        top = int(self.n.max(initial=0))
+        harmonic = np.concatenate([[0.0], (1 / np.arange(1, top + 1)).cumsum()])
+        rise = harmonic[self.accepted.astype(np.int64)] - harmonic[before.astype(np.int64)]
+        total = (self.failures + (failures_before - before * share) * rise).sum(axis=1)
+        mean: np.ndarray = total / self.n[:, 0]
+        return mean
 
 
 def auroc_of_steps(steps: Steps) -> np.ndarray:
@@ -79,17 +96,7 @@ def fpr_of_steps(
 
 def aurc_of_steps(steps: Steps) -> np.ndarray:
     """Return the area under the risk-coverage curve, (R,)."""
-    # With k samples and e failures accepted before a step of m samples and f failures, the expected risk
-    # after j of them in random order is (e + j f / m) / (k + j). Summed over j = 1..m that is
-    # f + (e - k f / m) (H(k + m) - H(k)), where H are the harmonic numbers.
-    before = steps.accepted - steps.size
-    failures_before = steps.accepted_failures - steps.failures
-    share = _ratio(steps.failures, steps.size)
-    top = int(steps.n.max(initial=0))
-    harmonic = np.concatenate([[0.0], (1 / np.arange(1, top + 1)).cumsum()])
-    rise = harmonic[steps.accepted.astype(np.int64)] - harmonic[before.astype(np.int64)]
-    total = (steps.failures + (failures_before - before * share) * rise).sum(axis=1)
-    return total / steps.n[:, 0]
+    return steps.mean_risk
 
 
 def eaurc_of_steps(steps: Steps) -> np.ndarray:

@@ -1,0 +1,163 @@
+"""`calib select`: a list, contact sheets, a record; labels read back; training from exactly these images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_shared import SHORT
+
+import calib
+from calib.cli import main
+from calib.commands.select import LIST, RECORD, choose
+from calib.config import PromptRun, load_config
+from calib.data.shot_list import ShotList, read_shot_list
+from calib.prompts.export import Prompt
+
+NAMES = '"data.class_names=[class 0,class 1,class 2]"'.strip('"')
+
+
+def fill(path: Path, label_of: Callable[[str], str | None]) -> ShotList:
+    """Fill in the labels that are missing, as a person would, by the name of the file."""
+    images = [replace(each, label=each.label or label_of(each.file)) for each in read_shot_list(path).images]
+    filled = ShotList(tuple(images), str(path))
+    filled.save(path)
+    return filled
+
+
+@pytest.fixture
+def scans(image_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(image_folder / "train", tmp_path / "scans"))
+
+
+def test_images_are_chosen_labelled_and_chosen_again(
+    scans: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = [tiny, f"data.cache_dir={tmp_path / 'cache'}", "near=1"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0
+    assert "5 of 18 images chosen by typicality." in capsys.readouterr().out
+    assert {path.name for path in first.iterdir()} == {LIST, RECORD, "sheet-1.png"}
+    record = json.loads((first / RECORD).read_text())
+    assert (record["chosen"], record["model"]) == ({"typicality": 5}, "none")
+    assert "not drawn at random" in record["statement"]
+    chosen = read_shot_list(first / LIST)
+    assert [each.rank for each in chosen.images] == [1, 2, 3, 4, 5]
+    assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0  # nothing is lost yet
+    assert read_shot_list(first / LIST) == chosen
+
+    unfilled = ["select", str(scans), "budget=4", f"labels={first / LIST}", f"out={second}", *here]
+    assert main(unfilled) == 1
+    assert "5 of the 5 images in" in capsys.readouterr().err
+    fill(first / LIST, lambda file: file.split("/")[0].replace("_", " "))
+    assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 1
+    assert "holds labels, which would be lost" in capsys.readouterr().err
+    assert main([*unfilled, "strategy=margin", NAMES]) == 0
+    both = read_shot_list(second / LIST)
+    assert both.strategies == {"typicality": 5, "margin": 4}
+    assert [each.label is None for each in both.images] == [False] * 5 + [True] * 4
+    assert len({each.content_id for each in both.images}) == 9
+    assert json.loads((second / RECORD).read_text())["model"] == "zero-shot"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Say how many images to choose: budget=24"),
+        (["budget=19"], "budget=19 is more than the pool has: 18 different images"),
+        (["budget=4", "strategy=entropy"], "strategy=entropy asks what the model doubts"),
+        (["budget=4", "strategy=entrpy"], "Did you mean 'entropy'"),
+        (["budget=4", "settings.clusters=3"], "Unknown setting of strategy 'typicality' 'clusters'"),
+        (["budget=4", "strategy=aligned"], "source=FOLDER"),
+        (["budget=4", "source=cxr3"], "source is for strategy=aligned"),
+        (["budget=4", "near=1.5"], "near must be at most 1"),
+        (["budget=4", "data.options.flag=x"], "data.options.flag is for other data"),
+        (["budget=4", "data.root=other"], "Expected one folder or table of images"),
+        (["budget=4", "labels=no.csv"], "There is no list of chosen images at no.csv"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_and_nothing_is_written(
+    scans: Path, tiny: str, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert (
+        main(["select", str(scans), tiny, f"out={out}", f"data.cache_dir={tmp_path / 'cache'}", *words]) == 1
+    )
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a list of cxr3 whose last class was not found."""
+    folder = tmp_path_factory.mktemp("uneven")
+    words = ["data.name=cxr3", "strategy=k_centre", "budget=14", f"out={folder}"]
+    chosen = choose(load_config(words, task="select"))
+    names = calib.load_data("cxr3").train.names
+    kept = [each for each in chosen.images.images if not each.file.startswith("covid")]
+    assert len(kept) < 14 <= len(names)
+    ShotList(tuple(kept)).save(folder / LIST)
+    return folder / LIST
+
+
+def test_a_prompt_learns_from_exactly_the_list_and_what_it_promises_says_so(
+    uneven: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = [*SHORT, "baselines=[]", f"data.shots_from={uneven}", f"out={run}"]
+    assert main(["train", *words]) == 0
+    said = json.loads((run / "split.json").read_text())
+    chosen = read_shot_list(uneven)
+    assert set(said["train"]) == {each.content_id for each in chosen.images}
+    assert said["chosen"] == {"k_centre": len(chosen.images)}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["calibration"]["method"] in ("scale", "none")  # no discriminant without the class
+    assert Prompt.load(run / "prompt.safetensors").training["chosen"] == said["chosen"]
+    assert main(["train", *words]) == 0  # goes on: it is finished
+    capsys.readouterr()
+    assert main(["sets", str(run)]) == 0
+    assert "The shots were chosen by the strategy k_centre, not drawn at random" in capsys.readouterr().out
+    held = Prompt.load(run / "prompt.safetensors").decisions
+    assert held is not None
+    assert held.sets is not None
+    assert "chosen by the strategy k_centre" in held.sets.guarantee
+    assert main(["review", str(run), "error=0.6"]) == 0
+    assert "chosen by the strategy k_centre" in capsys.readouterr().out
+    assert main(["export", str(run), f"out={tmp_path / 'shared'}"]) == 0
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert (
+        f"learned from {len(chosen.images)} images, chosen by the strategy k_centre: no random sample" in card
+    )
+    assert (
+        Prompt.load(tmp_path / "shared" / "prompt.safetensors").training["config"]["data"]["shots_from"]
+        is None
+    )
+    more = ["select", "data.name=cxr3", "strategy=entropy", "budget=3", f"prompt={run}", f"labels={uneven}"]
+    assert main([*more, f"out={tmp_path / 'next'}"]) == 0  # labels the data set knows need no filling in
+
+
+def test_the_library_learns_from_a_list_as_the_command_does(uneven: Path) -> None:
+    backbone, task = calib.create_backbone("embedded"), calib.load_data("cxr3")
+    prompt = calib.fit_prompt(backbone, task, shots_from=uneven, epochs=1, seed=1, calibrate="none")
+    assert prompt.training["chosen"] == {"k_centre": len(read_shot_list(uneven).images)}
+    with pytest.raises(
+        ValueError, match=r"method=experts needs a shot of every class, and there is none of COVID-19"
+    ):
+        calib.fit_prompt(backbone, task, shots_from=uneven, epochs=1, seed=1, calibrate="experts")
+
+
+def test_a_list_and_a_number_of_shots_exclude_each_other_and_only_prompts_learn_from_lists() -> None:
+    def settings(*words: str, task: str = "prompt") -> Any:
+        return load_config(["data.shots_from=x.csv", *words], task=task)
+
+    assert isinstance(settings("data.shots=null"), PromptRun)
+    with pytest.raises(ValueError, match=r"data\.shots=16 and data\.shots_from exclude each other"):
+        settings("data.shots=16")
+    for task in ("failure", "evaluate", "report"):
+        with pytest.raises(ValueError, match=r"data\.shots_from says which images a prompt learns from"):
+            settings(task=task)
