@@ -213,7 +213,7 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     assert "goes on from the last finished epoch" in capsys.readouterr().err
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
-    assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
+    assert capsys.readouterr().err == "\ncalib predict: interrupted. Nothing was written.\n"
 
 
 TOY = """
@@ -235,7 +235,7 @@ def test_a_command_is_a_function_and_a_row(tmp_path: Path, monkeypatch, capsys) 
     assert main(["toy", "stop"]) == 130
     assert capsys.readouterr().err == "\ncalib toy: interrupted. Greet again.\n"
     assert main([]) == 2
-    assert "\n  toy       greet\n" in capsys.readouterr().out
+    assert "\n  toy        greet\n" in capsys.readouterr().out
 
 
 def test_a_command_gets_what_was_read_of_its_arguments_once(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -335,7 +335,7 @@ def test_the_package_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "runs/x", "--json"], "There is no option '--json': this command takes settings"),
+        (["train", "--brief"], "There is no option '--brief': this command takes settings"),
         (["train", "--verbose"], "There is no option '--verbose': this command takes settings (key=value)"),
         (["train", "--seed"], "Settings are written without dashes: 'seed=value' instead of '--seed'."),
         (["train", "--data.shots=4"], "without dashes: 'data.shots=value' instead of '--data.shots=4'."),
