@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from calib.config.packaged import FOLDER, nearest, packaged_file, packaged_names
@@ -41,5 +42,5 @@ def main(argv: Sequence[str]) -> int:
     wide = max(map(len, names))
     for each in names:
         first = (FOLDER / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0]
-        sys.stdout.write(f"{each:{wide}}  {first.lstrip('# ')}\n")
+        sys.stdout.write(f"{each:{wide}}  {textwrap.shorten(first.lstrip('# '), 82, placeholder=' ...')}\n")
     return 0

@@ -231,6 +231,10 @@ COMMANDS = {
         summary="list the settings files that come with calib, or print one: calib configs [NAME]",
         main="calib.commands.configs:main",
     ),
+    "doctor": Command(
+        summary="what is here, what is missing and how to get it: packages, devices, weights, caches",
+        main="calib.commands.doctor:main",
+    ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",
         main="calib.commands.cache:main",

@@ -80,8 +80,8 @@ def warn_of_chosen(split: FewShotSplit, task: TaskData) -> None:
     absent = [f"'{name}'" for label, name in enumerate(task.class_names) if label not in found]
     if absent:
         logger.warning(
-            "No chosen image is of %s: the prompt knows such a class by its name alone, and is calibrated by "
-            "one factor. Label more images: calib select ... labels=FILE.",
+            "No chosen image is of %s: the prompt knows such a class by its name alone, will hardly ever "
+            "predict it, and is calibrated by one factor. Label more images: calib select ... labels=FILE.",
             few(absent, 10),
         )
 

@@ -65,7 +65,7 @@ def select(
     ids: Sequence[str],
     budget: int,
     *,
-    strategy: str = "typicality",
+    strategy: str = "random",
     seed: int = 1,
     weight: Tensor | None = None,
     bias: Tensor | None = None,

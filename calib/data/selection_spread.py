@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.neighbors import NearestNeighbors
 
 from calib.core.checks import check_whole
 from calib.data.selection_pool import Picks, Pool
@@ -66,9 +67,12 @@ def typicality(pool: Pool, picks: Picks, *, neighbours: int = 20) -> None:
     typical = np.zeros(len(pool))
     for cluster, size in sizes.items():
         rows = np.flatnonzero(clusters == cluster)
-        apart = _distances(pool.features[rows])
-        near = np.sort(apart, axis=1)[:, 1 : 1 + min(neighbours, max(1, size // 2))]  # without itself
-        typical[rows] = 1 / (near.mean(axis=1) + 1e-5) if size > 1 else 0.0
+        if size == 1:
+            continue
+        count = 1 + min(neighbours, size // 2)  # itself included
+        close = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(pool.features[rows])
+        near = close.kneighbors(pool.features[rows])[0][:, 1:]
+        typical[rows] = 1 / (near.mean(axis=1) + 1e-5)
     labels = Counter(clusters[pool.labelled].tolist())
     while not picks.full:
         open_ = set(clusters[picks.free].tolist())
@@ -119,8 +123,3 @@ def spherical_clusters(
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _distances(features: np.ndarray) -> np.ndarray:
-    """Return Euclidean distances (N, N) of unit vectors."""
-    return np.sqrt(np.maximum(2 - 2 * features @ features.T, 0))

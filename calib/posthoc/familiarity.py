@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
+from calib.posthoc.not_drawn import KEY, others_of, read_chosen
 from calib.stats.bounds import check_share
 
 NAME = "familiarity"
@@ -42,6 +43,7 @@ class Familiarity:
         threshold: The distance above which an image is unlike.
         rank: Which of the shots' distances that is.
         shots: n.
+        chosen: Strategies by which they were chosen, if not at random.
 
     Raises:
         ValueError: false_alarms is not as above.
@@ -57,9 +59,15 @@ class Familiarity:
         self.false_alarms = check_share("false_alarms", false_alarms)
         self.means: Tensor | None = None
         self.threshold, self.rank, self.shots = math.inf, 0, 0
+        self.chosen: tuple[str, ...] = ()
 
     def fit(
-        self, image_features: Tensor, labels: Tensor, *, owners: Sequence[object] | None = None
+        self,
+        image_features: Tensor,
+        labels: Tensor,
+        *,
+        owners: Sequence[object] | None = None,
+        chosen: Mapping[str, int] | Sequence[str] = (),
     ) -> Familiarity:
         """Return self, fitted.
 
@@ -67,6 +75,8 @@ class Familiarity:
             image_features: (n, D) unit norm, of plain images; n at least 4.
             labels: (n,) class indices.
             owners: n names of what belongs together, such as patients. None: every image is by itself.
+            chosen: Strategies by which the images were chosen (`calib select`): unless at random, images to
+                come are marked more or less often than is said, which is said.
 
         Raises:
             ValueError: An input is not as above.
@@ -83,7 +93,7 @@ class Familiarity:
         apart = _left_out(features, classes, names, sums, counts)
         if not bool(apart.isfinite().all()):
             raise ValueError(f"All {len(features)} images are of one group: none can be judged by others.")
-        self.shots = len(features)
+        self.shots, self.chosen = len(features), others_of(chosen)
         self.rank = min(math.ceil((1 - self.false_alarms) * (self.shots + 1) - 1e-9), self.shots)
         self.threshold = float(apart.sort().values[self.rank - 1])
         self.means = normalize(sums[counts > 0]).float()
@@ -102,11 +112,17 @@ class Familiarity:
 
         self._require_fitted()
         worst = 100 * float(betaincinv(self.shots + 1 - self.rank, self.rank, 0.95))
-        return (
+        said = (
             f"'unlike' marks images farther from the shots' class means than {self.threshold:.3g}: of images "
             f"like the {self.shots} shots about {100 * self.false_alarm_rate:.0f} % (with so few, perhaps "
             f"{worst:.0f} %, if they are of different patients). Strange images may go unnoticed."
         )
+        if self.chosen:
+            said += (
+                f" But the shots were chosen ({' and '.join(self.chosen)}), and images to come are not like "
+                "them: of such 1 to 15 % were marked where 5 % was stated, by strategy."
+            )
+        return said
 
     def distance(self, image_features: Tensor) -> Tensor:
         """Return how far images are from what was seen, (N,) float64 in [0, 2].
@@ -147,7 +163,8 @@ class Familiarity:
             ValueError: Not fitted.
         """
         self._require_fitted()
-        return {"name": NAME, "version": VERSION, **{key: getattr(self, key) for key in KEYS[2:]}}
+        known = {"name": NAME, "version": VERSION, **{key: getattr(self, key) for key in KEYS[2:]}}
+        return known | ({KEY: list(self.chosen)} if self.chosen else {})
 
     @classmethod
     def from_record(
@@ -163,11 +180,12 @@ class Familiarity:
         Raises:
             ValueError: They are not as above.
         """
-        if not isinstance(record, dict) or {*record} != {*KEYS} or record["name"] != NAME:
+        if not isinstance(record, dict) or {*record} - {KEY} != {*KEYS} or record["name"] != NAME:
             raise ValueError(f"A record of familiarity has the keys {', '.join(KEYS)}.")
         if type(record["version"]) is not int or record["version"] != VERSION:
             raise ValueError(f"familiarity has version {record['version']!r}; this version reads {VERSION}.")
         found = cls(record["false_alarms"])
+        found.chosen = read_chosen(record)
         shots, rank, threshold = record["shots"], record["rank"], record["threshold"]
         if not all(type(each) is int for each in (shots, rank)) or not 1 <= rank <= shots < 2**53:
             raise ValueError(f"rank and shots of familiarity must be whole numbers, not {rank!r}, {shots!r}.")

@@ -179,7 +179,7 @@ def fit_prompt(
             "data": task.name,
             "versions": versions(),
         },
-        decisions=familiar_with(plain),
+        decisions=familiar_with(plain, split.chosen),
     )
     if not left_out:
         return prompt

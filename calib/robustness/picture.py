@@ -18,8 +18,8 @@ PANELS = ("accuracy", "ece", "confidence")
 def severity_picture(found: Robustness) -> Figure | None:
     """Return a figure of what happens as corruptions grow; None where nothing was corrupted.
 
-    Above, every model: the mean over the corruptions at each severity, with intervals as bands. Below, the
-    first model under each corruption. At 0 are the images as they are.
+    Above, every model: the mean over the corruptions at each severity, that of the first with its interval
+    as a band. Below, the first model under each corruption. At 0 are the images as they are.
     """
     conditions = [each for each in found.conditions if each.kind == CORRUPTION]
     kinds = list(dict.fromkeys(each.corruption for each in conditions if each.corruption))
@@ -36,7 +36,7 @@ def severity_picture(found: Robustness) -> Figure | None:
     }
     for above, below, measure in zip(*grid, PANELS, strict=True):
         for number, system in enumerate(found.systems):
-            _line(above, found, system, mean, measure, LINES[number % len(LINES)], system, band=True)
+            _line(above, found, system, mean, measure, LINES[number % len(LINES)], system, band=not number)
         for number, kind in enumerate(kinds):
             names = {severity: Condition.of_corruption(kind, severity).name for severity in severities}
             style = (LINES[number % len(LINES)][0], "-" if number < len(LINES) else (0, (2, 1)))

@@ -109,7 +109,7 @@ def exported(
             "config": to_dict(config),
             "versions": versions(),
         },
-        decisions=familiar_with(plain_shots(config, prepared)),
+        decisions=familiar_with(plain_shots(config, prepared), prepared.record.get("chosen")),
     )
 
 

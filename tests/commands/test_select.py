@@ -40,6 +40,7 @@ def test_images_are_chosen_labelled_and_chosen_again(
 ) -> None:
     here = [tiny, f"data.cache_dir={tmp_path / 'cache'}", "near=1"]
     first, second = tmp_path / "first", tmp_path / "second"
+    here.append("strategy=typicality")
     assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0
     assert "5 of 18 images chosen by typicality." in capsys.readouterr().out
     assert {path.name for path in first.iterdir()} == {LIST, RECORD, "sheet-1.png"}
@@ -72,7 +73,10 @@ def test_images_are_chosen_labelled_and_chosen_again(
         (["budget=19"], "budget=19 is more than the pool has: 18 different images"),
         (["budget=4", "strategy=entropy"], "strategy=entropy asks what the model doubts"),
         (["budget=4", "strategy=entrpy"], "Did you mean 'entropy'"),
-        (["budget=4", "settings.clusters=3"], "Unknown setting of strategy 'typicality' 'clusters'"),
+        (
+            ["budget=4", "strategy=typicality", "settings.clusters=3"],
+            "Unknown setting of strategy 'typicality' 'clu",
+        ),
         (["budget=4", "strategy=aligned"], "source=FOLDER"),
         (["budget=4", "source=cxr3"], "source is for strategy=aligned"),
         (["budget=4", "near=1.5"], "near must be at most 1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calib.posthoc import FullConformal, PredictionSets, ReviewThreshold
+from calib.posthoc import Familiarity, FullConformal, PredictionSets, ReviewThreshold
 from calib.posthoc.not_drawn import not_drawn, others_of, read_chosen
 from calib.posthoc.shot_parts import Shots
 from calib.posthoc.shots import calibrate_from_shots
@@ -69,3 +69,15 @@ def test_without_a_shot_of_some_class_one_factor_calibrates_and_what_needs_all_i
         calibrate_from_shots(shots, 5 * texts, 5 * texts, method="experts")
     with pytest.raises(ValueError, match=r"calibrate\.prevalence needs a shot of every class"):
         calibrate_from_shots(shots, 5 * texts, 5 * texts, shares=torch.full((3,), 1 / 3))
+
+
+def test_what_is_unlike_chosen_shots_says_that_images_to_come_are_others_also_from_its_record() -> None:
+    shots = torch.nn.functional.normalize(torch.tensor([[9.0, 1, 0], [8, 2, 0], [1, 9, 0], [2, 8, 1]]), dim=1)
+    labels = torch.tensor([0, 0, 1, 1])
+    seen = Familiarity().fit(shots, labels, chosen={"entropy": 4})
+    assert "the shots were chosen (entropy), and images to come are not like them" in seen.guarantee
+    back = Familiarity.from_record(seen.to_record(), seen.tensors())
+    assert back.guarantee == seen.guarantee
+    plain = Familiarity().fit(shots, labels, chosen={"random": 4})
+    assert "chosen" not in plain.guarantee
+    assert "chosen" not in plain.to_record()

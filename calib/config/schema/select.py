@@ -65,7 +65,7 @@ class SelectRun:
 
     task: str = setting("select", affects="report")
     budget: int | None = setting(None, affects="draw", at_least=1)
-    strategy: str = setting("typicality", affects="draw")
+    strategy: str = setting("random", affects="draw")
     settings: dict[str, Any] = setting({}, affects="draw")
     labels: str | None = setting(None, affects="draw", place=True)
     prompt: str | None = setting(None, affects="draw", place=True)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.core.binning import bin_edges, bin_indices, bin_statistics
+from calib.core.binning import BinStatistics, bin_edges, bin_indices, bin_statistics
 from calib.metrics import Column
 from calib.metrics.chance import consistency_band
 from calib.metrics.outcomes import Outcomes
+from calib.metrics.unit_bins import bin_error, bins_by_unit, pooled_bins, reliability_histogram
 from calib.report.document import COUNT, Picture, Section, Table
 from calib.report.sections.overview import percent
 from calib.report.subject import Subject
@@ -42,14 +43,16 @@ def reliability(subject: Subject, metrics: Mapping[str, Any]) -> Section:
         p = Outcomes.from_logits(one.logits, one.labels)
         pictures.append(reliability_picture(p.confidence, p.correct, name, f"rel{number}", subject))
     pictures.insert(1, _histogram(subject.outcomes, subject.parts.n_bins, subject.main))
-    spread = _spread(subject)
+    units = _units(subject)
+    spread = [] if isinstance(units, str) else [_spread(*units)]
+    in_numbers = [] if isinstance(units, str) else [_spread_table(*units)]
     section = Section(
         "reliability",
         "Reliability: is it right as often as it says?",
         said=[_reading(subject)],
-        pictures=[*pictures, *([spread] if isinstance(spread, Picture) else [])],
-        tables=[_bins(subject), _parts(metrics), _recalibration(metrics)],
-        notes=[] if isinstance(spread, Picture) else [spread],
+        pictures=[*pictures, *spread],
+        tables=[_bins(subject), *in_numbers, _parts(metrics), _recalibration(metrics)],
+        notes=[units] if isinstance(units, str) else [],
     )
     if len(subject.by_method) > len(names):
         section.notes.append(f"Diagrams of {len(subject.by_method) - len(names)} more methods are left out.")
@@ -142,38 +145,38 @@ def _histogram(p: Outcomes, n_bins: int, title: str) -> Picture:
     )
 
 
-def _spread(subject: Subject) -> Picture | str:
-    """Return how reliability differs between seeds or groups, or why that is not shown."""
+def _units(subject: Subject) -> tuple[str, BinStatistics] | str:
+    """Return what units there are, seeds or groups, with their bins (U, M); or why they are not shown."""
     runs = subject.by_method[subject.main]
     n_bins = subject.parts.n_bins
-    units: list[tuple[Tensor, Tensor]] = []
+    what, units = "seeds", []
     if len(runs) >= LEAST_UNITS:
-        what = "seeds"
         for seed in sorted(runs):
             p = Outcomes.from_logits(runs[seed].logits, runs[seed].labels)
-            units.append((p.confidence, p.correct))
+            units.append(bin_statistics(p.confidence, p.correct, n_bins))
     elif subject.groups is not None:
         what, p = "groups", subject.outcomes
         _, index, counts = np.unique(subject.groups, return_inverse=True, return_counts=True)
-        for group in np.flatnonzero(counts >= LEAST_IMAGES):
-            rows = torch.from_numpy(index == group)
-            units.append((p.confidence[rows], p.correct[rows]))
+        large = counts >= LEAST_IMAGES
+        _, stats = bins_by_unit(p.confidence, p.correct, [f"{each:09d}" for each in index], n_bins=n_bins)
+        units = [BinStatistics(*(each[number] for each in stats)) for number in np.flatnonzero(large)]
     if len(units) < LEAST_UNITS:
         return (
             f"How reliability differs between sites or seeds is not shown: it takes {LEAST_UNITS} seeds, or "
             f"{LEAST_UNITS} groups of {LEAST_IMAGES} images."
         )
-    numbers = np.zeros((ROWS, n_bins), dtype=int)
-    sums = np.zeros((2, n_bins))
-    for confidence, correct in units:
-        counts_, _, right = (each.cpu().numpy() for each in bin_statistics(confidence, correct, n_bins))
-        held = counts_ > 0
-        rows = np.minimum((right[held] / counts_[held] * ROWS).astype(int), ROWS - 1)
-        np.add.at(numbers, (rows, np.flatnonzero(held)), 1)
-        sums += np.stack([np.where(held, right / np.maximum(counts_, 1), 0), held])
+    return what, BinStatistics(
+        *(torch.stack([each.cpu() for each in part]) for part in zip(*units, strict=True))
+    )
+
+
+def _spread(what: str, stats: BinStatistics) -> Picture:
+    """Return how reliability differs between seeds or groups."""
+    n_units, n_bins = stats.counts.shape
+    numbers = reliability_histogram(stats, ROWS).numpy()
     edges = bin_edges(n_bins).numpy()
     chart = Chart(
-        f"Reliability of {len(units)} {what}",
+        f"Reliability of {n_units} {what}",
         "Each cell counts those whose predictions of this confidence were right so often.",
         (0, 1),
         (0, 1),
@@ -188,13 +191,44 @@ def _spread(subject: Subject) -> Picture | str:
             middle = ((left + right_) / 2, (row + 0.35) / ROWS)
             chart.text(*middle, str(numbers[row, column]), style=f"small on{math.ceil(5 * share)}")
     chart.line([0, 1], [0, 1], "ideal")
-    means = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1), np.nan)
-    chart.line((edges[:-1] + edges[1:]) / 2, means, "s1")
+    chart.line((edges[:-1] + edges[1:]) / 2, _shares(stats).nanmean(0).numpy(), "s1")
     return Picture(
         chart.svg("spread"),
-        f"{len(units)} {what}, one by one: a cell counts those that were right so often at this "
+        f"{n_units} {what}, one by one: a cell counts those that were right so often at this "
         "confidence; the line is their mean. A pooled diagram hides how far they lie apart.",
     )
+
+
+def _shares(stats: BinStatistics) -> Tensor:
+    """Return how often each unit is right in each bin, (U, M); NaN where it has nothing."""
+    return stats.target_sums / stats.counts
+
+
+def _spread_table(what: str, stats: BinStatistics) -> Table:
+    """Return the numbers behind the picture of the spread, and the errors it hides."""
+    shares, edges = _shares(stats), bin_edges(stats.counts.shape[1])
+    rows: dict[str, dict[str, Any]] = {}
+    for column in np.flatnonzero((stats.counts > 0).any(0).numpy()):
+        of_units = shares[:, column][stats.counts[:, column] > 0]
+        rows[f"{100 * edges[column]:g} to {100 * edges[column + 1]:g} %"] = {
+            "n": len(of_units),
+            "lowest": float(of_units.min()),
+            "mean": float(of_units.mean()),
+            "highest": float(of_units.max()),
+        }
+    ece = {
+        "all together": bin_error(pooled_bins(stats), "ece"),
+        f"mean of {what}": bin_error(stats, "ece").mean(),
+    }
+    for name, value in ece.items():
+        rows[f"ECE, {name}"] = {"n": len(shares), "mean": float(value)}
+    columns = {
+        "n": Column(what, decimals=0),
+        "lowest": Column("right %, lowest"),
+        "mean": Column("mean %"),
+        "highest": Column("highest %"),
+    }
+    return Table("spread", f"How {what} differ, in numbers", "confidence", columns, rows, folded=True)
 
 
 def _bins(subject: Subject) -> Table:

@@ -1,0 +1,231 @@
+"""`calib segment`: trains, exports, measures, goes on; `predict` and `evaluate`; what is refused, and how."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pixel_files import square, write_pixels
+
+import calib
+from calib.cli import main
+from calib.commands.segment.train import segment
+from calib.config import load_config
+from calib.runs.folder import RunFolder
+from calib.segmentation.export import Segmenter
+
+QUICK = [
+    "data.size=16",
+    "data.batch_size=2",
+    "data.classes={background: 0, square: 1}",
+    "network.channels=[4,8]",
+    "optim.lr=0.02",
+    "optim.warmup_epochs=0",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "n_resamples=50",
+]
+
+
+def config(root: Path, out: Path, *more: str):
+    return load_config([f"data.root={root}", f"out={out}", *QUICK, *more], task="segment")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_pixels(tmp_path_factory.mktemp("pixels"))
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("segment") / "ace"
+    return folder, segment(config(root, folder))
+
+
+def test_a_run_leaves_network_numbers_table_and_figure(run):
+    folder, results = run
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        "config.yaml",
+        "split.json",
+        "checkpoints",
+        "logs",
+        "segment.safetensors",
+        "image_sums.safetensors",
+        "images.csv",
+        "unit_reliability.png",
+        "metrics.json",
+        "table.md",
+    }
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written["test"]["n"] == 3
+    assert written["losses"] == {name: {"weight": 1.0} for name in ("dice", "ce", "ml1_ace")}
+    low, high = written["test"]["intervals"]["square"]["dice"]
+    assert low <= written["test"]["classes"]["square"]["dice"] == results["test"]["dice"] <= high
+    assert np.array(written["test"]["histogram"]["square"]["histogram"]).shape == (20, 20)
+    with (folder / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["6.png", "7.png", "8.png"]
+    assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(written["test"]["dice"], abs=1e-6)
+    curves = (folder / "logs" / "metrics.csv").read_text().splitlines()
+    assert curves[0] == "epoch,step,train/ce,train/dice,train/ml1_ace,train/total,val/ace,val/dice,val/ece"
+    assert len(curves) == 3
+    assert isinstance(calib.load(folder), Segmenter)
+
+
+def test_a_finished_run_is_read_back_and_its_figures_are_made_again(run, root):
+    folder, results = run
+    before = (folder / "table.md").read_text(), (folder / "images.csv").read_bytes()
+    for name in ("table.md", "images.csv", "unit_reliability.png"):
+        (folder / name).unlink()
+    again = segment(config(root, folder))
+    assert again["reused"]
+    assert again["text"] == results["text"]
+    assert ((folder / "table.md").read_text(), (folder / "images.csv").read_bytes()) == before
+    assert (folder / "unit_reliability.png").is_file()
+    with pytest.raises(ValueError, match="belongs to another configuration: preset is 'dice-ce-ace' there"):
+        segment(config(root, folder, "preset=dice-ce"))
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_network(run, root, tmp_path):
+    """What remains after a kill in the first epoch: settings, split, a checkpoint of one epoch."""
+    folder, _ = run
+    out = tmp_path / "again"
+    segment(config(root, out))
+    whole = (out / "segment.safetensors").read_bytes()
+    for path in (out / "metrics.json", out / "segment.safetensors", out / "checkpoints" / "last.ckpt"):
+        path.unlink()
+    segment(config(root, out))  # from the beginning
+    assert (out / "segment.safetensors").read_bytes() == whole
+    assert whole != (folder / "segment.safetensors").read_bytes()  # its own folder is in it
+    (out / "metrics.json").unlink()
+    (out / "segment.safetensors").unlink()
+    segment(config(root, out))  # from the last checkpoint: nothing is left to train
+    assert (out / "segment.safetensors").read_bytes() == whole
+
+
+def test_masks_that_changed_since_are_noticed(run, root, tmp_path):
+    folder, _ = run
+    mask = root / "test" / "masks" / "6.png"
+    before = mask.read_bytes()
+    Image.fromarray(1 - square(6)[1]).save(mask)
+    try:
+        with pytest.raises(ValueError, match=r"The data have changed since .*: test\)"):
+            segment(config(root, folder))
+    finally:
+        mask.write_bytes(before)
+
+
+def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
+    folder, _ = run
+    Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / "new.png")
+    out = tmp_path / "masks"
+    assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 0
+    assert "1 mask with probabilities" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["new.png", "new.square.png", "predictions.csv"]
+    mask, probability = (np.asarray(Image.open(out / name)) for name in ("new.png", "new.square.png"))
+    assert mask.shape == probability.shape == (12, 20)
+    assert np.array_equal(mask == 1, probability > 127)
+    with (out / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["share(square)"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
+    assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 1
+    assert "holds files, which are not replaced" in capsys.readouterr().err
+
+
+def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run, root, tmp_path, capsys):
+    folder, results = run
+    plain = tmp_path / "plain"
+    segment(config(root, plain, "preset=dice-ce"))
+    capsys.readouterr()
+    assert main(["segment", "evaluate", str(plain), str(folder), "--resamples", "50"]) == 0
+    text = capsys.readouterr().out
+    assert "ACE to first" in text
+    assert f"{100 * results['test']['dice']:.1f}" in text
+    other = write_pixels(tmp_path / "other", {"x": 2}, size=24) / "x"
+    out = tmp_path / "shift"
+    given = ["segment", "evaluate", str(folder), "--data", str(other), "--out", str(out), "--resamples", "50"]
+    assert main(given) == 0
+    found = json.loads((out / "metrics.json").read_text())["runs"]["ace"]
+    assert found["n"] == 2
+    assert sum(found["histogram"]["square"]["counts"]) == 2 * 24 * 24
+    assert {path.name for path in out.iterdir()} == {
+        "metrics.json",
+        "table.md",
+        "images.csv",
+        "unit_reliability.png",
+    }
+    assert main([*given[:-3], str(out)]) == 1
+
+
+def refused(root: Path, out: Path, *more: str) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        segment(config(root, out, *more))
+    assert not out.exists()  # nothing was written
+    return str(caught.value)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
+    root, out = write_pixels(tmp_path / "data", {"train": 2, "test": 1}), tmp_path / "out"
+    assert "Say where images and masks are" in refused_without_root(out)
+    assert "calibrate=temperature is fitted to validation images" in refused(
+        root, out, "calibrate=temperature"
+    )
+    assert "data.size must be a multiple of 2" in refused(root, out, "data.size=17")
+    classes = 'data.classes={background: 0, square: 1, "no such": 5}'
+    assert "No training mask has a pixel of no such" in refused(root, out, classes)
+    Image.fromarray(np.full((16, 16), 9, dtype=np.uint8)).save(root / "test" / "masks" / "2.png")
+    assert "256 pixels have the value 9, which is no class" in refused(root, out)
+    (root / "test" / "masks" / "2.png").unlink()
+    assert "have no mask of the same name" in refused(root, out)
+    assert "has no images for training" in refused(root / "train", out)
+
+
+def refused_without_root(out: Path) -> str:
+    with pytest.raises(ValueError, match=r"data\.root") as caught:
+        segment(load_config([f"out={out}", *QUICK], task="segment"))
+    return str(caught.value)
+
+
+def test_one_training_image_without_test_images_is_enough_and_said(tmp_path, capsys):
+    root = write_pixels(tmp_path / "data", {"train": 1})
+    out = tmp_path / "out"
+    results = segment(config(root, out, "trainer.max_epochs=1", "preset=dice-ce"))
+    assert "neither test nor validation images" in results["text"]
+    assert not (out / "unit_reliability.png").exists()
+    assert segment(config(root, out, "trainer.max_epochs=1", "preset=dice-ce"))["reused"]
+    assert main(["segment", "evaluate", str(out)]) == 1
+    assert "has no test images of its own" in capsys.readouterr().err
+    assert main(["segment", "evaluate", str(out), "--data", str(root), "--split", "train"]) == 0
+    assert "[" not in capsys.readouterr().out.splitlines()[2]  # of one image there is no interval
+
+
+def test_the_same_masks_from_a_table_with_patients(tmp_path):
+    root = write_pixels(tmp_path / "data", {"x": 6})
+    lines = [f"x/images/{n}.png,x/masks/{n}.png,{'train' if n < 2 else 'test'},p{n % 3}" for n in range(6)]
+    (root / "t.csv").write_text("\n".join(["file,mask,split,patient", *lines]))
+    results = segment(config(root, tmp_path / "out", "trainer.max_epochs=1"))
+    assert results["test"]["groups"] == 3
+    assert "over the choice of groups" in results["text"]
+    with (tmp_path / "out" / "images.csv").open() as file:
+        assert [row["group"] for row in csv.DictReader(file)] == ["p2", "p0", "p1", "p2"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_of_one(root, tmp_path):
+    """Through the command, with gloo: the same weights but for rounding, every image measured once."""
+    words = [f"data.root={root}", *QUICK, "data.batch_size=3"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main(["segment", *words, f"out={alone}"]) == 0
+    assert main(["segment", *words, f"out={together}", "trainer.devices=2"]) == 0
+    mine, theirs = (
+        Segmenter.load(RunFolder(each).segment).network.state_dict() for each in (alone, together)
+    )
+    for name, tensor in mine.items():
+        np.testing.assert_allclose(theirs[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
+    found = [json.loads((each / "metrics.json").read_text())["test"] for each in (alone, together)]
+    assert found[0]["n"] == found[1]["n"] == 3
+    assert found[0]["dice"] == pytest.approx(found[1]["dice"], abs=0.02)
