@@ -67,7 +67,7 @@ def group_name(id_: str) -> str:
 
     Example:
         >>> group_name("00ff")
-        'patient-1e0e83157c1a'
+        'patient-f419b8964dc9'
     """
     return f"{SAID}-{hashlib.sha256(f'{SAID}:{id_}'.encode()).hexdigest()[:LENGTH]}"
 
