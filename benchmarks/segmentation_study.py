@@ -134,7 +134,7 @@ def found_in(out: Path, images: str, loss: str, rows: list[int]) -> list[Evaluat
 
 def values_of(found: list[Evaluated], metric: str) -> np.ndarray:
     """Return (seeds, images, 1) values of the class nucleus."""
-    return np.stack([each._values("nucleus", metric) for each in found])  # type: ignore[arg-type]
+    return np.stack([each.values("nucleus", metric) for each in found])  # type: ignore[arg-type]
 
 
 def row_of(found: list[Evaluated], first: list[Evaluated] | None, title: str) -> list[str]:

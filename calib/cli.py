@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO, cast
 
 import calib
+from calib.commands.exit_codes import INTERRUPTED, USAGE, exit_codes_table
 from calib.commands.registry import COMMANDS, Command
 from calib.commands.shown import show_warnings
 from calib.config import handed_on
@@ -26,9 +27,7 @@ LESS_MEMORY = "Close other programs, or take less at once (data.encode_batch_siz
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status.
-
-    0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 stopped by SIGTERM, 138 by SIGUSR1.
+    """Run a subcommand and return its exit status, one of `calib.commands.exit_codes.EXIT_CODES`.
 
     Args:
         argv: The arguments. None: those of the process.
@@ -37,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="calib",
         description=(calib.__doc__ or "").splitlines()[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:10} {row.summary}" for name, row in COMMANDS.items()),
+        epilog="commands:\n"
+        + "\n".join(f"  {name:10} {row.summary}" for name, row in COMMANDS.items())
+        + f"\n\nexit statuses:\n{exit_codes_table()}",
     )
     parser.add_argument("--version", action="version", version=f"calib {calib.__version__}")
     parser.add_argument("command", help="one of those below")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments:
         parser.print_help()
-        return 2
+        return USAGE
     given = parser.parse_args(arguments)
     if given.command not in COMMANDS:
         parser.error(str(unknown_name("command", given.command, COMMANDS)))
@@ -129,7 +130,7 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{row.after.interruption}\n")
-        return 130
+        return INTERRUPTED
 
 
 def _out_of_memory(error: BaseException) -> bool:

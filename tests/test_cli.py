@@ -221,7 +221,7 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
     assert "goes on from the last finished epoch" in capsys.readouterr().err
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
-    assert capsys.readouterr().err == "\ncalib predict: interrupted.\n"
+    assert capsys.readouterr().err == "\ncalib predict: interrupted. Nothing was written.\n"
 
 
 TOY = """
@@ -343,7 +343,7 @@ def test_the_package_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "runs/x", "--json"], "There is no option '--json': this command takes settings"),
+        (["train", "--brief"], "There is no option '--brief': this command takes settings"),
         (["train", "--verbose"], "There is no option '--verbose': this command takes settings (key=value)"),
         (["train", "--seed"], "Settings are written without dashes: 'seed=value' instead of '--seed'."),
         (["train", "--data.shots=4"], "without dashes: 'data.shots=value' instead of '--data.shots=4'."),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from calib.backbones.base import Backbone
+from calib.commands.machine import to_json
 from calib.config import EvaluateRun, ReportRun
 from calib.core import ranks
 from calib.core.errors import unknown_name
@@ -20,6 +21,7 @@ from calib.core.hashing import json_digest
 from calib.data import FeatureTable, ImageTable
 from calib.data.predictions import Predictions
 from calib.data.task import AbsentSplitError
+from calib.io.files import read_json
 from calib.metrics import METRICS, columns_of, needed_by, summarize
 from calib.report.compare import compare, over_seeds
 from calib.report.document import Document
@@ -27,6 +29,7 @@ from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
+from calib.runs.folder import RunFolder
 from calib.runs.prepare import features_of, load_task
 from calib.runs.reports import Material, document_from, of_entry
 
@@ -247,5 +250,9 @@ def main(config: EvaluateRun) -> int:
     """Run `evaluate.py` and print its tables. Returns the exit status."""
     results = evaluate(config)
     say = sys.stdout.write
+    if config.json:
+        folder = RunFolder(results["folder"])
+        say(to_json({"folder": str(folder.path), **read_json(folder.metrics)}) + "\n")
+        return 0
     say(f"\n{results['text']}\n\nReport, predictions, metrics: {results['folder']}\n")
     return 0

@@ -46,6 +46,17 @@ class After:
     write_error: str = ""
 
 
+NOTHING_WRITTEN = After(
+    interruption=" Nothing was written.", stop=" Nothing was written: the same command begins anew."
+)
+NOTHING_CHANGED = After(
+    interruption=" What was not said to be kept or written is as it was.",
+    stop=" What was not said to be kept or written is as it was.",
+)
+FEATURES_KEPT = After(
+    interruption=" Image features that were encoded are kept; the same command goes on from there.",
+    stop=" Image features that were encoded are kept; the same command goes on from there.",
+)
 GOES_ON = After(
     interruption=" The same command goes on from the last finished epoch.",
     stop=" The same command goes on from what is saved.",
@@ -112,8 +123,10 @@ def with_runs(argv: Sequence[str], *, task: str) -> EvaluateRun | ReportRun | Ro
     Example:
         >>> with_runs(["runs/mine", "seed=2"], task="evaluate").runs
         ['runs/mine']
+        >>> with_runs(["runs/mine", "--json"], task="report").json
+        True
     """
-    settings, runs = split_arguments(argv)
+    settings, runs = split_arguments(["json=true" if word == "--json" else word for word in argv])
     config = load_config(settings, task=task)
     assert isinstance(config, EvaluateRun | ReportRun | RobustnessRun)
     return replace(config, runs=[*config.runs, *runs])
@@ -169,6 +182,7 @@ COMMANDS = {
         summary="look at data before anything is encoded: calib data check FOLDER_OR_TABLE",
         main="calib.commands.data:main",
         read=data_arguments,
+        after=NOTHING_WRITTEN,
     ),
     "train": replace(_TRAIN, tasks={"failure": _FAILURE, "segment": _SEGMENT}),
     "sweep": Command(
@@ -196,6 +210,7 @@ COMMANDS = {
         usage=usage.EVALUATE,
         task="evaluate",
         shared=True,
+        after=FEATURES_KEPT,
     ),
     "report": Command(
         summary="one page on finished runs: tables, curves, cases, checklists; opens from disk",
@@ -203,6 +218,7 @@ COMMANDS = {
         read=partial(with_runs, task="report"),
         usage=usage.REPORT,
         task="report",
+        after=NOTHING_WRITTEN,
     ),
     "robustness": Command(
         summary="what corruptions and real shifts do to accuracy, calibration and guarantees of runs",
@@ -226,38 +242,51 @@ COMMANDS = {
         summary="a finished run as a folder for others, with a model card; on the hub where asked",
         main="calib.commands.export:main",
         read=export_arguments,
+        after=NOTHING_CHANGED,
+    ),
+    "completion": Command(
+        summary="a script that completes commands and settings: calib completion bash|zsh|fish",
+        main="calib.commands.completion:main",
+        after=NOTHING_WRITTEN,
     ),
     "configs": Command(
         summary="list the settings files that come with calib, or print one: calib configs [NAME]",
         main="calib.commands.configs:main",
+        after=NOTHING_WRITTEN,
     ),
     "doctor": Command(
         summary="what is here, what is missing and how to get it: packages, devices, weights, caches",
         main="calib.commands.doctor:main",
+        after=NOTHING_WRITTEN,
     ),
     "cache": Command(
         summary="list, check and prune cached image features: calib cache [FOLDER] [--prune DAYS]",
         main="calib.commands.cache:main",
+        after=NOTHING_CHANGED,
     ),
     "predict": Command(
         summary="classify images with an exported prompt",
         main="calib.commands.predict:main",
         read=predict_arguments,
+        after=NOTHING_WRITTEN,
     ),
     "calibrate": Command(
         summary="fit a calibrator to labelled outputs of a run or of any model, or apply one",
         main="calib.commands.calibrate:main",
         read=calibrate_arguments,
+        after=NOTHING_CHANGED,
     ),
     "sets": Command(
         summary="fit prediction sets with a stated coverage to labelled outputs, or add them to a table",
         main="calib.commands.sets:main",
         read=sets_arguments,
+        after=NOTHING_CHANGED,
     ),
     "review": Command(
         summary="which predictions may pass and which a person must look at, with what is guaranteed",
         main="calib.commands.review:main",
         read=review_arguments,
+        after=NOTHING_CHANGED,
     ),
     "segment": replace(
         _SEGMENT,

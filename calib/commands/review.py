@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from calib import __version__
+from calib.commands.machine import answered
 from calib.commands.out_files import check_out
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
@@ -150,6 +151,11 @@ def _row(each: CurvePoint, taken: bool) -> list[str]:
 
 def main(given: argparse.Namespace) -> int:
     """Run `calib review` with what `review_arguments` returned. Returns the exit status."""
+    given.found = {}
+    return answered(given.found, lambda: _run(given), as_json=given.json)
+
+
+def _run(given: argparse.Namespace) -> int:
     if given.out is not None:
         check_out(Path(given.out), [given.source, given.on, given.unlabelled, given.apply])
     if given.source.lower().endswith(".json"):
@@ -164,6 +170,20 @@ def main(given: argparse.Namespace) -> int:
         seed=given.seed,
     )
     return (_of_run if is_export(given.source) else _of_file)(given, threshold)
+
+
+def _record(fitted: ReviewThreshold) -> dict[str, Any]:
+    """Return a fitted threshold for machines."""
+    return {
+        "achievable": fitted.achievable,
+        "threshold": fitted.threshold,
+        "rule": fitted.rule,
+        "cases": fitted.cases,
+        "at": None if fitted.at is None else fitted.at._asdict(),
+        "curve": [each._asdict() for each in fitted.curve() if each.n],
+        "summary": fitted.summary,
+        "guarantee": fitted.guarantee if fitted.achievable else None,
+    }
 
 
 def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
@@ -194,6 +214,7 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
         "rows": fitted.cases,
     }
     decisions = keep_decisions(path, {"review": about}, fitted_for=digest, review=fitted)
+    given.found |= {**_record(fitted), "on": about["on"], "kept": str(path)}
     earlier = export.decisions is not None and export.decisions.review is not None
     instead = ", in the place of an earlier threshold" if earlier else ""
     _say(f"Kept in {path}{instead}: calib predict says accept or review.")
@@ -242,6 +263,7 @@ def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     _say(text)
     about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
     ReviewFile(fitted, judged.source, names, about).save(out)
+    given.found |= {**_record(fitted), "on": about["on"], "written": str(out)}
     _say(f"Written: {out}. Apply it: calib review {out} --apply FILE --out FILE")
     return _apply(given, Decisions(review=fitted), cases)
 
@@ -264,6 +286,7 @@ def _apply(given: argparse.Namespace, decisions: Decisions, cases: Judged | None
     accepted = write_decided(cases, decisions, out)
     assert decisions.review is not None
     n, count = len(accepted), int(accepted.sum())
+    given.found["applied"] = {"out": str(out), "cases": n, "accepted": count, "to_review": n - count}
     _say(f"{count} of {n} accepted, {n - count} to review, in {out}")
     sys.stderr.write(printable(f"{decisions.review.guarantee}\n"))
     return 0

@@ -79,6 +79,7 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", help="the threshold of a file (default: review.json); of --apply its table"
     )
+    parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib review", example="error=0.05 confidence=0.9")

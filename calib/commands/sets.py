@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calib import __version__
 from calib.commands.calibrate import in_class_order
+from calib.commands.machine import answered
 from calib.commands.out_files import check_out, outputs_to_apply
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
@@ -166,11 +167,18 @@ def _ends(ends: tuple[float, float]) -> str:
 
 def main(given: argparse.Namespace) -> int:
     """Run `calib sets` with what `sets_arguments` returned. Returns the exit status."""
+    given.found = {}
+    return answered(given.found, lambda: _run(given), as_json=given.json)
+
+
+def _run(given: argparse.Namespace) -> int:
     say = sys.stdout.write
     if given.apply is not None:
         file = SetFile.load(given.source)
         outputs, out = outputs_to_apply(given, file.class_names)
         sets = file.apply(outputs, out)
+        sizes = sets.sum(dim=1).double()
+        given.found |= {"written": str(out), "cases": len(sets), "mean_size": float(sizes.mean())}
         say(printable(f"{_sizes(sets, 'rows')} Written: {out}\n"))
         sys.stderr.write(printable(f"{file.sets.described(file.class_names)}\n"))
         return 0
@@ -205,8 +213,21 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
     _say(text, None if test is None else judged(file, test))
     about = {**file.about, "on": _called(given, left_out)}
     keep_decisions(path, {"sets": about}, fitted_for=digest, sets=file.sets)
+    given.found |= {**_record(file), "kept": str(path)}
     _say(f"Kept in {path}: calib predict writes the set of every image.")
     return 0
+
+
+def _record(file: SetFile) -> dict[str, Any]:
+    """Return fitted sets for machines."""
+    return {
+        "coverage": file.sets.coverage,
+        "score": file.sets.score,
+        "class_names": list(file.class_names),
+        "cases": file.about["rows"],
+        "thresholds": file.sets.table(),
+        "guarantee": file.sets.guarantee,
+    }
 
 
 def _called(given: argparse.Namespace, left_out: bool) -> str:
@@ -232,6 +253,7 @@ def _of_file(given: argparse.Namespace, source: Path) -> int:
     file, text = fit_sets(outputs, by=given.by, shares=given.shares, **given.asked)
     _say(text, None if test is None else judged(file, test))
     file.save(out)
+    given.found |= {**_record(file), "written": str(out)}
     _say(f"Written: {out}. Apply it: calib sets {out} --apply FILE --out FILE")
     return 0
 

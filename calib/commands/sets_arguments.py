@@ -75,6 +75,7 @@ def sets_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="the sets of a file (default: sets.json), or with --apply the new outputs",
     )
+    parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib sets", example="coverage=0.9 by=class")

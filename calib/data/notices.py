@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 PATIENT_COLUMN = re.compile(
     r"(^|_)(patient|subject|participant|donor|case|slide|wsi)s?_?(id|key|no|nr|num|number|name|code|uid)?$"
 )
-LOG_EVERY = 10.0  # seconds between two lines of progress
+FIRST_AFTER, LOG_EVERY = 2.0, 10.0  # seconds before the first line of progress, and between two lines
 
 
 def warn_of_unused_groups(columns: Iterable[str]) -> None:
@@ -38,7 +38,7 @@ def warn_of_unused_groups(columns: Iterable[str]) -> None:
 
 
 class ProgressLog:
-    """A line in the log at most every ten seconds, for work that takes minutes on a large data set.
+    """A line in the log after two seconds, then every ten: how much is done, how fast, and what is left.
 
     Args:
         logger: Where the lines go, at level INFO.
@@ -48,14 +48,43 @@ class ProgressLog:
 
     def __init__(self, logger: logging.Logger, what: str, total: int) -> None:
         self._logger, self._what, self._total = logger, what, total
-        self._last = time.monotonic()
+        self._began = time.monotonic()
+        self._next = self._began + FIRST_AFTER
 
     def update(self, done: int) -> None:
         """Say how many items are done, if the last line is long enough ago."""
         now = time.monotonic()
-        if now - self._last >= LOG_EVERY:
-            self._last = now
-            self._logger.info("%s: %d of %d", self._what, done, self._total)
+        if now >= self._next:
+            self._next = now + LOG_EVERY
+            told = pace(done, self._total, now - self._began)
+            self._logger.info("%s: %d of %d%s", self._what, done, self._total, told)
+
+
+def pace(done: int, total: int, seconds: float) -> str:
+    """Return how fast items are done and how long the rest takes at that rate; empty: nothing is known yet.
+
+    Args:
+        done: Items that are done.
+        total: Items altogether.
+        seconds: How long they took.
+
+    Example:
+        >>> pace(30, 90, 10.0), pace(1, 201, 4.0), pace(9, 9, 3.0), pace(0, 9, 3.0)
+        (' (3.0 a second, about 20 s left)', ' (0.25 a second, about 13 min left)', ' (3.0 a second)', '')
+    """
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    left = (total - done) / rate
+    shown = f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"
+    if done >= total:
+        return f" ({shown} a second)"
+    minutes = left / 60
+    if left < 100:
+        span = f"{left:.0f} s"
+    else:
+        span = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return f" ({shown} a second, about {span} left)"
 
 
 def warn_of_absent_classes(class_names: Sequence[str], labels: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from calib.core import ranks
 from calib.core.byname import bind
 from calib.core.errors import unknown_name
+from calib.failure.shared_inputs import SharedInputs, can_share, score_shared, shared_inputs
 from calib.failure.vilu import ViLU
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
@@ -96,10 +97,7 @@ class FailurePredictionModule(LightningModule):
         if len(self.text_features) == 1:
             return judge(images, self.text_features[0], picked, model_logits=told)
         logits = images.new_zeros(len(images))
-        # The models of the batch of all processes: with other shares the head is called as often, perhaps
-        # with no image.
-        used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
-        for model in used.nonzero().flatten().tolist():
+        for model in self._models(batch):
             rows = (batch["source"] == model).nonzero().flatten()
             part = judge(
                 images[rows],
@@ -110,15 +108,37 @@ class FailurePredictionModule(LightningModule):
             logits = logits.index_copy(0, rows, part.to(logits))
         return logits
 
+    def _models(self, batch: Mapping[str, Tensor]) -> list[int]:
+        """Return the models that images of the batch of all processes are of.
+
+        With other shares of it a head is called as often, perhaps with no image.
+        """
+        used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
+        found: list[int] = used.nonzero().flatten().tolist()
+        return found
+
+    def _shared(self, batch: Mapping[str, Tensor]) -> SharedInputs | None:
+        """Return what all heads see of a batch; None where each sees its own, or there is one to see it."""
+        if not can_share(self.head, batch) or (not self.folds and len(self.text_features) == 1):
+            return None
+        models = self._models(batch) if len(self.text_features) > 1 else [0]
+        return shared_inputs(self.head, batch, self.text_features, models)
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        value = self._loss(batch, self.failure_logits(batch))
+        shared = self._shared(batch)
+        value = self._loss(
+            batch, self.failure_logits(batch) if shared is None else score_shared(self.head, shared)
+        )
         self._sum = self._sum + value.detach()  # on the device: a step never waits for a number
         self._steps += 1
-        for number, head in enumerate(self.folds):
+        for number, head in enumerate(self._heads()[1:]):
             seen = self.fold_of[batch["index"]] != number
             rest = {name: rows[seen] for name, rows in batch.items()}
-            part = self._loss(rest, self.failure_logits(rest, head))
+            if shared is None:
+                part = self._loss(rest, self.failure_logits(rest, head))
+            else:
+                part = self._loss(rest, score_shared(head, shared.of(seen)))
             self._sum_of_folds = self._sum_of_folds + part.detach()
             value = value + part
         return value

@@ -115,13 +115,13 @@ class ViLU(nn.Module):
         self.dim = dim
         self.keep_frozen = keep_frozen
         self.register_buffer("iteration_count", torch.tensor(0))
-        self._slots = slots_of(
+        self.slots = slots_of(
             dim,
             use_attention=use_attention,
             concat=concat,
             use_predicted_caption=use_predicted_caption,
         )
-        widths = [max(slot.stop for slot in self._slots.values()), *hidden, 1]
+        widths = [max(slot.stop for slot in self.slots.values()), *hidden, 1]
         self.mlp = make_mlp(widths, activation=activation, negative_slope=negative_slope)
         if use_attention:
             self.in_proj_v = nn.Linear(dim, dim, bias=False)
@@ -161,7 +161,7 @@ class ViLU(nn.Module):
     @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the vectors that reach the MLP: image, alternatives, predicted, as far as used."""
-        return tuple(self._slots)
+        return tuple(self.slots)
 
     def forward(
         self,
@@ -331,9 +331,9 @@ class ViLU(nn.Module):
     def _score(self, inputs: Inputs) -> Tensor:
         """Return the failure logit (B,)."""
         folded = folding_pays(inputs)
-        right = run_folded(self.mlp, inputs, self._slots) if folded else self._run_mlp(inputs.parts())
+        right = run_folded(self.mlp, inputs, self.slots) if folded else self._run_mlp(inputs.parts())
         return -(right if inputs.confidence is None else inputs.confidence + right)
 
     def _run_mlp(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the MLP's output (B,) on the joined parts."""
-        return self.mlp(join_parts(parts, self._slots)).squeeze(1)
+        return self.mlp(join_parts(parts, self.slots)).squeeze(1)

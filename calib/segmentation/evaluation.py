@@ -81,7 +81,7 @@ class Evaluated:
         Returns:
             None where there is a single image or group, or no image defines the metric.
         """
-        values = self._values(row, metric)
+        values = self.values(row, metric)
         if self._alone() or not np.isfinite(values).any():
             return None
         return bootstrap_interval(
@@ -104,7 +104,7 @@ class Evaluated:
         """
         if self.names != other.names or self.class_names != other.class_names:
             raise ValueError("Differences are taken on the same images and classes.")
-        a, b = self._values(row, metric), other._values(row, metric)
+        a, b = self.values(row, metric), other.values(row, metric)
         if self._alone() or not np.isfinite(a).any() or not np.isfinite(b).any():
             return None
         return paired_bootstrap(MACRO, a, b, groups=self.groups, undefined="drop", **settings)
@@ -120,7 +120,7 @@ class Evaluated:
 
     def rows_of_images(self) -> tuple[list[str], list[list[str]]]:
         """Return a table with a line per image: its metrics, means over classes but the background."""
-        columns = [self._values(MEAN, metric) for metric in METRICS]
+        columns = [self.values(MEAN, metric) for metric in METRICS]
         means = [np.nanmean(np.where(np.isfinite(c).any(1, keepdims=True), c, 0), axis=1) for c in columns]
         known = [np.isfinite(column).any(1) for column in columns]
         rows = []
@@ -160,8 +160,13 @@ class Evaluated:
             )
         return cls(sums, names, groups, classes)
 
-    def _values(self, row: str, metric: SegmentationMetric) -> np.ndarray:
-        """Return (N, K) values of images: of a class, or of all but the background."""
+    def values(self, row: str, metric: SegmentationMetric) -> np.ndarray:
+        """Return (N, K) values of images, NaN where not defined: of a class (K = 1), or of all but one.
+
+        Args:
+            row: A class, or "mean": all classes but the background.
+            metric: "dice", "ace", "ece" or "mce".
+        """
         each = per_image(self.sums, metric).numpy()
         if row == MEAN:
             return each[:, 1:]
@@ -251,11 +256,11 @@ def results_text(metrics: Mapping[str, Any], *, level: float = 0.95) -> str:
         rows.append([name, *cells, shown(values["micro_ace"]), shown(values["micro_ece"])])
     n, groups = metrics["n"], metrics["groups"]
     of = f"{n} image{'s' * (n != 1)}" + ("" if groups is None else f" of {groups} groups")
+    mean = f" '{MEAN}' is over the classes but {next(iter(classes))}." if len(classes) > 2 else ""
     note = (
         f"Means over {of}, with {100 * level:g} % intervals over the choice of "
-        f"{'images' if groups is None else 'groups'}; '{MEAN}' is over the classes but "
-        f"{next(iter(classes))}. ACE: mean gap between probability and share of pixels over the bins of an "
-        "image; pooled: of all pixels as one image."
+        f"{'images' if groups is None else 'groups'}.{mean} ACE: mean gap between probability and share of "
+        "pixels over the bins of an image; pooled: of all pixels as one image."
     )
     return f"{aligned(head, rows)}\n\n{note}"
 

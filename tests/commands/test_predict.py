@@ -236,11 +236,14 @@ def test_a_pipe_or_a_device_is_said_and_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_progress_is_said_batch_by_batch(run: Path, image_folder: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("calib.data.notices.LOG_EVERY", 0.0)
+    for name in ("FIRST_AFTER", "LOG_EVERY"):
+        monkeypatch.setattr(f"calib.data.notices.{name}", 0.0)
     with caplog.at_level("INFO", logger="calib"):
         predict(run, [str(image_folder / "test")], batch_size=4)
     said = [line for line in caplog.messages if line.startswith("classifying images")]
-    assert said == [f"classifying images: {done} of 9" for done in (4, 8, 9)]
+    assert [line.split(" (")[0] for line in said] == [f"classifying images: {n} of 9" for n in (4, 8, 9)]
+    assert "a second, about" in said[0]
+    assert said[-1].endswith(" a second)")
 
 
 def test_what_a_run_holds_is_loaded_from_its_folder(run: Path, tmp_path: Path) -> None:

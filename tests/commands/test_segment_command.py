@@ -16,6 +16,7 @@ from calib.cli import main
 from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.runs.folder import RunFolder
+from calib.runs.results import metric_names, results_of
 from calib.segmentation.export import Segmenter
 
 QUICK = [
@@ -74,6 +75,16 @@ def test_a_run_leaves_network_numbers_table_and_figure(run):
     assert curves[0] == "epoch,step,train/ce,train/dice,train/ml1_ace,train/total,val/ace,val/dice,val/ece"
     assert len(curves) == 3
     assert isinstance(calib.load(folder), Segmenter)
+    logged = results_of(RunFolder(folder))
+    assert (logged.columns, [row[0] for row in logged.rows]) == (
+        ["class", "dice", "ace", "ece", "mce"],
+        ["background", "square"],
+    )
+    names = metric_names(config(Path("x"), folder))
+    assert {
+        f"test/{name}" for name in written["test"] if name not in ("classes", "intervals", "groups")
+    } - names == {"test/histogram"}
+    assert set(curves[0].split(",")) - {"epoch", "step"} <= names
 
 
 def test_a_finished_run_is_read_back_and_its_figures_are_made_again(run, root):

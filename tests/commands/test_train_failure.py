@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
+from calib.commands.failure import cross_fit
 from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.failure.validation import judged_by_head
@@ -39,6 +40,7 @@ from calib.io.tensors import load_tensors
 from calib.metrics.failure import auroc, summarize_failure
 from calib.posthoc import Decisions, Familiarity
 from calib.prompts.export import Prompt
+from calib.prompts.stack import PromptStackModule
 from calib.prompts.zero_shot import zero_shot, zero_shot_features
 from calib.runs.exports import failure_path
 from calib.runs.marks import ForeignFileError
@@ -431,6 +433,53 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
     shutil.copy(tmp_path / "run" / "checkpoints" / "last.ckpt", together)
     with pytest.raises(ForeignFileError, match=r"\.stack-1/checkpoints/last\.ckpt belongs to another run"):
         train_failure(failure_settings(*changes))
+
+
+def test_prompts_of_folds_are_those_trained_alone_and_go_on_from_their_common_checkpoint(
+    runs, failure_settings, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    changes = [f"prompt={runs[1]}", "fit_on=cross_fitted", "folds=3", "scores=[mcp]"]
+    write, written = cross_fit._write_fold, []
+
+    def stopped(prompt, curves, folder) -> None:
+        if len(written) == 1:
+            raise OSError("the disk is gone")
+        written.append(folder)
+        write(prompt, curves, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_fit, "_write_fold", stopped)
+        with pytest.raises(OSError, match="the disk is gone"):
+            train_failure(failure_settings(*changes, f"out={tmp_path / 'beside'}"))
+    caplog.set_level("INFO")
+    train_failure(failure_settings(*changes, f"out={tmp_path / 'beside'}"))
+    assert "Going on after epoch 3" in caplog.text
+    monkeypatch.setattr(cross_fit, "SIDE_BY_SIDE", 1)
+    train_failure(failure_settings(*changes, f"out={tmp_path / 'alone'}"))
+    for number in "123":
+        beside, alone = (tmp_path / each / "folds" / number for each in ("beside", "alone"))
+        assert {path.name for path in beside.iterdir()} == {"logs", "prompt.safetensors", "split.json"}
+        ours, theirs = (Prompt.load(each / "prompt.safetensors") for each in (beside, alone))
+        assert torch.allclose(ours.context, theirs.context, atol=1e-6)
+        assert not torch.equal(ours.context, Prompt.load(runs[1] / "prompt.safetensors").context)
+        assert len((beside / "logs" / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_a_prompt_of_a_fold_whose_loss_breaks_ends_the_run(
+    runs, failure_settings, tmp_path, monkeypatch
+) -> None:
+    means = PromptStackModule._means_of
+
+    def broken(self, step, prompt):
+        if prompt is self.prompts[1] and self.current_epoch == 1:
+            prompt.failed = "Training stopped in epoch 1. The loss ce is nan."
+        return means(self, step, prompt)
+
+    monkeypatch.setattr(PromptStackModule, "_means_of", broken)
+    changes = [f"prompt={runs[1]}", "fit_on=cross_fitted", "folds=2", f"out={tmp_path / 'run'}"]
+    with pytest.raises(FloatingPointError, match="The loss ce is nan"):
+        train_failure(failure_settings(*changes))
+    assert not list((tmp_path / "run" / "folds").glob("*/prompt.safetensors"))
 
 
 def test_folds_keep_groups_together_and_spread_classes() -> None:

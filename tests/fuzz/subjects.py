@@ -57,6 +57,7 @@ from calib.failure.export import FailureHead
 from calib.failure.official import read_official, write_official
 from calib.failure.vilu import ViLU
 from calib.io.files import read_json, write_json
+from calib.metrics import image_sums
 from calib.posthoc import Decisions, Familiarity, PredictionSets, ReviewThreshold, make_calibrator
 from calib.prompts.calibration import Calibration
 from calib.prompts.export import Prompt
@@ -64,6 +65,10 @@ from calib.runs.folder import RunFolder
 from calib.runs.last_state import read_checkpoint
 from calib.runs.slices import read_slices
 from calib.runs.trainer import resume_point
+from calib.segmentation.evaluation import Evaluated
+from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MaskClasses
+from calib.segmentation.network import build_network
 
 ABOUT = {
     "name": "toy",
@@ -196,12 +201,19 @@ def exports(folder: Path) -> list[Subject]:
         about={"method": "coop", "seed": 1},
     ).save(folder / "predictions.safetensors")
     write_official(folder / "lvu.ckpt", head.state_dict(), epoch=3)
+    classes = MaskClasses(("rest", "cell"), ((0,), (1, 2)))
+    network = build_network("unet", [4, 8], 2, size=16, seed=1)
+    Segmenter(network, "unet", [4, 8], 16, classes, 1.5, {"seed": 1}).save(folder / "segment.safetensors")
+    sums = image_sums(unit(2, 2, 3, 3).abs().clamp(0, 1), torch.arange(18).reshape(2, 3, 3) % 2, n_bins=3)
+    Evaluated(sums, ["1.png", "2.png"], ["p1", "p2"], ["rest", "cell"]).save(folder / "sums.safetensors")
     ours, unsealed = mutations.SAFETENSORS, (mutations.edit_unsealed_record,)
     return [
         Subject("prompt", folder / "prompt.safetensors", Prompt.load, ours, family="p"),
         Subject("calibrated prompt", folder / "calibrated.safetensors", _calibrated_prompt, ours, family="p"),
         Subject("failure head", folder / "failure.safetensors", _failure, ours),
         Subject("predictions", folder / "predictions.safetensors", Predictions.load, ours),
+        Subject("segmentation network", folder / "segment.safetensors", _segmenter, ours),
+        Subject("image sums", folder / "sums.safetensors", Evaluated.load, ours),
         Subject("ViLU checkpoint", folder / "lvu.ckpt", read_official, mutations.BYTES),
         *(
             Subject(
@@ -222,6 +234,11 @@ def _calibrated_prompt(path: Path) -> Any:
     assert prompt.calibration is not None
     kept = [*prompt.calibration.tensors().values(), prompt.calibration.record()]
     return [prompt.logits(unit(5, 8, seed=7)), kept, plain(replace(prompt, calibration=None))]
+
+
+def _segmenter(path: Path) -> Any:
+    loaded = Segmenter.load(path)
+    return [loaded.network.state_dict(), loaded.classes, loaded.size, loaded.temperature, loaded.about]
 
 
 def again(load: Callable[[Path], Any]) -> Callable[[Path], Any]:

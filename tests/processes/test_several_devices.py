@@ -250,7 +250,9 @@ def test_what_ended_a_job_is_said_by_the_process_that_started_the_others(
     assert capsys.readouterr().err == ""
     monkeypatch.delenv(LAUNCHER)
     assert calib_command("cache", []) == 143
-    assert capsys.readouterr().err == "calib cache: stopped by SIGTERM.\n"
+    assert capsys.readouterr().err == (
+        "calib cache: stopped by SIGTERM. What was not said to be kept or written is as it was.\n"
+    )
     with pytest.raises(Preempted, match="SIGTERM"):  # by which all of its processes ended
         launching._stopped(143)
     assert (launching._stopped(1), launching._stopped(130)) == (1, 130)

@@ -12,7 +12,9 @@ from calib.stats import (
     MeanStatistic,
     bootstrap_interval,
     counted_intervals,
+    counted_resamples,
     paired_bootstrap,
+    resampled_interval,
 )
 
 NAMES = ("accuracy", "ece", "nll", "macro_f1")
@@ -75,6 +77,21 @@ def test_failure_metrics_that_are_counted_together_are_those_of_one_by_one(group
     assert undefined is None
     assert defined is not None
     assert defined.high == 0
+
+
+def test_differences_of_failure_metrics_on_the_same_resamples_are_those_of_pairs() -> None:
+    rng = np.random.default_rng(5)
+    scores, failure = rng.normal(size=(2, 60)), rng.random(60) < 0.1
+    names, how = ["auroc", "aurc", "eaurc"], {"groups": [i // 2 for i in range(60)], "n_resamples": 100}
+    ours, theirs = counted_resamples([failures_of_counts(names, each, failure) for each in scores], 60, **how)
+    for at, name in enumerate(names):
+        pair = ((scores[0], failure), (scores[1], failure))
+        expected = paired_bootstrap(failure_statistic(name), *pair, undefined="drop", level=0.9, **how)
+        assert resampled_interval(ours[:, at] - theirs[:, at], 0.9) == expected
+    with pytest.raises(ValueError, match="at least 2 samples or groups"):
+        counted_resamples([failures_of_counts(names, scores[0], failure)], 60, groups=["a"] * 60)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        resampled_interval(ours[:, 0], 1.0)
 
 
 def test_what_cannot_be_resampled_is_refused() -> None:

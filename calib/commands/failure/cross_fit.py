@@ -33,7 +33,7 @@ from calib.runs.prompt_run import exported
 from calib.runs.shots import member_of
 from calib.runs.trainer import check_trainer, fit, make_trainer
 
-CHECKPOINTS = 20  # per training, as of a head: a lost epoch is quickly trained again
+CHECKPOINTS = 10  # per training, as of a head: a lost epoch is quickly trained again
 SIDE_BY_SIDE = 16  # prompts at most: memory grows with them
 STACK = ".stack-"  # begins the name of a folder in `folds`, while prompts are trained
 log = logging.getLogger(__name__)

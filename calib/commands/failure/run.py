@@ -38,7 +38,7 @@ from calib.runs.identity import run_name
 from calib.runs.opening import check_same_data, opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
 
-CHECKPOINTS = 20  # per run: epochs are short, and a lost one is quickly trained again
+CHECKPOINTS = 10  # per run: epochs are short, and a lost one is quickly trained again
 log = logging.getLogger(__name__)
 
 

@@ -70,9 +70,8 @@ def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.9
     of = f"{any_row['n']} images" + ("" if any_row["groups"] is None else f" of {any_row['groups']} groups")
     note = (
         f"Means over {of} and the classes but {next(iter(any_row['classes']))}, with {100 * level:g} % "
-        f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}; differences "
-        "are paired by image."
-    )
+        f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}"
+    ) + ("; differences are paired by image." if compared else ".")
     return f"{aligned(head, lines)}\n\n{note}"
 
 

@@ -40,6 +40,7 @@ class EvaluateRun:
         n_resamples: Bootstrap resamples of the intervals.
         level: Coverage of the intervals.
         seed: Of the bootstrap.
+        json: What was found is said as JSON on standard output, instead of in sentences; also --json.
     """
 
     task: str = setting("evaluate", affects="report")
@@ -56,3 +57,4 @@ class EvaluateRun:
     n_resamples: int = setting(2000, affects="report", at_least=1)
     level: float = setting(0.95, affects="report", above=0, below=1)
     seed: int = setting(0, affects="report", at_least=0, below=SEEDS)
+    json: bool = setting(False, affects="nothing")

@@ -30,6 +30,7 @@ class ReportRun:
         n_resamples: Bootstrap resamples of the intervals.
         level: Coverage of the intervals.
         seed: Of the bootstrap.
+        json: What was found is said as JSON on standard output, instead of in sentences; also --json.
     """
 
     task: str = setting("report", affects="report")
@@ -46,3 +47,4 @@ class ReportRun:
     n_resamples: int = setting(2000, affects="report", at_least=1)
     level: float = setting(0.95, affects="report", above=0, below=1)
     seed: int = setting(0, affects="report", at_least=0, below=SEEDS)
+    json: bool = setting(False, affects="nothing")

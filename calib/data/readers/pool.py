@@ -33,7 +33,8 @@ def load_pool(
     if shots_from is None:
         raise ValueError(
             "Images without labels (data.name=pool) are trained on by the list of those that were chosen and "
-            "labelled: data.shots_from=FILE. calib select makes it."
+            "labelled: data.shots_from=FILE. calib select makes it. To evaluate, give labelled images "
+            "(data.name=folder data.root=FOLDER)."
         )
     chosen = read_shot_list(shots_from)
     chosen.check_filled()

@@ -1,0 +1,24 @@
+"""The exit statuses of every command, in one table."""
+
+from __future__ import annotations
+
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED, REQUEUED = 0, 1, 2, 130, 143, 138
+
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed, or what a check looks for was found: one line on standard error, or the check's report",
+    USAGE: "wrong usage: no command, or an option that is unknown or lacks its value",
+    INTERRUPTED: "interrupted by Ctrl-C; the last line says what is kept",
+    TERMINATED: "stopped by SIGTERM, as clusters do before a job's time ends; what is saved is said",
+    REQUEUED: "stopped by SIGUSR1, likewise",
+}
+
+
+def exit_codes_table() -> str:
+    """Return the exit statuses as text, one a line.
+
+    Example:
+        >>> exit_codes_table().splitlines()[0]
+        '    0  done'
+    """
+    return "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())

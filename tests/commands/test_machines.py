@@ -1,0 +1,131 @@
+"""What machines read: exit statuses, JSON, completion."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from calib.cli import main
+from calib.commands import completion, exit_codes
+from calib.commands.completion_arguments import words_of
+from calib.commands.registry import COMMANDS
+from calib.config import SCHEMAS, keys_of
+from calib.data.notices import pace
+
+
+def test_the_help_lists_every_exit_status(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    for code, meaning in exit_codes.EXIT_CODES.items():
+        assert f"  {code:3}  {meaning}\n" in printed
+    assert len(printed.splitlines()) < 50  # a screen
+    assert max(map(len, printed.splitlines())) <= 110
+
+
+def test_statuses_are_those_of_the_table(monkeypatch, capsys) -> None:
+    assert main(["train", "sed=1"]) == exit_codes.FAILED
+    assert main([]) == exit_codes.USAGE
+    assert main(["configs"]) == exit_codes.DONE
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calib.cli._run", interrupt)
+    for name, row in COMMANDS.items():
+        capsys.readouterr()
+        assert main([name, "x"]) == exit_codes.INTERRUPTED
+        said = capsys.readouterr().err
+        assert said == f"\ncalib {name}: interrupted.{row.after.interruption}\n"
+        assert row.after.interruption, f"calib {name} does not say what is kept"
+        assert row.after.stop, f"calib {name} does not say what is kept"
+
+
+def test_evaluate_and_report_say_what_they_found_as_json(runs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "evaluation"
+    assert main(["evaluate", str(runs[1]), f"out={out}", "n_resamples=10", "--json", "report=false"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["folder"] == str(out)
+    assert found["methods"]["calibprompt"]["1"]["n"] == 545
+    copy = shutil.copytree(runs[1], tmp_path / "run")
+    assert main(["report", str(copy), "n_resamples=10", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert Path(found["page"]).stat().st_size == found["bytes"]
+    assert all(Path(file).is_file() for file in found["files"])
+
+
+def test_review_and_sets_say_what_they_found_as_json(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{0.9 if n % 3 else 0.4},{0.1 if n % 3 else 0.6},{'a' if n % 17 else 'b'}" for n in range(200)]
+    Path("outputs.csv").write_text("p(a),p(b),label\n" + "\n".join(rows) + "\n")
+    assert (
+        main(["review", "outputs.csv", "error=0.2", "--apply", "outputs.csv", "--out", "r.csv", "--json"])
+        == 0
+    )
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["achievable"]
+    assert found["applied"]["accepted"] + found["applied"]["to_review"] == 200
+    assert found["written"] == "review.json"
+    assert found["guarantee"] in printed.err  # the sentences are said all the same
+    assert {"threshold", "error", "upper", "n"} <= found["at"].keys()
+    assert main(["sets", "outputs.csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["coverage"], found["cases"], found["written"]) == (0.9, 200, "sets.json")
+    assert found["thresholds"][0]["cases"] == 200
+
+
+def test_completion_knows_every_command_and_setting() -> None:
+    made = completion.script("bash")
+    for name in COMMANDS:
+        assert f"      {name}) words=" in made
+    train = set(words_of("train", COMMANDS["train"]))
+    assert {f"{key}=" for key in keys_of(SCHEMAS["prompt"])} <= train
+    assert {"preset=calibprompt", "data.name=cxr3", "task=failure", "paper/plip_kather"} <= train
+    assert {"--out", "--window", "--failure"} <= set(words_of("predict", COMMANDS["predict"]))
+    assert {"error=", "workload=", "--json"} <= set(words_of("review", COMMANDS["review"]))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_completion_in_bash(tmp_path: Path) -> None:
+    (tmp_path / "calib.bash").write_text(completion.script("bash"))
+
+    def completed(line: str) -> list[str]:
+        asked = (
+            f'source calib.bash; COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; COMP_WORDBREAKS=" ="; '
+            '_calib 2>/dev/null; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("calib tr") == ["train"]
+    assert completed("calib train data.sho") == ["data.shots="]
+    assert completed("calib train preset=calibprompt-") == [
+        "calibprompt-fl",
+        "calibprompt-ls",
+    ]  # what follows the last =
+    assert completed("calib train seed=2 data.name=lc") == ["lc25000"]
+    assert completed("calib data che") == ["check"]
+    assert completed("calib predict run --win") == ["--window"]
+    assert completed("calib predict calib.b") == ["calib.bash"]  # else files
+
+
+def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
+    assert main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef calib\nautoload -U +X bashcompinit")
+    assert main(["completion", "fish"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("complete -c calib -n ") for line in lines)
+    assert len(lines) == 1 + 2 * len(COMMANDS)
+    with pytest.raises(SystemExit):
+        main(["completion", "tcsh"])
+
+
+def test_what_is_left_is_told_at_the_rate_so_far() -> None:
+    assert pace(100, 200, 1.0) == " (100.0 a second, about 1 s left)"
+    assert pace(1, 1001, 36.0) == " (0.03 a second, about 10.0 h left)"
