@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import random
 import re
 import resource
@@ -42,6 +43,49 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
         way: Clocks(*(statistics.median(clock) for clock in zip(*found, strict=True)))
         for way, found in times.items()
     }
+
+
+class Machine(NamedTuple):
+    """What a ratio is to be read with: the processor, and what its matrix products reach.
+
+    Attributes:
+        processor: Its name.
+        threads: How many worked.
+        plain: Operations per second of PyTorch's own product.
+        packed: Those of the product with packed weights.
+    """
+
+    processor: str
+    threads: int
+    plain: float
+    packed: float
+
+    def __str__(self) -> str:
+        plain, packed = (value / 1e9 for value in (self.plain, self.packed))
+        speed = f"matrix products {plain:.0f} GFLOP/s, packed {packed:.0f}"
+        return f"{self.processor}, {self.threads} threads: {speed}."
+
+    def share(self, operations: float | None, seconds: float, *, plain: bool = False) -> str:
+        """Return the share of the peak that so many operations in so many seconds are; empty: not counted.
+
+        Args:
+            operations: Of the matrix products that cannot be left out. None: they are not counted.
+            seconds: How long they took, with all that is done besides.
+            plain: Whether the peak is that of PyTorch's own product, instead of the larger one.
+        """
+        peak = self.plain if plain else max(self.plain, self.packed)
+        return "" if operations is None else f"{operations / seconds / peak:.0%}"
+
+    def below(self, table: str) -> str:
+        """Return a table of ratios with the machine they were seen on below it."""
+        return f"{table}\n\n{self}"
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    path = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", path.read_text()) if path.is_file() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def _turn(run: Callable[[], object]) -> Clocks:

@@ -423,14 +423,6 @@ def promises(found: Robustness) -> str:
             for step in steps:
                 row = found.find(system, step, measure)
                 value = float("nan") if row is None else row.value.value
-                if np.isnan(
-                    value
-                ):  # a corruption under which nothing is accepted has no error: of the others
-                    members = [
-                        found.find(system, c.name, measure) for c in single if step.endswith(str(c.severity))
-                    ]
-                    known = [m.value.value for m in members if m is not None and np.isfinite(m.value.value)]
-                    value = float(np.mean(known)) if known and step != AS_IT_IS else float("nan")
                 cells.append("n/a" if np.isnan(value) else f"{100 * value:.1f}")
         broken = []
         asked = found.promised[system]

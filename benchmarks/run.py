@@ -7,7 +7,9 @@ Random weights; both sides are measured in this process, in turns; ratios are of
 and sweeps of this project are whole runs of train.py and calib sweep on image files, with their files and
 metrics. The released loop's runs are extrapolated from measured steps and test batches. It computes on
 PyTorch's own matrix product, as it does for its users; the columns "same kernel" put this project on that
-product too, which leaves what the algorithms gain. Ends with how all this scales, see
+product too, which leaves what the algorithms gain. Below every table of ratios stands the processor with its
+peaks, and beside each ratio the share of the peak that the matrix products which cannot be left out are of
+the time: that travels from one machine to another, ratios do not. Ends with how all this scales, see
 `benchmarks/scaling.py`.
 """
 
@@ -25,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from calib.processes.threads import prepare_threads
 
@@ -34,7 +37,7 @@ import numpy as np
 import scaling
 import text_tower
 import torch
-from measuring import Neighbours, duration, in_turns, on_kernel, seconds
+from measuring import Machine, Neighbours, duration, in_turns, on_kernel, seconds
 from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 
@@ -85,19 +88,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(part + "\n\n")
         sys.stdout.flush()
 
-    add(machine())
+    here = text_tower.machine()
+    add(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores. "
+        f"{len(CLASSES)} classes, {SHOTS} shots, batches of {TRAIN_BATCH}.\n\n{here}"
+    )
     backbone = create_backbone("plip", weights="random")
     with tempfile.TemporaryDirectory() as scratch:
         files = make_images(Path(scratch) / "images", size.n_test)
         loop = OfficialLoop(backbone, CLASSES)
         steps = measure_steps(loop, files["train"], size.rounds)
-        add(step_table(steps))
-        add(folds_table(backbone, CLASSES, size.rounds))
-        add(tower_table(backbone, 2 if given.quick else size.rounds))
-        add(run_table(steps, Path(scratch), files, size))
+        add(step_table(steps, here, step_operations(backbone)))
+        add(folds_table(backbone, CLASSES, size.rounds, here))
+        add(tower_table(backbone, 2 if given.quick else size.rounds, here))
+        add(run_table(steps, Path(scratch), files, size, here))
     add(metrics_table(size.rounds))
     points = scaling.measure(backbone, quick=given.quick, released_step=steps.train, released_test=steps.test)
-    add(scaling.tables(points))
+    add(scaling.tables(points, here))
     add(str(others))
     write_text(given.out, "\n\n".join(parts) + "\n")
     scaling.plot(points, given.out.with_suffix(".png"))
@@ -105,15 +112,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def machine() -> str:
-    """Return the processor's speed, which figures are to be read with."""
-    products = in_turns(text_tower.products(), rounds=9)
-    plain, packed = (2 * text_tower.PEAK_SIZE**3 / clocks.wall / 1e9 for clocks in products.values())
-    return (
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores, "
-        f"{torch.backends.cpu.get_cpu_capability()}; products {plain:.0f} GFLOP/s, packed {packed:.0f}. "
-        f"{len(CLASSES)} classes, {SHOTS} shots, batches of {TRAIN_BATCH}."
-    )
+def step_operations(backbone: Backbone) -> int:
+    """Return the operations of a training step whose views are cached: those of the text tower."""
+    learner = PromptLearner(backbone, CLASSES)
+    return text_tower.least_operations(backbone, learner.tokens, learner.positions)
+
+
+def image_operations(backbone: Backbone) -> int:
+    """Return the operations of the matrix products that encode an image, without those of the attention."""
+    visual: Any = backbone.model.visual
+    sizes = [each.numel() for each in visual.transformer.parameters() if each.ndim == 2]
+    tokens = len(visual.positional_embedding)
+    return 2 * (tokens * sum(sizes) + (tokens - 1) * visual.conv1.weight.numel() + visual.proj.numel())
 
 
 def make_images(root: Path, n_test: int) -> dict[str, list[Path]]:
@@ -181,15 +191,17 @@ def measure_steps(loop: OfficialLoop, files: Sequence[Path], rounds: int) -> Ste
     return Steps(times["released"].wall, test, times["ours"].wall, times["same kernel"].wall)
 
 
-def step_table(steps: Steps) -> str:
-    """Return the table of a training step."""
+def step_table(steps: Steps, here: Machine, operations: int) -> str:
+    """Return the table of a training step of so many operations."""
     name = "training step, views cached"
     row = [name, duration(steps.train), duration(steps.ours), f"{steps.train / steps.ours:.1f}"]
-    row += [duration(steps.same_kernel), f"{steps.train / steps.same_kernel:.1f}"]
-    return aligned(["one step", "released", "calib", "times faster", "same kernel", "times faster"], [row])
+    row += [here.share(operations, steps.ours), duration(steps.same_kernel)]
+    row += [f"{steps.train / steps.same_kernel:.1f}", here.share(operations, steps.same_kernel, plain=True)]
+    header = ["one step", "released", "calib", "times faster", "of peak", "same kernel", "times faster"]
+    return here.below(aligned([*header, "of plain peak"], [row]))
 
 
-def folds_table(backbone: Backbone, class_names: Sequence[str], rounds: int) -> str:
+def folds_table(backbone: Backbone, class_names: Sequence[str], rounds: int, here: Machine) -> str:
     """Measure a step of the text tower for 1 to 5 prompts, and what an epoch with prompts of folds costs."""
     learners = [PromptLearner(backbone, class_names, seed=seed) for seed in range(1, 6)]
     images = torch.nn.functional.normalize(torch.randn(TRAIN_BATCH, backbone.embed_dim), dim=1)
@@ -206,10 +218,19 @@ def folds_table(backbone: Backbone, class_names: Sequence[str], rounds: int) -> 
     ways = {str(n): partial(step, n) for n in range(1, 6)}
     in_turns(ways, 1)
     times = {int(n): clocks.wall for n, clocks in in_turns(ways, rounds).items()}
-    rows = [[str(n), duration(wall), f"{wall / times[1]:.2f}", *_folds_of(n - 1, times, len(class_names))]
+    one = text_tower.least_operations(backbone, learners[0].tokens, learners[0].positions)
+    rows = [[str(n), duration(wall), f"{wall / times[1]:.2f}", here.share(n * one, wall),
+             *_folds_of(n - 1, times, len(class_names))]
             for n, wall in times.items()]  # fmt: skip
-    header = ["prompts in a step", "step", "of one prompt's", "folds", "epoch, of that without folds"]
-    return aligned(header, rows)
+    header = [
+        "prompts in a step",
+        "step",
+        "of one prompt's",
+        "of peak",
+        "folds",
+        "epoch, of that without folds",
+    ]
+    return here.below(aligned(header, rows))
 
 
 def _folds_of(folds: int, times: Mapping[int, float], n_classes: int) -> tuple[str, str]:
@@ -223,7 +244,7 @@ def _folds_of(folds: int, times: Mapping[int, float], n_classes: int) -> tuple[s
     return str(folds), f"{together / (own * times[1]):.2f}"
 
 
-def tower_table(plip: object, rounds: int) -> str:
+def tower_table(plip: object, rounds: int, here: Machine) -> str:
     """Measure the text towers of the published sizes, forward and backward."""
     rows = []
     for name in ("plip", "biomedclip", "medclip"):
@@ -239,10 +260,12 @@ def tower_table(plip: object, rounds: int) -> str:
         errors = [f"{packed.feature_error:.0e}", f"{packed.gradient_error:.0e}"]
         rows.append([*cells, f"{packed.peak_share:.0%}", *errors])
     header = ["text tower, forward and backward", "released", "calib", "times faster", "same kernel"]
-    return aligned([*header, "times faster", "of peak", "features differ", "gradients differ"], rows)
+    return here.below(
+        aligned([*header, "times faster", "of peak", "features differ", "gradients differ"], rows)
+    )
 
 
-def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Size) -> str:
+def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Size, here: Machine) -> str:
     """Measure whole runs: cold, on the warm cache, an evaluation, and a sweep."""
     common = [
         "backbone.name=plip",
@@ -279,12 +302,15 @@ def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Si
             return seconds(call)
 
     n_train, n_test, n_runs = len(files["train"]), len(files["test"]), size.settings * size.seeds
-    alone = steps.run(n_train, n_test)
-    measured = [
-        (f"run of {EPOCHS} epochs, {VIEWS} views, {n_test} test images", alone, quietly(lambda: run("cold"))),
-        ("the same on the warm cache", alone, quietly(lambda: run("warm"))),
-        (f"evaluation of {n_test} images", steps.evaluation(n_test), quietly(lambda: evaluate("other"))),
-        ("the same on the warm cache", steps.evaluation(n_test), quietly(lambda: evaluate("other"))),
+    alone, evaluation = steps.run(n_train, n_test), steps.evaluation(n_test)
+    trained, image = OfficialLoop.steps(n_train) * step_operations(backbone), image_operations(backbone)
+    encoded, tested = ((1 + VIEWS) * n_train + n_test) * image, n_test * image
+    cold = f"run of {EPOCHS} epochs, {VIEWS} views, {n_test} test images"
+    measured: list[tuple[str, float, float, float | None]] = [
+        (cold, alone, quietly(lambda: run("cold")), trained + encoded),
+        ("the same on the warm cache", alone, quietly(lambda: run("warm")), trained),
+        (f"evaluation of {n_test} images", evaluation, quietly(lambda: evaluate("other")), tested),
+        ("the same on the warm cache", evaluation, quietly(lambda: evaluate("other")), None),
     ]
     for seed in range(2, size.seeds + 1):  # the sweep's shots are in the cache, as the run's above
         quietly(
@@ -302,10 +328,14 @@ def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Si
             )
         )
     title = f"sweep of {size.settings} settings x {size.seeds} seeds on the warm cache"
-    measured.append((title, n_runs * alone, quietly(many)))
-    rows = [[name, duration(old), duration(new), f"{old / new:.1f}"] for name, old, new in measured]
+    measured.append((title, n_runs * alone, quietly(many), n_runs * trained))
+    rows = [
+        [name, duration(old), duration(new), f"{old / new:.1f}", here.share(operations, new)]
+        for name, old, new, operations in measured
+    ]
     note = "Released runs are extrapolated from steps and test batches."
-    return aligned(["whole runs", "released", "calib", "times faster"], rows) + f"\n\n{note}"
+    table = aligned(["whole runs", "released", "calib", "times faster", "of peak"], rows)
+    return f"{here.below(table)} {note}"
 
 
 def metrics_table(rounds: int) -> str:

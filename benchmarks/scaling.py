@@ -29,7 +29,7 @@ import text_tower
 import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
-from measuring import Clocks, duration, in_turns, on_kernel, own_peak, seconds
+from measuring import Clocks, Machine, duration, in_turns, on_kernel, own_peak, seconds
 from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 from torch import Tensor
@@ -52,13 +52,17 @@ PREDICTED = {"shots": "runs of 50 epochs", "test images": "evaluations, features
 
 @dataclass(frozen=True)
 class Point:
-    """Seconds at one size: of the released loop (None: it has no such thing) and of this project."""
+    """Seconds at one size: of the released loop (None: it has no such thing) and of this project.
+
+    `operations` are those of the matrix products that this takes at least. None: they are not counted.
+    """
 
     axis: str
     size: int
     released: float | None
     ours: float
     what: str = ""
+    operations: float | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         times = in_turns(released, 3)
     per_test = times["test"].wall * TEST_BATCH / TRAIN_BATCH
     points = measure(backbone, quick=given.quick, released_step=times["step"].wall, released_test=per_test)
-    text = tables(points)
+    text = tables(points, text_tower.machine())
     sys.stdout.write(text + "\n")
     write_text(given.out, text + "\n")
     plot(points, given.out.with_suffix(".png"))
@@ -119,7 +123,9 @@ def class_points(backbone: Backbone, sizes: Sequence[int], rounds: int) -> list[
     points = []
     for n_classes in sizes:
         found = {row.way: row for row in text_tower.measure(backbone, n_classes, 1, rounds, 16)}
-        points.append(Point("classes", n_classes, found["official"].seconds, found["packed"].seconds))
+        least = text_tower.least_operations(backbone, *text_tower.prompts(backbone, n_classes, 16))
+        seconds_of = found["official"].seconds, found["packed"].seconds
+        points.append(Point("classes", n_classes, *seconds_of, operations=least))
     return points
 
 
@@ -127,6 +133,7 @@ def shot_points(backbone: Backbone, sizes: Sequence[int], released_step: float) 
     """Return whole trainings of 50 epochs on cached features, from 2 epochs of Lightning, by shots."""
     names = text_tower.NAMES
     zero_shot = zero_shot_features(backbone, names, "An image of {}.")
+    least = text_tower.least_operations(backbone, *text_tower.prompts(backbone, len(names), 16))
     points = []
     for shots in sizes:
         n = shots * len(names)
@@ -142,8 +149,9 @@ def shot_points(backbone: Backbone, sizes: Sequence[int], released_step: float) 
         trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
         batches = FewShotDataModule(table, batch_size=TRAIN_BATCH, drop_last=True)
         taken = seconds(lambda trainer=trainer, module=module, batches=batches: trainer.fit(module, batches))
-        released = OfficialLoop.steps(n) * released_step
-        points.append(Point("shots", shots, released, taken / 2 * EPOCHS))
+        steps = OfficialLoop.steps(n)
+        point = Point("shots", shots, steps * released_step, taken / 2 * EPOCHS, operations=steps * least)
+        points.append(point)
     return points
 
 
@@ -178,7 +186,8 @@ def set_points(backbone: Backbone, sizes: Sequence[int], rounds: int) -> list[Po
     ways = {str(n): lambda context=context: step(context) for n, context in contexts.items()}
     in_turns(ways, 1)
     times: dict[str, Clocks] = in_turns(ways, rounds)
-    return [Point("prompts side by side", n, None, times[str(n)].wall / n) for n in sizes]
+    least = text_tower.least_operations(backbone, tokens, positions)
+    return [Point("prompts side by side", n, None, times[str(n)].wall / n, operations=least) for n in sizes]
 
 
 def memory_points(sizes: Sequence[int]) -> list[Point]:
@@ -226,25 +235,29 @@ def random_features(n: int, dim: int, n_classes: int) -> FeatureTable:
     return FeatureTable(features, torch.arange(n) % n_classes, ids, ids)
 
 
-def tables(points: Sequence[Point]) -> str:
-    """Return a table per axis, in Markdown."""
+def tables(points: Sequence[Point], here: Machine) -> str:
+    """Return a table per axis, in Markdown, with the machine it was measured on below."""
     parts = []
     for axis in dict.fromkeys(point.axis for point in points):
-        here = [point for point in points if point.axis == axis]
+        found = [point for point in points if point.axis == axis]
         if axis == MEMORY:
-            rows = [[point.what, str(point.size), f"{point.ours:.0f}"] for point in here]
+            rows = [[point.what, str(point.size), f"{point.ours:.0f}"] for point in found]
             parts.append(aligned(["process", "number", "peak memory, MB"], rows))
-        elif here[0].released is None:
-            rows = [[str(point.size), duration(point.ours)] for point in here]
-            parts.append(aligned([axis, "text step per prompt"], rows))
+        elif found[0].released is None:
+            rows = [[str(p.size), duration(p.ours), here.share(p.operations, p.ours)] for p in found]
+            parts.append(here.below(aligned([axis, "text step per prompt", "of peak"], rows)))
         else:
             rows = [
-                [str(p.size), duration(p.released), duration(p.ours), f"{p.released / p.ours:.1f}"]
-                for p in here
+                [
+                    *(str(p.size), duration(p.released), duration(p.ours), f"{p.released / p.ours:.1f}"),
+                    here.share(p.operations, p.ours),
+                ]
+                for p in found
                 if p.released is not None
             ]
             what = PREDICTED.get(axis, "text steps")
-            parts.append(aligned([axis, f"released: {what}", "calib", "times faster"], rows))
+            header = [axis, f"released: {what}", "calib", "times faster", "of peak"]
+            parts.append(here.below(aligned(header, rows)))
     return "\n\n".join(parts)
 
 

@@ -38,7 +38,7 @@ prepare_threads()  # before torch is imported
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from measuring import in_turns, kernel
+from measuring import Machine, in_turns, kernel, processor
 from torch import Tensor
 
 from calib.backbones import create_backbone
@@ -212,6 +212,13 @@ def products() -> dict[str, Callable[[], Tensor]]:
         "plain product": lambda: F.linear(inputs, weight),
         "packed product": lambda: packed.product(inputs),
     }
+
+
+def machine(rounds: int = 9) -> Machine:
+    """Return the processor and its speed, which ratios are to be read with."""
+    found = in_turns(products(), rounds=rounds)
+    plain, packed = (2 * PEAK_SIZE**3 / clocks.wall for clocks in found.values())
+    return Machine(processor(), torch.get_num_threads(), plain, packed)
 
 
 def least_operations(backbone: Backbone, tokens: Tensor, positions: Tensor) -> int:

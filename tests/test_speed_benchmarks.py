@@ -13,6 +13,7 @@ from official_loop import OfficialLoop
 
 from calib.backbones.fast.kernels import SETTING
 
+HERE = measuring.Machine("Zen 9", 2, 1e11, 2e11)
 NAMES = ["covid", "lung opacity", "a normal lung"]
 
 
@@ -42,9 +43,10 @@ def test_the_released_step_is_the_project_s_step(loops, tmp_path: Path) -> None:
 def test_a_released_run_is_its_steps_and_its_test_batches() -> None:
     steps = run.Steps(train=2.0, test=10.0, ours=0.1, same_kernel=0.2)
     assert steps.run(72, 1000) == 50 * 4 * 2.0 + 10 * 10.0  # 72 images: 4 batches of 16, the rest is dropped
-    table = run.step_table(steps)
-    assert "| 20.0 |" in " ".join(table.split())
-    assert "| 10.0 |" in " ".join(table.split())
+    table = " ".join(run.step_table(steps, HERE, 10**10).split())  # 0.1 s of 200 GFLOP/s are 20 G
+    assert "| 20.0 | 50% |" in table
+    assert "| 10.0 | 50% |" in table  # 0.2 s of 100
+    assert table.endswith("Zen 9, 2 threads: matrix products 100 GFLOP/s, packed 200.")
 
 
 def test_an_epoch_with_folds_counts_their_fewer_steps(small, monkeypatch) -> None:
@@ -53,8 +55,17 @@ def test_an_epoch_with_folds_counts_their_fewer_steps(small, monkeypatch) -> Non
     assert run._folds_of(3, times, 9) == ("3", "1.90")  # 72 shots, 5 steps; 48, 3 steps: (3 * 2.5 + 2) / 5
     assert run._folds_of(4, times, 9) == ("4", "2.60")  # 54 shots, 4 steps: (4 * 3 + 1) / 5
     monkeypatch.setattr(measuring, "TURN", 1e-9)
-    table = run.folds_table(small("clip"), NAMES, 1)
-    assert len(table.splitlines()) == 2 + 5
+    table = run.folds_table(small("clip"), NAMES, 1, HERE)
+    assert len(table.splitlines()) == 2 + 5 + 2
+
+
+def test_shares_of_the_peak_and_the_processor(small) -> None:
+    assert HERE.share(None, 1.0) == ""
+    assert (HERE.share(1e11, 1.0), HERE.share(1e11, 1.0, plain=True)) == ("50%", "100%")
+    assert measuring.processor()
+    backbone = small("clip")  # 64 pixels, patches of 32: 4 and a class token; width 64, 2 blocks; D 16
+    block = 64 * 64 * 12
+    assert run.image_operations(backbone) == 2 * (5 * 2 * block + 4 * 64 * 3 * 32 * 32 + 64 * 16)
 
 
 def test_clocks_and_kernels(monkeypatch) -> None:
@@ -82,10 +93,13 @@ def test_every_axis_is_measured_and_drawn(small, tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr(
         scaling, "set_points", lambda *_: [scaling.Point("prompts side by side", 4, None, 0.03)]
     )
-    monkeypatch.setattr(scaling, "class_points", lambda *_: [scaling.Point("classes", 9, 1.0, 0.05)])
+    monkeypatch.setattr(
+        scaling, "class_points", lambda *_: [scaling.Point("classes", 9, 1.0, 0.05, operations=8e9)]
+    )
     points = scaling.measure(backbone, quick=True, released_step=2.0, released_test=10.0)
-    tables = scaling.tables(points)
-    assert "| 9 | 1.0 s | 50 ms | 20.0 |" in " ".join(tables.split())
+    tables = scaling.tables(points, HERE)
+    assert "| 9 | 1.0 s | 50 ms | 20.0 | 80% |" in " ".join(tables.split())
+    assert tables.count(str(HERE)) == 4  # below every axis but memory
     shots = [point for point in points if point.axis == "shots"]
     assert [point.released for point in shots] == [50 * 1 * 2.0, 50 * 1 * 2.0, 50 * 3 * 2.0]
     assert all(point.ours > 0 for point in shots)

@@ -73,8 +73,11 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _window(text: str) -> tuple[float, float]:
     """Return centre and width, of which `calib.data.dicom.DicomView` knows whether they are possible."""
-    centre, width = text.split(",")
-    return float(centre), float(width)
+    try:
+        centre, width = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected CENTRE,WIDTH, e.g. 40,400, not '{text}'") from error
+    return centre, width
 
 
 def check_numbers(batch_size: int, grey16_max: int | None) -> None:

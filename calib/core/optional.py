@@ -31,7 +31,8 @@ class OptionalPart:
             >>> OPTIONAL["dicom"].missing()
             "Reading DICOM files needs pydicom: pip install 'calib[dicom]'."
         """
-        return f"{self.what[0].upper()}{self.what[1:]} needs {' and '.join(self.modules)}: {self.install}."
+        what = self.what if self.what.startswith("calib ") else f"{self.what[0].upper()}{self.what[1:]}"
+        return f"{what} needs {' and '.join(self.modules)}: {self.install}."
 
 
 OPTIONAL = {
@@ -47,5 +48,6 @@ OPTIONAL = {
         "reading DICOM files with high-throughput JPEG 2000",
         "pip install pylibjpeg pylibjpeg-openjpeg",
     ),
+    "segment": OptionalPart(("monai",), "calib segment", "pip install 'calib[segment]'"),
     "tune": OptionalPart(("optuna",), "calib tune", "pip install 'calib[tune]'"),
 }

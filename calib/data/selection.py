@@ -20,7 +20,6 @@ from calib.data.selection_gain import epig
 from calib.data.selection_pool import Picks, Pool
 from calib.data.selection_spread import k_centre, random, typicality
 
-RANDOM = "random"  # the one strategy after which shots are a sample of the pool
 NEAR = 0.95  # cosine around the pool's mean: copies saved again or resized have more, other images less
 
 # A strategy takes the pool and the picks; what stands behind them are its settings.

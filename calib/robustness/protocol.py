@@ -105,12 +105,16 @@ class Protocol:
         notes: Sequence[str] = (),
         about: Mapping[str, Any] | None = None,
     ) -> Robustness:
-        """Return everything that was found, means over severities and over all corruptions among it."""
+        """Return everything that was found, means over severities and over all corruptions among it.
+
+        A mean leaves out conditions under which a measure is undefined, as the error where nothing is
+        accepted.
+        """
         effective = {}
         if self._corrupted:
             for condition, members in self._means():
                 found = {
-                    name: np.mean([self._corrupted[each][name] for each in members], axis=0)
+                    name: _mean_known([self._corrupted[each][name] for each in members])
                     for name in self.systems
                 }
                 self._add(condition, self._draws, len(self.usual), found, self._usual)
@@ -248,6 +252,14 @@ def _over_seeds(by_seed: np.ndarray, draws: Draws) -> np.ndarray:
     counts = np.stack([(drawn == run).sum(axis=1) for run in range(runs)])  # (S, R)
     weights = np.concatenate([np.ones((runs, 1)), counts], axis=1)[..., None] / runs  # (S, 1 + R, 1)
     return np.asarray(np.where(weights > 0, weights * by_seed, 0.0).sum(axis=0))
+
+
+def _mean_known(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of arrays (S, 1 + R, M), each number over the arrays in which it is defined."""
+    stacked = np.stack(values)
+    known = np.isfinite(stacked)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where it is in none
+        return np.asarray(np.where(known, stacked, 0.0).sum(axis=0) / known.sum(axis=0))
 
 
 def _value(draws: Draws, values: np.ndarray, kind: Any) -> Value:

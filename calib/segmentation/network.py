@@ -11,8 +11,7 @@ from torch import nn
 
 from calib.core.checks import check_whole
 from calib.core.errors import unknown_name
-
-INSTALL = "pip install 'calib[segment]'"
+from calib.core.optional import OPTIONAL
 
 
 def _unet(channels: Sequence[int], n_classes: int) -> nn.Module:
@@ -90,4 +89,4 @@ def _monai(name: str) -> Any:
     try:
         return getattr(import_module("monai.networks.nets"), name)
     except ImportError as error:
-        raise ValueError(f"The networks are MONAI's, which is not installed: {INSTALL}") from error
+        raise ValueError(OPTIONAL["segment"].missing()) from error

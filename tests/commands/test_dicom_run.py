@@ -52,3 +52,9 @@ def test_no_header_field_reaches_any_file(tmp_path: Path, tiny: str, monkeypatch
     for secret in SECRETS:
         assert secret not in said
         assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_a_window_that_is_none_is_wrong_usage(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "x.dcm", "--window", "40"])
+    assert "--window: expected CENTRE,WIDTH, e.g. 40,400, not '40'" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.runs.folder import RunFolder
 from calib.runs.results import metric_names, results_of
+from calib.segmentation.evaluation import Evaluated
 from calib.segmentation.export import Segmenter
 
 QUICK = [
@@ -227,16 +228,21 @@ def test_the_same_masks_from_a_table_with_patients(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_the_network_of_one(root, tmp_path):
-    """Through the command, with gloo: the same weights but for rounding, every image measured once."""
+    """Through the command, with gloo: the same losses and probabilities but for rounding, each image once.
+
+    Weights may differ: the biases before a normalisation have no gradient but rounding, which Adam scales up.
+    """
     words = [f"data.root={root}", *QUICK, "data.batch_size=3"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main(["segment", *words, f"out={alone}"]) == 0
     assert main(["segment", *words, f"out={together}", "trainer.devices=2"]) == 0
-    mine, theirs = (
-        Segmenter.load(RunFolder(each).segment).network.state_dict() for each in (alone, together)
-    )
-    for name, tensor in mine.items():
-        np.testing.assert_allclose(theirs[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
-    found = [json.loads((each / "metrics.json").read_text())["test"] for each in (alone, together)]
-    assert found[0]["n"] == found[1]["n"] == 3
-    assert found[0]["dice"] == pytest.approx(found[1]["dice"], abs=0.02)
+    curves = [(each / "logs" / "metrics.csv").read_text().splitlines() for each in (alone, together)]
+    assert curves[0][0] == curves[1][0]
+    for mine, theirs in zip(*(lines[1:] for lines in curves), strict=True):
+        assert [float(x) for x in theirs.split(",")] == pytest.approx(
+            [float(x) for x in mine.split(",")], rel=0.01
+        )
+    sums = [Evaluated.load(RunFolder(each).image_sums) for each in (alone, together)]
+    assert sums[0].names == sums[1].names
+    totals = [each.sums.prob_sums.sum(-1) for each in sums]
+    np.testing.assert_allclose(totals[1].numpy(), totals[0].numpy(), rtol=0.01)

@@ -26,7 +26,7 @@ def test_spoilt_files_are_read_as_they_were_or_refused(group: str, tmp_path: Pat
 
 
 KINDS_OF = {
-    "exports": 9,
+    "exports": 11,
     "features": 3,
     "embeddings": 3,
     "tables": 5,

@@ -159,6 +159,24 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert severity_picture(judge(systems, usual, n_resamples=50)) is None
 
 
+def test_a_mean_over_corruptions_leaves_out_where_nothing_is_accepted() -> None:
+    usual = table()
+
+    def careful(features: FeatureTable) -> Said:
+        said = said_of(features)
+        assert said.accepted is not None
+        return said if features is not strict else replace(said, accepted=torch.zeros(N, dtype=torch.bool))
+
+    strict = noisy(usual, 0.5)
+    same = Condition.of_corruption("same", 1)
+    given = [(same, usual), (Condition.of_corruption("blur", 1), strict)]
+    found = judge({"toy": {0: careful}}, usual, given, n_resamples=50)
+    rows = [found.find("toy", name, "error") for name in ("same 1", "blur 1", "all corruptions")]
+    values = [row.value.value for row in rows if row is not None]
+    assert np.isnan(values[1])
+    assert values[2] == values[0]
+
+
 def test_broken_promises_are_counted() -> None:
     class Toy:
         sets = type("Sets", (), {"coverage": 0.9})()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from calib.commands.search.grid import check_by, own_settings, values_of
 from calib.config import PromptRun, load_config
+from calib.core.optional import OPTIONAL
 from calib.runs.identity import relevant_settings
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -151,8 +151,8 @@ def tune_settings(argv: Sequence[str]) -> tuple[TuneSettings, list[str]]:
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}.")
     if settings.sample_seed < 0:
         raise ValueError(f"sample_seed must be at least 0, got {settings.sample_seed}.")
-    if importlib.util.find_spec("optuna") is None:
-        raise ValueError("Searching needs optuna, which is not installed: pip install 'calib[tune]'")
+    if not OPTIONAL["tune"].is_here():
+        raise ValueError(OPTIONAL["tune"].missing())
     return settings, rest
 
 

@@ -87,7 +87,7 @@ def _rows(
             "method": name,
             "n": int(known.sum()),
             "n_collapse": lost,
-            "prevalence": lost / known.sum() if known.any() else math.nan,
+            "prevalence": lost / int(known.sum()) if known.any() else math.nan,
             "why": "",
             "why_null": "",
         }
