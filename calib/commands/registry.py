@@ -237,6 +237,10 @@ COMMANDS = {
         read=with_pool,
         usage=usage.SELECT,
         task="select",
+        after=After(
+            interruption=" No new list was written; encoded images are kept: the same command goes on.",
+            stop=" No new list was written; encoded images are kept: the same command goes on.",
+        ),
     ),
     "export": Command(
         summary="a finished run as a folder for others, with a model card; on the hub where asked",

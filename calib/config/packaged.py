@@ -15,7 +15,7 @@ def packaged_names() -> list[str]:
 
     Example:
         >>> [name for name in packaged_names() if "/" not in name]
-        ['failure', 'prompt']
+        ['failure', 'prompt', 'segment']
     """
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob(f"*{ENDING}"))
 

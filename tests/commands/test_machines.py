@@ -104,7 +104,7 @@ def test_completion_in_bash(tmp_path: Path) -> None:
         return done.stdout.split()
 
     assert completed("calib tr") == ["train"]
-    assert completed("calib train data.sho") == ["data.shots="]
+    assert completed("calib train data.shots_") == ["data.shots_from="]
     assert completed("calib train preset=calibprompt-") == [
         "calibprompt-fl",
         "calibprompt-ls",

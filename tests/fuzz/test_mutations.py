@@ -29,7 +29,7 @@ KINDS_OF = {
     "exports": 11,
     "features": 3,
     "embeddings": 3,
-    "tables": 5,
+    "tables": 6,
     "outputs": 8,
     "runs": 5,
     "images": 6,
