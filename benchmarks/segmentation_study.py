@@ -167,6 +167,8 @@ def table(root: Path, out: Path) -> Iterator[str]:
     for images, trained in TRAINED_ON.items():
         for kind in KINDS:
             rows = [row for row, each in enumerate(kinds["test"]) if each == kind]
+            if not rows:
+                continue
             found = {loss: found_in(out, images, loss, rows) for loss in (*LOSSES, TEMPERED)}
             lines = [
                 row_of(each, None if loss == "dice-ce" else found["dice-ce"], TITLES[loss])

@@ -58,7 +58,7 @@ class ImageSums:
 
     def rows(self, chosen: Tensor | Sequence[int]) -> ImageSums:
         """Return those of some images."""
-        index = torch.as_tensor(chosen)
+        index = chosen if isinstance(chosen, Tensor) else torch.tensor(chosen, dtype=torch.int64)
         return ImageSums(**{name: tensor[index] for name, tensor in self.tensors.items()})
 
     @classmethod

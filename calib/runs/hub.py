@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from calib.core.errors import first_line
 from calib.runs.folder import FILES
-from calib.runs.sharing import HUB, HUB_ID, Shared
 
+HUB = "hf://"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ADVICE = "Log in (hf auth login, or HF_TOKEN) with a token that may write there."
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What was written for others.
+
+    Attributes:
+        folder: Where it lies.
+        files: Its files.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
 
 
 def check_hub_id(hub_id: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -18,25 +17,11 @@ from calib.report.card import card_of, card_text, in_words
 from calib.report.document import Document
 from calib.report.subject import Subject
 from calib.runs.folder import FILES, RunFolder
+from calib.runs.hub import HUB, Shared
 from calib.runs.reports import Material, document_of_material, material_of
 
 CARD = "README.md"  # which the hub shows
-HUB = "hf://"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Export = TypeVar("Export", Prompt, FailureHead)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What was written for others.
-
-    Attributes:
-        folder: Where it lies.
-        files: Its files.
-    """
-
-    folder: Path
-    files: tuple[str, ...]
 
 
 def share(
