@@ -143,8 +143,8 @@ class Calibration:
         if not _is_number(shrinkage) or not 0 < shrinkage <= 1:
             raise ValueError(f"{path}: calibration.shrinkage must be in (0, 1], not {shrinkage!r}.")
         mappings = record.get("mappings", [])
-        needed = "mappings" in record or record["method"] == "mapping"
-        if not isinstance(mappings, list) or (needed and not mappings):
+        listed = "mappings" in record or record["method"] == "mapping"
+        if not isinstance(mappings, list) or (listed and not mappings):
             raise ValueError(f"{path}: calibration.mappings must be a list of calibrators, not empty.")
         return cls(
             weight=weight,
