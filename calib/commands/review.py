@@ -246,6 +246,8 @@ def _of_shots(path: Path) -> str:
 
 
 def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
+    if not Path(given.source).exists():
+        raise FileNotFoundError(f"There is no run and no file '{given.source}'.")
     for name in ("on", "weights", "tokenizer"):
         if getattr(given, name) is not None:
             raise ValueError(f"--{name} is for runs: {given.source} is a file of doubts itself.")

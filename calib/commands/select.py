@@ -202,4 +202,6 @@ def _next(config: SelectRun, done: Chosen) -> str:
     if config.data.name == POOL:
         names = done.record["class_names"]
         data.append('"data.class_names=[' + (",".join(names) if names else "NAME,NAME,...") + ']"')
+    if config.data.template is not None:
+        data.append(f'"data.template={config.data.template}"')
     return f"calib train {' '.join(data)} data.shots_from={done.folder / LIST}"

@@ -213,9 +213,11 @@ def shown(
     if tests:
         n = next(iter(tests.values()))["n"]
         return f"{heading(config, f'{n} test images')}\n\n{results_table(tests)}"
+    pool = config.data.name == "pool"  # which has no split
     missing = (
         "There are no test images, so there are no test results. Those of images elsewhere: calib evaluate "
-        f"{run} data.root=IMAGES. Those of a val split of the data: split=val."
+        f"{run} {'data.name=folder ' if pool else ''}data.root=IMAGES."
+        f"{'' if pool else ' Those of a val split of the data: split=val.'}"
     )
     if not vals:
         return missing

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from calib.core.errors import unknown_name
+from calib.core.names import name_key
 from calib.core.text import few, safe_path, safe_text
 from calib.data.images import odd_kind
-from calib.data.labels import label_text, number_labels
+from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.task import ClassNames
 from calib.io.files import write_text
 
@@ -104,6 +106,11 @@ class ShotList:
         where = {each.label: each.where for each in reversed(self.images) if each.label is not None}
         if not where:
             raise ValueError(f"No image in {self.path} has a label yet: fill in its column label.")
+        if class_names is not None and not isinstance(class_names, Mapping) and not are_indices([*where]):
+            known = {name_key(str(name)) for name in class_names}  # what a person wrote is never renamed
+            for label, place in where.items():
+                if name_key(label) not in known:
+                    raise ValueError(f"{place}: {unknown_name('label', label, list(map(str, class_names)))}")
         try:
             labels, names = number_labels(where, class_names)
         except ValueError as error:

@@ -285,12 +285,20 @@ def _number(found: list[str], class_names: ClassNames | None, what: str) -> tupl
         return labels, names
     if labels:
         stranger = next(key for key in found if key not in labels)
-        raise unknown_name(what, stranger, names)
+        raise ValueError(
+            f"{unknown_name(what, stranger, names)} Some of the names are labels of the data, so all "
+            f"have to be; other names stand in the order of the labels: {few(found, 10)}."
+        )
     if len(names) != len(found):
         raise ValueError(
             f"There are {len(names)} class names for {len(found)} values of {what}: {few(found, 10)}. "
             "Correct data.class_names."
         )
+    logger.warning(
+        "Class names are given in the order of the %ss; right so? %s.",
+        what,
+        ", ".join(f"'{key}' is '{name}'" for key, name in zip(found, names, strict=True)),
+    )
     return {key: label for label, key in enumerate(found)}, names
 
 

@@ -106,12 +106,12 @@ def _shifts(found: Robustness, system: str) -> Iterator[str]:
 
 def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
     own = found.find(system, AS_IT_IS, "ece")
-    seen = [
-        (value, f"{name}{', calibrated' if place else ''}")
-        for name, values in found.sanity.items()
-        for place, value in enumerate(values["ece"])
-        if value is not None
-    ]
+    seen = []  # calibrated where it could be: what the table shows
+    for name, values in found.sanity.items():
+        plain, calibrated = values["ece"]
+        value = plain if calibrated is None else calibrated
+        if value is not None:
+            seen.append((value, name if calibrated is None else f"{name}, calibrated"))
     if own is None or not seen:
         return
     value, name = min(seen)

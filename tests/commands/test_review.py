@@ -335,3 +335,8 @@ def test_one_question_is_asked_and_nothing_is_kept_before_its_cases_are_read(
     (tmp_path / "new.csv").write_text("file,other\na.png,0.5\n", encoding="utf-8")
     assert run(old, "error=0.1", "--apply", "new.csv", "--out", "out.csv") == 1
     assert not (tmp_path / "review.json").exists()
+
+
+def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "nope", "--on", "x.csv", "error=0.1") == 1
+    assert f"There is no run and no file '{tmp_path / 'nope'}'." in capsys.readouterr().err

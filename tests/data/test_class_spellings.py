@@ -115,10 +115,17 @@ def test_codes_as_folders_are_pointed_out_unless_names_are_given(
     root = folders(tmp_path, names, names)
     given = [f"kind {letter}" for letter in "abcd"[: len(names)]]
     assert load_data("folder", root, class_names=given).class_names == given
-    assert not caplog.text
+    assert "say nothing to a text model" not in caplog.text
+    assert f"'{names[0]}' is 'kind a', '{names[1]}' is 'kind b'" in caplog.text
     assert load_data("folder", root).class_names == names
     assert f"say nothing to a text model: {', '.join(names)}" in caplog.text
     assert f'"data.class_names=[NAME,NAME,...]": {", ".join(names)}' in caplog.text
+
+
+def test_names_of_which_one_is_a_label_have_to_be_labels_all(tmp_path: Path) -> None:
+    root = folders(tmp_path, ["covid19", "none"], ["covid19", "none"])
+    with pytest.raises(ValueError, match=r"so all have to be; other names .*: covid19, none"):
+        load_data("folder", root, class_names=["covid-19", "none"])
 
 
 def test_several_labels_in_one_cell_are_refused_unless_the_classes_are_named(tmp_path: Path) -> None:

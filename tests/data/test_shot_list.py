@@ -116,6 +116,10 @@ def test_a_filled_list_is_the_task_and_exactly_its_images_are_the_shots(
         ),
         (lambda root, text: text.replace(",none,", ",nne,"), "Unknown label 'nne'. Did you mean 'none'"),
         (
+            lambda root, text: text.replace(",none,", ",ill,").replace(",some,", ",well,"),
+            "line 2: Unknown label 'well'",
+        ),
+        (
             lambda root, text: text.replace("b/6.png", "b/66.png"),
             r"1 of the 3 .* do not exist in .*b/66\.png",
         ),

@@ -68,6 +68,9 @@ def evaluate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--table", metavar="NAME", help="the table in the folder, where there are several")
     parser.add_argument("--mask", metavar="COLUMN", help="the table's column of masks (default: mask)")
     parser.add_argument("--group", metavar="COLUMN", help="its column of patients (default: group, patient)")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="read paths that lead out of the table's folder"
+    )
     parser.add_argument("--bins", type=int, metavar="N", help="bins of ACE, ECE, MCE (default: the runs')")
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (2000)")
     parser.add_argument("--level", type=float, default=0.95, metavar="L", help="of the intervals (0.95)")
@@ -79,7 +82,8 @@ def evaluate_arguments(argv: Sequence[str]) -> argparse.Namespace:
         value = getattr(given, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
-    useless = [f"--{name}" for name in ("split", "table", "mask", "group", "bins") if getattr(given, name)]
+    of_data = ("split", "table", "mask", "group", "allow_outside", "bins")
+    useless = [f"--{name.replace('_', '-')}" for name in of_data if getattr(given, name)]
     if given.data is None and useless:
         raise ValueError(f"{', '.join(useless)}: no images are read here; give them with --data ROOT.")
     return given

@@ -114,7 +114,13 @@ def _measured(path: Path, given: argparse.Namespace) -> Evaluated:
 
 def _table(segmenter: Segmenter, given: argparse.Namespace) -> PixelTable:
     columns = {key: getattr(given, key) for key in ("mask", "group") if getattr(given, key) is not None}
-    tables = load_pixels(given.data, classes=segmenter.classes, table=given.table, columns=columns)
+    tables = load_pixels(
+        given.data,
+        classes=segmenter.classes,
+        table=given.table,
+        columns=columns,
+        allow_outside=given.allow_outside,
+    )
     split = given.split or ("test" if "test" in tables else UNSPLIT)
     if split not in tables:
         raise ValueError(f"{given.data} has no split '{split}'; it has {few(list(tables))} (--split NAME).")

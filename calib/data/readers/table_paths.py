@@ -42,14 +42,14 @@ def within(row: Row, root: Path) -> Row:
             if path.is_relative_to(base):
                 inside = path.relative_to(base).as_posix()
                 return replace(row, file=inside, name=inside if row.name == row.file else row.name)
-        reason = f"is absolute and leads out of {root}"
+        reason = f"is absolute and leads out of '{root}'"
     elif any(path.anchor for path in paths):
         reason = "is an absolute path of another system"
     else:
         return row
     raise ValueError(
-        f"{row.where}: the path '{row.file}' {reason}. Write it relative to {root}, without '..' "
-        "(data.options.allow_outside=true reads any path)."
+        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..' "
+        "(data.options.allow_outside=true, or --allow-outside, reads any path)."
     )
 
 
