@@ -173,6 +173,22 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
     assert main([*given[:-3], str(out)]) == 1
 
 
+def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, tmp_path, capsys):
+    folder, _ = run
+    images = write_pixels(tmp_path / "images", {"x": 2}, size=24) / "x"
+    table = tmp_path / "one_kind" / "table.csv"
+    table.parent.mkdir()
+    pairs = zip(sorted((images / "images").iterdir()), sorted((images / "masks").iterdir()), strict=True)
+    table.write_text("\n".join(["file,mask", *(f"{image},{mask}" for image, mask in pairs)]))
+    given = ["segment", "evaluate", str(folder), "--data", str(table), "--resamples", "20"]
+    assert main(given) == 1
+    assert f"leads out of '{table.parent}'" in capsys.readouterr().err
+    assert main([*given, "--allow-outside"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    assert main(["segment", "evaluate", str(folder), "--allow-outside"]) == 1
+    assert "--allow-outside: no images are read here" in capsys.readouterr().err
+
+
 def refused(root: Path, out: Path, *more: str) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         segment(config(root, out, *more))

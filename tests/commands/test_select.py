@@ -15,6 +15,7 @@ from tests_shared import SHORT
 import calib
 from calib.cli import main
 from calib.commands.select import LIST, RECORD, choose
+from calib.commands.train import shown
 from calib.config import PromptRun, load_config
 from calib.data.shot_list import ShotList, read_shot_list
 from calib.prompts.export import Prompt
@@ -165,3 +166,14 @@ def test_a_list_and_a_number_of_shots_exclude_each_other_and_only_prompts_learn_
     for task in ("failure", "evaluate", "report"):
         with pytest.raises(ValueError, match=r"data\.shots_from says which images a prompt learns from"):
             settings(task=task)
+
+
+def test_what_comes_next_keeps_the_template_and_can_be_typed(scans: Path, tmp_path: Path, capsys) -> None:
+    words = [str(scans), "budget=2", "data.template=A slide of {}.", f"out={tmp_path / 'chosen'}"]
+    assert main(["select", *words, "data.class_names=[circle,square]", "backbone.name=embedded"]) == 0
+    assert '"data.template=A slide of {}." data.shots_from=' in capsys.readouterr().out
+    pool = load_config(["data.name=pool", "data.root=x", "data.shots_from=x.csv"], task="prompt")
+    said = shown(pool, {}, {}, "runs/first")
+    assert "calib evaluate runs/first data.name=folder data.root=IMAGES." in said
+    assert "split=val" not in said
+    assert "split=val" in shown(load_config([], task="prompt"), {}, {}, "runs/first")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from calib.robustness import (
 )
 from calib.robustness.measures import measured, of_counts
 from calib.robustness.tables import as_record, csv_rows
+from calib.robustness.words import _sees_nothing
 
 N, C, D = 40, 3, 8
 
@@ -290,3 +292,12 @@ def test_a_shift_by_site_and_what_is_said_of_it() -> None:
     assert any("30 of 31 groups" in note for note in shift.notes)
     asked = split_by_column(SITES, "site", ["A"], trained=["A", "B"])
     assert any("these are subgroups, not unseen ones" in note for note in asked.notes)
+
+
+def test_the_lowest_ece_of_what_sees_nothing_is_one_that_the_table_shows() -> None:
+    own = SimpleNamespace(value=SimpleNamespace(value=0.076))
+    sanity = {"mean image": {"ece": (0.004, 0.067)}, "class prior": {"ece": (0.137, None)}}
+    found = cast(Any, SimpleNamespace(sanity=sanity, find=lambda *_: own))
+    assert "nothing is 6.7 % (mean image, calibrated)" in next(_sees_nothing(found, "mine"))
+    sanity["mean image"]["ece"] = (0.004, 0.2)
+    assert "nothing is 13.7 % (class prior)" in next(_sees_nothing(found, "mine"))
