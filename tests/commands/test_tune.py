@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from forked_jobs import Forked
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
@@ -145,6 +145,26 @@ def test_a_trial_that_was_trained_and_not_told_is_not_trained_again(tuned, tmp_p
     monkeypatch.setattr(job, "train_stack", lambda *args: pytest.fail("trained already"))
     assert tune(search_in(folder, trials=1))["finished"] == 1
     assert outcome(folder) == outcome(tuned[0])[:1]
+
+
+def test_a_process_killed_between_two_draws_of_a_trial_changes_none(tmp_path: Path, monkeypatch) -> None:
+    def drawn(folder: Path) -> dict[str, str]:
+        folder.mkdir(exist_ok=True)
+        with Study(folder, search_in(folder), epochs=3).next() as claimed:
+            assert claimed is not None
+            return claimed.changes
+
+    def killed(*args) -> None:
+        raise KeyboardInterrupt
+
+    whole = drawn(tmp_path / "whole")
+    monkeypatch.setattr(Trial, "suggest_categorical", killed)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(tmp_path / "killed")
+    monkeypatch.undo()
+    left = Study(tmp_path / "killed", search_in(tmp_path / "killed"), epochs=3).trials()
+    assert [list(trial.params) for trial in left] == [["optim.lr"]]
+    assert drawn(tmp_path / "killed") == whole
 
 
 def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_twice(

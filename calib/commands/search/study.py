@@ -142,27 +142,30 @@ class Study:
             for frozen in trials:
                 if frozen.state not in ENDED and self._own(frozen.number, owned):
                     log.info("Trial %d was interrupted and is taken up.", frozen.number)
-                    self._seed(frozen.number)
                     with self._used():
                         trial = optuna.Trial(self._study, frozen._trial_id)
                         reported = set(frozen.intermediate_values)
                         return Claimed(trial, self._drawn(trial), reported, self._used)
             if len(trials) >= self._settings.trials:
                 return None
-            self._seed(len(trials))
             with self._used():
                 trial = self._study.ask()
                 self._own(trial.number, owned)
                 return Claimed(trial, self._drawn(trial), used=self._used)
 
-    def _seed(self, number: int) -> None:
-        """Make what is drawn depend on the trial's number and the earlier trials, not on who draws when."""
-        self._study.sampler = optuna.samplers.TPESampler(seed=self._settings.sample_seed * 100_003 + number)
+    def _seed(self, number: int, key: str) -> None:
+        """Make what is drawn depend on the trial's number, the key and the earlier trials alone.
+
+        Not on who draws when, nor on what was drawn before it: a process may be killed between two keys.
+        """
+        seed = int(json_digest([self._settings.sample_seed, number, key])[:8], 16)
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, str]:
         """Return a value for every key: those it has already, and new ones."""
         changes = {}
         for key, one in self._search.space.items():
+            self._seed(trial.number, key)
             if isinstance(one, Choice):
                 changes[key] = str(trial.suggest_categorical(key, one.values))
             elif one.whole:
