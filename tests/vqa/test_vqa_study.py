@@ -9,8 +9,8 @@ import pytest
 
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Items, Outputs, Protocol, evaluate
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Layout, systems
+from calib.vqa.evaluation.tables import Field, ResultTable
 
 
 def test_orders_without_any_option_are_unlike_and_changed_images_are_no_order() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from calib.vqa.columns import ABSENT
 from calib.vqa.evaluation.errors import too_few
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import mean_of_first, ranked, summed
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty.samples import answer_entropy
