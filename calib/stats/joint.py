@@ -100,7 +100,7 @@ class JointBootstrap(Generic[System]):
             for name, statistic in statistics.items():
                 columns = np.asarray(statistic.columns(*arrays), dtype=np.float64)
                 summed = columns
-                if number < len(index):
+                if not np.array_equal(index, np.arange(len(index))):  # groups of one may be in any order
                     summed = np.stack([np.bincount(index, each, number) for each in columns.T], axis=1)
                 places[system, name] = slice(start, start + columns.shape[1])
                 start += columns.shape[1]
