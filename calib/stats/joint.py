@@ -206,7 +206,9 @@ def counted_resamples(
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+def resampled_interval(
+    values: np.ndarray, level: float = 0.95, *, kind: Literal["percentile", "basic"] = "percentile"
+) -> Interval:
     """Return the interval of a statistic, or of a difference, that some resamples may leave undefined.
 
     That of `bootstrap_interval` and `paired_bootstrap` with undefined="drop".
@@ -214,6 +216,7 @@ def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     Args:
         values: (1 + R,), the first of the data.
         level: Share of the resamples inside, in (0, 1).
+        kind: "percentile" or "basic", see there.
 
     Raises:
         ValueError: `level` is out of range, or the value of the data or of every resample is not finite.
@@ -222,8 +225,8 @@ def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
         >>> resampled_interval(np.array([0.5, 0.4, 0.5, 0.6, np.nan]), level=0.5)
         Interval(estimate=0.5, low=0.45, high=0.55, level=0.5, n_resamples=3)
     """
-    _check_settings(1, level, "percentile", "drop")
-    return _interval(values, level, "percentile", "drop")
+    _check_settings(1, level, kind, "drop")
+    return _interval(values, level, kind, "drop")
 
 
 def _defined(values: np.ndarray, level: float) -> Interval | None:

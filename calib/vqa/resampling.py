@@ -14,6 +14,7 @@ import torch
 
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS
 from calib.metrics.failure.steps import Ranking, Steps
+from calib.stats.joint import resampled_interval
 
 _BLOCK = 200_000  # numbers of one array that is worked on at once: it stays near the processor
 _KEPT = 400_000_000  # bytes of draws that are kept; more are drawn again when they are needed
@@ -237,13 +238,11 @@ class ClusterBootstrap:
             values: As from `values`, one column.
             kind: See `calib.stats.bootstrap_interval`.
         """
-        finite = values[1:][np.isfinite(values[1:])]
-        if len(finite) * 2 < self.n_resamples or not math.isfinite(values[0]):
+        known = int(np.isfinite(values[1:]).sum())
+        if known * 2 < self.n_resamples or not math.isfinite(values[0]):
             return math.nan, math.nan
-        low, high = np.quantile(finite, [(1 - self.level) / 2, (1 + self.level) / 2])
-        if kind == "basic":
-            low, high = 2 * values[0] - high, 2 * values[0] - low
-        return float(low), float(high)
+        found = resampled_interval(values, self.level, kind=kind)
+        return found.low, found.high
 
     def p_value(self, differences: np.ndarray) -> float:
         """Return the two-sided p-value of a difference of paired numbers by the resamples.
