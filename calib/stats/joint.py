@@ -14,10 +14,10 @@ from calib.stats.bootstrap import (
     _as_runs,
     _check_settings,
     _draws,
-    _group_indices,
     _interval,
     _sample_counts,
 )
+from calib.stats.groups import group_numbers
 
 System = TypeVar("System", bound=Hashable)
 
@@ -66,8 +66,7 @@ class JointBootstrap(Generic[System]):
         if len(sizes) > 1:
             raise ValueError(f"Systems must hold the same samples, got {sorted(sizes)} of them.")
         n = sizes.pop()
-        group_of = _group_indices(groups, n)
-        index = np.arange(n) if group_of is None else group_of
+        index = group_numbers(groups, n)
         number = int(index.max()) + 1
         if number < 2:
             raise ValueError(f"Resampling needs at least 2 samples or groups to draw from, got {number}.")
@@ -199,10 +198,8 @@ def counted_resamples(
     """
     _check_settings(n_resamples, 0.5, "percentile", "drop")
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
-    found = [
-        [each(counts) for each in of_counts]
-        for counts in _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
-    ]
+    group_of = None if groups is None else group_numbers(groups, n)
+    found = [[each(counts) for each in of_counts] for counts in _sample_counts(n, group_of, n_resamples, rng)]
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 

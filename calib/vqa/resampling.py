@@ -14,6 +14,7 @@ import torch
 
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS
 from calib.metrics.failure.steps import Ranking, Steps
+from calib.stats.groups import group_numbers
 from calib.stats.joint import resampled_interval
 
 _BLOCK = 200_000  # numbers of one array that is worked on at once: it stays near the processor
@@ -210,7 +211,7 @@ class ClusterBootstrap:
             raise ValueError(
                 f"n_resamples must be at least 1 and level between 0 and 1, got {n_resamples} and {level}."
             )
-        self.index: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1]
+        self.index = group_numbers(groups, len(groups))
         self.n_clusters = int(self.index.max(initial=-1)) + 1
         if self.n_clusters < 2:
             raise ValueError(
