@@ -37,6 +37,7 @@ def delong(
 
     if np.isnan(uncertainty).any() or failure.all() or not failure.any():
         raise ValueError("DeLong's variance needs a failure, a right prediction, and no uncertainty of NaN.")
+    index = group_numbers(groups, len(failure))
     wrong, right = uncertainty[failure], uncertainty[~failure]
     m, n = len(wrong), len(right)
     overall = rankdata(uncertainty, axis=0)
@@ -48,7 +49,6 @@ def delong(
         return auroc, np.full((len(auroc),) * 2, math.nan)
     if groups is None:
         return auroc, _covariance(of_wrong) / m + _covariance(of_right) / n
-    index = group_numbers(groups, len(failure))
     g = int(index.max()) + 1
     if g < 2:
         return auroc, np.full((len(auroc),) * 2, math.nan)
