@@ -246,7 +246,7 @@ def _resampled(
             for counts in _sample_counts(n, group_of, n_resamples, sample_rng)
         ]
     )  # (1 + R, S)
-    run_counts = _draws(n_runs, n_resamples, run_rng)
+    run_counts = draw_counts(n_runs, n_resamples, run_rng)
     run_weights = np.concatenate([np.ones((1, n_runs)), run_counts]) / n_runs
     # Only drawn runs count: 0 * nan would spoil a resample with a value it did not draw.
     return np.where(run_weights > 0, run_weights * per_run, 0.0).sum(axis=1)
@@ -262,11 +262,11 @@ def _sample_counts(
         raise ValueError(f"Resampling needs at least 2 samples or groups to draw from, got {size}.")
     rows = max(1, _CHUNK // n)
     for start in range(0, n_resamples, rows):
-        drawn = _draws(size, min(rows, n_resamples - start), rng)
+        drawn = draw_counts(size, min(rows, n_resamples - start), rng)
         yield drawn if group_of is None else drawn[:, group_of]
 
 
-def _draws(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
+def draw_counts(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of `size` things is drawn in `size` draws with replacement, (times, size)."""
     drawn = rng.integers(0, size, (times, size)) + size * np.arange(times)[:, None]
     return np.bincount(drawn.ravel(), minlength=times * size).reshape(times, size)

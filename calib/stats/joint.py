@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -13,9 +14,9 @@ from calib.stats.bootstrap import (
     MeanStatistic,
     _as_runs,
     _check_settings,
-    _draws,
     _interval,
     _sample_counts,
+    draw_counts,
 )
 from calib.stats.groups import group_numbers
 
@@ -77,7 +78,7 @@ class JointBootstrap(Generic[System]):
         means = [sums.sum(axis=0, keepdims=True) / n]
         rows = max(1, _CHUNK // n)
         for start in range(0, n_resamples, rows):
-            drawn = _draws(number, min(rows, n_resamples - start), sample_rng).astype(np.float64)
+            drawn = draw_counts(number, min(rows, n_resamples - start), sample_rng).astype(np.float64)
             means.append(drawn @ sums / (drawn @ counts)[:, None])
         every = np.concatenate(means)
         self._values = {
@@ -135,7 +136,7 @@ class JointBootstrap(Generic[System]):
             values = values - np.stack([self._values[system, name] for system in minus], axis=1)
         runs = values.shape[1]
         self._run_rng.bit_generator.state = self._run_state  # every interval draws the same runs
-        drawn = _draws(runs, self._n_resamples, self._run_rng)
+        drawn = draw_counts(runs, self._n_resamples, self._run_rng)
         weights = np.concatenate([np.ones((1, runs)), drawn]) / runs
         return _interval(np.where(weights > 0, weights * values, 0.0).sum(axis=1), self._level, kind, "raise")
 
@@ -203,9 +204,7 @@ def counted_resamples(
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def resampled_interval(
-    values: np.ndarray, level: float = 0.95, *, kind: Literal["percentile", "basic"] = "percentile"
-) -> Interval:
+def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """Return the interval of a statistic, or of a difference, that some resamples may leave undefined.
 
     That of `bootstrap_interval` and `paired_bootstrap` with undefined="drop".
@@ -213,7 +212,6 @@ def resampled_interval(
     Args:
         values: (1 + R,), the first of the data.
         level: Share of the resamples inside, in (0, 1).
-        kind: "percentile" or "basic", see there.
 
     Raises:
         ValueError: `level` is out of range, or the value of the data or of every resample is not finite.
@@ -222,8 +220,30 @@ def resampled_interval(
         >>> resampled_interval(np.array([0.5, 0.4, 0.5, 0.6, np.nan]), level=0.5)
         Interval(estimate=0.5, low=0.45, high=0.55, level=0.5, n_resamples=3)
     """
-    _check_settings(1, level, kind, "drop")
-    return _interval(values, level, kind, "drop")
+    _check_settings(1, level, "percentile", "drop")
+    return _interval(values, level, "percentile", "drop")
+
+
+def known_ends(
+    values: np.ndarray, level: float = 0.95, *, kind: Literal["percentile", "basic"] = "percentile"
+) -> tuple[float, float]:
+    """Return the ends of the interval of a statistic; (NaN, NaN) where more than half are undefined.
+
+    Args:
+        values: (1 + R,), the first of the data. Resamples that are not finite are left out; where that of the
+            data is not, there is no interval either.
+        level: Share of the resamples inside, in (0, 1).
+        kind: "percentile" or "basic", see `bootstrap_interval`.
+
+    Example:
+        >>> known_ends(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5), known_ends(np.array([0.5, np.nan]))
+        ((0.45, 0.55), (nan, nan))
+    """
+    known = np.isfinite(values)
+    if not known[0] or 2 * int(known[1:].sum()) < len(values) - 1:
+        return math.nan, math.nan
+    found = _interval(values, level, kind, "drop")
+    return found.low, found.high
 
 
 def _defined(values: np.ndarray, level: float) -> Interval | None:

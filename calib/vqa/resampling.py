@@ -15,7 +15,7 @@ import torch
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS
 from calib.metrics.failure.steps import Ranking, Steps
 from calib.stats.groups import group_numbers
-from calib.stats.joint import resampled_interval
+from calib.stats.joint import known_ends
 
 _BLOCK = 200_000  # numbers of one array that is worked on at once: it stays near the processor
 _KEPT = 400_000_000  # bytes of draws that are kept; more are drawn again when they are needed
@@ -239,11 +239,7 @@ class ClusterBootstrap:
             values: As from `values`, one column.
             kind: See `calib.stats.bootstrap_interval`.
         """
-        known = int(np.isfinite(values[1:]).sum())
-        if known * 2 < self.n_resamples or not math.isfinite(values[0]):
-            return math.nan, math.nan
-        found = resampled_interval(values, self.level, kind=kind)
-        return found.low, found.high
+        return known_ends(values, self.level, kind=kind)
 
     def p_value(self, differences: np.ndarray) -> float:
         """Return the two-sided p-value of a difference of paired numbers by the resamples.
