@@ -278,8 +278,16 @@ def _named(before: Row, row: Row, kind: str, condition: str, seed: int, used: Ma
     if before["condition"] != ORIGINAL:
         condition = f"{before['condition']}+{condition}"
         if before["perturbation"]:
-            about["after"] = json.loads(before["perturbation"])
+            about["after"] = _plain(before["perturbation"])
     row["perturbation"] = json.dumps(about, sort_keys=True, ensure_ascii=False)
     row["condition"] = condition
     row["item_id"] = f"{before['base_id']}#{condition}"
     return row
+
+
+def _plain(said: str) -> Any:
+    """Return what a column says of a change: a record of ours, or somebody's own words."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said

@@ -147,6 +147,13 @@ def test_two_by_two_holds_the_same_questions_four_times(items: Items) -> None:
     assert json.loads(by["q0#black_image+corrupted_text"]["perturbation"])["after"]["kind"] == "black_image"
 
 
+def test_words_of_their_own_about_an_earlier_change_are_kept() -> None:
+    own = [{**row, "condition": "blurred", "perturbation": "blurred by hand"} for row in rows(2)]
+    found = perturb(Items.of_rows(own), "permute")
+    assert json.loads(found.cell("perturbation", 0))["after"] == "blurred by hand"
+    assert found.cell("condition", 0) == "blurred+permuted"
+
+
 def test_kinds_of_one_name_need_conditions_of_their_own(items: Items) -> None:
     first, second = (
         perturb(items, "permute", seed=1),

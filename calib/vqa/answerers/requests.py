@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,8 @@ def filled(text: str, question: str | None, options: Sequence[str]) -> str:
         "{options}": listed,
         "{letters}": ", ".join(LETTERS[: len(options)]),
     }
-    for name, value in parts.items():
-        text = text.replace(name, value)
-    return text
+    # In one pass: a question that says "{options}" itself keeps it.
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], text)
 
 
 def write_requests(
