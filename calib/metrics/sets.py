@@ -69,9 +69,9 @@ def class_coverages(sets: Tensor, labels: Tensor) -> Tensor:
         >>> class_coverages(sets, torch.tensor([0, 1, 0, 1])).tolist()
         [0.5, 0.5]
     """
-    hits = _hits(sets, labels)
-    sums = hits.new_zeros(sets.shape[1]).index_add_(0, labels.long(), hits)
-    return sums / labels.long().bincount(minlength=sets.shape[1])
+    hits, labels = _hits(sets, labels), labels.to(sets.device).long()
+    sums = hits.new_zeros(sets.shape[1]).index_add_(0, labels, hits)
+    return sums / labels.bincount(minlength=sets.shape[1])
 
 
 def class_coverage_gap(sets: Tensor, labels: Tensor, *, coverage: float) -> Tensor:
