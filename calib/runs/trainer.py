@@ -272,7 +272,8 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Refuse a value of a type that Lightning's signature does not name; it would take some in silence."""
     options = typing.get_args(annotation) if typing.get_origin(annotation) is Union else (annotation,)
     words: list[str] = []
-    for option in options:
+    # In an order of our own: `Optional[Union[int, float]]` may be that of a `Union[float, int]` made earlier.
+    for option in sorted(options, key=_place_of_type):
         plain = typing.get_origin(option) or option
         if plain is Literal:
             if value in (literal := typing.get_args(option)):
@@ -284,6 +285,11 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
             words.append(TYPES[plain])
     if words:
         raise ValueError(f"trainer.{key} must be {' or '.join(words)}, got {_as_typed(value)}.")
+
+
+def _place_of_type(option: Any) -> int:
+    plain = typing.get_origin(option) or option
+    return list(TYPES).index(plain if plain in TYPES else str)  # a word of a `Literal` as any text
 
 
 def _try_trainer(settings: Mapping[str, Any]) -> None:
