@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from calib.backbones import create_backbone
 from calib.data import load_data
 
 
@@ -28,7 +29,12 @@ def test_rows_that_are_apart() -> None:
     assert study.apart(ours, theirs) == ["2.0e-02", "4.0e-02", "2.0e-01"]  # cosines 1 and 24/25
 
 
-def test_what_follows_is_counted_in_each_precision(image_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_is_counted_in_each_precision(
+    image_folder, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = tiny.partition("=")[2]
+    both = {each: create_backbone(name, encode_precision=each) for each in study.ENCODE_PRECISIONS}
+    monkeypatch.setattr(study, "both", lambda name, folder: both)
     task = load_data("folder", image_folder)
     features, rows = study.task_rows("circles", task, [1, 2], shots=2, epochs=1)
     assert features[:2] == ["circles", "9"]

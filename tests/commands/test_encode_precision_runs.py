@@ -7,10 +7,12 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
@@ -21,11 +23,18 @@ from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data import FeatureTable
+from calib.data.images import open_image
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
+from calib.posthoc import ReviewThreshold
+from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 
 BF16 = "backbone.encode_precision=bf16"
+
+
+def digest_of(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
 @pytest.fixture
@@ -35,8 +44,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
     real = Backbone.encode_image
 
     def counted(self: Backbone, images: Tensor) -> Tensor:
-        seen = {hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in images}
-        counts.update((self.encode_precision, each) for each in seen)
+        counts.update({(self.encode_precision, digest_of(each)) for each in images})
         return real(self, images)
 
     monkeypatch.setattr(Backbone, "encode_image", counted)
@@ -91,12 +99,13 @@ def test_no_export_is_used_in_another_precision(run: Path, wide_run: Path, tmp_p
     ours.backbone = moved  # a file that somebody changed
     with pytest.raises(ValueError, match=r"with backbone\.encode_precision bf16, and .* fp32"):
         ours.restore_backbone()
-    # Decisions that were fitted by the confidences of one precision lie beside no prompt of the other.
-    ours.backbone = theirs.backbone
-    ours.decisions = Prompt.load(run / "prompt.safetensors").decisions
-    assert ours.decisions is not None
-    with pytest.raises(ValueError, match="was fitted for another"):
-        ours.save(tmp_path / "prompt.safetensors")
+    # A threshold that was fitted by the confidences of one precision lies beside no prompt of the other.
+    doubt = torch.linspace(0, 1, 60)
+    review = ReviewThreshold(max_error=0.2).fit(doubt, doubt > 0.9)
+    bound = Decisions(review=review, doubt=ours.doubt_digest())
+    replace(ours, decisions=bound).save(tmp_path / "prompt.safetensors")
+    with pytest.raises(ValueError, match="were fitted for another"):
+        replace(ours, backbone=theirs.backbone, decisions=bound).save(tmp_path / "prompt.safetensors")
 
 
 def test_a_cached_feature_is_read_in_its_precision_only(
@@ -133,7 +142,9 @@ def test_packaged_features_are_refused_by_the_settings_name(
         train(settings(BF16, f"out={tmp_path / 'run'}"))
 
 
-def test_a_failure_head_is_bound_to_it(run: Path, common: list[str], tmp_path: Path) -> None:
+def test_a_failure_head_is_bound_to_it(
+    run: Path, common: list[str], image_folder: Path, encoded: Counter[tuple[str, str]], tmp_path: Path
+) -> None:
     quick = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "scores=[mcp]", "data.views=0", "doubt=head"]
     quick += [*common[1:3], *common[5:], f"prompt={run}", "n_resamples=20"]
     with pytest.raises(ValueError, match=r"with backbone\.encode_precision=bf16; leave out"):
@@ -141,6 +152,7 @@ def test_a_failure_head_is_bound_to_it(run: Path, common: list[str], tmp_path: P
             load_config([*quick, "backbone.encode_precision=fp32", f"out={tmp_path / 'x'}"], task="failure")
         )
     train_failure(load_config([*quick, f"out={tmp_path / 'f'}"], task="failure"))
+    assert not encoded.keys() & of_test_images(run, image_folder, "bf16")  # known from the prompt's run
     head = FailureHead.load(tmp_path / "f" / "failure.safetensors")
     assert head.backbone is not None
     assert head.backbone["encode_precision"] == "bf16"
@@ -176,16 +188,25 @@ def test_runs_of_both_precisions_are_told_apart_in_a_table(run: Path, wide_run: 
     assert "images encoded in" in (tmp_path / "both" / "report.html").read_text()
 
 
+def of_test_images(run: Path, images: Path, precision: str) -> set[tuple[str, str]]:
+    """Return what `encoded` counts the test images under."""
+    preprocess = Prompt.load(run / "prompt.safetensors").restore_backbone().preprocess
+    inputs = [preprocess(open_image(path)) for path in sorted((images / "test").rglob("*.png"))]
+    return {(precision, digest_of(each)) for each in inputs}
+
+
 def test_an_image_is_encoded_once_in_a_run_and_in_what_follows(
-    common: list[str], encoded: Counter[tuple[str, str]], tmp_path: Path
+    common: list[str], image_folder: Path, encoded: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
-    """Training with its folds, zero-shot and baselines, an evaluation, a failure run: the test split once."""
+    """Training with its folds, the zero-shot prompt and the baselines; then an evaluation of all of them."""
     own = [each for each in common if not each.startswith("data.cache_dir")]
     own += [f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
     train(load_config([*own, "data.val_shots=2", f"out={tmp_path / 'run'}"], task="prompt"))
-    assert encoded.most_common(1)[0][1] == 1
-    n_once = 6 * 3 + 6 + 9  # shots with two views, validation, test
-    assert sum(encoded.values()) == n_once
-    given = [f"runs=[{tmp_path / 'run'}]", f"data.cache_dir={tmp_path / 'cache'}", "n_resamples=20"]
+    tested = of_test_images(tmp_path / "run", image_folder, "fp32")
+    assert len(tested) == 9
+    assert {encoded[each] for each in tested} == {1}
+    assert set(encoded.values()) == {1}  # shots with their views and validation images, too
+    before = encoded.copy()
+    given = [f"runs=[{tmp_path / 'run'}]", "n_resamples=20", f"data.cache_dir={tmp_path / 'cache'}"]
     evaluate(load_config([*given, f"out={tmp_path / 'e'}"], task="evaluate"))
-    assert sum(encoded.values()) == n_once
+    assert encoded == before
