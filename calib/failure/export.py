@@ -282,9 +282,8 @@ class FailureHead:
             "backbone": None if self.backbone is None else self.backbone["weights"]["digest"],
             "prompt": self.prompt,
             "doubt": None if self.doubt is None else self.doubt.to_record(),
-            **said_precision(self.backbone or {}),
         }
-        return doubt_digest(self._tensors(), facts)
+        return doubt_digest(self._tensors(), facts | said_precision(self.backbone or {}))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the file, but for those of the decisions."""

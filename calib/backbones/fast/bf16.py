@@ -4,7 +4,7 @@ A bfloat16 product takes a half to a quarter of the time of a float32 one where 
 (AVX-512 BF16, AMX, a GPU). Autocast alone makes a frozen tower slower: it keeps converted weights only of
 layers that are trained, and converts the others at every call. Here the layers' stand-ins hold converted
 weights, and autocast does what is left to it: it decides, in any library's code, what is computed in which
-type. What lies between the blocks, the residual sum, stays float32, and so does every norm.
+type. Pixels, the residual sums of transformers and their norms stay float32.
 """
 
 from __future__ import annotations
