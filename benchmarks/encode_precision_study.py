@@ -10,7 +10,7 @@ what follows from it: accuracy, ECE and NLL of the zero-shot model and of prompt
 each class (calibrated by them; means over the seeds), each in its own precision, and how many predictions
 change. `mixed` is what is refused everywhere else: the prompt of float32 on features of bfloat16. With
 --cold, runs of `calib train` from image files at PLIP's size with nothing cached, against the released loop
-extrapolated from its steps.
+extrapolated from its steps; with --reading, how fast images are read, by one thread and by all.
 """
 
 from __future__ import annotations
@@ -30,24 +30,31 @@ from calib.processes.threads import prepare_threads
 
 prepare_threads()  # before torch is imported
 
+import numpy as np
 import run as released
 import text_tower
 import torch
 from measuring import Neighbours, duration, in_turns, processor, seconds
 from official_loop import EPOCHS, OfficialLoop
+from PIL import Image
 from torch import Tensor
 
 import calib
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
+from calib.backbones.preprocessing import CLIP
 from calib.backbones.same import ENCODE_PRECISIONS
 from calib.commands.train import train
 from calib.config import load_config
+from calib.data import ImageTable
+from calib.data.ahead import read_side_by_side
+from calib.data.records import FileSource
 from calib.data.task import TaskData
 from calib.metrics import summarize
 from calib.report.tables import aligned
 
 BATCH = 16
+SIZES = (224, 1024)  # pixels
 PLIP, TOWERS = "plip", ("plip", "biomedclip", "medclip")  # quiltnet's tower is plip's
 METRICS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
 
@@ -134,6 +141,50 @@ def task_rows(
     return [name, str(len(labels)), *apart(*features)], rows
 
 
+def reading_table(rounds: int, sizes: Sequence[int] = SIZES, n_images: int = BATCH) -> str:
+    """Return the table of preparing images of some sizes for PLIP, by one thread and by all."""
+    rows, all_threads = [], torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in sizes:
+            names = [f"{size}_{number}.jpg" for number in range(n_images)]
+            sources = [FileSource(picture(Path(scratch) / name, size)) for name in names]
+            table = ImageTable(sources, [0] * n_images, names)
+            for kind, augmented in (("plain", False), ("augmented view", True)):
+                source = _Prepared(table, augmented=augmented)
+                ways = {"one": partial(source.read, 1), "all": partial(source.read, all_threads)}
+                found = in_turns(ways, rounds)
+                speeds = [f"{n_images / found[way].wall:.0f}" for way in ways]
+                ratio = found["one"].wall / found["all"].wall
+                rows.append([f"{size} x {size} pixels, JPEG", kind, *speeds, f"{ratio:.2f}"])
+    torch.set_num_threads(all_threads)
+    heads = ["preparing an image", "", "images/s, 1 thread", f"{all_threads} threads", "times faster"]
+    return aligned(heads, rows)
+
+
+def picture(path: Path, size: int) -> Path:
+    """Write a JPEG of coarse noise and return its path."""
+    noise = np.random.default_rng(0).integers(0, 255, (size // 8, size // 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((size, size)).save(path, quality=90)
+    return path
+
+
+class _Prepared:
+    """The inputs of images for PLIP, by row."""
+
+    def __init__(self, table: ImageTable, *, augmented: bool) -> None:
+        self.table, self.augmented = table, augmented
+
+    def __getitem__(self, row: int) -> Tensor:
+        image = self.table.open(row)
+        return CLIP.augment(image, row) if self.augmented else CLIP(image)
+
+    def read(self, threads: int) -> None:
+        """Prepare them all, side by side."""
+        torch.set_num_threads(threads)
+        for _ in read_side_by_side(self, range(len(self.table)), at_once=BATCH):
+            pass
+
+
 def load(name: str, path: str) -> TaskData:
     """Return a task with its images."""
     if name != "fundus":
@@ -191,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=50, help="of each prompt")
     parser.add_argument("--rounds", type=int, default=7, help="how often each way is timed")
     parser.add_argument("--cold", type=int, metavar="N", help="whole runs with N test images")
+    parser.add_argument("--reading", action="store_true", help="how fast images are prepared")
     given = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -211,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         moved = ["predictions changed %", "confidence moved, mean", "largest"]
         head = ["task", "model", "images in", "accuracy %", "ECE %", "NLL", *moved]
         say(aligned(head, models))
+    if given.reading:
+        say(reading_table(given.rounds))
     if given.cold:
         say(cold_table(given.cold, given.rounds))
     say(str(others))

@@ -49,3 +49,11 @@ def test_what_follows_is_counted_in_each_precision(
         assert float(row[6]) >= 0
     assert [row[6] for row in rows if row[2] == "fp32"] == ["0.00", "0.00"]
     assert [row[7] for row in rows if row[2] == "fp32"] == ["0.0e+00", "0.0e+00"]
+
+
+def test_reading_is_timed_by_one_thread_and_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "TURN", 1e-9)
+    before = torch.get_num_threads()
+    table = study.reading_table(1, sizes=(32,), n_images=2)
+    assert len(table.splitlines()) == 2 + 2
+    assert torch.get_num_threads() == before
