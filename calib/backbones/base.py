@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import Tensor, nn
 
 from calib.backbones.fast.keeping import Kept
-from calib.backbones.fast.precision import in_precision, use_precision
+from calib.backbones.fast.precision import encoded_in, use_precision
 from calib.backbones.fast.tower import FastTower
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
@@ -190,8 +190,7 @@ class Backbone(nn.Module):
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         if not images.is_floating_point():
             raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
-        with in_precision(self.encode_precision, self.device):
-            return _unit(self._image_features(images.to(self.device)))
+        return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Return the rows of the token table only, no positions and no norm: (C, L) -> (C, L, E)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import threading
+import time
 
 import pytest
 import torch
@@ -68,16 +70,58 @@ def test_an_outer_autocast_changes_nothing(narrow, images):
         assert narrow.encode_image(images).equal(plain)
 
 
-def test_a_feature_depends_neither_on_threads_nor_on_the_images_beside_it(narrow, images):
+def test_a_feature_depends_neither_on_threads_nor_on_the_images_beside_it(narrow, images, monkeypatch):
     before, whole = torch.get_num_threads(), narrow.encode_image(images)
+    by = set()
+    real = narrow._image_features
+    monkeypatch.setattr(
+        narrow,
+        "_image_features",
+        lambda x: by.add((threading.get_ident(), torch.get_num_threads())) or real(x),
+    )
+    many = torch.cat([images, images.flip(-1), images])
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            found = narrow.encode_image(many)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        assert found[:5].equal(whole)
+        assert found[10:].equal(whole)
+    assert {each for _, each in by} == {1}  # a block is one thread's
+    assert len(by) > 1
+    for row in range(5):
+        assert narrow.encode_image(images[row : row + 1])[0].equal(whole[row])
+
+
+def test_threads_that_start_together_convert_the_weights_once(small, backbone, images, monkeypatch):
+    own, made = small(backbone.name, encode_precision="bf16"), []
+    real = bf16.bf16_product
+
+    def slowly(weight, bias):
+        made.append(weight.data_ptr())
+        time.sleep(0.001)
+        return real(weight, bias)
+
+    monkeypatch.setattr(bf16, "bf16_product", slowly)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            assert narrow.encode_image(images).equal(whole)
+        own.encode_image(torch.cat([images] * 3))
+        count = len(made)
+        own.encode_image(images)
     finally:
         torch.set_num_threads(before)
-    others = torch.cat([images[:2], images[:3].flip(-1)])
-    assert narrow.encode_image(others)[:2].equal(whole[:2])
+    assert len(made) == count
+    one_thread = small(backbone.name, encode_precision="bf16")
+    made.clear()
+    torch.set_num_threads(1)
+    try:
+        one_thread.encode_image(images)
+    finally:
+        torch.set_num_threads(before)
+    assert len(made) == count
 
 
 def test_copies_compute_the_same(narrow, images):
@@ -159,6 +203,6 @@ def test_slow_processors_say_so_once(monkeypatch, caplog, text, fast):
     assert bf16.bf16_is_fast() is fast
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            bf16.in_bf16(torch.device("cpu"))
+            bf16.encoded_in_bf16(lambda x: x, torch.zeros(1, 3, 2, 2))
     assert len(caplog.records) == (fast is False)
     bf16._say_if_slow.cache_clear()

@@ -5,11 +5,19 @@ A bfloat16 product takes a half to a quarter of the time of a float32 one where 
 layers that are trained, and converts the others at every call. Here the layers' stand-ins hold converted
 weights, and autocast does what is left to it: it decides, in any library's code, what is computed in which
 type. Pixels, the residual sums of transformers and their norms stay float32.
+
+A product of bfloat16 numbers is rounded where it ends, so that another order of summing, with another number
+of threads or rows, moves it by 1e-3 and not by 1e-7. On a CPU images are therefore encoded in blocks of one
+size, each by one thread, several side by side: a feature is the same whatever is encoded beside it, by any
+number of threads.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,10 +30,27 @@ from calib.backbones.fast.blocks import QUICK, block_weights, clip_kinds, has_kn
 from calib.backbones.fast.keeping import Kept
 from calib.backbones.fast.kernels import TUNED_ROWS, Linear
 from calib.backbones.fast.packing import attention
+from calib.core.onethread import one_thread
 
 BF16 = torch.bfloat16
+BLOCK = 4  # images that one thread encodes at once
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last is that of Arm's processors
 logger = logging.getLogger(__name__)
+
+
+class _Once(Kept):
+    """What was made from some tensors, also where several threads ask for it at once: one makes it."""
+
+    def __init__(self, limit: int = 1) -> None:
+        super().__init__(limit)
+        self._lock = threading.Lock()
+
+    def get(self, sources: Sequence[Tensor], make: Callable[[], Any], *, also: Hashable = None) -> Any:
+        with self._lock:
+            return super().get(sources, make, also=also)
+
+    def __reduce__(self) -> tuple[type[_Once], tuple[int]]:
+        return _Once, (self.limit,)
 
 
 class Bf16Linear:
@@ -37,7 +62,7 @@ class Bf16Linear:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self._made = Kept()
+        self._made = _Once()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (..., out) bfloat16 for (..., in)."""
@@ -56,7 +81,7 @@ class Bf16Conv:
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.layer = layer
-        self._made = Kept()
+        self._made = _Once()
 
     def __call__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return (B, out, H, W) bfloat16 for (B, in, H, W)."""
@@ -90,7 +115,7 @@ class Bf16Block:
 
     def __init__(self, block: Any) -> None:
         self.block = block
-        self._made = Kept()
+        self._made = _Once()
 
     def __call__(self, x: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
         """Return (B, L, E) for (B, L, E); what else the block's own `forward` takes is left to it."""
@@ -168,13 +193,43 @@ def _use_bf16(tower: nn.Module, first: nn.Module | None) -> None:
             _use_bf16(part, first)
 
 
-def in_bf16(device: torch.device) -> torch.autocast:
-    """Return the context in which a tower with `use_bf16` computes.
+def encoded_in_bf16(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what a tower with `use_bf16` makes of images.
+
+    Args:
+        encode: The tower, (B, 3, H, W) -> (B, D).
+        images: (N, 3, H, W), where the tower is.
+
+    Returns:
+        (N, D) float32.
 
     Raises:
         ValueError: The device does not compute in bfloat16.
     """
-    _say_if_slow(device.type)
+    _say_if_slow(images.device.type)
+
+    def one(block: Tensor) -> Tensor:
+        with torch.no_grad(), in_bf16(block.device):  # of each thread its own
+            return encode(block).float()
+
+    if images.device.type != "cpu":
+        return one(images)
+    filled = torch.cat([images, images[-1:].expand(-len(images) % BLOCK, -1, -1, -1)])
+    blocks = filled.split(BLOCK)
+    threads = min(torch.get_num_threads(), len(blocks))
+    with one_thread():  # also in the threads that start here
+        if threads == 1:
+            return torch.cat([one(block) for block in blocks])[: len(images)]
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.cat(list(pool.map(one, blocks)))[: len(images)]
+
+
+def in_bf16(device: torch.device) -> torch.autocast:
+    """Return the context in which one thread computes in bfloat16.
+
+    Raises:
+        ValueError: The device does not compute in it.
+    """
     try:
         return torch.autocast(device.type, dtype=BF16, cache_enabled=False)
     except (RuntimeError, ValueError) as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from calib.backbones.fast.bf16 import in_bf16, use_bf16
+from calib.backbones.fast.bf16 import encoded_in_bf16, use_bf16
 from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.same import BF16, check_encode_precision
 
@@ -33,10 +32,10 @@ def use_precision(precision: str, tower: nn.Module | None, *, name: str) -> None
         )
 
 
-def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which a tower that was given to `use_precision` encodes images.
+def encoded_in(precision: str, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what a tower that was given to `use_precision` makes of images, (N, D) for (N, 3, H, W).
 
     Raises:
         ValueError: The device does not compute in it.
     """
-    return in_bf16(device) if precision == BF16 else nullcontext()
+    return encoded_in_bf16(encode, images) if precision == BF16 else encode(images)
