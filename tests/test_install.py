@@ -44,6 +44,16 @@ def test_an_installed_calib_is_found_beside_a_folder_of_its_name(tmp_path: Path)
     assert imported(tmp_path) == str(ROOT / "calib" / "__init__.py")
 
 
+def test_constraints_are_the_lowest_versions_that_are_allowed() -> None:
+    """What the suite is run with now and then (CONTRIBUTING.md) is what pyproject.toml promises."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = [text.split("\ndependencies = [\n")[1].split("\n]\n")[0]]
+    needed += re.findall(r"^(?:tune|segment|dicom|vqa) = \[.*", text, flags=re.MULTILINE)
+    promised = [line for part in needed for line in re.findall(r'"([^"]+)"', part)]
+    lines = (ROOT / "constraints" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.replace("==", ">=") for line in lines if not line.startswith("#")] == promised
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of what is built from, which builds leave their traces in."""
