@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.weights.torchscript import archive_root, read_torchscript
+from calib.core.errors import meant_path
 from calib.io.archives import check_archive
 from calib.io.files import read_json
 
@@ -85,7 +86,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
-            "backbone.weights (calib predict: --weights)."
+            f"backbone.weights (calib predict: --weights).{meant_path(path)}"
         )
     return WeightFile(path, text)
 
