@@ -25,6 +25,7 @@ from calib.config import FailureRun, PromptRun, SegmentRun, check_trainer_bounds
 from calib.core import ranks
 from calib.core.errors import first_line, unknown_name
 from calib.data.notices import ProgressLog
+from calib.processes.devices import trains_on_cuda
 from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
 from calib.processes.threads import thread_share
@@ -168,6 +169,8 @@ def make_trainer(
     }
     if not validate:
         defaults["limit_val_batches"] = 0
+    if trains_on_cuda(config.trainer):  # where there is a choice: a run that was interrupted goes on alike
+        defaults["deterministic"] = "warn"
     settings = defaults | config.trainer | trainer_settings(config.trainer)
     progress = _ProgressBar() if settings["enable_progress_bar"] else _ProgressLines()
     if ranks.world_size() > 1:  # buffers are the same everywhere: frozen ones, and counts of steps
