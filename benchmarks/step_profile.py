@@ -235,9 +235,9 @@ def in_lightning(module: LightningModule, loader: Any, steps: int) -> float:
         accelerator="cpu",
     )
     fit_quietly(module, loader, max_epochs=1, trainer=trainer)
-    pairs = zip(watch.starts, watch.starts[1:], strict=False)
-    lengths = [after - before for number, (before, after) in enumerate(pairs, 1) if number % len(loader)]
-    return statistics.median(lengths[1:])
+    lengths = [after - before for before, after in zip(watch.starts, watch.starts[1:], strict=False)]
+    within = [length for number, length in enumerate(lengths, 1) if number % len(loader)]
+    return statistics.median((within or lengths)[1:])  # of an epoch of one step there is nothing within
 
 
 def operators(step: Callable[[], object], steps: int) -> tuple[float, dict[str, float]]:
