@@ -121,6 +121,8 @@ def test_typicality_takes_the_middle_of_each_cloud_and_no_outlier() -> None:
     assert sorted(row // 10 for row in found.rows) == [0, 1, 2]
     assert all(row % 10 < 5 for row in found.rows)
     assert 30 not in found.rows
+    ids = [f"{row:064x}" for row in range(31)]
+    assert len(select(points, ids, 3, strategy="typicality", near=1.0, seed=2**40).rows) == 3
 
 
 def test_entropy_and_margin_take_what_lies_between_classes() -> None:
