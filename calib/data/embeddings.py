@@ -41,7 +41,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as to_unit_norm
 
 from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.names import plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
@@ -137,7 +137,7 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of embeddings '{path}'.")
+        raise FileNotFoundError(f"There is no file of embeddings '{path}'.{meant_path(path)}")
     arrays = _read(path)
     for name in arrays:
         if name not in KNOWN:

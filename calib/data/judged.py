@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib.core.errors import meant_path
 from calib.core.names import name_key
 from calib.core.text import few
 from calib.data.labels import label_text
@@ -109,7 +110,7 @@ def read_judged(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() in TABLES:
         named = _Names(kind, class_names, label, group)
         return _of_table(read_output_table(path), outcomes, (doubt, allowed), named)

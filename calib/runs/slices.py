@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 
 KEYS = ("name", "id")
@@ -28,7 +29,7 @@ def read_slices(path: str | Path, names: Sequence[str], ids: Sequence[str]) -> d
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}' (slices=FILE.csv).")
+        raise FileNotFoundError(f"There is no file '{path}' (slices=FILE.csv).{meant_path(path)}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)

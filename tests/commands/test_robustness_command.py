@@ -82,7 +82,7 @@ def test_a_shift_by_a_column_needs_no_images(runs: dict[int, Path], tmp_path: Pa
     both = [str(folder) for folder in runs.values()]
     assert run("robustness", [*both, "shift_by=site", *settings, *QUICK, "images=300"]) == 0
     shown = capsys.readouterr().out
-    assert "site: usual → site: A" in shown
+    assert "Each cell: site B (usual) (195 images) → site A (105 images)." in shown
     assert "300 of 545 images are judged" in shown
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["about"]["seeds"]["calibprompt"] == [1, 2]

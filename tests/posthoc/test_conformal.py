@@ -221,7 +221,7 @@ def test_each_class_and_each_stratum_is_fitted_by_itself() -> None:
         assert float(by_class.cells.thresholds[0, c]) == pytest.approx(
             one_threshold(own[labels == c], 0.8), abs=1e-11
         )
-    strata = ["here" if i % 3 else "there" for i in range(90)]
+    strata = ["there" if strange else "here" for strange in (own > own.quantile(0.6)).tolist()]
     both = PredictionSets(coverage=0.8).fit(probs, labels, strata=strata)
     there = torch.tensor([name == "there" for name in strata])
     alone = PredictionSets(coverage=0.8).fit(probs[there], labels[there])
@@ -240,7 +240,10 @@ def test_shares_as_they_are_here_change_nothing_and_others_move_the_threshold() 
     same = PredictionSets(coverage=0.9).fit(probs, labels, shares=here)
     assert torch.allclose(same.cells.thresholds, plain.cells.thresholds.expand(1, C))
     assert same.table()[0]["cases"] == pytest.approx(200)
-    other = PredictionSets(coverage=0.9).fit(probs, labels, shares=[0.9, 0.05, 0.05])
+    own = (1 - probs).gather(1, labels[:, None])[:, 0]
+    strangest = max(range(C), key=lambda c: float(own[labels == c].mean()))
+    shares = [0.9 if c == strangest else 0.05 for c in range(C)]
+    other = PredictionSets(coverage=0.9).fit(probs, labels, shares=shares)
     assert not torch.allclose(other.cells.thresholds, plain.cells.thresholds)
     assert other.table()[0]["cases"] < 100
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS, Parsed, parse_answer, parse_confidence
 from calib.vqa.tables import Items, Outputs
@@ -67,7 +67,7 @@ def read_recorded(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     for name in columns or {}:
         if name not in FIELDS:
             raise unknown_name("field of recorded answers", name, FIELDS)

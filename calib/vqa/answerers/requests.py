@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib.core.errors import meant_path
 from calib.io.files import write_text
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS
@@ -50,7 +51,7 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":

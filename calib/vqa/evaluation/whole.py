@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from calib.data.notices import pace
 from calib.vqa.evaluation.calibration import calibration, transfer
 from calib.vqa.evaluation.errors import error_detection
 from calib.vqa.evaluation.foresight import collapse
@@ -71,9 +73,11 @@ def evaluate(
         "letters": lambda: letters(found, protocol),
         "methods": lambda: methods(found, protocol),
     }
-    for name, step in steps.items():
+    began = time.monotonic()
+    for number, (name, step) in enumerate(steps.items(), start=1):
         result.tables[name] = step()
-        log.info("%s: %d rows", name, len(result.tables[name].rows))
+        told = f"table {number} of {len(steps)}{pace(number, len(steps), time.monotonic() - began)}"
+        log.info("%s: %d rows, %s", name, len(result.tables[name].rows), told)
     result.about = {
         "items": len(all_items),
         "outputs": len(all_outputs),
