@@ -201,6 +201,30 @@ def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backb
     )
 
 
+def restored_backbone(
+    prompt: Prompt, *, weights: str | None = None, tokenizer: str | None = None
+) -> Backbone:
+    """Return the frozen model of an export, placed as `placed` says.
+
+    Args:
+        prompt: The export.
+        weights: The weights where they have moved since training. None: where they were.
+        tokenizer: Likewise for the tokenizer.
+
+    Raises:
+        FileNotFoundError: The weights are not there.
+        ValueError: They are others than those the prompt was made for.
+    """
+    return placed(prompt.restore_backbone(weights=weights, tokenizer=tokenizer))
+
+
+def placed(backbone: Backbone) -> Backbone:
+    """Return a frozen model where this process computes if nobody says where: on a GPU if there is one."""
+    from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
+
+    return backbone.to(pick_device({}))
+
+
 def parity_of(config: PromptRun) -> dict[str, bool]:
     """Return the quirks that a backbone itself must know, if any is switched on."""
     return {"official_double_embedding": True} if config.parity.double_embedding else {}

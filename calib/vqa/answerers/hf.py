@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ SURE = (
     "Give a number from 0 to 100 only."
 )
 NOISE_SD = 25.0  # of 255, of the distorted images of noisy samples
-log = logging.getLogger(__name__)
 
 
 class HuggingFaceVLM:
