@@ -18,6 +18,7 @@ from calib.backbones.same import FP32, weights_digest
 from calib.backbones.tokenization import PromptTokenizer
 from calib.core.checks import check_tensor
 from calib.core.errors import unknown_name
+from calib.core.float32 import exact_float32
 
 
 class Backbone(nn.Module):
@@ -172,7 +173,6 @@ class Backbone(nn.Module):
         """
         return self.tokenizer.assemble(pieces)
 
-    @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Return the unit-norm features of images, without a graph.
 
@@ -190,7 +190,8 @@ class Backbone(nn.Module):
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         if not images.is_floating_point():
             raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
-        return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
+        with torch.no_grad(), exact_float32(self.device):
+            return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Return the rows of the token table only, no positions and no norm: (C, L) -> (C, L, E)."""

@@ -97,5 +97,5 @@ class BackboneOptions:
 def isolated_rng(seed: int) -> Iterator[None]:
     """Run a block with torch's CPU generator seeded, and give the global state back as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         yield

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from calib.backbones.same import said_precision
 from calib.config import DataConfig
+from calib.core.errors import meant_path
 from calib.data.cached import is_of_its_key, is_read_again
 from calib.data.encode import CACHED, LOCKS, PARTS
 from calib.data.features import FeatureTable
@@ -51,6 +52,7 @@ def cache_entries(folder: str | Path) -> list[CacheEntry]:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no cache folder '{folder}' (data.cache_dir says where runs keep it)."
+            f"{meant_path(folder)}"
         )
     entries = [_file_entry(path) for path in folder.glob(f"*{CACHED}")]
     entries += [_parts_entry(path) for path in folder.glob(f"*{PARTS}")]

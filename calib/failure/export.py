@@ -297,7 +297,7 @@ class FailureHead:
     def _head_logits(self, images: Tensor, texts: Tensor, predictions: Tensor | None) -> Tensor:
         """Return the failure logits (n,) of the head itself, float64 on the CPU."""
         given = self._arguments(images, texts, predictions)
-        found: Tensor = self.head(*given, model_logits=self._model_logits(given[0])).double().cpu()
+        found: Tensor = self.head(*given, model_logits=self._model_logits(given[0])).cpu().double()
         return found
 
     @torch.no_grad()
