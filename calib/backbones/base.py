@@ -191,7 +191,8 @@ class Backbone(nn.Module):
         if not images.is_floating_point():
             raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
         with torch.no_grad(), exact_float32(self.device):
-            return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
+            encode, precision = self._image_features, self.encode_precision
+        return _unit(encoded_in(precision, encode, images.to(self.device), self.image_tower))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Return the rows of the token table only, no positions and no norm: (C, L) -> (C, L, E)."""

@@ -95,6 +95,12 @@ def test_a_feature_depends_neither_on_threads_nor_on_the_images_beside_it(narrow
         assert narrow.encode_image(images[row : row + 1])[0].equal(whole[row])
 
 
+def test_a_block_depends_on_the_tower_alone():
+    towers = {patch: nn.Sequential(nn.Conv2d(3, 4, patch, patch)) for patch in (32, 16, 4)}
+    assert [bf16.block_of(towers[patch], 224) for patch in (32, 16, 4)] == [8, 4, 4]  # 49, 196, 3136 tokens
+    assert bf16.block_of(nn.Linear(2, 2), 224) == 4
+
+
 def test_threads_that_start_together_convert_the_weights_once(narrow, images, monkeypatch):
     own, made = copy.deepcopy(narrow), []  # a copy has converted nothing yet
     real = bf16.bf16_product
