@@ -183,7 +183,7 @@ def test_images_are_chosen_in_the_prompt_s_precision(
         common[5],
     ]
     out = f"out={tmp_path / 'chosen'}"
-    assert main([*words, out, "backbone.encode_precision=fp32"]) == 2
+    assert main([*words, out, "backbone.encode_precision=fp32"]) == 1
     assert "with backbone.encode_precision=bf16; leave out" in capsys.readouterr().err
     assert main([*words, out]) == 0
     assert read_json(tmp_path / "chosen" / "record.json")["backbone"]["encode_precision"] == "bf16"
