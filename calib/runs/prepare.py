@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
+from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, given, to_dict
 from calib.core.hashing import json_digest
 from calib.core.names import hard_to_read, plain_name
 from calib.core.text import few
@@ -223,6 +223,28 @@ def placed(backbone: Backbone) -> Backbone:
     from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
 
     return backbone.to(pick_device({}))
+
+
+def check_own_backbone(prompt: Prompt, asked: BackboneConfig, source: str) -> None:
+    """Refuse settings of a backbone that ask for another one than a prompt was made for.
+
+    Args:
+        prompt: The prompt, whose own backbone is used.
+        asked: The settings; weights and tokenizer say where these are now, and may be any.
+        source: What the prompt is called.
+
+    Raises:
+        ValueError: One was asked for that the prompt's backbone does not have.
+    """
+    made = {"name": prompt.backbone["name"], **(prompt.backbone.get("build") or {})}
+    for key in sorted(given(asked, BackboneConfig()) - {"weights", "tokenizer"}):
+        value, own = getattr(asked, key), made.get(key, getattr(BackboneConfig(), key))
+        if value not in ({own, prompt.backbone["name"]} if key == "name" else {own}):
+            said = "" if key == "name" else f" with backbone.{key}={'null' if own is None else own}"
+            raise ValueError(
+                f"The prompt '{source}' was made for {prompt.backbone['name']}{said}; leave out "
+                f"backbone.{key} (it is {value})."
+            )
 
 
 def parity_of(config: PromptRun) -> dict[str, bool]:

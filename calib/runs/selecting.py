@@ -26,7 +26,7 @@ from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.marks import record_in
-from calib.runs.prepare import load_task, make_backbone, placed, restored_backbone
+from calib.runs.prepare import check_own_backbone, load_task, make_backbone, placed, restored_backbone
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
     if config.prompt is not None:
         path = prompt_path(config.prompt)
         prompt = Prompt.load(path)
+        check_own_backbone(prompt, config.backbone, config.prompt)
         backbone = restored_backbone(
             prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
         )
