@@ -155,6 +155,9 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     assert bool(sets(probs).all())
     assert sets.interval() == (1.0, 1.0)
     assert "needs at least 9 cases, and 8 allow an error of 11.1 %" in sets.guarantee
+    surely = PredictionSets(coverage=0.9, confidence=0.9).fit(*toy(21))
+    said = "of 90 % with a probability of 90 % needs at least 22 cases, and 21 allow an error of 10.4 %"
+    assert said in surely.guarantee  # 1 - 0.1^(1 / 21), not 1 / 22, which would be enough
     enough = PredictionSets(coverage=0.88).fit(probs, labels)
     assert not bool(enough(toy(50, 5)[0]).all())
     rare = torch.cat([torch.zeros(30), torch.ones(30), torch.full((4,), 2)]).long()
