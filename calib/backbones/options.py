@@ -26,6 +26,7 @@ class BackboneOptions:
     quick_gelu: bool | None = None
     seed: int = 0
     parity: Mapping[str, bool] = field(default_factory=dict)
+    encode_precision: str = "fp32"
 
     def choose_preprocessing(self, own: Preprocessing) -> Preprocessing:
         """Return the backbone's own preprocessing, a preset at the same image size, or the one given."""
@@ -96,5 +97,5 @@ class BackboneOptions:
 def isolated_rng(seed: int) -> Iterator[None]:
     """Run a block with torch's CPU generator seeded, and give the global state back as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         yield

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from calib.backbones.same import said_precision
 from calib.config import DataConfig
 from calib.core.errors import meant_path
 from calib.data.cached import is_of_its_key, is_read_again
@@ -91,8 +92,9 @@ def _file_entry(path: Path) -> CacheEntry:
         features = FeatureTable.load(path)
     except ValueError as error:
         return CacheEntry(path, status.st_size, status.st_mtime, f"damaged: {error}", damaged=True)
-    name = features.meta.get("backbone", {}).get("name", "?")
-    holds = f"{name}, {len(features)} images, {features.views} views"
+    described = features.meta.get("backbone", {})
+    in_ = "".join(f" in {precision}" for precision in said_precision(described).values())
+    holds = f"{described.get('name', '?')}{in_}, {len(features)} images, {features.views} views"
     misplaced = not is_of_its_key(features, path)
     if misplaced:
         holds = f"wrong: {holds}, which belong under another name"

@@ -56,7 +56,7 @@ def sentence_of(learned: Mapping[str, Any]) -> str:
     Example:
         >>> found = {"judges": "coop", "outside": 40, "cross_fitted": 0, "val": 0, "test": 9}
         >>> sentence_of({**found, "copies_left_out": 0})
-        "A head for coop would learn from 40 images outside its shots, and be judged on 9 test images."
+        'A head for coop would learn from 40 images outside its shots, and be judged on 9 test images.'
     """
     parts = []
     if learned["outside"] or not learned["cross_fitted"]:

@@ -32,5 +32,6 @@ def show_warnings() -> None:
         "It is recommended to use .*sync_dist",  # every process logs the numbers of all
         "find_unused_parameters=True was specified",
         ".broadcast_buffers. is deprecated",  # its successor is not in older versions
+        "does not have a deterministic implementation, but you set",  # on a GPU, see `make_trainer`
     ):
         warnings.filterwarnings("ignore", message=f".*{remark}.*")

@@ -105,7 +105,7 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     Args:
         argv: YAML files, or names of those that come with the package (arguments without "="), merged from
             left to right, then `key=value` changes in order.
-        task: "prompt", "failure", "evaluate" or "report"; a file that says another task is refused.
+        task: A key of `calib.config.SCHEMAS`, such as "prompt"; a file that says another task is refused.
 
     Returns:
         The dataclass of the task (`PromptRun`, ...), interpolations resolved; its groups remember what was

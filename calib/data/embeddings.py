@@ -45,6 +45,7 @@ from calib.core.errors import meant_path, unknown_name
 from calib.core.names import plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
+from calib.data.output_tables import check_names
 from calib.io.npz import plain_npz
 from calib.io.strictjson import parse_json
 from calib.io.tensors import read_safetensors
@@ -174,6 +175,8 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     names = [] if captions else _strings(arrays, "class_names", len(texts), path)
     if names is None:
         names = [f"class {c}" for c in range(len(texts))]
+    if names:
+        check_names(names, path)
     return Embeddings(table, texts, names, scale, picked, split, str(path))
 
 

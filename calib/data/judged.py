@@ -29,6 +29,7 @@ from calib.data.output_tables import (
     TABLES,
     OutputTable,
     class_columns,
+    is_missing,
     label_indices,
     read_output_table,
 )
@@ -316,11 +317,11 @@ def _known(wrong: Sequence[bool | None], path: Path) -> tuple[Tensor, Tensor]:
 
 def _yes_no(cell: Any, where: str) -> bool | None:
     """Return what a cell says. None: nothing."""
-    if cell is None or isinstance(cell, bool):
+    if is_missing(cell):
+        return None
+    if isinstance(cell, bool):
         return cell
     text = str(cell).strip().lower().removesuffix(".0")
-    if text == "":
-        return None
     if text not in YES_NO:
         raise ValueError(f"{where}: expected yes or no (true, false, 1, 0), got {str(cell)[:50]!r}.")
     return YES_NO[text]

@@ -136,7 +136,8 @@ class Picks:
         self, pool: Pool, budget: int, *, per_group: int | None = None, near: float = 0.95, seed: int = 0
     ) -> None:
         self.pool, self.budget, self.seed = pool, budget, seed
-        self._per_group, self._near = per_group, near
+        self._per_group = per_group
+        self._near = min(near, 1 - 1e-9)  # a cosine with itself is 1 but for rounding
         self.free = np.ones(len(pool), dtype=bool)
         self.rows: list[int] = []
         self.scores: list[float] = []

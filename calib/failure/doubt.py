@@ -109,7 +109,7 @@ class Doubt:
             else self.scores[name](**plain, text_features=text_features)
             for name in self.stack.names
         ]
-        return torch.stack([column.double().cpu() for column in columns], dim=1)
+        return torch.stack([column.cpu().double() for column in columns], dim=1)
 
     def sentences(self) -> list[str]:
         """Return how it was fitted, the weights, and what was left out why, in plain words."""

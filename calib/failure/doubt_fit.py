@@ -145,7 +145,7 @@ def _out_of_fold(
     for number in numbers:
         rest = _picked(plain, _rest(folds[number], len(plain.labels)))
         score = fit(name, rest, text_features=text_features)
-        parts.append(score(_picked(plain, folds[number]), text_features=text_features).double().cpu())
+        parts.append(score(_picked(plain, folds[number]), text_features=text_features).cpu().double())
     said = torch.cat(parts)
     if not bool(said.isfinite().all()):
         raise ValueError("It is not finite.")

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from calib.core import ranks
 from calib.core.byname import bind
 from calib.core.errors import unknown_name
+from calib.failure.batch_rows import ROWS, BatchRows, batch_rows, picked
 from calib.failure.shared_inputs import SharedInputs, can_share, score_shared, shared_inputs
 from calib.failure.vilu import ViLU
 from calib.losses import check_finite
@@ -50,7 +51,7 @@ class FailurePredictionModule(LightningModule):
         ValueError: The loss, one of its settings or the optimiser is unknown.
     """
 
-    fold_of: Tensor
+    fold_of: Tensor | None
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class FailurePredictionModule(LightningModule):
             raise unknown_name("failure loss", loss, FAILURE_LOSSES)
         self.head = head
         self.folds = nn.ModuleList(folds)
-        self.register_buffer("fold_of", fold_of, persistent=False)
+        self.fold_of = fold_of  # no buffer: it is asked on the CPU, before a batch is on its way
         self.register_buffer("text_features", text_features, persistent=False)
         self.loss_name = loss
         self.loss = bind(FAILURE_LOSSES[loss], loss_settings or {}, name=f"failure loss '{loss}'")
@@ -82,61 +83,76 @@ class FailurePredictionModule(LightningModule):
         self._steps = 0
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def failure_logits(self, batch: Mapping[str, Tensor], head: nn.Module | None = None) -> Tensor:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Return a batch with the rows of each model and fold beside it: a step on a GPU does not wait."""
+        return self._with_rows(batch)
+
+    def failure_logits(
+        self,
+        batch: Mapping[str, Any],
+        head: nn.Module | None = None,
+        models: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
         """Return the failure logit (B,) of every image of a batch, judged by the texts it belongs to.
 
         Args:
             batch: As those of `FailureCases` or of `CaptionPairs`.
             head: The head of a fold. None: the head itself.
+            models: Model to its rows, as in `BatchRows`. None: as the batch says.
         """
         judge = self.head if head is None else head
-        images, picked = batch["image_features"], batch["predictions"]
+        images, predictions = batch["image_features"], batch["predictions"]
         if "text_features" in batch:
-            return judge(images, batch["text_features"], picked)
+            return judge(images, batch["text_features"], predictions)
         told = batch.get("model_logits")
         if len(self.text_features) == 1:
-            return judge(images, self.text_features[0], picked, model_logits=told)
+            return judge(images, self.text_features[0], predictions, model_logits=told)
+        if models is None:
+            models = self._with_rows(batch)[ROWS].models
         logits = images.new_zeros(len(images))
-        for model in self._models(batch):
-            rows = (batch["source"] == model).nonzero().flatten()
+        for model, rows in models.items():
             part = judge(
                 images[rows],
                 self.text_features[model],
-                picked[rows],
+                predictions[rows],
                 model_logits=None if told is None else told[rows],
             )
             logits = logits.index_copy(0, rows, part.to(logits))
         return logits
 
-    def _models(self, batch: Mapping[str, Tensor]) -> list[int]:
-        """Return the models that images of the batch of all processes are of.
+    def _with_rows(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a batch with its `BatchRows`, on the device of its images, where somebody asks for them.
 
         With other shares of it a head is called as often, perhaps with no image.
         """
-        used = ranks.summed(batch["source"].bincount(minlength=len(self.text_features)))
-        found: list[int] = used.nonzero().flatten().tolist()
-        return found
+        of_one = len(self.folds) == 0 and (self.text_features is None or len(self.text_features) == 1)
+        if ROWS in batch or "source" not in batch or of_one:
+            return batch
+        found = batch_rows(
+            batch["source"], batch.get("index"), len(self.text_features), self.fold_of, len(self.folds)
+        )
+        return {**batch, ROWS: found.to(batch["source"].device)}
 
-    def _shared(self, batch: Mapping[str, Tensor]) -> SharedInputs | None:
+    def _shared(self, batch: Mapping[str, Any]) -> SharedInputs | None:
         """Return what all heads see of a batch; None where each sees its own, or there is one to see it."""
         if not can_share(self.head, batch) or (not self.folds and len(self.text_features) == 1):
             return None
-        models = self._models(batch) if len(self.text_features) > 1 else [0]
-        return shared_inputs(self.head, batch, self.text_features, models)
+        return shared_inputs(self.head, batch, self.text_features, batch[ROWS].models)
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
+        batch = self._with_rows(batch)
         shared = self._shared(batch)
         value = self._loss(
             batch, self.failure_logits(batch) if shared is None else score_shared(self.head, shared)
         )
         self._sum = self._sum + value.detach()  # on the device: a step never waits for a number
         self._steps += 1
-        for number, head in enumerate(self._heads()[1:]):
-            seen = self.fold_of[batch["index"]] != number
-            rest = {name: rows[seen] for name, rows in batch.items()}
+        rows: BatchRows | None = batch.get(ROWS)
+        for head, (seen, models) in zip(self._heads()[1:], rows.folds if rows else [], strict=True):
+            rest = picked(batch, seen)
             if shared is None:
-                part = self._loss(rest, self.failure_logits(rest, head))
+                part = self._loss(rest, self.failure_logits(rest, head, models))
             else:
                 part = self._loss(rest, score_shared(head, shared.of(seen)))
             self._sum_of_folds = self._sum_of_folds + part.detach()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ class SharedInputs:
     calls: int
 
     def of(self, rows: Tensor) -> SharedInputs:
-        """Return that of some rows, (B,) bool."""
+        """Return that of some rows, (n,) int64."""
         return SharedInputs(self.joined[rows], None if self.odds is None else self.odds[rows], self.calls)
 
 
@@ -48,7 +48,7 @@ def can_share(head: ViLU, batch: Mapping[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def shared_inputs(
-    head: ViLU, batch: Mapping[str, Tensor], text_features: Tensor, models: Iterable[int]
+    head: ViLU, batch: Mapping[str, Tensor], text_features: Tensor, models: Mapping[int, Tensor]
 ) -> SharedInputs:
     """Return what heads of this form see of a batch, each image judged by the texts of its model.
 
@@ -56,13 +56,11 @@ def shared_inputs(
         head: One of them.
         batch: As those of `FailureCases`.
         text_features: (K, C, D) of all models.
-        models: Which of them images may be of.
+        models: Those that images may be of, and the rows (n,) int64 of each.
     """
     images, picked, told = batch["image_features"], batch["predictions"], batch.get("model_logits")
     parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
-    models = list(models)
-    for model in models:
-        rows = (batch["source"] == model).nonzero().flatten()
+    for model, rows in models.items():
         texts, own = text_features[model], None if told is None else told[rows]
         inputs = head.inputs(images[rows], texts, picked[rows], model_logits=own)
         odds = None
@@ -80,7 +78,6 @@ def shared_inputs(
 
 def score_shared(head: ViLU, shared: SharedInputs) -> Tensor:
     """Return the failure logit (B,) of every image, as a head's `forward` does, and count its calls."""
-    if head.training and head.options["use_attention"]:
-        head.iteration_count += shared.calls
+    head.count_calls(shared.calls)
     right = head.mlp(shared.joined).squeeze(1)
     return -(right if shared.odds is None else head.mcp_scale * shared.odds + head.mcp_offset + right)

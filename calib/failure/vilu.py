@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from calib.core.checks import at_least_float32, check_logit_scale
 from calib.failure.explain import Explanation, explain_failure
-from calib.failure.vilu_inputs import Inputs, check_batch, check_sizes
+from calib.failure.vilu_inputs import Counted, Inputs, check_batch, check_sizes
 from calib.failure.vilu_mlp import folding_pays, join_parts, make_mlp, run_folded, slots_of
 from calib.scores.logits import log_odds
 
@@ -115,6 +115,7 @@ class ViLU(nn.Module):
         self.dim = dim
         self.keep_frozen = keep_frozen
         self.register_buffer("iteration_count", torch.tensor(0))
+        self._counted = Counted()
         self.slots = slots_of(
             dim,
             use_attention=use_attention,
@@ -151,7 +152,12 @@ class ViLU(nn.Module):
     def projects(self) -> bool:
         """Whether the next evaluation uses W_v and W_t; False while they count as the identity."""
         thawed = self.options["use_attention"] and not self.keep_frozen
-        return thawed and int(self.iteration_count) > self.options["n_iter_freeze_proj"]
+        return thawed and self._counted.read(self.iteration_count) > self.options["n_iter_freeze_proj"]
+
+    def count_calls(self, number: int) -> None:
+        """Add to `iteration_count`, in training mode, where there is attention."""
+        if self.training and self.options["use_attention"]:
+            self._counted.add(self.iteration_count, number)
 
     @property
     def needs_text(self) -> bool:
@@ -189,8 +195,7 @@ class ViLU(nn.Module):
             ValueError: A shape or type does not fit, text features are missing, or a residual head is given
                 one candidate only.
         """
-        if self.training and self.options["use_attention"]:
-            self.iteration_count += 1
+        self.count_calls(1)
         inputs = self.inputs(image_features, text_features, predictions, model_logits=model_logits)
         return self._score(inputs)
 

@@ -39,6 +39,38 @@ class Inputs:
         return parts
 
 
+class Counted:
+    """What a counter says, read only where somebody else has changed it: on a GPU reading it is waiting.
+
+    Copies know nothing, and read theirs.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Tensor, int, int] | None = None  # the counter, its version, what it says
+
+    def read(self, counter: Tensor) -> int:
+        """Return the value of a counter () int64."""
+        if self._known is not None and not counter.is_inference():
+            known, version, value = self._known
+            if known is counter and version == counter._version:
+                return value
+        value = int(counter)
+        self._keep(counter, value)
+        return value
+
+    def add(self, counter: Tensor, number: int) -> None:
+        """Add to a counter, in place."""
+        value = self.read(counter) + number
+        counter += number
+        self._keep(counter, value)
+
+    def _keep(self, counter: Tensor, value: int) -> None:
+        self._known = None if counter.is_inference() else (counter, counter._version, value)
+
+    def __reduce__(self) -> tuple[type[Counted], tuple[()]]:
+        return Counted, ()
+
+
 def check_sizes(dim: int, hidden: Sequence[int], n_iter_freeze_proj: int) -> None:
     """Refuse sizes that no head can have."""
     if dim < 1 or not hidden or min(hidden) < 1:

@@ -24,6 +24,7 @@ import torch
 from torch import distributed
 
 from calib.core import ranks
+from calib.processes.devices import devices_of
 from calib.processes.heartbeat import watched
 from calib.processes.signals import LAUNCHER, Preempted
 from calib.processes.workers import usable_cores
@@ -104,7 +105,7 @@ def asked_devices(trainer: Mapping[str, Any]) -> int:
     Raises:
         ValueError: They are not here.
     """
-    return len(_devices(trainer))
+    return len(devices_of(trainer))
 
 
 def pick_device(trainer: Mapping[str, Any]) -> torch.device:
@@ -115,8 +116,8 @@ def pick_device(trainer: Mapping[str, Any]) -> torch.device:
     """
     place = place_here() if ranks.world_size() > 1 else None
     if place is None:
-        return _devices({**trainer, "devices": trainer.get("devices", 1)})[0]
-    devices = _devices({**trainer, "devices": trainer.get("devices", place.devices)})
+        return devices_of({**trainer, "devices": trainer.get("devices", 1)})[0]
+    devices = devices_of({**trainer, "devices": trainer.get("devices", place.devices)})
     return devices[place.local_rank]
 
 
@@ -126,30 +127,6 @@ def trainer_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
     if place is None:
         return {}
     return {"devices": trainer.get("devices", place.devices), "num_nodes": place.nodes}
-
-
-def _devices(trainer: Mapping[str, Any]) -> list[torch.device]:
-    asked, devices = trainer.get("accelerator", "auto"), trainer.get("devices", 1)
-    if "lightning" not in sys.modules and devices == 1 and asked == "auto" and not _has_accelerator():
-        return [torch.device("cpu")]  # what is no training does without Lightning
-    from lightning import Trainer  # takes seconds to import
-    from lightning.fabric.plugins.environments import LightningEnvironment
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    try:
-        strategy = Trainer(
-            accelerator=asked, devices=devices, plugins=[LightningEnvironment()], **quiet
-        ).strategy
-        return list(getattr(strategy, "parallel_devices", None) or [strategy.root_device])
-    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
-        given = f"trainer.accelerator={asked}" + (f" with trainer.devices={devices}" if devices != 1 else "")
-        raise ValueError(f"{given} cannot be used here: {error}") from error
-
-
-def _has_accelerator() -> bool:
-    """Return whether "auto" may mean something else than a CPU here."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or bool(find_spec("torch_xla"))
 
 
 def in_processes(
@@ -182,7 +159,7 @@ def in_processes(
         return main()
     check()
     cores = usable_cores()
-    if devices > max(2, cores) and _devices(trainer)[0].type == "cpu":
+    if devices > max(2, cores) and devices_of(trainer)[0].type == "cpu":
         raise ValueError(
             f"trainer.devices={devices} would start as many processes on {cores} cores. On a CPU a process "
             f"needs a core: at most trainer.devices={max(2, cores)}."
@@ -235,7 +212,12 @@ def _joined(place: Place, trainer: Mapping[str, Any], main: Callable[[], int]) -
     )
     meeting = distributed.rendezvous("env://", place.rank, place.world_size, timeout=timedelta(minutes=5))
     store, _, _ = next(iter(meeting))
-    gpu = _on_gpu(place, trainer)
+    try:
+        gpu = _on_gpu(place, trainer)
+    except ValueError as error:  # all of them meet it, and one says it
+        if _is_news(error, store):
+            raise
+        return 1
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu is not None else "gloo",
         store=distributed.PrefixStore("calib", store),
@@ -268,7 +250,7 @@ def _launched_store() -> bool:
 
 
 def _on_gpu(place: Place, trainer: Mapping[str, Any]) -> torch.device | None:
-    device = _devices({**trainer, "devices": trainer.get("devices", place.devices)})[place.local_rank]
+    device = devices_of({**trainer, "devices": trainer.get("devices", place.devices)})[place.local_rank]
     return device if device.type == "cuda" else None
 
 

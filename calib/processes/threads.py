@@ -29,7 +29,7 @@ IDLE, WAITING = 3, 4  # columns of a processor's line in it: time that nobody us
 
 
 def prepare_threads() -> None:
-    """Set what OpenMP and MKL read when torch is imported, unless the user has set it; later, do nothing.
+    """Set what OpenMP, MKL and cuBLAS read once torch is imported, unless the user did; later, do nothing.
 
     With MKL's strict mode a product is the same to the last bit for every number of threads, so that this
     number may change while a run goes on. Where torch was imported before, as in a notebook, or on another
@@ -50,6 +50,7 @@ def prepare_threads() -> None:
         if setting == "auto" and STAT.is_file():
             os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the first product on a GPU
 
 
 @lru_cache(maxsize=1)

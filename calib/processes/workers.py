@@ -69,12 +69,15 @@ def environments_of(workers: int, devices: Sequence[str], *, cores: int) -> list
 
 def usable_devices(trainer: Mapping[str, Any]) -> list[str]:
     """Return the CUDA devices that runs with these trainer settings would use, by the environment's names."""
+    from calib.processes.devices import trains_on_cuda
+
+    if not trains_on_cuda(trainer):
+        return []
     import torch
 
-    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [each.strip() for each in named.split(",")] if named else [str(number) for number in range(count)]
+    return names[:count]  # a name that is no device hides those behind it
 
 
 def usable_cores() -> int:

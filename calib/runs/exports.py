@@ -16,10 +16,10 @@ from calib.io.files import read_json
 from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
+from calib.runs.hub import HUB, fetch
 from calib.runs.marks import check_file
 from calib.segmentation.export import Segmenter
 
-HUB = "hf://"
 Loaded = Prompt | FailureHead | Segmenter | Predictions | FeatureTable | OutputMapping | SetFile | ReviewFile
 LOADERS: dict[str, Callable[[Path], Loaded]] = {
     "prompt": Prompt.load,
@@ -120,8 +120,6 @@ def load(path: str | Path, *, revision: str | None = None) -> Loaded:
             revision was said, or one was said of something else.
     """
     if str(path).startswith(HUB):
-        from calib.runs.hub import fetch
-
         return load(fetch(str(path), revision))
     if revision is not None:
         raise ValueError(

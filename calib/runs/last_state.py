@@ -169,7 +169,7 @@ class RunCheckpoint(ModelCheckpoint):
     def _asked(self, trainer: Trainer) -> bool:
         number = asked_to_stop()
         if distributed.is_available() and distributed.is_initialized():
-            flag = torch.tensor(number, device=trainer.strategy.root_device)
+            flag = torch.tensor(number)  # on the CPU: no step waits for a GPU to hear of a signal
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
             number = int(flag)
         self.stop = number

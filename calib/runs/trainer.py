@@ -25,6 +25,7 @@ from calib.config import FailureRun, PromptRun, SegmentRun, check_trainer_bounds
 from calib.core import ranks
 from calib.core.errors import first_line, unknown_name
 from calib.data.notices import ProgressLog
+from calib.processes.devices import trains_on_cuda
 from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
 from calib.processes.threads import thread_share
@@ -168,6 +169,8 @@ def make_trainer(
     }
     if not validate:
         defaults["limit_val_batches"] = 0
+    if trains_on_cuda(config.trainer):  # where there is a choice: a run that was interrupted goes on alike
+        defaults["deterministic"] = "warn"
     settings = defaults | config.trainer | trainer_settings(config.trainer)
     progress = _ProgressBar() if settings["enable_progress_bar"] else _ProgressLines()
     if ranks.world_size() > 1:  # buffers are the same everywhere: frozen ones, and counts of steps
@@ -290,7 +293,8 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Refuse a value of a type that Lightning's signature does not name; it would take some in silence."""
     options = typing.get_args(annotation) if typing.get_origin(annotation) is Union else (annotation,)
     words: list[str] = []
-    for option in options:
+    # In an order of our own: `Optional[Union[int, float]]` may be that of a `Union[float, int]` made earlier.
+    for option in sorted(options, key=_place_of_type):
         plain = typing.get_origin(option) or option
         if plain is Literal:
             if value in (literal := typing.get_args(option)):
@@ -302,6 +306,11 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
             words.append(TYPES[plain])
     if words:
         raise ValueError(f"trainer.{key} must be {' or '.join(words)}, got {_as_typed(value)}.")
+
+
+def _place_of_type(option: Any) -> int:
+    plain = typing.get_origin(option) or option
+    return list(TYPES).index(plain if plain in TYPES else str)  # a word of a `Literal` as any text
 
 
 def _try_trainer(settings: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from calib.core.float32 import exact_float32
 from calib.core.text import few
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_version, save_tensors
 from calib.segmentation.batches import to_input
@@ -68,7 +69,8 @@ class Segmenter:
             images: (B, 3, size, size), from `calib.segmentation.batches.to_input`.
         """
         parameter = next(self.network.parameters())
-        found: Tensor = self.network(images.to(parameter)).float()
+        with exact_float32(parameter.device):
+            found: Tensor = self.network(images.to(parameter)).float()
         return found / self.temperature
 
     def probs(self, image: Image.Image) -> Tensor:

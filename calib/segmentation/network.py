@@ -56,8 +56,8 @@ def build_network(
     if name not in NETWORKS:
         raise unknown_name("network", name, NETWORKS)
     check_network(channels, size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         return NETWORKS[name](channels, n_classes)
 
 

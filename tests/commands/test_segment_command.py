@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from pixel_files import square, write_pixels
+from run_facts import metric_names
 
 import calib
 from calib.cli import main
 from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.runs.folder import RunFolder
-from calib.runs.results import metric_names, results_of
+from calib.runs.results import results_of
 from calib.segmentation.evaluation import Evaluated
 from calib.segmentation.export import Segmenter
 

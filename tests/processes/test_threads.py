@@ -91,6 +91,8 @@ def test_work_shows_in_what_linux_says() -> None:
 
 def test_the_environment_is_set_unless_the_user_did(monkeypatch) -> None:
     names = (threads.SETTING, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_CBWR")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
     monkeypatch.delitem(sys.modules, "torch")
 
@@ -105,6 +107,7 @@ def test_the_environment_is_set_unless_the_user_did(monkeypatch) -> None:
 
     spins = str(threads.SPINS) if threads.STAT.is_file() else None
     assert prepared() == ["auto", "passive", spins, "AUTO,STRICT"]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # read by the first product on a card
     assert prepared(CALIB_THREADS="fixed") == ["fixed", "passive", None, "AUTO,STRICT"]
     assert prepared(OMP_WAIT_POLICY="active", MKL_CBWR="COMPATIBLE") == ["auto", "active", None, "COMPATIBLE"]
     with pytest.raises(ValueError, match=r"Unknown CALIB_THREADS 'fix'. Did you mean 'fixed'"):

@@ -48,7 +48,10 @@ def rows_of(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{path} holds no list of questions.")
         found = [(f"{path}, entry {n}", row) for n, row in enumerate(value, start=1)]
     elif suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text ({error}).") from error
         found = [
             (f"{path}, line {n}", _line(line, f"{path}, line {n}"))
             for n, line in enumerate(lines, start=1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.core.checks import as_float64
 from calib.core.hashing import stable_hash
 
 
@@ -54,10 +55,10 @@ class SeededDraw:
             scores: (B, V) logits.
         """
         step = input_ids.shape[1] - self.start
-        logits = kept_mass(scores.double() / self.temperature, self.top_p)
+        logits = kept_mass(as_float64(scores) / self.temperature, self.top_p)
         noise = torch.stack([_gumbel(stable_hash(seed, step), logits.shape[1]) for seed in self.seeds])
         return (logits + noise.to(logits)).to(
-            scores.dtype if scores.dtype == torch.float64 else torch.float32
+            scores.device, scores.dtype if scores.dtype == torch.float64 else torch.float32
         )
 
 
@@ -115,8 +116,8 @@ def drawn_answers(
     )
     draw = [] if seeds is None else [SeededDraw(seeds, start, temperature, top_p)]
     out = model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList(draw))
-    tokens = out.sequences[:, start:]  # (B, T)
-    logits = torch.stack(out.logits, dim=1).double().log_softmax(-1)  # (B, T, V), before any processor
+    logits = as_float64(torch.stack(out.logits, dim=1)).log_softmax(-1)  # (B, T, V), before any processor
+    tokens = out.sequences[:, start:].to(logits.device)  # (B, T)
     chosen = logits.gather(2, tokens[:, :, None])[:, :, 0]
     entropies = -(logits.exp() * logits.clamp_min(-1e30)).sum(-1)
     stops = set(ends if isinstance(ends, list) else [ends])

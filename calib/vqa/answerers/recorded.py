@@ -230,7 +230,8 @@ def _letters(given: Any, order: Sequence[int], where: str, absent: float | None)
     values: list[float] = [0.0] * len(order)
     for letter, place in zip(LETTERS, order, strict=False):
         if letter in found:
-            values[place] = min(math.log(sum(map(math.exp, found[letter]))), 0.0)
+            top = max(found[letter])  # an API may say -9999 of what is improbable, whose exp is 0
+            values[place] = min(top + math.log(sum(math.exp(each - top) for each in found[letter])), 0.0)
         elif absent is None:
             return None
         else:

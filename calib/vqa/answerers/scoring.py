@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calib.core.checks import as_float64
+
 AGREE = 2e-3  # nats a token by which scores with and without a cache may differ
 HALF = 0.25  # the same in half precision
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ class OptionScorer:
         if self._rope is not None:
             self._rope.rope_deltas = None  # not those of the prompt before
         out = self.model(**inputs, use_cache=use_cache, **keep)
-        last = out.logits[0, -1].double()  # (V,)
+        last = as_float64(out.logits[0, -1])  # (V,)
         logits = torch.stack([last[list(self.letters[k])].logsumexp(0) for k in range(count)])
         letters = logits - last.logsumexp(0)
         sums, counts = None, None
@@ -160,7 +162,7 @@ class OptionScorer:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:  # a model with rules of its own
             log.info("the cache cannot be repeated: %s", error)
             return None
-        logprobs = out.logits.double().log_softmax(-1)  # (K, T, V)
+        logprobs = as_float64(out.logits).log_softmax(-1)  # (K, T, V)
         return [
             float(first[each[0]]) + sum(float(logprobs[k, t, id_]) for t, id_ in enumerate(each[1:]))
             for k, each in enumerate(ids)
@@ -175,5 +177,5 @@ class OptionScorer:
             if value.shape == (1, length):
                 fill = {"input_ids": tail, "attention_mask": torch.ones_like(tail)}.get(name, 0 * tail)
                 longer[name] = torch.cat([value, fill.to(value)], dim=1)
-        logprobs = self.model(**longer).logits[0].double().log_softmax(-1)[-len(ids) - 1 : -1]
-        return float(logprobs.gather(1, tail[0][:, None]).sum())
+        logprobs = as_float64(self.model(**longer).logits[0]).log_softmax(-1)[-len(ids) - 1 : -1]
+        return float(logprobs.gather(1, tail[0][:, None].to(logprobs.device)).sum())

@@ -12,10 +12,11 @@ from calib.vqa.evaluation.calibration import calibration, transfer
 from calib.vqa.evaluation.errors import error_detection
 from calib.vqa.evaluation.foresight import collapse
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Evaluation, Field, ResultTable
+from calib.vqa.evaluation.result import Evaluation
 from calib.vqa.evaluation.sanity import letters, orders, overview, robustness
 from calib.vqa.evaluation.shifts import accuracy_shift, doubt_shift
 from calib.vqa.evaluation.study import Answers, Layout, systems
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.evaluation.tracking import cells, tracking
 from calib.vqa.evaluation.words import sentences
 from calib.vqa.tables import Items, Outputs, join_items, join_outputs
