@@ -13,6 +13,7 @@ from calib.cli import main
 from calib.commands import completion, exit_codes
 from calib.commands.completion_arguments import words_of
 from calib.commands.registry import COMMANDS
+from calib.commands.vqa.subcommands import SUBCOMMANDS
 from calib.config import SCHEMAS, keys_of
 from calib.data.notices import pace
 
@@ -36,13 +37,65 @@ def test_statuses_are_those_of_the_table(monkeypatch, capsys) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("calib.cli._run", interrupt)
-    for name, row in COMMANDS.items():
+    rows = {name: [("x", row), *row.forms.items()] for name, row in COMMANDS.items()}
+    for name, (word, row) in ((name, each) for name, forms in rows.items() for each in forms):
         capsys.readouterr()
-        assert main([name, "x"]) == exit_codes.INTERRUPTED
+        assert main([name, word]) == exit_codes.INTERRUPTED
         said = capsys.readouterr().err
         assert said == f"\ncalib {name}: interrupted.{row.after.interruption}\n"
-        assert row.after.interruption, f"calib {name} does not say what is kept"
-        assert row.after.stop, f"calib {name} does not say what is kept"
+        assert row.after.interruption, f"calib {name} {word} does not say what is kept"
+        assert row.after.stop, f"calib {name} {word} does not say what is kept"
+    assert set(SUBCOMMANDS) - set(COMMANDS["vqa"].forms) == {"answer"}  # which alone goes on
+
+
+# Every command with a typo of its own, and what it says no to before it does anything.
+WRONG = {
+    "data": ["check", "nowhere"],
+    "train": ["sed=1"],
+    "sweep": ["sed=1..3"],
+    "tune": ["sed=1..3"],
+    "evaluate": ["nowhere"],
+    "report": ["nowhere"],
+    "robustness": ["nowhere"],
+    "select": ["nowhere", "budget=3"],
+    "export": ["nowhere", "out=x"],
+    "configs": ["nothing"],
+    "cache": ["nowhere"],
+    "predict": ["nowhere", "x.png"],
+    "calibrate": ["nowhere.csv"],
+    "sets": ["nowhere.csv"],
+    "review": ["nowhere.csv"],
+    "segment": ["evaluate", "nowhere"],
+    "vqa": ["answer", "nowhere.parquet", "model=embedded", "out=x"],
+}
+WITHOUT = {"completion": exit_codes.USAGE, "doctor": exit_codes.DONE}
+
+
+def test_every_command_fails_with_one_line_and_status_1(tmp_path: Path, monkeypatch, capsys) -> None:
+    assert {*WRONG, *WITHOUT} == {*COMMANDS}
+    monkeypatch.chdir(tmp_path)
+    for name, words in WRONG.items():
+        assert main([name, *words]) == exit_codes.FAILED, name
+        said = capsys.readouterr().err
+        assert said.startswith(f"calib {name}: "), said
+        assert said.count("\n") == 1, said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_is_no_failure_and_an_unknown_option_is_wrong_usage(name: str, capsys) -> None:
+    def status(*words: str) -> int:
+        try:
+            return main([name, *words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    assert status("--help") == exit_codes.DONE
+    printed = capsys.readouterr().out
+    assert "calib " in printed
+    assert max(map(len, printed.splitlines())) <= 115
+    searched = ["seed=1..2", "optim.lr=1e-4..1e-2"] if name == "tune" else []
+    assert status(*searched, "--no-such-option") == exit_codes.USAGE
 
 
 def test_evaluate_and_report_say_what_they_found_as_json(runs, tmp_path: Path, capsys) -> None:
