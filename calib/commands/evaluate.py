@@ -23,6 +23,7 @@ from calib.data.predictions import Predictions
 from calib.data.task import AbsentSplitError
 from calib.io.files import read_json
 from calib.metrics import METRICS, columns_of, needed_by, summarize
+from calib.processes.devices import quickest_device
 from calib.report.compare import compare, over_seeds
 from calib.report.document import Document
 from calib.report.plots import reliability_panels
@@ -180,7 +181,7 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> tuple[list[Pr
         if described not in backbones:
             backbones[described] = entry.prompt.restore_backbone(
                 weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
-            )
+            ).to(quickest_device())
         key = described + str(entry.data) + str(sorted(entry.prompt.class_names))
         if key not in tables:
             tables[key] = _encode(entry, backbones[described], config.split)

@@ -18,6 +18,7 @@ from calib.core.text import few
 from calib.data import FeatureTable, ImageTable
 from calib.data.task import AbsentSplitError, TaskData
 from calib.failure.export import FailureHead
+from calib.processes.devices import quickest_device
 from calib.prompts.export import Prompt
 from calib.robustness.assess import FEATURES_ONLY, some_of
 from calib.robustness.said import PromptSystem
@@ -257,7 +258,7 @@ def _backbone(first: _Found, config: RobustnessRun) -> Backbone:
     backbone = first.prompt.restore_backbone(
         weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
     )
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.to(quickest_device())
 
 
 def _lacking(each: _Found) -> list[str]:

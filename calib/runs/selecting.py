@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
@@ -22,6 +21,7 @@ from calib.data.selection import NEED_MODEL
 from calib.data.shot_list import ShotList
 from calib.data.specs import POOL
 from calib.data.task import DEFAULT_TEMPLATE, Splits, Table
+from calib.processes.devices import quickest_device
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.exports import prompt_path
@@ -131,7 +131,7 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
 
 
 def _placed(backbone: Backbone) -> Backbone:
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.to(quickest_device())
 
 
 def encoded(table: Table, backbone: Backbone, data: PoolConfig) -> FeatureTable:

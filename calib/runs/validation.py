@@ -7,6 +7,7 @@ from pathlib import Path
 from calib.config import DataConfig
 from calib.data import FewShotSplit, TaskData
 from calib.data.predictions import Predictions
+from calib.processes.devices import quickest_device
 from calib.prompts.export import Prompt
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
@@ -50,7 +51,7 @@ def validation_predictions(
             f"The data have changed since {path} was trained: the draw of its shots is another, and some "
             "validation images may be among those it was trained on. Give labelled outputs: --on FILE."
         )
-    backbone = prompt.restore_backbone(weights=weights, tokenizer=tokenizer)
+    backbone = prompt.restore_backbone(weights=weights, tokenizer=tokenizer).to(quickest_device())
     table = features_of(task.train.subset(split.val), backbone, data)
     return prompt.in_order(task.class_names).predict(table, data=data.name)
 
