@@ -95,21 +95,10 @@ class Trained:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study and print its tables. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", nargs="+", help="cxr3, lc25000, or NAME=PATH")
-    parser.add_argument("--out", type=Path, default=Path("runs/calibration-study"))
+    parser = study_parser(__doc__, "runs/calibration-study", seeds=10)
     parser.add_argument("--shots", default="8,1,2,4,16", help="shots per class; 8 has all methods")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--development", action="store_true", help="seeds and images that are not reported")
     given = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.ERROR)
-    log.setLevel(logging.INFO)
-    warnings.simplefilter("ignore")
-    out = given.out / "development" if given.development else given.out
-    first = 11 if given.development else 1
-    seeds = range(first, first + given.seeds)
+    out, seeds = begun(given, log)
     backbone = create_backbone("embedded")
     parts = []
     for data, shots in itertools.product(given.data, map(int, given.shots.split(","))):
@@ -123,6 +112,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_text(out / "study.md", "\n\n".join(parts) + "\n")
     sys.stdout.write("\n\n".join(parts) + "\n")
     return 0
+
+
+def study_parser(about: str | None, out: str, *, seeds: int) -> argparse.ArgumentParser:
+    """Return the parser of what studies of training take; more can be added.
+
+    Args:
+        about: What the study is.
+        out: Its folder, where none is given.
+        seeds: Likewise, how many.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", help="cxr3, lc25000, or NAME=PATH")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--development", action="store_true", help="seeds and images that are not reported")
+    return parser
+
+
+def begun(given: argparse.Namespace, log: logging.Logger) -> tuple[Path, range]:
+    """Return the folder and the seeds of a study, those of development apart; only the study is heard."""
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    log.setLevel(logging.INFO)
+    warnings.simplefilter("ignore")
+    first = 11 if given.development else 1
+    out = given.out / "development" if given.development else given.out
+    return out, range(first, first + given.seeds)
 
 
 def source_of(data: str) -> DataConfig:

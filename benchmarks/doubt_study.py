@@ -18,13 +18,11 @@ command goes on behind it. FOLDER holds labels.csv with the columns file, label,
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +35,7 @@ prepare_threads()  # before torch is imported
 import numpy as np
 import torch
 from calibration_study import EPOCHS as PROMPT_EPOCHS
-from calibration_study import Trained, source_of, train
+from calibration_study import Trained, begun, source_of, study_parser, train
 from torch import Tensor
 
 from calib.backbones import create_backbone
@@ -106,24 +104,13 @@ class Learned:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study and print its tables. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", nargs="+", help="cxr3, lc25000, or NAME=PATH")
-    parser.add_argument("--out", type=Path, default=Path("runs/doubt-study"))
+    parser = study_parser(__doc__, "runs/doubt-study", seeds=5)
     parser.add_argument("--sizes", default="8,16,64,all", help="images per class that the doubt learns from")
     parser.add_argument("--kinds", default=",".join(KINDS), help="which predictions are judged")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=HEAD_EPOCHS, help="of the failure heads")
-    parser.add_argument("--development", action="store_true", help="seeds and images that are not reported")
     parser.add_argument("--tables", action="store_true", help="only the tables of the cells that are there")
     given = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.ERROR)
-    log.setLevel(logging.INFO)
-    warnings.simplefilter("ignore")
-    out = given.out / "development" if given.development else given.out
-    first = 11 if given.development else 1
-    seeds = range(first, first + given.seeds)
+    out, seeds = begun(given, log)
     backbone = create_backbone("embedded")
     sizes, kinds = given.sizes.split(","), given.kinds.split(",")
     if not given.tables:

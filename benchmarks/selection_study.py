@@ -91,7 +91,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 HEAD_SDS = (1.0, 3.0, 10.0, 30.0)
 METRICS = ("accuracy", "ece", "nll", "aurc")
-BETTER = {"accuracy": 1, "ece": -1, "nll": -1, "aurc": -1}  # the sign of an improvement
 log = logging.getLogger("selection_study")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO, cast
 
 import calib
-from calib.commands.exit_codes import INTERRUPTED, USAGE, exit_codes_table
+from calib.commands.exit_codes import DONE, FAILED, INTERRUPTED, UNREAD, USAGE, exit_codes_table
 from calib.commands.registry import COMMANDS, Command
 from calib.commands.shown import show_warnings
 from calib.config import handed_on
@@ -45,12 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see calib COMMAND --help")
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments:
-        parser.print_help()
-        return USAGE
-    given = parser.parse_args(arguments)
-    if given.command not in COMMANDS:
+        return _on_screen("", lambda _: _shown(parser))
+    if not arguments[0].startswith("-") and arguments[0] in COMMANDS:
+        return run(arguments[0], arguments[1:])
+
+    def answer(_: _Screen) -> int:
+        given = parser.parse_args(arguments)
         parser.error(str(unknown_name("command", given.command, COMMANDS)))
-    return run(given.command, given.arguments)
+
+    return _on_screen("", answer)
+
+
+def _shown(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return USAGE
 
 
 def run(command: str, argv: Sequence[str]) -> int:
@@ -60,9 +68,28 @@ def run(command: str, argv: Sequence[str]) -> int:
         command: A key of `COMMANDS`.
         argv: Its arguments.
     """
-    screen = _Screen(sys.stdout)
+    return _on_screen(command, lambda screen: _answer(command, COMMANDS[command], argv, screen))
+
+
+def _on_screen(command: str, answer: Callable[[_Screen], int]) -> int:
+    """Return the exit status of an answer, or what is to be said where standard output is lost on the way."""
+    screen, status = _Screen(sys.stdout), DONE
     with contextlib.redirect_stdout(cast(TextIO, screen)):
-        return _answer(command, COMMANDS[command], argv, screen)
+        try:
+            try:
+                status = answer(screen)
+            except SystemExit:  # of argparse: help, or wrong usage; it passes over an error of its own
+                sys.stdout.flush()
+                if screen.lost is None:
+                    raise
+                return _without_screen(command, screen.lost)
+            sys.stdout.flush()  # what cannot be shown is said here, not by the interpreter at its end
+        except OSError as error:
+            if error is not screen.lost:
+                raise
+            lost = _without_screen(command, error)
+            return status or lost
+    return status
 
 
 class _Screen:
@@ -101,13 +128,10 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
     try:
         if row.usage and set(HELP) & set(argv):
             sys.stdout.write(_help(row.chosen([word for word in argv if word not in HELP])))
-            sys.stdout.flush()
-            return 0
+            return DONE
         with preemptible():  # also while it is told that it was stopped: a second signal changes nothing
             try:
-                status = _run(command, row, argv)
-                sys.stdout.flush()  # what cannot be shown is said here, not by the interpreter at its end
-                return status
+                return _run(command, row, argv)
             except Preempted as stop:
                 if LAUNCHER not in os.environ:  # else the process that started this one says why the job ends
                     sys.stderr.write(f"calib {command}: stopped by {stop.name}.{row.after.stop}\n")
@@ -117,8 +141,8 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{row.after.write_error}\n")
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
-        if screen.lost is not None and error is screen.lost:
-            return _without_screen(command, screen.lost)
+        if error is screen.lost:
+            raise  # which `_on_screen` answers
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -145,14 +169,19 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _without_screen(command: str, reason: OSError) -> int:
-    """Say that standard output is lost, drop what waits to be shown there, and return the exit status."""
+    """Say that standard output is lost, drop what waits to be shown there, and return the exit status.
+
+    Who closes a pipe, as `head` and a pager do, has seen enough: nothing is said.
+    """
     with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if isinstance(reason, BrokenPipeError):
+        return UNREAD
     sys.stderr.write(
-        f"calib {command}: standard output is closed or full ({reason.strerror}), so that results cannot be "
-        "shown. Files were written all the same. Send the output elsewhere, e.g. > FILE.\n"
+        f"calib {command}: standard output is full ({reason.strerror}), so that results cannot be shown. "
+        "Files were written all the same. Send the output elsewhere, e.g. > FILE.\n"
     )
-    return 1
+    return FAILED
 
 
 def _help(row: Command) -> str:

@@ -19,6 +19,7 @@ import calib
 from calib.backbones import BACKBONES
 from calib.config import BackboneConfig, PromptRun, load_config
 from calib.data.specs import DATASETS
+from calib.prompts.stack import PromptStackModule
 
 # Removing one of these needs an entry in the changelog.
 NAMES = {
@@ -87,6 +88,21 @@ def test_it_is_the_prompt_that_the_command_exports(prompt: Any, tmp_path: Path) 
     assert prompt.training["split"] == exported.training["split"]
     assert prompt.training["objective"] == exported.training["objective"]
     assert prompt.prompt == exported.prompt
+
+
+def test_a_loss_that_is_not_finite_in_a_fold_alone_is_said_as_such(
+    backbone: Any, task: Any, monkeypatch
+) -> None:
+    make = PromptStackModule.__init__
+
+    def broken(self: PromptStackModule, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        with torch.no_grad():
+            self.prompts[2].learner.context.fill_(torch.nan)
+
+    monkeypatch.setattr(PromptStackModule, "__init__", broken)
+    with pytest.raises(FloatingPointError, match="Training stopped in epoch 0"):
+        calib.fit_prompt(backbone, task, shots=2, epochs=2, views=0)
 
 
 def test_its_defaults_are_those_of_the_command() -> None:

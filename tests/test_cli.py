@@ -17,6 +17,7 @@ from tests_shared import SHORT
 import calib.cli
 from calib.backbones import create_backbone
 from calib.cli import main, run
+from calib.commands.exit_codes import FAILED, UNREAD
 from calib.commands.failure.run import loss_settings
 from calib.commands.registry import COMMANDS, After, Command
 from calib.config import SCHEMAS, DataConfig, FailureLossConfig, dataclass_of, load_config
@@ -308,22 +309,25 @@ def test_other_errors_of_a_library_stay_what_they_are(monkeypatch) -> None:
 
 
 def test_a_lost_standard_output_is_said_to_be_it(tmp_path: Path) -> None:
-    """Without a reader, on a full device, closed: what is said is about it, and no traceback follows."""
+    """On a full device, closed: what is said is about it, and no traceback follows."""
     command = [sys.executable, "-m", "calib", "train", "--help"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    lost = {"Broken pipe": writing}
     if Path("/dev/full").exists():
-        lost["No space left on device"] = os.open("/dev/full", os.O_WRONLY)
-    for reason, stream in lost.items():
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
-        os.close(stream)
-        said = f"calib train: standard output is closed or full ({reason}), so that results cannot be shown."
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        said = "calib train: standard output is full (No space left on device), so that results cannot be"
+        assert (done.returncode, done.stderr.count("\n")) == (FAILED, 1), done.stderr
         assert done.stderr.startswith(said)
     shell = f"'{sys.executable}' -m calib train --help >&-"
     done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "--help", "predict --help", "configs prompt"])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: str) -> None:
+    """`calib ... | head -n 0`, with a real pipe: nothing is said, and the status is that of other tools."""
+    shell = f"set -o pipefail; '{sys.executable}' -m calib {arguments} | head -n 0"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (UNREAD, "", "")
 
 
 def test_an_error_beside_a_lost_standard_output_is_said(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_command_is_read_as_it_stands(words: list[str], tmp_path: Path, monkey
     arguments = ["configs/prompt.yaml" if word in files else word for word in arguments]
     if not arguments or "..." in arguments or "--help" in arguments:
         return
-    if arguments[:1] == ["check"]:  # of `calib data`, which looks where the images are
+    if arguments[:1] == ["check"] and "task=failure" not in arguments:  # of `calib data`, which looks there
         arguments[1:2] = [str(tmp_path)]
     row.form(arguments).chosen(arguments).read(arguments)
 

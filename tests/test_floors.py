@@ -1,8 +1,9 @@
-"""Imports point down: a file imports floors below its own, and its own room."""
+"""Imports point down: a file imports floors below its own, and its own room, and never in a circle."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "calib"
@@ -88,3 +89,45 @@ def test_lightning_and_torchmetrics_are_imported_where_they_are_needed() -> None
         if "torchmetrics" in found and place.as_posix() != "metrics/modules.py":
             wrong.append(f"{place} imports torchmetrics")
     assert not wrong, "\n".join(wrong)
+
+
+def _modules_of(path: Path, modules: Collection[str]) -> set[str]:
+    """Return which of these modules a file names in an import, wherever in it and whatever for."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = (f"{node.module}.{name.name}" for name in node.names)
+            found |= {name if name in modules else node.module for name in whole}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found.intersection(modules)
+
+
+def circles(imported: dict[str, set[str]]) -> list[list[str]]:
+    """Return modules that reach each other, what is left once no more can be taken off either end."""
+    left = {name: others - {name} for name, others in imported.items()}
+    while True:
+        named = set().union(*left.values())
+        ends = [name for name, others in left.items() if not others or name not in named]
+        if not ends:
+            return [[name, *sorted(others)] for name, others in sorted(left.items())]
+        for name in ends:
+            del left[name]
+        left = {name: others - set(ends) for name, others in left.items()}
+
+
+def test_circles_are_found() -> None:
+    line = {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert circles(line) == []
+    assert circles({**line, "c": {"b"}}) == [["b", "c"], ["c", "b"]]
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Nor for types alone, nor within functions: of two such files neither can be read without the other."""
+    files = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    del files["calib"]  # the door: it hands on what is imported when it is asked for
+    assert len(files) > 400
+    assert not circles({name: _modules_of(path, files) for name, path in files.items()})

@@ -1,19 +1,22 @@
-"""What pip installs: `import calib` works from every folder, and the package has all its files."""
+"""What pip installs: `import calib` works from every folder, and wheel and sdist have all their files."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ABOUT = ("README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff")
 IMPORT = "import calib; print(calib.__file__); calib.load_data('cxr3')"
 
 
@@ -41,6 +44,16 @@ def test_an_installed_calib_is_found_beside_a_folder_of_its_name(tmp_path: Path)
     assert imported(tmp_path) == str(ROOT / "calib" / "__init__.py")
 
 
+def test_constraints_are_the_lowest_versions_that_are_allowed() -> None:
+    """What the suite is run with now and then (CONTRIBUTING.md) is what pyproject.toml promises."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = [text.split("\ndependencies = [\n")[1].split("\n]\n")[0]]
+    needed += re.findall(r"^(?:tune|segment|dicom|vqa) = \[.*", text, flags=re.MULTILINE)
+    promised = [line for part in needed for line in re.findall(r'"([^"]+)"', part)]
+    lines = (ROOT / "constraints" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.replace("==", ">=") for line in lines if not line.startswith("#")] == promised
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of what is built from, which builds leave their traces in."""
@@ -48,7 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("projects") / "calib"
     copy.mkdir()
     shutil.copytree(ROOT / "calib", copy / "calib", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "MANIFEST.in", *ABOUT):
         shutil.copy(ROOT / name, copy)
     return copy
 
@@ -62,21 +75,25 @@ def built(clone: Path, kind: str) -> zipfile.ZipFile:
     return found
 
 
+@pytest.fixture(scope="module")
+def wheel(clone: Path) -> zipfile.ZipFile:
+    return built(clone, "wheel")
+
+
 @pytest.mark.slow
 def test_an_editable_install_is_a_path(clone: Path) -> None:
     """An import hook comes after the folders: beside the clone `import calib` would be empty."""
-    wheel = built(clone, "editable")
-    paths = [name for name in wheel.namelist() if name.endswith(".pth")]
-    assert [wheel.read(name).decode().strip() for name in paths] == [str(clone)]
-    assert not [name for name in wheel.namelist() if name.endswith(".py")]
+    editable = built(clone, "editable")
+    paths = [name for name in editable.namelist() if name.endswith(".pth")]
+    assert [editable.read(name).decode().strip() for name in paths] == [str(clone)]
+    assert not [name for name in editable.namelist() if name.endswith(".py")]
     packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
     searched = os.pathsep.join([str(clone), packages])  # where the .pth puts it, as to what comes before it
     assert imported(clone.parent, PYTHONPATH=searched) == str(clone / "calib" / "__init__.py")
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_package_and_its_licences(clone: Path) -> None:
-    wheel = built(clone, "wheel")
+def test_a_wheel_holds_the_package_and_its_licences(clone: Path, wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     files = {path.relative_to(clone).as_posix() for path in (clone / "calib").rglob("*") if path.is_file()}
     assert {name for name in names if not name.startswith("calib-")} == files
@@ -84,3 +101,48 @@ def test_a_wheel_holds_the_package_and_its_licences(clone: Path) -> None:
     assert {"licenses/LICENSE", "licenses/NOTICE", "entry_points.txt"} <= about
     commands = next(name for name in names if name.endswith("entry_points.txt"))
     assert "calib = calib.cli:main" in wheel.read(commands).decode()
+    requires = next(wheel.read(name).decode() for name in names if name.endswith("METADATA"))
+    extras = set(re.findall(r"^Provides-Extra: (\w+)$", requires, flags=re.MULTILINE))
+    assert {"tune", "segment", "dicom", "vqa", "docs"} <= extras
+
+
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel(clone: Path, wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("calib-*.tar.gz"))) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    unpacked = next(path for path in tmp_path.glob("calib-*") if path.is_dir())
+    top = {path.name for path in unpacked.iterdir()} - {"calib.egg-info", "PKG-INFO", "setup.cfg"}
+    assert top == {"calib", "pyproject.toml", "MANIFEST.in", *ABOUT}
+    again = built(unpacked, "wheel")
+    assert sorted(again.namelist()) == sorted(wheel.namelist())
+    assert not [name for name in again.namelist() if again.read(name) != wheel.read(name)]
+
+
+@pytest.mark.slow
+def test_a_wheel_is_used_from_an_empty_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Settings by name, weights, data, the report's template: nothing of the clone is looked for."""
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    wheel.extractall(site)
+    empty.mkdir()
+    calls = [
+        ["configs", "paper/plip_kather"],
+        ["train", "trainer.max_epochs=1", "baselines=[]", "out=run"],
+        ["report", "run", "out=report.html"],
+        ["vqa", "evaluate", "demo", "out=demo", "--help"],
+        ["train", "paper/plip_kather", "data.root=."],
+    ]
+    code = f"import calib, calib.cli; print(calib.__file__, [calib.cli.main(words) for words in {calls}])"
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=empty,
+        env=clean | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == f"{site / 'calib' / '__init__.py'} [0, 0, 0, 0, 1]", done.stderr
+    assert (empty / "run" / "prompt.safetensors").is_file()
+    assert (empty / "report.html").stat().st_size > 50_000
+    assert "vinid/plip" in done.stderr

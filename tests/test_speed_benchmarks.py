@@ -96,7 +96,7 @@ def test_every_axis_is_measured_and_drawn(small, tmp_path: Path, monkeypatch) ->
         scaling, "set_points", lambda *_: [scaling.Point("prompts side by side", 4, None, 0.03)]
     )
     monkeypatch.setattr(
-        scaling, "class_points", lambda *_: [scaling.Point("classes", 9, 1.0, 0.05, operations=8e9)]
+        scaling, "class_points", lambda *_, **__: [scaling.Point("classes", 9, 1.0, 0.05, operations=8e9)]
     )
     points = scaling.measure(backbone, quick=True, released_step=2.0, released_test=10.0)
     tables = scaling.tables(points, HERE)
@@ -107,3 +107,28 @@ def test_every_axis_is_measured_and_drawn(small, tmp_path: Path, monkeypatch) ->
     assert all(point.ours > 0 for point in shots)
     scaling.plot(points, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_growth_alone_needs_no_released_loop(small, monkeypatch) -> None:
+    monkeypatch.setattr(scaling.text_tower, "NAMES", tuple(NAMES))
+    monkeypatch.setattr(scaling.text_tower, "prompts", lambda backbone, n, n_ctx: rows_of(backbone, n))
+    monkeypatch.setattr(measuring, "TURN", 1e-9)
+    backbone = small("clip")
+    points = scaling.class_points(backbone, (2, 3), 1, alone=True) + scaling.set_points(backbone, (1, 2), 1)
+    assert [(point.axis, point.size, point.released) for point in points] == [
+        ("classes", 2, None),
+        ("classes", 3, None),
+        ("prompts side by side", 1, None),
+        ("prompts side by side", 2, None),
+    ]
+    assert all(point.ours > 0 for point in points)
+    shown = scaling.tables([*points, scaling.Point("peak memory", 9, None, 7.4, "x")], HERE)
+    assert shown.count("text step per prompt") == 2
+    alone = scaling.tables([scaling.Point("peak memory", 9, None, 7.4, "x")], None)
+    assert "| x       |      9 |" in alone
+    assert alone in shown
+
+
+def rows_of(backbone, n_classes):
+    learner = scaling.PromptLearner(backbone, NAMES[:n_classes], n_ctx=4)
+    return learner.tokens, learner.positions

@@ -12,6 +12,7 @@ from typing import Any, cast
 from calib.backbones.base import Backbone
 from calib.backbones.options import BackboneOptions
 from calib.backbones.preprocessing import Preprocessing
+from calib.backbones.same import FP32, check_encode_precision
 from calib.core.errors import unknown_name
 
 
@@ -44,7 +45,7 @@ HUB_NAME = "hf-hub:"
 
 # What `Backbone.build` holds, and of which type.
 BUILD: dict[str, type] = {
-    **dict.fromkeys(("name", "weights", "tokenizer", "revision", "preprocessing"), str),
+    **dict.fromkeys(("name", "weights", "tokenizer", "revision", "preprocessing", "encode_precision"), str),
     "quick_gelu": bool,
 }
 
@@ -59,6 +60,7 @@ def create_backbone(
     quick_gelu: bool | None = None,
     seed: int = 0,
     parity: Mapping[str, bool] | None = None,
+    encode_precision: str = FP32,
 ) -> Backbone:
     """Return a frozen backbone, built offline unless a hub id is named.
 
@@ -76,6 +78,8 @@ def create_backbone(
             quiltnet.
         seed: For weights "random". Torch's global random state is not touched.
         parity: Official quirks to switch on, e.g. {"official_double_embedding": True} for biomedclip.
+        encode_precision: "bf16" lets the image tower compute in bfloat16: several times faster on a processor
+            that knows it, with other features; what is trained on them is bound to it. Text stays float32.
 
     Raises:
         ValueError: A name or setting is unknown, or the weights do not fit.
@@ -94,7 +98,9 @@ def create_backbone(
         quick_gelu=quick_gelu,
         seed=seed,
         parity=dict(parity or {}),
+        encode_precision=encode_precision,
     )
+    check_encode_precision(encode_precision)  # before weights are read
     backbone = _builder(name)(options)
     if isinstance(preprocessing, str):
         backbone.build = {
@@ -104,6 +110,7 @@ def create_backbone(
             "revision": revision,
             "preprocessing": preprocessing,
             "quick_gelu": quick_gelu,
+            **({} if encode_precision == FP32 else {"encode_precision": encode_precision}),
         }
     return backbone
 

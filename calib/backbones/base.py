@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import Tensor, nn
 
 from calib.backbones.fast.keeping import Kept
+from calib.backbones.fast.precision import encoded_in, use_precision
+from calib.backbones.fast.tower import FastTower
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
+from calib.backbones.same import FP32, weights_digest
 from calib.backbones.tokenization import PromptTokenizer
 from calib.core.checks import check_tensor
 from calib.core.errors import unknown_name
 from calib.core.float32 import exact_float32
-
-
-class FastTower(Protocol):
-    """A text tower that computes prompts like the library's, only the rows that count."""
-
-    def is_known(self) -> bool:
-        """Return whether the tower is built, now, of the parts this class computes."""
-
-    def prompts(self, tokens: Tensor, positions: Tensor, *, specific: bool) -> Any:
-        """Return what `encode` has to know about prompts: tokens (C, L), places of the context (C, M)."""
-
-    def encode(self, contexts: Tensor, prompts: Any) -> Tensor:
-        """Return features (S, C, D), not normalised, for contexts (S, M, E) or (S, C, M, E)."""
 
 
 class Backbone(nn.Module):
@@ -45,13 +34,15 @@ class Backbone(nn.Module):
         architecture: JSON-able facts about the towers, for `describe()`; "embed_dim" is D.
         weights: Where the weights come from, for `describe()`.
         parity: Official quirks switched on by name; each must be in the class's `quirks`.
+        encode_precision: In what the image tower computes: "fp32" or "bf16". Text is always float32.
 
     Attributes:
         build: The arguments of `calib.create_backbone` that make this backbone again, as plain JSON values.
             None: it was made otherwise.
 
     Raises:
-        ValueError: The vocabulary is larger than the embedding table, or a quirk is unknown.
+        ValueError: The vocabulary is larger than the embedding table, a quirk or precision is unknown, or
+            bf16 is asked of a class that does not say what its image tower is.
     """
 
     quirks: tuple[str, ...] = ()
@@ -67,6 +58,7 @@ class Backbone(nn.Module):
         architecture: Mapping[str, Any],
         weights: str,
         parity: Mapping[str, bool] | None = None,
+        encode_precision: str = FP32,
     ) -> None:
         super().__init__()
         for quirk in parity or {}:
@@ -80,6 +72,7 @@ class Backbone(nn.Module):
         self.weights = weights
         self.build: dict[str, Any] | None = None
         self.parity = {quirk: bool((parity or {}).get(quirk, False)) for quirk in self.quirks}
+        self.encode_precision = encode_precision
         self._digest: tuple[object, str] | None = None
         self._fast_tower: FastTower | None = None
         self._prompts = Kept(limit=4)
@@ -91,6 +84,12 @@ class Backbone(nn.Module):
             )
         self.requires_grad_(False)
         self.train()
+        use_precision(encode_precision, self.image_tower, name=name)
+
+    @property
+    def image_tower(self) -> nn.Module | None:
+        """Return the module whose layers encode images, for faster kernels. None: they stay as they are."""
+        return None
 
     @property
     def token_embedding(self) -> nn.Embedding:
@@ -192,7 +191,7 @@ class Backbone(nn.Module):
         if not images.is_floating_point():
             raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
         with torch.no_grad(), exact_float32(self.device):
-            return _unit(self._image_features(images.to(self.device)))
+            return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Return the rows of the token table only, no positions and no norm: (C, L) -> (C, L, E)."""
@@ -303,11 +302,15 @@ class Backbone(nn.Module):
         state = self._named_weights()
         key = tuple((name, state[name].dtype, state[name]._version) for name in sorted(state))
         if self._digest is None or self._digest[0] != key:
-            self._digest = (key, _digest(state))
+            self._digest = (key, weights_digest(state))
         return self._digest[1]
 
     def describe(self) -> dict[str, Any]:
-        """Return what defines this backbone's features as plain JSON values."""
+        """Return what defines this backbone's features as plain JSON values.
+
+        "encode_precision" is there where it is not fp32.
+        """
+        other = {} if self.encode_precision == FP32 else {"encode_precision": self.encode_precision}
         return {
             "name": self.name,
             "architecture": self.architecture,
@@ -319,6 +322,7 @@ class Backbone(nn.Module):
             "tokenizer": self.tokenizer.describe(),
             "preprocessing": self.preprocess.to_dict(),
             "parity": dict(self.parity),
+            **other,
         }
 
     def export_description(self) -> dict[str, Any]:
@@ -339,12 +343,3 @@ class Backbone(nn.Module):
 
 def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)  # float32 also under autocast
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from calib.backbones.architectures import MEDCLIP_VIT
 from calib.backbones.base import Backbone
 from calib.backbones.fast.bert import BertPrompts, BertTower
-from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.placing import untouched
 from calib.backbones.preprocessing import MEDCLIP
@@ -102,7 +101,6 @@ class MedClipBackbone(Backbone):
 
     def __init__(self, model: MedClipTowers, **options: Any) -> None:
         super().__init__(model, **options)
-        use_frozen_kernels(model.vision_model)
         text = model.text_model
         self._fast_tower = _FastTextTower(
             text,
@@ -111,6 +109,11 @@ class MedClipBackbone(Backbone):
             pad_id=self.tokenizer.pad_id,
             keep_padding=True,
         )
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """Return the image tower."""
+        return self.model.vision_model
 
     @property
     def token_embedding(self) -> nn.Embedding:
@@ -168,6 +171,7 @@ def create_medclip(
         architecture={**facts, **copy.deepcopy(dict(config))},
         weights=options.weights_source(found),
         parity=options.parity,
+        encode_precision=options.encode_precision,
     )
     if found:
         warn_if_vocabulary_differs(name, tokenizer.vocab_size, backbone.token_embedding.num_embeddings)

@@ -17,7 +17,6 @@ from calib.backbones.architectures import TEXT_TOWERS
 from calib.backbones.base import Backbone
 from calib.backbones.fast.bert import HfTextTower
 from calib.backbones.fast.causal import CausalTower
-from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.options import BackboneOptions, isolated_rng
 from calib.backbones.preprocessing import CLIP, Preprocessing
 from calib.backbones.tokenization import warn_if_vocabulary_differs
@@ -48,13 +47,18 @@ class OpenClipBackbone(Backbone):
                 f"official_double_embedding applies to BERT text towers; that of {self.name} is none. "
                 "Leave out parity.double_embedding."
             )
-        assert isinstance(self.model.visual, nn.Module)
-        use_frozen_kernels(self.model.visual)
         self._fast_tower = (
             HfTextTower(self._text, self.prompt_embeddings) if self.has_bert else CausalTower(self._text)
         )
         mask = getattr(self._text, "attn_mask", None)
         self.supports_positions = ("end",) if self.has_bert or mask is None else ("end", "middle", "front")
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """Return the image tower."""
+        tower = self.model.visual
+        assert isinstance(tower, nn.Module)
+        return tower
 
     @property
     def _text(self) -> Any:
@@ -170,6 +174,7 @@ def create_open_clip(
         architecture=_facts(config, model),
         weights=options.weights_source(found),
         parity=options.parity,
+        encode_precision=options.encode_precision,
     )
     if backbone.has_bert and found:
         warn_if_vocabulary_differs(name, tokenizer.vocab_size, backbone.token_embedding.num_embeddings)

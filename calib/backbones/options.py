@@ -26,6 +26,7 @@ class BackboneOptions:
     quick_gelu: bool | None = None
     seed: int = 0
     parity: Mapping[str, bool] = field(default_factory=dict)
+    encode_precision: str = "fp32"
 
     def choose_preprocessing(self, own: Preprocessing) -> Preprocessing:
         """Return the backbone's own preprocessing, a preset at the same image size, or the one given."""

@@ -168,9 +168,11 @@ class Preprocessing:
         return image.resize((self.image_size, self.image_size), INTERPOLATIONS[self.interpolation])
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255  # (3, H, W)
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return (pixels - mean) / std
+        # By NumPy, whose arithmetic is torch's to the last bit: images are prepared side by side, each by one
+        # thread, and torch would share every operation among threads of its own.
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)  # (H, W, 3)
+        mean, std = (np.asarray(each, dtype=np.float32) for each in (self.mean, self.std))
+        return torch.from_numpy((pixels / np.float32(255) - mean) / std).permute(2, 0, 1)
 
 
 def _random_box(width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:

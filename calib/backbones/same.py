@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from calib.core.errors import unknown_name
 from calib.core.hashing import json_digest
+
+FP32, BF16 = "fp32", "bf16"
+ENCODE_PRECISIONS = (FP32, BF16)  # of image towers
+
+
+def check_encode_precision(precision: object) -> None:
+    """Refuse what is no precision of an image tower.
+
+    Raises:
+        ValueError: It is none of `ENCODE_PRECISIONS`.
+    """
+    if precision not in ENCODE_PRECISIONS:
+        raise unknown_name("value of backbone.encode_precision", precision, ENCODE_PRECISIONS)
+
+
+def encode_precision_of(described: Mapping[str, Any]) -> Any:
+    """Return the precision of the image tower in `Backbone.describe()`, which is silent about fp32.
+
+    Example:
+        >>> encode_precision_of({"name": "plip"}), encode_precision_of({"encode_precision": "bf16"})
+        ('fp32', 'bf16')
+    """
+    return described.get("encode_precision", FP32)
+
+
+def said_precision(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a record that says an image tower's precision; none for fp32, as ever.
+
+    Example:
+        >>> said_precision({"name": "plip"}), said_precision({"encode_precision": "bf16"})
+        ({}, {'encode_precision': 'bf16'})
+    """
+    precision = encode_precision_of(described)
+    return {} if precision == FP32 else {"encode_precision": precision}
+
 
 # What must agree, and where `Backbone.describe()` holds it.
 DEFINING: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -13,9 +53,12 @@ DEFINING: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "preprocessing": lambda described: described.get("preprocessing"),
     "architecture": lambda described: described.get("architecture"),
     "parity": lambda described: described.get("parity"),
+    "encode_precision": encode_precision_of,
 }
+SETTINGS = ("encode_precision",)  # what a setting of `backbone` says in the same words
 UNKNOWN = "an unknown backbone"
-OF_IMAGES = ("weights", "preprocessing", "architecture")  # what decides about image features
+# What decides about image features.
+OF_IMAGES = ("weights", "preprocessing", "architecture", "encode_precision")
 
 
 def check_same_backbone(
@@ -38,7 +81,8 @@ def check_same_backbone(
         keys: Which of `DEFINING` are compared.
 
     Raises:
-        ValueError: Weights, preprocessing, architecture or parity differ; the message says which.
+        ValueError: Weights, preprocessing, architecture, parity or the precision of the image tower differ;
+            the message says which.
 
     Example:
         >>> ours = {"name": "plip", "weights": {"digest": "5e1f" * 16}}
@@ -49,9 +93,25 @@ def check_same_backbone(
     for key in keys:
         ours, other = DEFINING[key](mine), DEFINING[key](theirs)
         if json_digest(ours) != json_digest(other):
-            first = f"{what} {mine.get('name', UNKNOWN)} with {key} {_short(ours)}"
-            second = f"{at_hand} {theirs.get('name', UNKNOWN)} with {key} {_short(other)}"
+            said = f"backbone.{key}" if key in SETTINGS else key
+            first = f"{what} {mine.get('name', UNKNOWN)} with {said} {_short(ours)}"
+            second = f"{at_hand} {theirs.get('name', UNKNOWN)} with {said} {_short(other)}"
             raise ValueError(f"{first}, and {second}. {advice}")
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over names, types, shapes and bytes of tensors, in the order of their names.
+
+    Example:
+        >>> weights_digest({"a": torch.zeros(2)})[:12]
+        'da53f451559f'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from calib.backbones.same import said_precision
 from calib.config import DataConfig
+from calib.core.errors import meant_path
 from calib.data.cached import is_of_its_key, is_read_again
 from calib.data.encode import CACHED, LOCKS, PARTS
 from calib.data.features import FeatureTable
@@ -50,6 +52,7 @@ def cache_entries(folder: str | Path) -> list[CacheEntry]:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no cache folder '{folder}' (data.cache_dir says where runs keep it)."
+            f"{meant_path(folder)}"
         )
     entries = [_file_entry(path) for path in folder.glob(f"*{CACHED}")]
     entries += [_parts_entry(path) for path in folder.glob(f"*{PARTS}")]
@@ -89,8 +92,9 @@ def _file_entry(path: Path) -> CacheEntry:
         features = FeatureTable.load(path)
     except ValueError as error:
         return CacheEntry(path, status.st_size, status.st_mtime, f"damaged: {error}", damaged=True)
-    name = features.meta.get("backbone", {}).get("name", "?")
-    holds = f"{name}, {len(features)} images, {features.views} views"
+    described = features.meta.get("backbone", {})
+    in_ = "".join(f" in {precision}" for precision in said_precision(described).values())
+    holds = f"{described.get('name', '?')}{in_}, {len(features)} images, {features.views} views"
     misplaced = not is_of_its_key(features, path)
     if misplaced:
         holds = f"wrong: {holds}, which belong under another name"

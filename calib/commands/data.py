@@ -7,15 +7,18 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from calib.backbones.base import Backbone
+from calib.commands.check_failure import check_embeddings, learned_from, words_of_embeddings
 from calib.commands.data_arguments import DataCheck
 from calib.commands.data_words import words_of
-from calib.config import PromptRun
+from calib.commands.exit_codes import DONE, FAILED
+from calib.commands.failure.images import resolve
+from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core.names import hard_to_read, plain_name
 from calib.core.text import few, printable
 from calib.data import FeatureTable, FewShotSplit, ImageTable, TaskData, check_overlap
@@ -46,7 +49,9 @@ def check(asked: DataCheck) -> dict[str, Any]:
         where there can be none, "warnings": sentences, "refused": what training would refuse, in its words}.
     """
     config = asked.config
-    assert config is not None
+    assert isinstance(config, PromptRun | FailureRun)
+    if isinstance(config, FailureRun):
+        config = resolve(config)
     found: dict[str, Any] = {
         "data": {"name": config.data.name, "root": config.data.root, "class_names": [], "sentence": None},
         "splits": {},
@@ -67,6 +72,11 @@ def check(asked: DataCheck) -> dict[str, Any]:
         found["splits"] = {split: _counts(table, task.class_names) for split, table in task.splits().items()}
         found["overlap"] = {**check_overlap(task).to_dict(), "images_of_shared_groups": _of_shared(task)}
         _judge_images(config, seen, found)
+        if isinstance(config, FailureRun):
+            found["failure"] = None
+            with _refusal(found["refused"]):
+                found["failure"] = learned_from(config, task)
+            return found
         if poor := hard_to_read(task.class_names):
             found["warnings"].append(f"These class names read badly in a sentence: {few(poor, NAMED)}.")
         split = _drawn(config, task, found["refused"])
@@ -78,12 +88,14 @@ def check(asked: DataCheck) -> dict[str, Any]:
     return found
 
 
-def _task(config: PromptRun, seen: Inspection, found: dict[str, Any], *, wholly: bool) -> TaskData | None:
+def _task(
+    config: PromptRun | FailureRun, seen: Inspection, found: dict[str, Any], *, wholly: bool
+) -> TaskData | None:
     """Return the data with whatever splits there are. None: they cannot be read at all."""
     look, refused = partial(seen.look, wholly=wholly), found["refused"]
     data = replace(config.data, options={**config.data.options, "look": look})
     try:
-        return load_task(data)
+        return load_task(data, needs=("train",) if isinstance(config, PromptRun) else ("train", "test"))
     except AbsentSplitError as error:
         refused.append(str(error))
     except (ValueError, OSError) as error:
@@ -117,7 +129,7 @@ def _of_shared(task: TaskData) -> dict[str, list[str]]:
     }
 
 
-def _judge_images(config: PromptRun, seen: Inspection, found: dict[str, Any]) -> None:
+def _judge_images(config: PromptRun | FailureRun, seen: Inspection, found: dict[str, Any]) -> None:
     bad = [reason for reasons in seen.unreadable.values() for reason in reasons.values()]
     if bad:
         more = [f"and {len(bad) - NAMED} more."] if len(bad) > NAMED else []
@@ -159,7 +171,7 @@ def _drawn(config: PromptRun, task: TaskData, refused: list[str]) -> FewShotSpli
 def _refusal(refused: list[str]) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         refused.append(str(error))
 
 
@@ -256,9 +268,27 @@ def _is_progress(record: logging.LogRecord) -> bool:
 
 def main(asked: DataCheck) -> int:
     """Run `calib data check`. Returns the exit status: 1 where training would refuse the data."""
-    if asked.config is None:
-        return 0
-    found = check(asked)
-    text = json.dumps(found, indent=1, ensure_ascii=False) if asked.json else words_of(found)
+    found, words = _found(asked)
+    if found is None:
+        return DONE
+    text = json.dumps(found, indent=1, ensure_ascii=False) if asked.json else words(found)
     sys.stdout.write(printable(f"{text}\n"))
-    return int(bool(found["refused"]))
+    return FAILED if found["refused"] else DONE
+
+
+def _found(asked: DataCheck) -> tuple[dict[str, Any] | None, Callable[[Mapping[str, Any]], str]]:
+    """Return what was found, None where help was shown, and what puts it into words."""
+    config = asked.config
+    if asked.items:
+        from calib.commands.check_items import check_items, words_of_items
+
+        return check_items(asked.items, asked.root), words_of_items
+    if isinstance(config, SegmentRun):
+        from calib.commands.check_pixels import check_pixels, words_of_pixels
+
+        return check_pixels(config, asked.picture), words_of_pixels
+    if isinstance(config, FailureRun) and asked.picture is not None:
+        raise ValueError("out=FILE.png draws the shots of a prompt: leave out task=failure for it.")
+    if isinstance(config, FailureRun) and config.embeddings.train is not None:
+        return check_embeddings(config), words_of_embeddings
+    return (None if config is None else check(asked)), words_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from calib.commands.check_failure import sentence_of
 from calib.core.text import few
 from calib.report.tables import aligned
 
@@ -21,6 +22,8 @@ def words_of(found: Mapping[str, Any]) -> str:
     if found["splits"]:
         lines += ["", _counts(found), ""]
         lines += [*_images(found), *_overlap(found), *_shots(found)]
+        if found.get("failure") is not None:
+            lines.append(sentence_of(found["failure"]))
     for title, key in (("Worth a look", "warnings"), ("Training would refuse", "refused")):
         if found[key]:
             lines += ["", f"{title}:", *(f"- {each}" for each in found[key])]

@@ -102,12 +102,16 @@ def _packages(problems: list[str]) -> list[dict[str, Any]]:
 def _devices(_: list[str]) -> list[dict[str, Any]]:
     import torch
 
-    found: list[dict[str, Any]] = [{"name": "cpu", "what": _processor(), "memory": None}]
+    from calib.backbones.fast.bf16 import bf16_is_fast
+
+    fast = bf16_is_fast()
+    found: list[dict[str, Any]] = [{"name": "cpu", "what": _processor(), "memory": None, "bf16": fast}]
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
-        found.append({"name": f"cuda:{number}", "what": about.name, "memory": about.total_memory})
+        card = {"name": f"cuda:{number}", "what": about.name, "memory": about.total_memory}
+        found.append({**card, "bf16": bf16_is_fast("cuda")})
     if torch.backends.mps.is_available():
-        found.append({"name": "mps", "what": "Apple GPU", "memory": None})
+        found.append({"name": "mps", "what": "Apple GPU", "memory": None, "bf16": None})
     return found
 
 

@@ -23,7 +23,8 @@ def words_of(found: Mapping[str, Any]) -> str:
     ]
     for device in found["devices"]:
         memory = "" if device["memory"] is None else f", {device['memory'] / 2**30:.0f} GiB"
-        lines.append(_line(device["name"], f"{device['what']}{memory}"))
+        bf16 = {True: ", fast in bf16", False: ", slow in bf16", None: ""}[device["bf16"]]
+        lines.append(_line(device["name"], f"{device['what']}{memory}{bf16}"))
     if threads:
         told = "".join(f", {name}={value}" for name, value in threads["set"].items())
         lines.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DONE, FAILED, USAGE, INTERRUPTED, TERMINATED, REQUEUED = 0, 1, 2, 130, 143, 138
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED, REQUEUED, UNREAD = 0, 1, 2, 130, 143, 138, 141
 
 EXIT_CODES = {
     DONE: "done",
@@ -11,6 +11,7 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted by Ctrl-C; the last line says what is kept",
     TERMINATED: "stopped by SIGTERM, as clusters do before a job's time ends; what is saved is said",
     REQUEUED: "stopped by SIGUSR1, likewise",
+    UNREAD: "standard output was closed by who read it, as head does; nothing is said, files were written",
 }
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from calib.backbones.base import Backbone
 from calib.commands.predict_arguments import check_numbers
 from calib.commands.predict_decisions import Copies, DecisionColumns
-from calib.core.errors import first_line
+from calib.core.errors import first_line, meant_path
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.dicom import DicomView, view_of
+from calib.data.dicom_groups import patients_of_headers
 from calib.data.images import (
     IMAGE_SUFFIXES,
     check_image_suffix,
@@ -33,6 +34,8 @@ from calib.data.images import (
     why_no_file,
 )
 from calib.data.notices import ProgressLog
+from calib.data.patients import COLUMN as PATIENT
+from calib.data.patients import check_patients, patients_of
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
 from calib.prompts.export import Prompt
@@ -56,16 +59,18 @@ def predict(
     window: tuple[float, float] | None = None,
     frame: int | str | None = None,
     skip_unreadable: bool = False,
+    patients: str | None = None,
+    group: str | None = None,
 ) -> str:
     """Return the predictions for images as CSV text, one row per image, and write them to a file.
 
-    The columns are file, prediction, confidence and one probability per class; with a failure head also
-    uncertainty (its score in [0, 1] that the prediction is wrong: a probability as far as the head is
-    calibrated) and why, in words. Where the exports hold them: set (the classes of the prediction set),
-    decision (accept or review) and reason, unlike (yes: unlike the images the prompt was trained on; it is
-    never accepted). Then note (whose copy a file is), and with `skip_unreadable` error. What is guaranteed is
-    logged once. A file or class whose name a spreadsheet would run as a formula is written as ./name or
-    'name.
+    The columns are file, patient where it is known (of DICOM files by their headers, hashed), prediction,
+    confidence and one probability per class; with a failure head also uncertainty (its score in [0, 1] that
+    the prediction is wrong: a probability as far as the head is calibrated) and why, in words. Where the
+    exports hold them: set (the classes of the prediction set), decision (accept or review) and reason, unlike
+    (yes: unlike the images the prompt was trained on; it is never accepted). Then note (whose copy a file
+    is), and with `skip_unreadable` error. What is guaranteed is logged once. A file or class whose name a
+    spreadsheet would run as a formula is written as ./name or 'name.
 
     Args:
         prompt: A prompt.safetensors file, or the run folder that holds one.
@@ -81,6 +86,8 @@ def predict(
         window: Centre and width of what lies between black and white in DICOM files. None: as in training.
         frame: Which frame of DICOM files that have several. None: as in training.
         skip_unreadable: Give an image that cannot be read an empty row with the error, and go on.
+        patients: Whose an image is, see `calib.data.patients.patients_of`. None: as DICOM headers say.
+        group: The column of patients where `patients` is a table.
 
     Raises:
         FileNotFoundError: The prompt, the failure head or an image is not there.
@@ -89,6 +96,7 @@ def predict(
             not possible; nothing is written.
     """
     check_numbers(batch_size, grey16_max)
+    check_patients(patients, group)
     where = usable_device(device)
     exports = [prompt_path(prompt)] if failure is None else [prompt_path(prompt), failure_path(failure)]
     files = find_images(images)
@@ -97,6 +105,7 @@ def predict(
             check_image_suffix(file)
     if out is not None:
         _check_out(Path(out), [*exports, *files])
+    whose = None if patients is None else patients_of(files, patients, column=group)
     learned = Prompt.load(exports[0])
     head = None if failure is None else FailureHead.load(exports[1])
     if head is not None:
@@ -113,6 +122,7 @@ def predict(
     header = ["file", "prediction", "confidence", *(safe_text(f"p({name})") for name in learned.class_names)]
     empty = [""] * (len(header) - 1 + len(more))
     found: list[tuple[Path, list[str] | None, str, str]] = []  # file, cells, note, error
+    ids: list[str] = []
     progress = ProgressLog(log, "classifying images", len(files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
@@ -125,14 +135,19 @@ def predict(
             cells = None if each.pixels is None else next(rows)
             note = copies.note(each.id, safe_path(file)) if each.id else ""
             found.append((file, cells, note, each.error))
+            ids.append("" if each.pixels is None else each.id)
         progress.update(start + len(batch))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *more, *columns.header, "note", *last])
+    if patients is None and _option_of(learned, "patients") is not False:
+        whose = patients_of_headers(files, ids)
+    first = [header[0], *([PATIENT] if whose else [])]
+    writer.writerow([*first, *header[1:], *more, *columns.header, "note", *last])
     decided = iter(columns.rows())
-    for file, cells, note, error in found:
+    for number, (file, cells, note, error) in enumerate(found):
         row = [*empty, *columns.unreadable()] if cells is None else [*cells, *next(decided)]
-        writer.writerow([safe_path(file), *row, note, *([safe_text(error)] if last else [])])
+        named = [safe_path(file), *([safe_text(whose[number])] if whose else [])]
+        writer.writerow([*named, *row, note, *([safe_text(error)] if last else [])])
     for said in columns.notes:
         log.info("%s", said)
     unreadable = sum(cells is None for _, cells, _, _ in found)
@@ -286,7 +301,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
                 raise FileNotFoundError(f"The pattern '{argument}' fits no image (known endings: {endings}).")
             if Path(argument).exists():
                 raise ValueError(f"'{argument}' is {why_no_file(Path(argument))}.")
-            raise FileNotFoundError(f"There is no file or folder '{argument}'.")
+            raise FileNotFoundError(f"There is no file or folder '{argument}'.{meant_path(argument)}")
         found += new
     return list(dict.fromkeys(found))
 

@@ -10,8 +10,10 @@ examples:
   calib predict runs/mine scans/ --out predictions.csv
   calib predict runs/mine 'scans/**/*.png' --failure runs/failure-mine-all-s1 --out predictions.csv
   calib predict runs/mine scans/ --grey16-max 4095 --skip-unreadable --out predictions.csv
+  calib predict runs/mine scans/ --patients cases.csv --out predictions.csv       (or '{patient}/*.png')
 
-columns: file, prediction, confidence, p(class) of every class; with --failure also uncertainty and why;
+columns: file, patient (where --patients or DICOM headers say it: calib review and sets then count patients),
+prediction, confidence, p(class) of every class; with --failure also uncertainty and why;
 set, decision (accept or review) and reason, where calib sets and calib review have fitted them; unlike (yes:
 unlike the images of the training, and never accepted); note (whose copy a file is); with --skip-unreadable
 also error, empty where the image was read. What decisions guarantee is said on standard error. A file or
@@ -65,6 +67,15 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--frame",
         metavar="N",
         help="which frame of DICOM files, from 1, or middle (default: as trained)",
+    )
+    parser.add_argument(
+        "--patients",
+        metavar="HOW",
+        help="whose an image is: a table with the columns file and patient, a pattern with {patient} "
+        "('{patient}_*.png', '{patient}/**/*'), folder, or none (default: ids of DICOM headers, hashed)",
+    )
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="that table's column of patients (default: group, patient)"
     )
     given = parser.parse_args(argv)
     check_numbers(given.batch_size, given.grey16_max)

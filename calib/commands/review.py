@@ -15,6 +15,7 @@ from torch import Tensor
 from calib import __version__
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out
+from calib.core.errors import meant_path
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
 from calib.data.judged import CLASSES, SOURCES, UNLIKE, Judged, read_judged
@@ -37,6 +38,10 @@ OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say ho
 NOT_LOOKED_AT = (
     "Which of these cases are unlike the shots was not looked at. calib predict sends such ones to review, "
     "too: what is said here is of those it accepts together with them."
+)
+ONE_EACH = (
+    "No column says whose a case is, so each counts as a patient of its own. Where several are of one, too "
+    "much is accepted: add a column patient (calib predict --patients HOW), or name it (--group COLUMN)."
 )
 OF_PROMPT, OF_HEAD = ("confidence", CLASSES), ("uncertainty",)  # where their own doubt stands in a table
 
@@ -106,6 +111,8 @@ def _heading(judged: Judged, fitted: ReviewThreshold, wrong: int, what: str) -> 
 def _notes(judged: Judged, failure: Tensor) -> list[str]:
     """Return what a reader has to know of these labels."""
     notes, counts = [], Counter(judged.labels)
+    if judged.groups is None and judged.table is not None:
+        notes.append(ONE_EACH)
     if not bool(failure.any()):
         notes.append("No prediction is wrong: what makes one wrong was not seen.")
     if bool(failure.all()):
@@ -247,7 +254,7 @@ def _of_shots(path: Path) -> str:
 
 def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     if not Path(given.source).exists():
-        raise FileNotFoundError(f"There is no run and no file '{given.source}'.")
+        raise FileNotFoundError(f"There is no run and no file '{given.source}'.{meant_path(given.source)}")
     for name in ("on", "weights", "tokenizer"):
         if getattr(given, name) is not None:
             raise ValueError(f"--{name} is for runs: {given.source} is a file of doubts itself.")

@@ -98,14 +98,16 @@ SEGMENT = """calib segment data.root=FOLDER [CONFIG.yaml ...] [key=value ...]
 calib segment predict RUN IMAGES ... --out FOLDER        (--help)
 calib segment evaluate RUN ... [--data FOLDER]           (--help)
 
-Trains a small network of MONAI (pip install 'calib[segment]') that says the class of every pixel, with a loss
-for calibration (mL1-ACE: preset=dice-ce-ace, dice-ce-ace-soft) or without (dice-ce), and shows Dice beside
-calibration errors of the test images with intervals. The folder has train/images and train/masks (PNG, called
-as the images), likewise val and test; or a table with the columns file, mask, split and perhaps group. An
-interrupted run goes on with the same command.
+Trains a small network of MONAI (pip install 'calib[segment]') that says the class of every pixel, and shows
+Dice beside calibration errors of the test images with intervals. preset=dice-ce-ace adds a loss for
+calibration, mL1-ACE: a lower calibration error of each image, at the risk that a rare kind of image is
+unlearned; evaluate, below, names images whose Dice it costs. The folder has train/images and train/masks
+(PNG, called as the images), likewise val and test; or a table with the columns file, mask, split and perhaps
+group. An interrupted run goes on with the same command.
 
-  calib segment data.root=NUCLEI "data.classes={background: 0, nucleus: [1, 2]}" out=runs/ace
-  calib segment data.root=NUCLEI preset=dice-ce out=runs/plain
+  calib data check NUCLEI
+  calib segment data.root=NUCLEI "data.classes={background: 0, nucleus: [1, 2]}" out=runs/plain
+  calib segment runs/plain/config.yaml preset=dice-ce-ace out=runs/ace
   calib segment evaluate runs/plain runs/ace --data OTHER_STAIN
   calib segment predict runs/ace new/*.png --out masks
 """

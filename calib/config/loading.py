@@ -24,7 +24,7 @@ from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
 from calib.config.written import Written, from_argument, from_yaml, read
-from calib.core.errors import first_line, unknown_name
+from calib.core.errors import first_line, meant_path, unknown_name
 from calib.core.text import redacted
 
 OF_SWEEPS = {"method", "parameters", "program"}  # keys of a file for W&B's agent
@@ -105,7 +105,7 @@ def load_config(argv: Sequence[str], *, task: str) -> Any:
     Args:
         argv: YAML files, or names of those that come with the package (arguments without "="), merged from
             left to right, then `key=value` changes in order.
-        task: "prompt", "failure", "evaluate" or "report"; a file that says another task is refused.
+        task: A key of `calib.config.SCHEMAS`, such as "prompt"; a file that says another task is refused.
 
     Returns:
         The dataclass of the task (`PromptRun`, ...), interpolations resolved; its groups remember what was
@@ -263,7 +263,7 @@ def _read_yaml(file: str) -> dict[str, Any]:
     if not path.is_file() and not piped:
         path = packaged_file(file) or path
     if not path.is_file() and not piped:
-        more = nearest(file)
+        more = nearest(file) or meant_path(path)
         if path.parts[:2] == ("/", "proc") or path.parts[:3] == ("/", "dev", "fd"):
             more = (
                 " A pipe belongs to the process it was given to: where torchrun or srun start several, write "

@@ -8,7 +8,7 @@ from typing import Any
 
 from calib.config.schema import FailureRun, PromptRun, RobustnessRun, SegmentRun, SelectRun
 from calib.core.byname import check_settings
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.tables import names_in, settings_in
 
 # What a name stands for, and the tables (module, name in it) that list all there are.
@@ -90,7 +90,7 @@ def check_root(data: Any) -> None:
         return
     root = Path(data.root).expanduser()
     if not (root.is_dir() if what == "folder" else root.exists()):
-        raise FileNotFoundError(f"There is no {what} {root} (data.root).")
+        raise FileNotFoundError(f"There is no {what} {root} (data.root).{meant_path(root)}")
 
 
 def known_names(kind: str) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "configs"
 ENDING, BEFORE = ".yaml", "configs/"  # how a name may be written as well: as the path in a clone
-SWEEPS = "sweeps/"  # what W&B's agent reads, which are no settings
 
 
 def packaged_names() -> list[str]:

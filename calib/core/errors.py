@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+RUNS = "runs"  # where run folders are made, so that a name alone may be one there
+MOST_BESIDE = 5000  # entries of a folder that are looked at
 _NO_ROOM = "Make room there, or choose another folder."
 _NOT_ALLOWED = "Choose a folder that you may write to."
 _A_FILE = "A file stands where a folder would have to be: choose another folder."
@@ -82,6 +86,46 @@ def unknown_name(
     given = f"{prefix}{name}" if prefix else name
     shown = ", ".join(prefix + each for each in known)
     return ValueError(f"Unknown {kind} {given!r}.{hint} Known: {shown}.")
+
+
+def meant_path(path: str | Path) -> str:
+    """Return the question whether another path was meant, which exists; empty: none is like it.
+
+    Every part of the path that does not exist is compared with what lies beside it; a name alone is looked
+    for in the folder runs as well.
+
+    Args:
+        path: It does not exist.
+
+    Example:
+        >>> meant_path("/usr/bni") in (" Did you mean '/usr/bin'?", "")
+        True
+    """
+    wanted = Path(path)
+    places = [wanted, Path(RUNS) / wanted] if len(wanted.parts) == 1 else [wanted]
+    with contextlib.suppress(OSError):  # such as of a name that is too long to exist
+        for place in places if wanted.parts else []:
+            found = place if place != wanted and place.exists() else _nearest_path(place)
+            if found is not None:
+                return f" Did you mean '{found}'?"
+    return ""
+
+
+def _nearest_path(wanted: Path) -> Path | None:
+    """Return the path that is most like one that does not exist, part by part."""
+    found = Path(wanted.anchor)
+    for part in wanted.parts[bool(wanted.anchor) :]:
+        if os.path.lexists(found / part) or part == os.pardir:
+            found /= part
+            continue
+        with os.scandir(found) as entries:
+            beside = [entry.name for entry in itertools.islice(entries, MOST_BESIDE)]
+        lower = {name.lower(): name for name in sorted(beside, reverse=True) if not name.startswith(".")}
+        near = difflib.get_close_matches(part.lower(), lower, n=1, cutoff=0.6)
+        if not near:
+            return None
+        found /= lower[near[0]]
+    return found if found != wanted and found.exists() else None
 
 
 def first_line(error: BaseException) -> str:

@@ -50,4 +50,9 @@ OPTIONAL = {
     ),
     "segment": OptionalPart(("monai",), "calib segment", "pip install 'calib[segment]'"),
     "tune": OptionalPart(("optuna",), "calib tune", "pip install 'calib[tune]'"),
+    "vqa": OptionalPart(
+        ("num2words", "sentencepiece"),
+        "answering questions with SmolVLM or a tokenizer of SentencePiece",
+        "pip install 'calib[vqa]'",
+    ),
 }

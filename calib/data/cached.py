@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calib.backbones.same import DEFINING, OF_IMAGES
+from calib.backbones.same import DEFINING, FP32, OF_IMAGES
 from calib.core.hashing import json_digest
 from calib.data.features import SCHEMA, FeatureTable
 from calib.data.images import READING
@@ -24,6 +24,8 @@ def features_key(facts: Mapping[str, Any], ids: Sequence[str]) -> str:
     """
     described = facts.get("backbone", {})
     tower = {key: DEFINING[key](described) for key in OF_IMAGES}
+    if tower["encode_precision"] == FP32:  # as of versions that knew no other
+        del tower["encode_precision"]
     parts = [SCHEMA, list(ids), tower, facts.get("views"), facts.get("view_seed"), facts.get("grey16_max")]
     reading = facts.get("reading", 1)  # versions that say nothing of it read images by the first rules
     shown = facts.get("dicom")  # absent, as None, where the files decide

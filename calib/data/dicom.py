@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from calib.core.optional import OPTIONAL
+from calib.core.quiet import quiet
 from calib.data.dicom_pixels import colour, grey, use_functional_groups
 
 MAGIC, MAGIC_AT = b"DICM", 128
@@ -308,11 +308,8 @@ def _shown(window: Sequence[Any]) -> str:
 @contextlib.contextmanager
 def _guarded(name: str) -> Iterator[None]:
     """Say of a file that it is damaged where pydicom fails, whose own words may quote the header."""
-    said = logging.getLogger("pydicom")
-    was, said.disabled = said.disabled, True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(), _silent(logging.getLogger("pydicom")):
             yield
     except (_RefusedError, MemoryError):
         raise
@@ -321,5 +318,12 @@ def _guarded(name: str) -> Iterator[None]:
             f"{name} is a damaged DICOM file: its header cannot be used. Was it cut off? Replace "
             "or remove it."
         ) from None
+
+
+@contextlib.contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
     finally:
-        said.disabled = was
+        logger.disabled = was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,27 @@ def grouped_by_patient(splits: Splits) -> Splits:
     note = f"Images are grouped by the patient ids in their DICOM headers: {len(names)} patients."
     logger.info("%s (data.options.patients=false leaves it.)", note)
     return replace(splits, tables={**splits.tables, **grouped})
+
+
+def patients_of_headers(files: Sequence[Path], ids: Sequence[str]) -> list[str] | None:
+    """Return the patient of every image as `grouped_by_patient` calls them. None: headers do not say it.
+
+    Args:
+        files: N images.
+        ids: Their content ids; empty of one that cannot be read, whose patient is "".
+    """
+    readable = {file: id_ for file, id_ in zip(files, ids, strict=True) if id_}
+    if not readable or not all(is_dicom_file(file) for file in readable):
+        return None
+    patients = {file: _patient(file) for file in readable}
+    problem = _why_not(list(patients.values()))
+    if problem:
+        logger.info("Patients are not known: %s (--patients says how they are told apart).", problem)
+        return None
+    first: dict[Any, str] = {}
+    for file, patient in patients.items():
+        first[patient] = min(readable[file], first.get(patient, readable[file]))
+    return [group_name(first[patients[file]]) if file in readable else "" for file in files]
 
 
 def group_name(id_: str) -> str:

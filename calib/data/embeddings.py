@@ -41,10 +41,11 @@ from torch import Tensor
 from torch.nn.functional import normalize as to_unit_norm
 
 from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.names import plain_name
 from calib.core.text import few
 from calib.data.features import FeatureTable
+from calib.data.output_tables import check_names
 from calib.io.npz import plain_npz
 from calib.io.strictjson import parse_json
 from calib.io.tensors import read_safetensors
@@ -136,7 +137,7 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of embeddings '{path}'.")
+        raise FileNotFoundError(f"There is no file of embeddings '{path}'.{meant_path(path)}")
     arrays = _read(path)
     for name in arrays:
         if name not in KNOWN:
@@ -174,6 +175,8 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     names = [] if captions else _strings(arrays, "class_names", len(texts), path)
     if names is None:
         names = [f"class {c}" for c in range(len(texts))]
+    if names:
+        check_names(names, path)
     return Embeddings(table, texts, names, scale, picked, split, str(path))
 
 

@@ -20,7 +20,7 @@ import calib
 from calib.core import ranks
 from calib.core.checks import check_kind
 from calib.core.hashing import stable_hash
-from calib.data.ahead import read_ahead
+from calib.data.ahead import read_ahead, read_side_by_side
 from calib.data.cached import features_key, read_cached
 from calib.data.encoding_parts import encode_in_parts
 from calib.data.features import FeatureTable
@@ -100,7 +100,8 @@ def encode_table(
         view_seed: Any integer.
         batch_size: Images encoded at once.
         num_workers: Processes that read and prepare images ahead. None: none where the model itself is on the
-            CPU (it needs the cores), else as many as there are cores, 8 at most.
+            CPU (threads prepare a batch, then it is encoded, each on all cores), else as many as there are
+            cores, 8 at most.
         meta: JSON-able facts to keep with the features, e.g. class names, source and licence.
         on_batch: Called before every batch.
 
@@ -198,6 +199,16 @@ def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
     return locked(path.parent / LOCKS / f"{path.stem}.lock", waiting=waiting)
 
 
+class _Stacked:
+    """Items of looks as one tensor (n, 3, H, W) each, which other processes hand over as one piece."""
+
+    def __init__(self, looks: _Looks) -> None:
+        self.looks = looks
+
+    def __getitem__(self, key: tuple[int, range]) -> Tensor:
+        return torch.stack(self.looks[key])
+
+
 class _Looks:
     """The inputs of an image tower for a table, and their features: per image the plain one, then its views.
 
@@ -233,19 +244,17 @@ class _Looks:
     def __len__(self) -> int:
         return len(self.table) * self.per_image
 
-    def __getitem__(self, key: tuple[int, range]) -> Tensor:
-        """Return (n, 3, H, W) for (row, which looks): 0 is the plain image, v its view v - 1."""
+    def __getitem__(self, key: tuple[int, range]) -> list[Tensor]:
+        """Return n inputs (3, H, W) for (row, which looks): 0 is the plain image, v its view v - 1."""
         row, which = key
         id_ = self.table[row].id  # known from here on, so that the image opened next is the one that has it
         image, preprocess = self.table.open(row), self.backbone.preprocess
-        return torch.stack(
-            [
-                preprocess.augment(image, stable_hash(self.view_seed, id_, look - 1))
-                if look
-                else preprocess(image)
-                for look in which
-            ]
-        )
+        return [
+            preprocess.augment(image, stable_hash(self.view_seed, id_, look - 1))
+            if look
+            else preprocess(image)
+            for look in which
+        ]
 
     def encode(self, start: int, stop: int) -> Tensor:
         """Return the features (stop - start, D) of some inputs.
@@ -300,7 +309,12 @@ class _Looks:
             (row, range(max(start - row * per, 0), min(stop - row * per, per)))
             for row in range(start // per, -(-stop // per))
         ]
-        return (each for image in read_ahead(self, keys, workers=self.workers) for each in image)
+        if self.workers:
+            images = read_ahead(_Stacked(self), keys, workers=self.workers)
+        else:
+            at_once = max(self.batch_size // per, min(torch.get_num_threads(), self.batch_size))
+            images = read_side_by_side(self, keys, at_once=at_once)
+        return (each for image in images for each in image)
 
 
 def _workers(backbone: Backbone, asked: int | None) -> int:

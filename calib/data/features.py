@@ -132,7 +132,7 @@ class FeatureTable:
             self.meta.get("backbone", {}),
             backbone.describe(),
             what="These image features were made by",
-            advice="Encode the images anew (give data.root).",
+            advice="Encode the images anew (give data.root), or take the backbone's settings as they were.",
             keys=OF_IMAGES,
         )
 

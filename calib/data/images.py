@@ -25,12 +25,12 @@ import io
 import os
 import re
 import stat
-import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from calib.core.hashing import CHUNK
+from calib.core.quiet import quiet
 from calib.data.dicom import AS_FILED, DICOM_SUFFIXES, DicomView, is_dicom, is_dicom_file, open_dicom
 from calib.data.pixels import deep_to_rgb, is_deep, to_rgb
 from calib.data.png import SIGNATURE, transparent_grey, without_metadata
@@ -251,8 +251,7 @@ def _opened(content: bytes, name: str) -> tuple[bytes, Image.Image]:
 
 def _identify(content: bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        with quiet(Image.DecompressionBombWarning):  # our own limit follows
             return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         size = re.search(r"\d+ pixels", str(error))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib.core.errors import meant_path
 from calib.core.names import name_key
 from calib.core.text import few
 from calib.data.labels import label_text
@@ -28,6 +29,7 @@ from calib.data.output_tables import (
     TABLES,
     OutputTable,
     class_columns,
+    is_missing,
     label_indices,
     read_output_table,
 )
@@ -108,7 +110,7 @@ def read_judged(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() in TABLES:
         named = _Names(kind, class_names, label, group)
         return _of_table(read_output_table(path), outcomes, (doubt, allowed), named)
@@ -315,11 +317,11 @@ def _known(wrong: Sequence[bool | None], path: Path) -> tuple[Tensor, Tensor]:
 
 def _yes_no(cell: Any, where: str) -> bool | None:
     """Return what a cell says. None: nothing."""
-    if cell is None or isinstance(cell, bool):
+    if is_missing(cell):
+        return None
+    if isinstance(cell, bool):
         return cell
     text = str(cell).strip().lower().removesuffix(".0")
-    if text == "":
-        return None
     if text not in YES_NO:
         raise ValueError(f"{where}: expected yes or no (true, false, 1, 0), got {str(cell)[:50]!r}.")
     return YES_NO[text]

@@ -106,7 +106,7 @@ def are_indices(found: Sequence[str]) -> bool:
 def _indices(found: Sequence[str]) -> dict[str, int]:
     """Return the indices that labels are, of a single kind; nothing where some are words."""
     if all(map(WHOLE_NUMBER.fullmatch, found)):
-        return {label: int(float(label)) for label in found}
+        return {label: int(label.partition(".")[0]) for label in found}
     if all(label.lower() in TRUTHS for label in found):
         return {label: TRUTHS[label.lower()] for label in found}
     return {}

@@ -44,6 +44,10 @@ class ProgressLog:
         logger: Where the lines go, at level INFO.
         what: What is being done, e.g. "encoding images".
         total: How many items there are.
+
+    Example:
+        >>> progress = ProgressLog(logger, "encoding images", 2)
+        >>> progress.update(1)  # silent: two seconds have not passed
     """
 
     def __init__(self, logger: logging.Logger, what: str, total: int) -> None:

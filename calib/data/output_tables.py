@@ -59,7 +59,7 @@ class OutputTable:
         Raises:
             ValueError: One of these is of none: all such rows would be one patient.
         """
-        found = ["" if _is_missing(cell) else str(cell) for cell in self.column(name)]
+        found = ["" if is_missing(cell) else str(cell) for cell in self.column(name)]
         wanted = [True] * len(found) if needed is None else needed
         for text, where, must in zip(found, self.where, wanted, strict=True):
             if must and text == "":
@@ -145,6 +145,7 @@ def class_columns(
             f"has {few(table.header, 20)}. If its columns are called as the classes, name these and say what "
             "they hold: --classes NAME,NAME,... with --kind probs or --kind logits."
         )
+    check_names(class_names, table.path)
     keys = {name_key(column): column for column in table.header}
     absent = [name for name in class_names if name_key(name) not in keys]
     if absent:
@@ -219,7 +220,7 @@ def label_indices(labels: Sequence[Any], where: Sequence[str], class_names: Sequ
     whole = all(map(WHOLE_NUMBER.fullmatch, texts))
     if whole and not {name_key(text) for text in texts} <= index.keys():
         index = {str(number): number for number in range(len(class_names))}
-        texts = [str(int(float(text))) for text in texts]
+        texts = [str(int(text.partition(".")[0])) for text in texts]
     found = []
     for text, place in zip(texts, where, strict=True):
         if name_key(text) not in index:
@@ -325,8 +326,13 @@ def _parquet(path: Path) -> tuple[list[str], list[list[Any]], list[str]]:
     return list(read.column_names), records, [f"{path}, row {i}" for i in range(1, len(records) + 1)]
 
 
-def _is_missing(cell: Any) -> bool:
-    """Whether a cell says nothing: "nan" is what some programs make of an empty one."""
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell says nothing: "nan" is what some programs make of an empty one.
+
+    Example:
+        >>> [is_missing(cell) for cell in (None, " ", float("nan"), "NaN", 0)]
+        [True, True, True, True, False]
+    """
     return cell is None or bool(cell != cell) or str(cell).strip().lower() in ("", "nan")
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import as_float64
+from calib.core.errors import meant_path
 from calib.core.hashing import json_digest
 from calib.core.text import few
 from calib.data.output_tables import (
@@ -116,7 +117,7 @@ def read_outputs(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() in TABLES:
         return _of_table(read_output_table(path), kind, class_names, label, group, labelled)
     if path.suffix.lower() not in ARRAYS:

@@ -44,7 +44,8 @@ def check_options(name: str, load: Callable[..., Any], options: Mapping[str, Any
         if option not in allowed:
             kind = f"option of data set '{name}'"
             raise unknown_name(kind, option, allowed, prefix="data.options.")
-        union = isinstance(hints[option], types.UnionType)
+        # Python 3.10 makes a Union of `X | None` where the default is None.
+        union = typing.get_origin(hints[option]) in (types.UnionType, typing.Union)
         parts = typing.get_args(hints[option]) if union else (hints[option],)
         kinds = [typing.get_origin(part) or part for part in parts]
         if not any(_is_a(value, kind) for kind in kinds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from calib.core.hashing import stable_hash
+from calib.data.notices import ProgressLog
 
+logger = logging.getLogger(__name__)
 HEAD_SD = 3.0  # of the logits, before any label, of a head that learns beside the model's own
 
 
@@ -133,13 +136,15 @@ class Picks:
         self, pool: Pool, budget: int, *, per_group: int | None = None, near: float = 0.95, seed: int = 0
     ) -> None:
         self.pool, self.budget, self.seed = pool, budget, seed
-        self._per_group, self._near = per_group, near
+        self._per_group = per_group
+        self._near = min(near, 1 - 1e-9)  # a cosine with itself is 1 but for rounding
         self.free = np.ones(len(pool), dtype=bool)
         self.rows: list[int] = []
         self.scores: list[float] = []
         self.clusters: list[int | None] = []
         self.why: list[str] = []
         self._given: Counter[str] = Counter()
+        self._progress = ProgressLog(logger, "choosing images", budget)
         centred = pool.inputs()
         self._around = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         for row in pool.labelled:
@@ -173,6 +178,7 @@ class Picks:
         self.clusters.append(cluster)
         self.why.append(why)
         self._close(row)
+        self._progress.update(len(self.rows))
 
     def _close(self, row: int) -> None:
         """Let nothing more be chosen that a row, chosen or labelled, stands for."""

@@ -61,7 +61,7 @@ def typicality(pool: Pool, picks: Picks, *, neighbours: int = 20) -> None:
     """
     check_whole(1, neighbours=neighbours)
     wanted = min(len(pool.labelled) + picks.budget, MOST_CLUSTERS, len(pool))
-    model = KMeans(wanted, n_init=4, random_state=picks.seed).fit(pool.features)
+    model = KMeans(wanted, n_init=4, random_state=picks.seed % 2**32).fit(pool.features)
     clusters = model.labels_
     sizes = Counter(clusters.tolist())
     typical = np.zeros(len(pool))

@@ -12,7 +12,7 @@ from torch import Tensor
 from calib.core.text import few, safe_text
 from calib.data.fitted_file import checked_record, names_and_facts, write_arrays
 from calib.data.mapping import check_format
-from calib.data.output_tables import GROUPS, check_names, write_with
+from calib.data.output_tables import GROUPS, check_names, is_missing, write_with
 from calib.data.outputs import Outputs
 from calib.io.files import is_strings, read_json, write_json
 from calib.posthoc.conformal import PredictionSets
@@ -155,7 +155,7 @@ def strata_of(outputs: Outputs, column: str) -> list[str]:
         raise ValueError(
             f"{outputs.path}: strata by '{column}' need a table with that column; arrays have groups alone."
         )
-    texts = ["" if cell is None else str(cell).strip() for cell in cells]
+    texts = ["" if is_missing(cell) else str(cell).strip() for cell in cells]
     empty = [place for place, text in zip(where, texts, strict=True) if not text]
     if empty:
         raise ValueError(f"{empty[0]}: the column '{column}' is empty ({len(empty)} such rows).")

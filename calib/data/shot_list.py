@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_path, safe_text
 from calib.data.images import odd_kind
@@ -212,7 +212,7 @@ def _records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     if path.exists() and (odd := odd_kind(path)) is not None:
         raise ValueError(f"{path} is {odd}, not a list of chosen images (CSV).")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no list of chosen images at {path}.")
+        raise FileNotFoundError(f"There is no list of chosen images at {path}.{meant_path(path)}")
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path} is too large for a list of chosen images.")
     try:

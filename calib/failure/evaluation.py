@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib.core.binning import bin_indices
 from calib.core.errors import unknown_name
 from calib.failure.cases import FailureCases
 from calib.failure.doubt import HEAD
@@ -18,7 +19,7 @@ from calib.failure.vilu import ViLU
 from calib.metrics import FAILURE_METRICS, columns_of
 from calib.metrics.failure import failures_of_counts, summarize_failure
 from calib.scores import SCORES, ReadyScore, fit, needs_same_classes
-from calib.stats import bootstrap_interval, counted_resamples, resampled_interval
+from calib.stats import MeanStatistic, bootstrap_interval, counted_resamples, resampled_interval
 
 BASELINE = "mcp"  # what every score is compared with
 DOUBT = "doubt"  # what the stack is called in tables
@@ -241,7 +242,7 @@ def add_intervals(
                 break
         if name in judgements.probs and "no_interval" not in row:
             probs = judgements.probs[name].cpu().numpy()
-            interval = bootstrap_interval(ece_of_doubt, probs, failure, **settings)
+            interval = bootstrap_interval(ECE_OF_DOUBT, probs, failure, **settings)
             row["intervals"][ECE] = [interval.low, interval.high]
 
 
@@ -259,6 +260,14 @@ def ece_of_doubt(probs: np.ndarray, failure: np.ndarray) -> float:
         >>> round(ece_of_doubt(probs, wrong), 4)  # 2/3 * 0.45 + 1/3 * 0.05
         0.3167
     """
-    bins = np.minimum((probs * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=probs - failure, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(probs))
+    return ECE_OF_DOUBT(probs, failure)
+
+
+def _gaps(probs: np.ndarray, failure: np.ndarray) -> np.ndarray:
+    """Return P(wrong) - wrong in the column of each prediction's bin, (N, BINS), 0 elsewhere."""
+    found = np.zeros((len(probs), BINS))
+    found[np.arange(len(probs)), bin_indices(torch.from_numpy(probs), BINS).numpy()] = probs - failure
+    return found
+
+
+ECE_OF_DOUBT = MeanStatistic(_gaps, lambda means: np.abs(means).sum(axis=1))

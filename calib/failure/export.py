@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
-from calib.backbones.same import check_same_backbone
+from calib.backbones.same import check_same_backbone, said_precision
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm
 from calib.core.errors import unknown_name
 from calib.core.names import same_names
@@ -283,7 +283,7 @@ class FailureHead:
             "prompt": self.prompt,
             "doubt": None if self.doubt is None else self.doubt.to_record(),
         }
-        return doubt_digest(self._tensors(), facts)
+        return doubt_digest(self._tensors(), facts | said_precision(self.backbone or {}))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the file, but for those of the decisions."""

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from calib.core.errors import WriteError
+from calib.core.errors import WriteError, meant_path
 from calib.io.strictjson import parse_json
 
 # The last key of a record and of our JSON files: tells whether a file was damaged or changed since. Files
@@ -217,7 +217,7 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(
             f"{path} is larger than any JSON file that is read ({LARGEST_JSON:,} bytes). Make it anew."

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from calib.core.errors import meant_path
 from calib.io.files import CHECKSUM, MARK, atomic_path, changed, finite, is_strings, refuse_damaged_seal
 from calib.io.strictjson import parse_json
 
@@ -80,7 +81,7 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Ten
         ValueError: The file is cut off, or is not safetensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     try:
         with safe_open(str(path), framework="pt") as file:
             names = file.keys() if tensors else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -33,3 +33,27 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 # Those that also take images with a class per pixel: logits (B, C, *S), labels (B, *S).
 OF_PIXELS = ("ce", "fl", "dice", "ml1_ace")
+# How their authors write those that are no abbreviation in capitals.
+_WRITTEN = {
+    "zs_norm": "ZS-Norm",
+    "penalty": "penalty",
+    "mbls": "MbLS",
+    "logitnorm": "LogitNorm",
+    "margin_mean_var": "margin mean-variance",
+    "text_moment_matching": "text moment matching",
+    "dice": "Dice",
+    "ml1_ace": "mL1-ACE",
+}
+
+
+def losses_in_words(names: Iterable[str]) -> str:
+    """Return losses as a table names their sum, each as its authors write it.
+
+    Args:
+        names: By the name a configuration gives them.
+
+    Example:
+        >>> losses_in_words(["dice", "ce", "ml1_ace"])
+        'Dice + CE + mL1-ACE'
+    """
+    return " + ".join(_WRITTEN.get(name, name.upper().replace("_", "-")) for name in names)

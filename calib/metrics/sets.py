@@ -13,6 +13,7 @@ from torch import Tensor
 from calib.core.checks import check_labels, check_tensor
 from calib.stats.bootstrap import MeanStatistic, bootstrap_interval
 from calib.stats.bounds import check_share
+from calib.stats.groups import group_numbers
 from calib.stats.proportions import proportion_interval
 
 COUNTED = ("coverage", "mean_size", "empty", "singletons", "full")  # means over cases
@@ -68,9 +69,9 @@ def class_coverages(sets: Tensor, labels: Tensor) -> Tensor:
         >>> class_coverages(sets, torch.tensor([0, 1, 0, 1])).tolist()
         [0.5, 0.5]
     """
-    hits = _hits(sets, labels)
-    sums = hits.new_zeros(sets.shape[1]).index_add_(0, labels.long(), hits)
-    return sums / labels.long().bincount(minlength=sets.shape[1])
+    hits, labels = _hits(sets, labels), labels.to(sets.device).long()
+    sums = hits.new_zeros(sets.shape[1]).index_add_(0, labels, hits)
+    return sums / labels.bincount(minlength=sets.shape[1])
 
 
 def class_coverage_gap(sets: Tensor, labels: Tensor, *, coverage: float) -> Tensor:
@@ -176,7 +177,7 @@ def summarize_sets(
     )
     counts = labels.long().bincount(minlength=classes).tolist()
     covered = class_coverages(sets, labels).tolist()
-    owners = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    owners = None if groups is None else group_numbers(groups, n)
     alone = (n if owners is None else int(owners.max()) + 1) < 2  # nothing can be resampled
     intervals: dict[str, tuple[float, float] | None] = {}
     for i, name in enumerate(COUNTED):

@@ -19,7 +19,7 @@ from calib.core.checks import (
 from calib.posthoc.conformal import PredictionSets
 from calib.posthoc.not_drawn import not_drawn, others_of
 from calib.posthoc.set_guarantee import percent
-from calib.posthoc.set_levels import SLACK, fewest_cases
+from calib.posthoc.set_levels import SLACK, fewest_cases, least_error
 
 LEAST_LAMBDA = 1e-3  # of SS-Text, reached with 1,000 images
 AT_ONCE = 4_000_000  # probabilities held in memory
@@ -59,7 +59,7 @@ class FullConformal:
     """Prediction sets from the shots alone, exact, without a calibration image: SS-Text is refitted.
 
     For a new image and each class it may be of, the classifier is fitted to the shots and this one more
-    image. The class is in the set where the image is not among the strangest: where at least a share
+    image. The class is in the set where the image is not among the strangest: where more than a share
     alpha = 1 - coverage of the images, itself included, are as strange. As the fit treats all of them alike,
     this is exact, though the same images teach and calibrate, if all are of different patients. SS-Text has a
     closed form, so that nothing is trained: 500 images of 5 classes with 40 shots take under a second.
@@ -192,7 +192,7 @@ class FullConformal:
             few = " of some class, which is in every set" if per_class else ": every class is in every set"
             said.append(
                 f"There are too few shots{few}. A coverage of {wanted} needs at least {needed}, and {n} "
-                f"allow an error of {percent(1 / (n + 1))} at the least."
+                f"allow an error of {percent(least_error(n))} at the least."
             )
         return " ".join(said)
 

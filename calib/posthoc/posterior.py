@@ -18,7 +18,6 @@ BUDGET = 2**28  # numbers computed per round of draws at most
 PIECE = 2**20  # numbers computed at once
 DEGREES = 5  # of freedom of the proposal: heavier tails than the posterior's
 ROUNDS = 3
-THIN = 0.2  # a share of effective draws below this is said
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +57,6 @@ class WeightPosterior:
     def mean(self) -> Tensor:
         """The posterior mean of each weight, (E,)."""
         return self.shares @ self.draws
-
-    @property
-    def thin(self) -> bool:
-        """Whether the draws are worth so few that numbers from them are rough."""
-        return self.effective < THIN * len(self.draws)
 
     def probs(self, experts: Mapping[str, Tensor], offset: Tensor | None = None) -> Tensor:
         """Return the posterior mean of the probabilities, (N, C), for other rows of the same experts.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from calib.core.errors import unknown_name
 from calib.posthoc.not_drawn import KEY, read_chosen
 from calib.posthoc.review_counts import CurvePoint, point
-
-if TYPE_CHECKING:
-    from calib.posthoc.review import ReviewThreshold
+from calib.posthoc.review_fitted import FittedReview, last_passed, passed
 
 NAME = "review"
 VERSION = 1
@@ -21,10 +19,10 @@ WHOLE = ("cases", "units", "unlabelled")
 YES_NO = ("grouped", "tied")
 KEYS = ("name", "version", "settings", *WHOLE, *YES_NO, "tested", "curve", "wrong")
 MOST = 1_000_000  # entries of a list, far more than any fit writes
-R = TypeVar("R", bound="ReviewThreshold")
+R = TypeVar("R", bound="FittedReview")
 
 
-def write_review(fitted: ReviewThreshold) -> dict[str, Any]:
+def write_review(fitted: FittedReview) -> dict[str, Any]:
     """Return a fitted threshold as plain values; inf is written as null."""
     return {
         "name": NAME,
@@ -87,10 +85,8 @@ def _of_settings(kind: type[R], settings: Any) -> R:
     return kind(**settings)
 
 
-def _check_whole(fitted: ReviewThreshold) -> None:
+def _check_whole(fitted: FittedReview) -> None:
     """Refuse numbers that no fit gives together, and set the threshold that the tests give."""
-    from calib.posthoc.review import last_passed, passed
-
     if not fitted._curve:
         raise ValueError("The record of a review threshold lacks its curve.")
     if fitted.rule == "batch":
@@ -115,7 +111,7 @@ def _row(each: CurvePoint, cases: int) -> list[Any]:
     return [at, round(each.accepted * cases), each.n, each.wrong]
 
 
-def _points(rows: Any, fitted: ReviewThreshold, name: str) -> list[CurvePoint]:
+def _points(rows: Any, fitted: FittedReview, name: str) -> list[CurvePoint]:
     """Return points with rising thresholds and counts; refuse others."""
     if not isinstance(rows, list) or len(rows) > MOST or not all(_is_row(row) for row in rows):
         raise ValueError(

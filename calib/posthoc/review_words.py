@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from calib.posthoc.not_drawn import not_drawn
+from calib.posthoc.review_fitted import FittedReview
 from calib.stats.bounds import fewest_cases
-
-if TYPE_CHECKING:
-    from calib.posthoc.review import ReviewThreshold
 
 LIKE = (
     "It holds for cases drawn as the labelled ones were: not after a change of scanner, site or patients, "
@@ -24,7 +21,7 @@ ORDER = (
 FEW = 100  # labelled cases below which nothing is said of how good the best threshold could be
 
 
-def guarantee_of(fitted: ReviewThreshold) -> str:
+def guarantee_of(fitted: FittedReview) -> str:
     """Return what a fitted threshold promises, and on what condition."""
     if fitted.chosen:
         said = _guarantee_of(fitted)
@@ -32,7 +29,7 @@ def guarantee_of(fitted: ReviewThreshold) -> str:
     return _guarantee_of(fitted)
 
 
-def _guarantee_of(fitted: ReviewThreshold) -> str:
+def _guarantee_of(fitted: FittedReview) -> str:
     if fitted.rule == "batch":
         return _of_batch(fitted)
     if fitted.rule == "workload":
@@ -50,7 +47,7 @@ def _guarantee_of(fitted: ReviewThreshold) -> str:
     )
 
 
-def summary_of(fitted: ReviewThreshold) -> str:
+def summary_of(fitted: FittedReview) -> str:
     """Return what was found, with its numbers."""
     if fitted.rule == "batch":
         least = f"{1 / (fitted.units + 1):.2g}"
@@ -85,7 +82,7 @@ def percent(share: float) -> str:
     return f"{value:.1f}".removesuffix(".0") + " %" if value >= 0.1 or value == 0 else f"{value:.2g} %"
 
 
-def _not_achievable(fitted: ReviewThreshold) -> str:
+def _not_achievable(fitted: FittedReview) -> str:
     r, units = percent(fitted.max_error), _units(fitted)
     least = fewest_cases(fitted.max_error, fitted.delta)
     said = (
@@ -120,7 +117,7 @@ def _about(number: int) -> str:
     return f"{float(f'{number:.2g}'):,.0f}"
 
 
-def _of_workload(fitted: ReviewThreshold) -> str:
+def _of_workload(fitted: FittedReview) -> str:
     from scipy.special import betaincinv  # takes a while to import
 
     at, workload = fitted.at, fitted.workload
@@ -151,7 +148,7 @@ def _of_workload(fitted: ReviewThreshold) -> str:
     return bound
 
 
-def _of_batch(fitted: ReviewThreshold) -> str:
+def _of_batch(fitted: FittedReview) -> str:
     if not fitted.achievable:
         return (
             f"Nothing is guaranteed: with {fitted.units} labelled {_units(fitted)} an expected error of "
@@ -167,17 +164,17 @@ def _of_batch(fitted: ReviewThreshold) -> str:
     )
 
 
-def _units(fitted: ReviewThreshold) -> str:
+def _units(fitted: FittedReview) -> str:
     return "patients" if fitted.grouped else "cases"
 
 
-def _labelled(fitted: ReviewThreshold) -> str:
+def _labelled(fitted: FittedReview) -> str:
     if fitted.grouped:
         return f"{fitted.units} patients ({fitted.cases} labelled cases)"
     return f"{fitted.units} labelled cases"
 
 
-def _accepted(fitted: ReviewThreshold) -> str:
+def _accepted(fitted: FittedReview) -> str:
     """Return what the error is a share of."""
     if not fitted.grouped:
         return "the accepted cases"

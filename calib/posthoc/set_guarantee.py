@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calib.core.text import few
 from calib.posthoc.not_drawn import not_drawn
-from calib.posthoc.set_levels import below_nominal
+from calib.posthoc.set_levels import below_nominal, least_error
 
 LEVEL = 0.95
 
@@ -62,7 +62,7 @@ def sentences(
     )
     if not per_class and shares is None:
         said += _about_shares(counts.sum(dim=0))
-    said += _full(rows, class_names, coverage)
+    said += _full(rows, class_names, coverage, confidence)
     said.append(
         "Nothing is promised for a single case, for a group that is not told apart here, or for cases of "
         "another kind, device or hospital."
@@ -166,15 +166,18 @@ def _about_shares(counts: Tensor) -> list[str]:
     return []
 
 
-def _full(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], coverage: float) -> list[str]:
+def _full(
+    rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], coverage: float, confidence: float | None
+) -> list[str]:
     full = [row for row in rows if row["threshold"] is None]
     if not full:
         return []
     least = min(float(row["cases"]) for row in full)
-    needed, smallest = full[0]["needed"], percent(1 / (least + 1))
+    needed, smallest = full[0]["needed"], percent(least_error(least, confidence))
+    surely = "" if confidence is None else f" with a probability of {percent(confidence)}"
     why = (
-        f"a coverage of {percent(coverage)} needs at least {needed} cases, and {least:g} allow an error "
-        f"of {smallest} at the least"
+        f"a coverage of {percent(coverage)}{surely} needs at least {needed} cases, and {least:g} allow an "
+        f"error of {smallest} at the least"
     )
     if len(rows) == 1:
         return [f"Every class is in every set: {why}."]

@@ -51,6 +51,21 @@ def fewest_cases(coverage: float, confidence: float | None = None) -> int:
     return max(math.ceil(math.log(1 - confidence) / math.log(coverage) - SLACK), fewest_cases(coverage))
 
 
+def least_error(n: float, confidence: float | None = None) -> float:
+    """Return the smallest alpha = 1 - coverage that n cases allow, see `fewest_cases`; 1 without a case.
+
+    Args:
+        n: Calibration cases; of weighted ones their effective number.
+        confidence: Of the small-sample correction. None: none.
+
+    Example:
+        >>> round(least_error(9), 3), round(least_error(21, 0.9), 3), least_error(0, 0.9)
+        (0.1, 0.104, 1.0)
+    """
+    plain = 1 / (n + 1)
+    return plain if confidence is None or n == 0 else max(1 - (1 - confidence) ** (1 / n), plain)
+
+
 def realised_interval(n: float, rank: float, level: float) -> tuple[float, float]:
     """Return the central interval of the coverage over new cases that sets from n cases will have.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calib.backbones import rebuild_backbone
 from calib.backbones.base import Backbone
-from calib.backbones.same import check_same_backbone
+from calib.backbones.same import check_same_backbone, said_precision
 from calib.core.checks import (
     FLOAT32_NORM,
     HALF_NORM,
@@ -104,6 +104,7 @@ class Prompt:
             "temperature": self.temperature,
             "backbone": self.backbone["weights"]["digest"],
             "preprocessing": self.backbone["preprocessing"],
+            **said_precision(self.backbone),
         }
         return doubt_digest(ordered, facts)
 
@@ -323,6 +324,7 @@ def _check_description(backbone: Any, path: str | Path) -> None:
     if not isinstance(weights, dict) or not isinstance(weights.get("digest"), str):
         raise ValueError(f"{path}: the description of the backbone lacks the digest of its weights.")
     kinds = {"name": str, "preprocessing": dict, "build": dict, "parity": dict, "architecture": dict}
+    kinds["encode_precision"] = str
     for key, kind in kinds.items():
         if key in backbone and not isinstance(backbone[key], kind):
             raise ValueError(f"{path}: the backbone's {key} must be a {_SAID[kind]}, not {backbone[key]!r}.")

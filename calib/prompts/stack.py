@@ -63,8 +63,9 @@ class PromptStackModule(LightningModule):
         zero_shot_features: (C, D) unit norm text features of the fixed sentences.
         optimizer: "sgd" or "adamw", for all.
         n_bins: Bins of the validation ECE.
-        shown: The prompt whose curves are logged as if it were trained alone. None: nothing is logged; all
-            keep their curves.
+        shown: The prompt that the others serve: its curves are logged as if it were trained alone, and a loss
+            of any of them that is not finite ends the training. None: nothing is logged, and nothing ends;
+            all keep their curves.
 
     Raises:
         ValueError: The prompts do not have contexts of one shape and the same sentences.
@@ -237,13 +238,14 @@ class PromptStackModule(LightningModule):
         )
 
     def _show(self, prompt: StackedPrompt) -> None:
-        """Log the last row of a prompt's curves; a loss that is not finite ends the training.
+        """Log the last row of a prompt's curves; a loss that is not finite, of any prompt, ends the training.
 
         Raises:
-            FloatingPointError: It is not.
+            FloatingPointError: One is not.
         """
-        if prompt.failed is not None:
-            raise FloatingPointError(prompt.failed)
+        for each in self.prompts:
+            if each.failed is not None:
+                raise FloatingPointError(each.failed)
         row = {name: value for name, value in prompt.curves[-1].items() if "/" in name}
         self.log_dict(row)
         self.log("train/loss", row["train/total"], prog_bar=True, logger=False)

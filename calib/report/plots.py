@@ -40,10 +40,10 @@ FEW = 20  # accepted samples, below which a risk is all chance
 _WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
 
 
-def reliability_diagram(
-    probs: Tensor, labels: Tensor, *, n_bins: int = 10, title: str | None = None, independent: bool = True
+def reliability_panels(
+    systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: int = 10, independent: bool = True
 ) -> Figure:
-    """Return a reliability diagram with the histogram of the confidences below it.
+    """Return reliability diagrams of several systems side by side, each above a histogram of confidences.
 
     Above, each bin that holds samples has a bar up to its accuracy, and a hatched bar from there to its mean
     confidence: the gap. The ECE is the mean of the gaps, weighted with the shares of the histogram. A bin
@@ -53,36 +53,11 @@ def reliability_diagram(
     Below, the share of the samples in each bin with their number, and lines at accuracy and mean confidence.
 
     Args:
-        probs: (N, C) in [0, 1], rows sum to 1.
-        labels: (N,) class indices.
+        systems: Title -> (probs (N, C) whose rows sum to 1, labels (N,)), at least one; drawn from left to
+            right, on the same axes.
         n_bins: Number of equally wide bins on [0, 1].
-        title: Written above; None for nothing.
-        independent: Whether the samples are. Where several seeds predict the same images they are not: chance
-            is larger than it would seem, and neither brackets nor its ECE are shown.
-
-    Raises:
-        ValueError: If the inputs are not as above.
-
-    Example:
-        >>> import torch
-        >>> figure = reliability_diagram(torch.tensor([[0.95, 0.05], [1.0, 0.0]]), torch.tensor([0, 1]))
-        >>> figure.axes[0].texts[0].get_text().splitlines()
-        ['ECE 47.5 % (chance 4.8 %), n = 2', 'Accuracy 50.0 %, Confidence 97.5 %']
-
-    Source: Broecker and Smith 2007 (consistency bars).
-    """
-    return _figure([(title or "", Outcomes.from_probs(probs, labels))], n_bins, independent)
-
-
-def reliability_panels(
-    systems: Mapping[str, tuple[Tensor, Tensor]], *, n_bins: int = 10, independent: bool = True
-) -> Figure:
-    """Return reliability diagrams of several systems side by side, on the same axes.
-
-    Args:
-        systems: Title -> (probs (N, C), labels (N,)), at least one; drawn from left to right.
-        n_bins: Number of equally wide bins on [0, 1].
-        independent: Whether the samples of a system are, see `reliability_diagram`.
+        independent: Whether the samples of a system are. Where several seeds predict the same images they are
+            not: chance is larger than it would seem, and neither brackets nor its ECE are shown.
 
     Raises:
         ValueError: If there is no system, or the inputs are not as above.
@@ -93,6 +68,10 @@ def reliability_panels(
         >>> figure = reliability_panels({"zero-shot": one, "CE": one})
         >>> [axes.get_title() for axes in figure.axes[:2]]
         ['zero-shot', 'CE']
+        >>> figure.axes[0].texts[0].get_text().splitlines()
+        ['ECE 47.5 % (chance 4.8 %), n = 2', 'Accuracy 50.0 %, Confidence 97.5 %']
+
+    Source: Broecker and Smith 2007 (consistency bars).
     """
     if not systems:
         raise ValueError("Expected at least one system to draw, got none.")

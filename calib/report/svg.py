@@ -54,7 +54,6 @@ class Chart:
         self.title, self.description = title, description
         self._x, self._y, self._height = x, y, height
         self._labels, self._percent = (x_label, y_label), percent
-        self._below: list[str] = []
         self._drawn: list[str] = []
 
     def at_x(self, value: float) -> float:

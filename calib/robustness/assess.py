@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from calib.core.hashing import stable_hash
 from calib.data.encode import encode
 from calib.data.features import FeatureTable
+from calib.data.notices import pace
 from calib.data.records import ImageTable
 from calib.prompts.export import Prompt
 from calib.robustness.baselines import blank_features, sanity_baselines
@@ -116,13 +118,16 @@ def assess(
     for column, shift in found.items():
         protocol.shifted(column, shift.usual, shift.others)
         notes += shift.notes
+    began = time.monotonic()
     conditions = [Condition.of_corruption(name, severity) for name in names for severity in levels]
     for number, condition in enumerate(conditions, start=1):
         assert isinstance(images, ImageTable)
         assert condition.severity is not None
         corrupted = encode_corrupted(backbone, images, condition.corruption, condition.severity, **how)
         protocol.corrupted(condition, corrupted)
-        logger.info("%s: %d of %d corruptions and severities", condition.name, number, len(conditions))
+        of = f"{len(conditions)} corruptions and severities"
+        told = pace(number, len(conditions), time.monotonic() - began)
+        logger.info("%s: %d of %s%s", condition.name, number, of, told)
     main = next(iter(next(iter(named.values())).values()))
     sanity = None
     if isinstance(main, PromptSystem):

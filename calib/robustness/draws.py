@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+
+from calib.stats.bootstrap import draw_counts
+from calib.stats.joint import known_ends
 
 _BLOCK = 2_000_000  # counts worked on at once
 
@@ -67,7 +69,7 @@ class Draws:
             times = min(rows, self.n_resamples - start)
             drawn = np.zeros((times, self._groups))
             for stratum in self._strata:
-                drawn[:, stratum] = _drawn(len(stratum), times, rng)
+                drawn[:, stratum] = draw_counts(len(stratum), times, rng)
             yield drawn[:, index]
 
     def values(self, of_counts: Callable[[np.ndarray], np.ndarray], side: int = 0) -> np.ndarray:
@@ -89,16 +91,4 @@ class Draws:
             values: The number of the images as they are, and of every resample.
             kind: See `calib.stats.bootstrap_interval`.
         """
-        finite = values[1:][np.isfinite(values[1:])]
-        if 2 * len(finite) < self.n_resamples or not math.isfinite(values[0]):
-            return math.nan, math.nan
-        low, high = np.quantile(finite, [(1 - self.level) / 2, (1 + self.level) / 2])
-        if kind == "basic":
-            low, high = 2 * values[0] - high, 2 * values[0] - low
-        return float(low), float(high)
-
-
-def _drawn(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each of `size` things is drawn in `size` draws, (times, size)."""
-    drawn = rng.integers(0, size, (times, size)) + size * np.arange(times)[:, None]
-    return np.bincount(drawn.ravel(), minlength=times * size).reshape(times, size)
+        return known_ends(values, self.level, kind=kind)

@@ -10,7 +10,7 @@ from calib.report.tables import Cell, aligned, format_cell
 from calib.robustness.measures import MEASURES, SEPARATOR, measure_of
 from calib.robustness.result import AS_IT_IS, CORRUPTION, MEAN, SHIFT, Robustness, Row, Value
 from calib.robustness.shift import TOGETHER
-from calib.robustness.words import ARROW, PROMISE, cell_of, ends_of, findings
+from calib.robustness.words import ARROW, PROMISE, cell_of, ends_of, findings, in_words
 
 HEADER = ("system", "condition", "kind", "corruption", "severity", "measure", "n", "sd")
 NUMBERS = ("value", "change", "kept")  # each with _low and _high
@@ -46,13 +46,21 @@ def heading(found: Robustness) -> str:
     about = found.about
     of = f" of {about['groups']} groups (patients)" if about["groups"] < about["images"] else ""
     before, after = _ends(found)
-    done = f"{before} {ARROW} {after}"
     if found.effective:
         kinds, levels = about["corruptions"], about["severities"]
-        done += f" ({len(kinds)} kind{'s' * (len(kinds) > 1)}, severit{'ies' if len(levels) > 1 else 'y'} "
-        done += f"{', '.join(map(str, levels))})"
+        done = f"images as they are {ARROW} "
+        if len(kinds) > 1 or len(levels) > 1:
+            done += "mean over "
+        done += kinds[0] if len(kinds) == 1 else f"{len(kinds)} corruptions"
+        done += f" at severit{'ies' if len(levels) > 1 else 'y'} {', '.join(map(str, levels))}"
+    else:
+        rows = [found.find(found.systems[0], name, "accuracy") for name in (before, after)]
+        done = f" {ARROW} ".join(
+            f"{in_words(found, row.condition.name)} ({row.n} images)" for row in rows if row is not None
+        )
     return (
-        f"{about.get('data', 'Data')}: {about['images']} images{of}; {done}. In brackets: what sees nothing."
+        f"{about.get('data', 'Data')}: {about['images']} images{of}. Each cell: {done}. In brackets: what "
+        "sees nothing, on all images as they are."
     )
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from calib.core.text import few
 from calib.report.tables import format_cell
 from calib.robustness.measures import MEASURES, measure_of
-from calib.robustness.result import AS_IT_IS, CORRUPTION, SHIFT, Condition, Robustness, Value
+from calib.robustness.result import (
+    AS_IT_IS,
+    CORRUPTION,
+    SHIFT,
+    USUAL,
+    Condition,
+    Robustness,
+    Row,
+    Value,
+)
 from calib.robustness.shift import TOGETHER
 
 ARROW = "→"
@@ -69,20 +79,30 @@ def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
     broken = [
         row for row in under if (row.value.high if name == "coverage" else -row.value.low) < -sign * asked
     ]
-    what, bound = (
-        ("Sets", f"at least {100 * asked:g} % coverage")
-        if name == "coverage"
-        else ("Review threshold", f"at most {100 * asked:g} % wrong among the accepted")
-    )
-    now = "" if usual is None else f", {100 * usual.value.value:.1f} % as it is"
-    told = f"{what}: fitted for {bound}{now}"
+    if name == "coverage":
+        told = f"Prediction sets are to hold the true class of at least {100 * asked:g} % of images"
+    else:
+        told = f"Of what the review threshold accepts at most {100 * asked:g} % is to be wrong"
+    if usual is not None:
+        told += f". As the images are, it is {100 * usual.value.value:.1f} %"
     if under:
-        extreme = max(under, key=lambda row: sign * row.value.value)
-        told += (
-            f"; not kept (interval beyond it) under {len(broken)} of {len(under)} shifts, worst "
-            f"{100 * extreme.value.value:.1f} % ({extreme.condition.name})"
-        )
+        worst = max(under, key=lambda row: sign * row.value.value)
+        told += f". {_kept_under(worst, len(broken), len(under))}"
     yield f"{told}."
+
+
+def _kept_under(worst: Row, broken: int, count: int) -> str:
+    """Return whether a promise is kept under shifts, and where least."""
+    where = f"{worst.condition.name} {100 * worst.value.value:.1f} %"
+    if count == 1:
+        kept = "broken" if broken else "not surely broken (its interval reaches the promise)"
+        return f"Under {where}: {kept}"
+    said = (
+        f"Broken, beyond chance, under {broken} of {count} shifts"
+        if broken
+        else f"Under none of {count} shifts is it surely broken"
+    )
+    return f"{said}; the worst is {where}"
 
 
 def _is_single(condition: Condition) -> bool:
@@ -98,10 +118,27 @@ def _shifts(found: Robustness, system: str) -> Iterator[str]:
         if condition.kind != SHIFT or row is None or row.change is None or gap is None or gap.change is None:
             continue
         before, after = row.value.value - row.change.value, row.value.value
+        base = found.find(system, condition.against, "accuracy")
+        against = "" if base is None else f" against {in_words(found, condition.against)} ({base.n})"
+        change = f"by {_signed(row.change)} points; ECE by {_signed(gap.change)} points"
         yield (
-            f"{condition.name} ({row.n} images): accuracy {100 * before:.1f} {ARROW} {100 * after:.1f} % "
-            f"(change {_signed(row.change)}), ECE change {_signed(gap.change)}."
+            f"{in_words(found, condition.name)} ({row.n} images){against}: accuracy {100 * before:.1f} "
+            f"{ARROW} {100 * after:.1f} %, {change}."
         )
+
+
+def in_words(found: Robustness, name: str) -> str:
+    """Return what a condition is called in a sentence: which values of a column are usual is said.
+
+    Args:
+        found: Everything that was found.
+        name: Of the condition.
+    """
+    column, separator, value = name.partition(": ")
+    usual = (found.about.get("shifts") or {}).get(column, {}).get("usual") if separator else None
+    if usual and value == USUAL:
+        return f"{column} {few(usual)} (usual)"
+    return f"{column} {value}" if usual else name
 
 
 def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
@@ -121,8 +158,8 @@ def _sees_nothing(found: Robustness, system: str) -> Iterator[str]:
         else "nothing that sees no image is calibrated as well here"
     )
     yield (
-        f"The lowest ECE of what sees nothing is {100 * value:.1f} % ({name}), that of {system} "
-        f"{100 * own.value.value:.1f} % as it is: {says}."
+        f"On all images as they are what sees nothing has an ECE of {100 * value:.1f} % ({name}), "
+        f"{system} of {100 * own.value.value:.1f} %: {says}."
     )
 
 

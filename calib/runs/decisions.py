@@ -57,18 +57,6 @@ def is_export(path: str | Path) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and any(is_kind(path, kind) for kind in kinds)
 
 
-def decisions_of(run: str | Path) -> Decisions:
-    """Return the decisions that an export holds; empty ones where it holds none.
-
-    Raises:
-        FileNotFoundError: There is no export.
-        ValueError: It is damaged.
-    """
-    export = load(export_of(run))
-    assert isinstance(export, Prompt | FailureHead)
-    return export.decisions or Decisions()
-
-
 def keep_decisions(
     path: str | Path, about: dict[str, Any], *, fitted_for: str | None = None, **parts: Any
 ) -> Decisions:

@@ -1,8 +1,7 @@
-"""The folder of one evaluation: made whole, replaced whole, and never laid over something else."""
+"""The folder of one evaluation: its predictions, table, picture, report and numbers."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 from calib.config import EvaluateRun, to_yaml
 from calib.core import ranks
 from calib.data.predictions import Predictions
-from calib.io.files import blocking_file, remove_unfinished, write_json, write_text
-from calib.io.locks import holds_nothing
+from calib.io.files import remove_unfinished, write_json, write_text
 from calib.report.document import Document
 from calib.report.page import write_report
 from calib.report.plots import save_figure
-from calib.runs.folder import OTHER, RunFolder
-
-log = logging.getLogger(__name__)
+from calib.runs.judgement_folder import JudgementFolder
 
 
-class EvaluationFolder:
+class EvaluationFolder(JudgementFolder):
     """Where the results of `evaluate.py` go.
 
     Args:
@@ -30,16 +26,7 @@ class EvaluationFolder:
         ValueError: It cannot be made, or holds a run or other files that are not an evaluation's.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._folder = RunFolder(path)
-        blocking = blocking_file(self.path)
-        if blocking is not None:
-            raise ValueError(f"The folder '{self.path}' cannot be made: '{blocking}' is a file. {OTHER}")
-        if self._folder.config.is_file():
-            raise ValueError(f"'{self.path}' is the folder of a run, whose results would be lost. {OTHER}")
-        if not self._folder.evaluation.is_file() and not holds_nothing(self.path, but=self._folder.lock):
-            raise ValueError(f"The folder '{self.path}' holds files but no evaluation. {OTHER}")
+    OWN, WHAT = "evaluation", "evaluation"
 
     def write(
         self,
@@ -64,12 +51,8 @@ class EvaluationFolder:
             ValueError: Another process is at work in it.
             WriteError: The folder cannot be written.
         """
-        folder = self._folder
-        with folder.locked():
+        with self._replaced() as folder:
             remove_unfinished(folder.evaluated)
-            if folder.evaluation.is_file():
-                log.info("Replacing the evaluation in %s.", self.path)
-            folder.metrics.unlink(missing_ok=True)
             write_text(folder.evaluation, to_yaml(config))
             kept = {folder.evaluated / f"{name}.safetensors": each for name, each in predictions.items()}
             for path, each in kept.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.data.features import FeatureTable
 from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
@@ -16,10 +16,10 @@ from calib.io.files import read_json
 from calib.io.tensors import kind_of
 from calib.prompts.export import Prompt
 from calib.runs.folder import FILES, RunFolder
+from calib.runs.hub import HUB, fetch
 from calib.runs.marks import check_file
 from calib.segmentation.export import Segmenter
 
-HUB = "hf://"
 Loaded = Prompt | FailureHead | Segmenter | Predictions | FeatureTable | OutputMapping | SetFile | ReviewFile
 LOADERS: dict[str, Callable[[Path], Loaded]] = {
     "prompt": Prompt.load,
@@ -63,15 +63,45 @@ def segment_path(path: str | Path) -> Path:
 def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
     found = Path(path)
+    hint = f"{meant_path(found)} Train one with {made_by}, or name the file."
     if found.is_dir():
         folder = RunFolder(found)
         found = folder.path / FILES[name].path
         check_file(found, folder.mark)
+        hint = _instead(folder, name) or hint
     if not found.is_file():
-        raise FileNotFoundError(
-            f"There is no {what} at '{found}'. Train one with {made_by}, or name the file."
-        )
+        raise FileNotFoundError(f"There is no {what} at '{found}'.{hint}")
     return found
+
+
+def _instead(folder: RunFolder, wanted: str) -> str:
+    """Return what a run folder holds in the place of what was wanted, and what may be done with it."""
+    path = folder.path
+    if wanted != "segment" and folder.segment.is_file():
+        return f" {of_segmentation(path)}"
+    if wanted == "segment" and folder.prompt.is_file():
+        return f" '{path}' is a run of a prompt, for whole images: calib predict {path} IMAGES."
+    if wanted == "failure" and folder.prompt.is_file():
+        return f" '{path}' holds a prompt alone. Train a head for it: calib train task=failure prompt={path}."
+    return ""
+
+
+def of_segmentation(path: str | Path) -> str:
+    """Return what a run of `calib segment` is for, where something else was asked of it.
+
+    Args:
+        path: Its folder.
+
+    Example:
+        >>> of_segmentation("runs/ace").split(": ")[0]
+        "'runs/ace' is a run of calib segment"
+    """
+    return (
+        f"'{path}' is a run of calib segment: its results are table.md and images.csv there, its network is "
+        f"{FILES['segment'].path}, all that somebody else needs (it names the folder of its images). "
+        f"calib segment evaluate {path} shows or compares results, on other images with --data FOLDER; "
+        f"calib segment predict {path} IMAGES --out FOLDER writes masks."
+    )
 
 
 def load(path: str | Path, *, revision: str | None = None) -> Loaded:
@@ -90,8 +120,6 @@ def load(path: str | Path, *, revision: str | None = None) -> Loaded:
             revision was said, or one was said of something else.
     """
     if str(path).startswith(HUB):
-        from calib.runs.hub import fetch
-
         return load(fetch(str(path), revision))
     if revision is not None:
         raise ValueError(

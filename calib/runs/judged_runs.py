@@ -27,6 +27,7 @@ from calib.runs.folder import FILES, RunFolder
 from calib.runs.from_exports import own_data, own_data_of
 from calib.runs.metadata import columns_asked, metadata_table, read_columns
 from calib.runs.prepare import features_of, load_task
+from calib.runs.validation import shots_of_run
 
 log = logging.getLogger(__name__)
 WITH_HEAD = "+ failure head"
@@ -133,13 +134,15 @@ def judged_runs(config: RobustnessRun) -> JudgedRuns:
         notes.append("There are no validation images: sanity baselines are as they are, not calibrated.")
     for each in found:
         notes += _lacking(each)
-    systems: dict[str, dict[int, PromptSystem]] = {}
-    for each in found:
-        seed = int(each.prompt.training.get("seed") or 0)
-        systems.setdefault(each.name, {})[seed] = PromptSystem(each.prompt, each.head, task.class_names)
+    systems = _by_seed(found)
     _check_seeds(systems)
     return JudgedRuns(
-        systems,
+        {
+            name: {
+                seed: PromptSystem(each.prompt, each.head, task.class_names) for seed, each in runs.items()
+            }
+            for name, runs in systems.items()
+        },
         backbone,
         first.data,
         table,
@@ -209,7 +212,21 @@ def _check_alike(found: Sequence[_Found]) -> None:
                 )
 
 
-def _check_seeds(systems: Mapping[str, Mapping[int, PromptSystem]]) -> None:
+def _by_seed(found: Sequence[_Found]) -> dict[str, dict[int, _Found]]:
+    """Return method to seed of the prompt to what is judged; refuse two different ones of the same."""
+    systems: dict[str, dict[int, _Found]] = {}
+    for each in found:
+        seed = int(each.prompt.training.get("seed") or 0)
+        twin = systems.setdefault(each.name, {}).setdefault(seed, each)
+        if each.head and twin.head and each.head.doubt_digest() != twin.head.doubt_digest():
+            raise ValueError(
+                f"{twin.path} and {each.path} are different heads, both of '{each.name}' with seed {seed}. "
+                "Judge them one at a time."
+            )
+    return systems
+
+
+def _check_seeds(systems: Mapping[str, Mapping[int, _Found]]) -> None:
     sizes = {name: sorted(runs) for name, runs in systems.items()}
     if len({tuple(seeds) for seeds in sizes.values()}) > 1:
         log.info("The methods have different seeds: %s.", sizes)
@@ -244,11 +261,11 @@ def _draw(first: _Found, task: TaskData) -> tuple[Tensor | None, Tensor | None]:
     if own is None or seed is None:
         return None, None
     try:
-        split = task.draw(own.shots, val_shots=own.val_shots, at_most=own.at_most, seed=seed)
+        split = shots_of_run(first.path, own, task, seed)
     except ValueError as error:
         log.info("The shots of %s cannot be drawn from these data: %s", first.path, error)
         return None, None
-    if digest is not None and split.digest() != digest:
+    if split is None or (digest is not None and split.digest() != digest):
         log.info("The training images at hand are not those of %s.", first.path)
         return None, None
     return torch.as_tensor(split.train), torch.as_tensor(split.val)

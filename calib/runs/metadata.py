@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calib.config import DataConfig
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few
 from calib.data.labels import label_text
 from calib.data.output_tables import TABLES, OutputTable, read_output_table
@@ -41,7 +41,7 @@ def metadata_table(data: DataConfig, metadata: str | None) -> OutputTable:
     if metadata is not None:
         path = Path(metadata)
         if not path.is_file():
-            raise FileNotFoundError(f"There is no file '{path}' (metadata=FILE.csv).")
+            raise FileNotFoundError(f"There is no file '{path}' (metadata=FILE.csv).{meant_path(path)}")
         if path.suffix.lower() not in TABLES:
             raise ValueError(f"{path} is no table: metadata must end in {', '.join(TABLES)}.")
         return read_output_table(path)

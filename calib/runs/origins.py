@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from calib.backbones.same import said_precision
 from calib.data.chosen_shots import strategies_of
 from calib.data.images import file_id
 from calib.posthoc.not_drawn import others_of
@@ -58,6 +59,7 @@ def origin_of(
         "backbone": described.get("name"),
         "weights": _hidden(weights.get("source")),
         "digest of the weights": weights.get("digest"),
+        "images encoded in": said_precision(described).get("encode_precision"),
         "objective": _objective(training.get("objective") or training.get("loss")),
         "calibration": None if calibration is None else calibration.get("method"),
         "failures from": training.get("fit_on"),

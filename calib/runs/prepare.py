@@ -197,6 +197,7 @@ def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backb
         preprocessing=settings.preprocessing,
         quick_gelu=settings.quick_gelu,
         parity=parity,
+        encode_precision=settings.encode_precision,
     )
 
 

@@ -14,6 +14,7 @@ from calib.data import FeatureTable, FewShotDataModule, ImageTable
 from calib.data.predictions import Predictions
 from calib.io.files import MARK, write_json
 from calib.losses import Objective
+from calib.losses.registry import losses_in_words
 from calib.metrics import expected_calibration_error, maximum_calibration_error, summarize
 from calib.prompts.export import Prompt
 from calib.prompts.familiar import familiar_with
@@ -30,7 +31,7 @@ def title(method: str, objective: Objective) -> str:
         >>> title("calibprompt", Objective({"ce": {}, "smac": {}, "as": {"weight": 0.01}}))
         'calibprompt (CE + SMAC + AS)'
     """
-    return f"{method} ({' + '.join(name.upper().replace('_', '-') for name in objective.weights)})"
+    return f"{method} ({losses_in_words(objective.weights)})"
 
 
 def check_trainable(objective: Objective, class_names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a run logs: the names of its metrics, and at its end a table, figures and files.
+"""What a run shows at its end: a table, figures and files.
 
 Everything at the end is read from the run's folder, so it is the same whoever trained the run.
 """
@@ -12,17 +12,14 @@ from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
-from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.data.predictions import Predictions
-from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS, columns_of
-from calib.metrics.segmentation import WATCHED, SegmentationMetric
+from calib.metrics.segmentation import SegmentationMetric
 from calib.prompts.zero_shot import ZERO_SHOT
 from calib.report.plots import reliability_panels
 from calib.runs.folder import RunFolder
 
 CALIBRATED = "calibrated"
-OFFICIAL = ("ece_official", "mce_official")  # with parity.metrics
 
 
 @dataclass
@@ -46,37 +43,6 @@ class Results:
     kind: str
     about: dict[str, Any] = field(default_factory=dict)
     name: str = "results"
-
-
-def metric_names(config: PromptRun | FailureRun | SegmentRun) -> set[str]:
-    """Return the names of all curves and final numbers of a run, the same in CSV and W&B.
-
-    A metric that is not a number (kde_ece of one image, AUROC without a wrong prediction) is left out when it
-    is logged.
-
-    Example:
-        >>> sorted(name for name in metric_names(PromptRun(preset="coop")) if name.startswith("train/"))
-        ['train/ce', 'train/total']
-        >>> sorted(name for name in metric_names(FailureRun()) if name.startswith(("train/", "val/")))
-        ['train/bce', 'val/aurc', 'val/auroc']
-    """
-    names = {"epoch"}
-    if isinstance(config, FailureRun):
-        watched = [name for name, metric in FAILURE_METRICS.items() if metric.watched]
-        names |= {f"train/{config.loss.name}"} | {f"val/{name}" for name in watched}
-        of_probability = () if config.doubt == "head" else ("ece",)
-        return names | {f"test/{name}" for name in (*FAILURE_METRICS, *of_probability, "n", "n_failures")}
-    if isinstance(config, SegmentRun):
-        losses = Objective(resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS)).weights
-        names |= {f"train/{term}" for term in (*losses, "total")} | {f"val/{name}" for name in WATCHED}
-        of_pixels = get_args(SegmentationMetric)
-        return names | {f"test/{way}{name}" for way in ("", "micro_") for name in of_pixels} | {"test/n"}
-    terms = Objective(resolve_terms(config.preset, config.loss)).weights
-    names |= {f"train/{term}" for term in (*terms, "total")}
-    if config.data.val_shots:
-        names |= {f"val/{name}" for name in METRICS}
-    official = OFFICIAL if config.parity.metrics else ()
-    return names | {f"test/{name}" for name in (*METRICS, *official, "n", "n_bins")}
 
 
 def methods_of(folder: RunFolder) -> dict[str, RunFolder]:

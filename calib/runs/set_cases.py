@@ -9,7 +9,7 @@ from calib.prompts.export import Prompt
 from calib.runs.left_out import left_out_shots, metrics_beside
 from calib.runs.validation import validation_predictions
 
-VALIDATION, SHOTS = "validation", "shots"
+SHOTS = "shots"
 
 
 def set_cases(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from calib.config import ReportRun, find_setting
 from calib.config.schema import SCHEMAS
+from calib.core.errors import meant_path
 from calib.data.images import file_id
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
@@ -16,6 +17,7 @@ from calib.prompts.export import Prompt
 from calib.report.card import card_of, card_text, in_words
 from calib.report.document import Document
 from calib.report.subject import Subject
+from calib.runs.exports import of_segmentation
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.hub import HUB, Shared
 from calib.runs.reports import Material, document_of_material, material_of
@@ -49,12 +51,14 @@ def share(
     """
     folder, target = RunFolder(run), Path(out)
     if not folder.path.is_dir():
-        raise FileNotFoundError(f"There is no folder of a run at '{run}'.")
+        raise FileNotFoundError(f"There is no folder of a run at '{run}'.{meant_path(run)}")
     if folder.evaluation.is_file() and not folder.prompt.is_file():
         raise ValueError(
             f"'{run}' is an evaluation; export the run it is of: calib export RUN out={target}. Its runs "
             f"are listed in {folder.evaluation}."
         )
+    if folder.segment.is_file() and not folder.prompt.is_file():
+        raise ValueError(f"There is no card for a segmentation network. {of_segmentation(run)}")
     folder.check_marks()
     if not folder.finished or not folder.prompt.is_file():
         raise ValueError(

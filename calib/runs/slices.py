@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 
 KEYS = ("name", "id")
@@ -28,11 +29,12 @@ def read_slices(path: str | Path, names: Sequence[str], ids: Sequence[str]) -> d
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}' (slices=FILE.csv).")
+        raise FileNotFoundError(f"There is no file '{path}' (slices=FILE.csv).{meant_path(path)}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            header, rows = list(reader.fieldnames or []), list(reader)
+            header = list(reader.fieldnames or [])
+            numbered = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from error
     key = next((each for each in KEYS if each in header), None)
@@ -44,11 +46,11 @@ def read_slices(path: str | Path, names: Sequence[str], ids: Sequence[str]) -> d
         )
     if len(set(header)) < len(header):
         raise ValueError(f"{path}: columns must have different names, and they are {few(header)}.")
-    odd = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
+    odd = [number for number, row in numbered if None in row or None in row.values()]
     if odd:
         raise ValueError(f"{path}: line {odd[0]} has more or fewer cells than the header.")
-    found = {str(row[key]): row for row in rows}
-    if len(found) < len(rows):
+    found = {str(row[key]): row for _, row in numbered}
+    if len(found) < len(numbered):
         raise ValueError(f"{path}: an image stands there more than once.")
     wanted = names if key == "name" else ids
     missing = [each for each in wanted if each not in found]

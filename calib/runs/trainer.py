@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from calib.config import FailureRun, PromptRun, SegmentRun, check_trainer_bounds
 from calib.core import ranks
 from calib.core.errors import first_line, unknown_name
+from calib.data.notices import ProgressLog
 from calib.processes.devices import trains_on_cuda
 from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
@@ -72,6 +73,22 @@ class _ProgressBar(TQDMProgressBar):
         return {
             key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
         }
+
+
+class _ProgressLines(Callback):
+    """A line in the log now and then, where there is no bar: steps that are done, how fast, what is left."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs, batches = trainer.max_epochs or 0, trainer.num_training_batches
+        self._done = 0
+        self._log: ProgressLog | None = None
+        if trainer.is_global_zero and epochs > 0 and math.isfinite(batches):
+            self._log = ProgressLog(log, "training, steps", (epochs - trainer.current_epoch) * int(batches))
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self._done += 1
+        if self._log is not None:
+            self._log.update(self._done)
 
 
 def make_loggers(config: PromptRun | FailureRun | SegmentRun, folder: RunFolder) -> list[Logger]:
@@ -155,12 +172,13 @@ def make_trainer(
     if trains_on_cuda(config.trainer):  # where there is a choice: a run that was interrupted goes on alike
         defaults["deterministic"] = "warn"
     settings = defaults | config.trainer | trainer_settings(config.trainer)
+    progress = _ProgressBar() if settings["enable_progress_bar"] else _ProgressLines()
     if ranks.world_size() > 1:  # buffers are the same everywhere: frozen ones, and counts of steps
         settings["strategy"] = DDPStrategy(broadcast_buffers=False, find_unused_parameters=may_rest)
     return Trainer(
         **settings,
         logger=loggers,
-        callbacks=[last, threads, *callbacks, *([_ProgressBar()] if settings["enable_progress_bar"] else [])],
+        callbacks=[last, threads, *callbacks, progress],
         default_root_dir=folder.path,
         plugins=[AtomicCheckpoints(ranks.decided(lambda: folder.mark))],
     )
@@ -275,7 +293,8 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Refuse a value of a type that Lightning's signature does not name; it would take some in silence."""
     options = typing.get_args(annotation) if typing.get_origin(annotation) is Union else (annotation,)
     words: list[str] = []
-    for option in options:
+    # In an order of our own: `Optional[Union[int, float]]` may be that of a `Union[float, int]` made earlier.
+    for option in sorted(options, key=_place_of_type):
         plain = typing.get_origin(option) or option
         if plain is Literal:
             if value in (literal := typing.get_args(option)):
@@ -287,6 +306,11 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
             words.append(TYPES[plain])
     if words:
         raise ValueError(f"trainer.{key} must be {' or '.join(words)}, got {_as_typed(value)}.")
+
+
+def _place_of_type(option: Any) -> int:
+    plain = typing.get_origin(option) or option
+    return list(TYPES).index(plain if plain in TYPES else str)  # a word of a `Literal` as any text
 
 
 def _try_trainer(settings: Mapping[str, Any]) -> None:

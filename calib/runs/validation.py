@@ -45,7 +45,7 @@ def validation_predictions(
         )
     data = data_from_export(own, DataConfig(name=""), set(), source=str(path))
     task = load_task(data, needs=("train",), among=prompt.class_names)
-    split = _shots(path, own, task, seed)
+    split = shots_of_run(path, own, task, seed)
     if split is None or split.digest() != digest:
         raise ValueError(
             f"The data have changed since {path} was trained: the draw of its shots is another, and some "
@@ -56,8 +56,21 @@ def validation_predictions(
     return prompt.in_order(task.class_names).predict(table, data=data.name)
 
 
-def _shots(path: Path, own: DataConfig, task: TaskData, seed: int) -> FewShotSplit | None:
-    """Return the shots of a run: drawn anew, or as its split.json lists them where they were chosen."""
+def shots_of_run(path: Path, own: DataConfig, task: TaskData, seed: int) -> FewShotSplit | None:
+    """Return the shots of a run: drawn anew, or as its split.json lists them where they were chosen.
+
+    Args:
+        path: The run's prompt.
+        own: Its data settings.
+        task: The data.
+        seed: The run's.
+
+    Returns:
+        The shots; None where they were chosen and no split.json lists them.
+
+    Raises:
+        ValueError: The data do not hold them.
+    """
     if own.shots_from is None:
         return task.draw(own.shots, val_shots=own.val_shots, at_most=own.at_most, seed=seed)
     record = record_in(RunFolder(path.parent).split)

@@ -112,7 +112,8 @@ class LogitScaling:
         if bool(right.all()) or not bool(right.any()):
             which = "right" if bool(right.all()) else "wrong"
             raise ValueError(f"All {len(right)} predictions are {which}: there is nothing to tell apart.")
-        self._text_features, self._spread = texts, float(as_float64(logits).std())
+        self._text_features = texts
+        self._spread = float(as_float64(logits).std()) or 1.0  # where all logits are the same
         batch = _Batch.of(features, as_float64(logits), self._spread, texts, labels, right)
         generator = torch.Generator().manual_seed(self.seed)
         width = batch.width

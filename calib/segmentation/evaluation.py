@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from torch import Tensor
 from calib.core import ranks
 from calib.core.binning import BinStatistics
 from calib.core.text import safe_text
+from calib.data.notices import ProgressLog
 from calib.io.tensors import load_tensors, require_keys, require_strings, save_tensors
 from calib.metrics.segmentation import (
     ImageSums,
@@ -29,6 +31,8 @@ from calib.stats import Interval, MeanStatistic, bootstrap_interval, paired_boot
 
 KIND = "image sums"
 METRICS: tuple[SegmentationMetric, ...] = get_args(SegmentationMetric)
+FALL = 0.2  # of the Dice of an image, to be named
+log = logging.getLogger(__name__)
 MEAN = "mean"  # over classes but the background
 
 
@@ -102,8 +106,7 @@ class Evaluated:
         Raises:
             ValueError: They are of other images or classes.
         """
-        if self.names != other.names or self.class_names != other.class_names:
-            raise ValueError("Differences are taken on the same images and classes.")
+        self._check_same(other)
         a, b = self.values(row, metric), other.values(row, metric)
         if self._alone() or not np.isfinite(a).any() or not np.isfinite(b).any():
             return None
@@ -120,15 +123,49 @@ class Evaluated:
 
     def rows_of_images(self) -> tuple[list[str], list[list[str]]]:
         """Return a table with a line per image: its metrics, means over classes but the background."""
-        columns = [self.values(MEAN, metric) for metric in METRICS]
-        means = [np.nanmean(np.where(np.isfinite(c).any(1, keepdims=True), c, 0), axis=1) for c in columns]
-        known = [np.isfinite(column).any(1) for column in columns]
+        columns = [self.of_images(metric) for metric in METRICS]
         rows = []
         for place, name in enumerate(self.names):
-            cells = [f"{m[place]:.6f}" if k[place] else "" for m, k in zip(means, known, strict=True)]
+            cells = [f"{column[place]:.6f}" if np.isfinite(column[place]) else "" for column in columns]
             group = [] if self.groups is None else [safe_text(self.groups[place])]
             rows.append([safe_text(name), *group, *cells])
         return ["file", *([] if self.groups is None else ["group"]), *METRICS], rows
+
+    def of_images(self, metric: SegmentationMetric) -> np.ndarray:
+        """Return (N,) the metric of each image, the mean over classes but the background; NaN: not defined.
+
+        Args:
+            metric: "dice", "ace", "ece" or "mce".
+        """
+        values = self.values(MEAN, metric)
+        known = np.isfinite(values)
+        sums = np.where(known, values, 0.0).sum(axis=1)
+        return np.where(known.any(axis=1), sums / np.maximum(known.sum(axis=1), 1), np.nan)
+
+    def fallen(self, other: Evaluated, *, least: float = FALL) -> list[tuple[str, float, float]]:
+        """Return the images whose Dice is below another network's by that much, the worst first.
+
+        A mean over images hides what a network has unlearned of a rare kind of them.
+
+        Args:
+            other: What the other network left on the same images.
+            least: A difference of Dice.
+
+        Returns:
+            Name, the other's Dice, this one's.
+
+        Raises:
+            ValueError: They are of other images or classes.
+        """
+        self._check_same(other)
+        before, after = other.of_images("dice"), self.of_images("dice")
+        fell = np.where(np.isfinite(before - after), before - after, -np.inf)
+        order = [row for row in np.argsort(-fell, kind="stable").tolist() if fell[row] > least]
+        return [(self.names[row], float(before[row]), float(after[row])) for row in order]
+
+    def _check_same(self, other: Evaluated) -> None:
+        if self.names != other.names or self.class_names != other.class_names:
+            raise ValueError("Differences are taken on the same images and classes.")
 
     def save(self, path: str | Path, *, run: str | None = None) -> None:
         """Write everything to one safetensors file, atomically; `run` is the mark of the run it is of."""
@@ -199,7 +236,6 @@ def evaluate(
     table: PixelTable,
     *,
     n_bins: int = 20,
-    said: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Return what a network leaves on images with masks, at their own size; one image is in memory at a time.
 
@@ -209,7 +245,6 @@ def evaluate(
         segmenter: The network.
         table: Images whose masks have the classes of the network.
         n_bins: Bins of the probabilities on [0, 1].
-        said: Called with how many images are done, and of how many.
 
     Raises:
         ValueError: The classes differ, or an image or mask cannot be read.
@@ -221,12 +256,12 @@ def evaluate(
         )
     own = range(len(table))[ranks.share(len(table))]
     sums = SegmentationSums(n_bins=n_bins)
+    progress = ProgressLog(log, "measuring images", len(own))
     for done, row in enumerate(own, start=1):
         image, mask = table.read(row)
         labels = torch.from_numpy(mask.astype(np.int64))[None]
         sums.update(segmenter.probs(image)[None], labels)
-        if said is not None:
-            said(done, len(own))
+        progress.update(done)
     found = sums.sums if len(own) else _none_of(len(segmenter.class_names), n_bins)
     if ranks.world_size() > 1:
         found = ImageSums(**{name: ranks.gathered(tensor) for name, tensor in found.tensors.items()})

@@ -42,7 +42,7 @@ def fit_segmenter(
     train: PixelTable,
     val: PixelTable | None = None,
     *,
-    objective: str | Terms | Objective = "dice-ce-ace",
+    objective: str | Terms | Objective = "dice-ce",
     network: str = "unet",
     channels: Sequence[int] = (16, 32, 64, 128),
     size: int = 128,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.hashing import json_digest
 from calib.core.text import few
 from calib.data.images import has_image_suffix, odd_kind, open_image
+from calib.data.notices import ProgressLog
 from calib.data.readers.table import TABLE_SUFFIXES
 from calib.data.readers.table_paths import check_files, check_links, native, within
 from calib.data.readers.table_rows import Row, read_rows
 from calib.data.task import SPLITS
 from calib.segmentation.masks import MaskClasses, pixels_of
 
+log = logging.getLogger(__name__)
 IMAGES, MASKS = "images", "masks"
 UNSPLIT = "all"  # the only split of a folder without train, val and test
 COLUMN_KEYS = {"file": "file", "image": "file", "mask": "label", "label": "label", "split": "split",
@@ -81,9 +84,11 @@ class PixelTable:
             ValueError: As `read`.
         """
         digests, pixels = [], np.zeros(len(self.classes.names), dtype=np.int64)
+        progress = ProgressLog(log, "reading images and masks", len(self))
         for row in range(len(self)):
             digests.append(self.id_of(row))
             pixels += np.array(pixels_of([self.read(row)[1]], len(pixels)))
+            progress.update(row + 1)
         return {"n": len(self), "digest": json_digest(digests), "pixels": pixels.tolist()}
 
     def id_of(self, row: int) -> str:
@@ -129,7 +134,7 @@ def load_pixels(
     """
     root = Path(root).expanduser()
     if not root.exists():
-        raise FileNotFoundError(f"There is no folder or table {root} (data.root).")
+        raise FileNotFoundError(f"There is no folder or table {root} (data.root).{meant_path(root)}")
     if root.is_file() and root.suffix.lower() not in TABLE_SUFFIXES:
         raise ValueError(f"{root} is no table ({', '.join(TABLE_SUFFIXES)}) and no folder (data.root).")
     if root.is_file() or table is not None or not _has_folders(root):
@@ -259,7 +264,7 @@ def images_in(paths: Sequence[str | Path]) -> list[Path]:
                 raise ValueError(f"There are no images in {given}.")
             found += inside
         elif not given.exists():
-            raise FileNotFoundError(f"There is no image or folder {given}.")
+            raise FileNotFoundError(f"There is no image or folder {given}.{meant_path(given)}")
         elif not has_image_suffix(given) or odd_kind(given) is not None:
             raise ValueError(f"{given} is no image file.")
         else:

@@ -15,6 +15,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from calib.stats.groups import group_numbers
+
 _CHUNK = 4_000_000  # resample counts held at once, 32 MB
 Arrays = np.ndarray | tuple[np.ndarray, ...]
 # A number computed from arrays that share their first axis, the samples.
@@ -234,7 +236,7 @@ def _resampled(
 ) -> np.ndarray:
     """Return the statistic, or its difference between a and b, of the data and of each resample, (1 + R,)."""
     n_runs, n = a[0].shape[:2]
-    group_of = _group_indices(groups, n)
+    group_of = None if groups is None else group_numbers(groups, n)
     sample_rng, run_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     of_a = _evaluator(statistic, a)
     of_b = None if b is None else _evaluator(statistic, b)
@@ -244,20 +246,10 @@ def _resampled(
             for counts in _sample_counts(n, group_of, n_resamples, sample_rng)
         ]
     )  # (1 + R, S)
-    run_counts = _draws(n_runs, n_resamples, run_rng)
+    run_counts = draw_counts(n_runs, n_resamples, run_rng)
     run_weights = np.concatenate([np.ones((1, n_runs)), run_counts]) / n_runs
     # Only drawn runs count: 0 * nan would spoil a resample with a value it did not draw.
     return np.where(run_weights > 0, run_weights * per_run, 0.0).sum(axis=1)
-
-
-def _group_indices(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    if len(groups) != n:
-        raise ValueError(f"Expected one group per sample: {n} samples but {len(groups)} groups.")
-    if any(group is None for group in groups):
-        raise ValueError("Every sample needs a group, some have None; groups=None resamples single samples.")
-    return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def _sample_counts(
@@ -270,11 +262,11 @@ def _sample_counts(
         raise ValueError(f"Resampling needs at least 2 samples or groups to draw from, got {size}.")
     rows = max(1, _CHUNK // n)
     for start in range(0, n_resamples, rows):
-        drawn = _draws(size, min(rows, n_resamples - start), rng)
+        drawn = draw_counts(size, min(rows, n_resamples - start), rng)
         yield drawn if group_of is None else drawn[:, group_of]
 
 
-def _draws(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
+def draw_counts(size: int, times: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of `size` things is drawn in `size` draws with replacement, (times, size)."""
     drawn = rng.integers(0, size, (times, size)) + size * np.arange(times)[:, None]
     return np.bincount(drawn.ravel(), minlength=times * size).reshape(times, size)

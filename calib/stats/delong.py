@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
+from calib.stats.groups import Groups, group_numbers
+
 
 def delong(
-    uncertainty: np.ndarray, failure: np.ndarray, groups: np.ndarray | None = None
+    uncertainty: np.ndarray, failure: np.ndarray, groups: Groups | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the AUROCs of uncertainties on the same rows, and their covariances, (M,) and (M, M).
 
@@ -18,7 +20,7 @@ def delong(
         groups: (n,) clusters (image, patient). None: rows are independent, which is DeLong's own case.
 
     Returns:
-        NaN covariances with fewer than 2 failures or 2 right ones.
+        NaN covariances with fewer than 2 failures, 2 right ones or 2 groups.
 
     Raises:
         ValueError: A number is NaN, or there is no failure or no right one.
@@ -35,6 +37,7 @@ def delong(
 
     if np.isnan(uncertainty).any() or failure.all() or not failure.any():
         raise ValueError("DeLong's variance needs a failure, a right prediction, and no uncertainty of NaN.")
+    index = group_numbers(groups, len(failure))
     wrong, right = uncertainty[failure], uncertainty[~failure]
     m, n = len(wrong), len(right)
     overall = rankdata(uncertainty, axis=0)
@@ -46,8 +49,9 @@ def delong(
         return auroc, np.full((len(auroc),) * 2, math.nan)
     if groups is None:
         return auroc, _covariance(of_wrong) / m + _covariance(of_right) / n
-    index = np.unique(groups, return_inverse=True)[1]
     g = int(index.max()) + 1
+    if g < 2:
+        return auroc, np.full((len(auroc),) * 2, math.nan)
     a = _sums(of_wrong - auroc, index[failure], g)
     b = _sums(of_right - auroc, index[~failure], g)
     factor = g / (g - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -13,11 +14,11 @@ from calib.stats.bootstrap import (
     MeanStatistic,
     _as_runs,
     _check_settings,
-    _draws,
-    _group_indices,
     _interval,
     _sample_counts,
+    draw_counts,
 )
+from calib.stats.groups import group_numbers
 
 System = TypeVar("System", bound=Hashable)
 
@@ -66,8 +67,7 @@ class JointBootstrap(Generic[System]):
         if len(sizes) > 1:
             raise ValueError(f"Systems must hold the same samples, got {sorted(sizes)} of them.")
         n = sizes.pop()
-        group_of = _group_indices(groups, n)
-        index = np.arange(n) if group_of is None else group_of
+        index = group_numbers(groups, n)
         number = int(index.max()) + 1
         if number < 2:
             raise ValueError(f"Resampling needs at least 2 samples or groups to draw from, got {number}.")
@@ -78,7 +78,7 @@ class JointBootstrap(Generic[System]):
         means = [sums.sum(axis=0, keepdims=True) / n]
         rows = max(1, _CHUNK // n)
         for start in range(0, n_resamples, rows):
-            drawn = _draws(number, min(rows, n_resamples - start), sample_rng).astype(np.float64)
+            drawn = draw_counts(number, min(rows, n_resamples - start), sample_rng).astype(np.float64)
             means.append(drawn @ sums / (drawn @ counts)[:, None])
         every = np.concatenate(means)
         self._values = {
@@ -100,7 +100,7 @@ class JointBootstrap(Generic[System]):
             for name, statistic in statistics.items():
                 columns = np.asarray(statistic.columns(*arrays), dtype=np.float64)
                 summed = columns
-                if number < len(index):
+                if not np.array_equal(index, np.arange(len(index))):  # groups of one may be in any order
                     summed = np.stack([np.bincount(index, each, number) for each in columns.T], axis=1)
                 places[system, name] = slice(start, start + columns.shape[1])
                 start += columns.shape[1]
@@ -136,7 +136,7 @@ class JointBootstrap(Generic[System]):
             values = values - np.stack([self._values[system, name] for system in minus], axis=1)
         runs = values.shape[1]
         self._run_rng.bit_generator.state = self._run_state  # every interval draws the same runs
-        drawn = _draws(runs, self._n_resamples, self._run_rng)
+        drawn = draw_counts(runs, self._n_resamples, self._run_rng)
         weights = np.concatenate([np.ones((1, runs)), drawn]) / runs
         return _interval(np.where(weights > 0, weights * values, 0.0).sum(axis=1), self._level, kind, "raise")
 
@@ -199,10 +199,8 @@ def counted_resamples(
     """
     _check_settings(n_resamples, 0.5, "percentile", "drop")
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
-    found = [
-        [each(counts) for each in of_counts]
-        for counts in _sample_counts(n, _group_indices(groups, n), n_resamples, rng)
-    ]
+    group_of = None if groups is None else group_numbers(groups, n)
+    found = [[each(counts) for each in of_counts] for counts in _sample_counts(n, group_of, n_resamples, rng)]
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
@@ -224,6 +222,28 @@ def resampled_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """
     _check_settings(1, level, "percentile", "drop")
     return _interval(values, level, "percentile", "drop")
+
+
+def known_ends(
+    values: np.ndarray, level: float = 0.95, *, kind: Literal["percentile", "basic"] = "percentile"
+) -> tuple[float, float]:
+    """Return the ends of the interval of a statistic; (NaN, NaN) where more than half are undefined.
+
+    Args:
+        values: (1 + R,), the first of the data. Resamples that are not finite are left out; where that of the
+            data is not, there is no interval either.
+        level: Share of the resamples inside, in (0, 1).
+        kind: "percentile" or "basic", see `bootstrap_interval`.
+
+    Example:
+        >>> known_ends(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5), known_ends(np.array([0.5, np.nan]))
+        ((0.45, 0.55), (nan, nan))
+    """
+    known = np.isfinite(values)
+    if not known[0] or 2 * int(known[1:].sum()) < len(values) - 1:
+        return math.nan, math.nan
+    found = _interval(values, level, kind, "drop")
+    return found.low, found.high
 
 
 def _defined(values: np.ndarray, level: float) -> Interval | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from calib.stats.groups import group_numbers
+
 Numbers = np.ndarray | float
 
 
@@ -79,9 +81,7 @@ def effective_size(
         raise ValueError("There are no samples.")
     if groups is None:
         return float(n)
-    if len(groups) != n:
-        raise ValueError(f"Expected one group per sample: {n} samples but {len(groups)} groups.")
-    index = np.unique(np.asarray(groups), return_inverse=True)[1]
+    index = group_numbers(groups, n)
     number = int(index.max()) + 1
     share = hits.mean()
     if number == 1 or share in (0.0, 1.0):

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from calib.stats.groups import group_numbers
+
 _BLOCK = 4_000_000  # numbers held at once
 
 
@@ -88,7 +90,7 @@ def sign_flip_test(
     Source: the sign test's principle for symmetric differences (Fisher 1935), clusters flipped together.
     """
     values = _finite(differences, "differences")
-    index = _clusters(groups, len(values))
+    index = group_numbers(groups, len(values))
     sums = np.bincount(index, weights=values)
     rng = np.random.default_rng(seed)
     rows = max(1, _BLOCK // len(sums))
@@ -158,7 +160,7 @@ def equivalence_test(
         raise ValueError(
             f"margin must be above 0 and alpha between 0 and 0.5, got margin {margin} and alpha {alpha}."
         )
-    index = _clusters(groups, len(values))
+    index = group_numbers(groups, len(values))
     n_clusters = int(index.max()) + 1
     if n_clusters < 2:
         raise ValueError("An equivalence test needs at least 2 clusters, and all differences are of one.")
@@ -329,13 +331,3 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     if numbers.ndim != 1 or len(numbers) == 0 or not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be (N,) finite numbers, N at least 1; got shape {numbers.shape}.")
     return numbers
-
-
-def _clusters(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray:
-    """Return the number of each row's cluster, (N,)."""
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise ValueError(f"Expected one group per row: {n} rows but {len(groups)} groups.")
-    index: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1]
-    return index

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from calib.core.text import few
+from calib.vqa.arrays import ItemArrays, OutputArrays
 from calib.vqa.columns import ABSENT, codes, flat, lengths, repeated
 from calib.vqa.origin import Origin, refuse
 from calib.vqa.samples import check_samples
 from calib.vqa.schema import NOTA, PER_OPTION, STATUSES
-
-if TYPE_CHECKING:
-    from calib.vqa.tables import Items, Outputs
 
 # By how much a log-probability may be above 0, and the sum of probabilities above 1: half precision.
 ROUNDING = 1e-2
@@ -24,7 +22,7 @@ ALIKE = 1e-3  # by how much a row of probabilities may miss 1
 log = logging.getLogger(__name__)
 
 
-def check_items(items: Items) -> None:
+def check_items(items: ItemArrays) -> None:
     """Refuse items that cannot be right; see `calib.vqa.tables.read_items`.
 
     Raises:
@@ -61,7 +59,7 @@ def check_items(items: Items) -> None:
     _repeated_texts(items)
 
 
-def _repeated_texts(items: Items) -> None:
+def _repeated_texts(items: ItemArrays) -> None:
     """Refuse a right option whose text stands twice; tell of other texts that do."""
     column = items.column("options")
     values, rows, places = flat(column)
@@ -92,7 +90,7 @@ def _repeated_texts(items: Items) -> None:
         )
 
 
-def check_pairs(items: Items, originals: np.ndarray) -> None:
+def check_pairs(items: ItemArrays, originals: np.ndarray) -> None:
     """Refuse items of None of the above that do not differ from their originals by that option.
 
     Args:
@@ -131,7 +129,7 @@ def check_pairs(items: Items, originals: np.ndarray) -> None:
         )
 
 
-def check_outputs(outputs: Outputs) -> None:
+def check_outputs(outputs: OutputArrays) -> None:
     """Refuse outputs that cannot be right; see `calib.vqa.tables.read_outputs`.
 
     Raises:
@@ -185,7 +183,7 @@ def check_outputs(outputs: Outputs) -> None:
             check_samples(outputs, name)
 
 
-def _check_scores(outputs: Outputs, name: str, counts: np.ndarray, log_probs: bool) -> None:
+def _check_scores(outputs: OutputArrays, name: str, counts: np.ndarray, log_probs: bool) -> None:
     origin, length = outputs.origin, lengths(outputs.column(name))
     refuse(
         origin,
@@ -239,7 +237,7 @@ def _check_scores(outputs: Outputs, name: str, counts: np.ndarray, log_probs: bo
                 )
 
 
-def _check_finite(outputs: Outputs, name: str, *, but_minus_infinity: bool = False) -> None:
+def _check_finite(outputs: OutputArrays, name: str, *, but_minus_infinity: bool = False) -> None:
     values, rows, places = flat(outputs.column(name))
     numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     wrong = ~np.isfinite(numbers)
@@ -255,7 +253,7 @@ def _check_finite(outputs: Outputs, name: str, *, but_minus_infinity: bool = Fal
         )
 
 
-def _check_status(outputs: Outputs) -> None:
+def _check_status(outputs: OutputArrays) -> None:
     status = outputs.column("answer_status")
     places = codes(status, pa.array(STATUSES))
     refuse(
@@ -297,7 +295,7 @@ def _unique(column: Any, origin: Origin, what: str) -> None:
     )
 
 
-def _unique_rows(outputs: Outputs) -> None:
+def _unique_rows(outputs: OutputArrays) -> None:
     keys = [outputs.column(name) for name in ("model_id", "prompt_id", "run_id", "item_id")]
     seen = np.zeros(len(outputs), dtype=np.int64)
     for key in keys:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calib.stats.groups import group_numbers
+
 _BLOCK = 2_000_000  # permuted numbers held at once
 
 
@@ -182,7 +184,7 @@ def nested_regression(
     design = np.column_stack([np.ones(len(target)), columns])
     less, more = _logistic(design[:, :-1], target), _logistic(design, target)
     lr = max(0.0, 2 * (more.log_likelihood - less.log_likelihood))
-    index = np.arange(len(target)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    index = group_numbers(groups, len(target))
     score = design * (target - more.probs)[:, None]
     sums = np.stack([np.bincount(index, weights=column) for column in score.T], axis=1)
     count = len(sums)
@@ -232,7 +234,7 @@ class _Exchange:
 
     def __init__(self, n: int, groups: np.ndarray | None, rng: np.random.Generator) -> None:
         self.n, self.rng = n, rng
-        index = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+        index = group_numbers(groups, n)
         sizes = np.bincount(index)
         by_cluster = np.argsort(index, kind="stable")
         ends = np.cumsum(sizes)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few
 from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
 from calib.io.files import atomic_path
@@ -44,7 +44,7 @@ def read_table(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{path}: tables of questions and answers are read from {', '.join(SUFFIXES)} files."

@@ -11,16 +11,15 @@ from typing import Any
 from calib.core.byname import settings
 from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
-from calib.vqa.nota import TEXT, Choices, NotaIneligibleError, nota_choices
+from calib.vqa.nota import REASONS, TEXT, Choices, NotaIneligibleError, nota_choices
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.tables import Items, join_items
 
 BLACK = "black:"  # before the path of an image: black, in its size
-REASONS = {
+WHY = REASONS | {  # an item cannot be changed, beside why it cannot carry None of the above
     "no_image": "the item has no image",
     "no_other_image": "no item of another image and group is there to take one from",
     "no_question": "the question is not there, or has fewer than two words",
-    "options_withheld": "the texts of the options are not there",
 }
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -168,7 +167,7 @@ def perturb(
     within = options.get("within")
     if within is not None and within not in items.columns:
         raise unknown_name("column", within, items.columns)
-    rows, made, refused = items.rows(), [], {} if left_out is None else left_out
+    rows, made, refused = items.rows(), [], dict[str, str]()
     for row in rows:
         try:
             changed = change(row, rows, seed=seed, **options)
@@ -176,11 +175,15 @@ def perturb(
             refused[row["item_id"]] = error.reason
             continue
         made.append(_named(row, changed, kind, condition or name, seed, allowed | options))
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(refused.values()).most_common())
+    counts = ", ".join(
+        f"{count} {reason} ({WHY[reason]})" for reason, count in Counter(refused.values()).most_common()
+    )
+    if left_out is not None:
+        left_out.update(refused)
     if not made:
         raise ValueError(f"None of the {len(rows)} items can be changed by '{kind}': {counts}.")
     if refused:
-        log.warning("%s: %d of %d items are left out: %s.", kind, len(rows) - len(made), len(rows), counts)
+        log.warning("%s: %d of %d items are left out: %s.", kind, len(refused), len(rows), counts)
     return Items.of_rows(made, source=f"{items.origin.names[0]} ({kind})")
 
 
@@ -275,8 +278,16 @@ def _named(before: Row, row: Row, kind: str, condition: str, seed: int, used: Ma
     if before["condition"] != ORIGINAL:
         condition = f"{before['condition']}+{condition}"
         if before["perturbation"]:
-            about["after"] = json.loads(before["perturbation"])
+            about["after"] = _plain(before["perturbation"])
     row["perturbation"] = json.dumps(about, sort_keys=True, ensure_ascii=False)
     row["condition"] = condition
     row["item_id"] = f"{before['base_id']}#{condition}"
     return row
+
+
+def _plain(said: str) -> Any:
+    """Return what a column says of a change: a record of ours, or somebody's own words."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said

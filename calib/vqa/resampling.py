@@ -14,6 +14,8 @@ import torch
 
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS
 from calib.metrics.failure.steps import Ranking, Steps
+from calib.stats.groups import group_numbers
+from calib.stats.joint import known_ends
 
 _BLOCK = 200_000  # numbers of one array that is worked on at once: it stays near the processor
 _KEPT = 400_000_000  # bytes of draws that are kept; more are drawn again when they are needed
@@ -209,7 +211,7 @@ class ClusterBootstrap:
             raise ValueError(
                 f"n_resamples must be at least 1 and level between 0 and 1, got {n_resamples} and {level}."
             )
-        self.index: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1]
+        self.index = group_numbers(groups, len(groups))
         self.n_clusters = int(self.index.max(initial=-1)) + 1
         if self.n_clusters < 2:
             raise ValueError(
@@ -237,13 +239,7 @@ class ClusterBootstrap:
             values: As from `values`, one column.
             kind: See `calib.stats.bootstrap_interval`.
         """
-        finite = values[1:][np.isfinite(values[1:])]
-        if len(finite) * 2 < self.n_resamples or not math.isfinite(values[0]):
-            return math.nan, math.nan
-        low, high = np.quantile(finite, [(1 - self.level) / 2, (1 + self.level) / 2])
-        if kind == "basic":
-            low, high = 2 * values[0] - high, 2 * values[0] - low
-        return float(low), float(high)
+        return known_ends(values, self.level, kind=kind)
 
     def p_value(self, differences: np.ndarray) -> float:
         """Return the two-sided p-value of a difference of paired numbers by the resamples.

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from calib.core.text import few
+from calib.vqa.arrays import ItemArrays, OutputArrays
 from calib.vqa.columns import ABSENT, code_rows, codes, flat, lengths, places_in
 from calib.vqa.origin import Origin, refuse
 from calib.vqa.schema import SAMPLE
 
-if TYPE_CHECKING:
-    from calib.vqa.tables import Items, Outputs
 
-
-def check_samples(outputs: Outputs, name: str) -> None:
+def check_samples(outputs: OutputArrays, name: str) -> None:
     """Refuse samples that name what is no option of their item.
 
     Args:
-        outputs: Outputs.
+        outputs: OutputArrays.
         name: "samples" or "noisy_samples".
 
     Raises:
@@ -65,7 +63,7 @@ def check_samples(outputs: Outputs, name: str) -> None:
         )
 
 
-def samples_of_places(table: Any, origin: Origin, items: Items) -> Any:
+def samples_of_places(table: Any, origin: Origin, items: ItemArrays) -> Any:
     """Return outputs whose samples were places among the options as samples of option ids."""
     given, column = table.column("samples"), table.column("sample_pred_index").combine_chunks()
     refuse(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from calib.backbones.weights import reading
 from calib.backbones.weights.convert import looks_like
 from calib.backbones.weights.reading import find_weights, read_weights
 
@@ -298,6 +299,34 @@ def test_other_contents_are_refused(tmp_path):
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(ValueError, match="has no weight_map"):
         read_weights(tmp_path / "index.json")
+
+
+def test_safetensors_are_read_piece_by_piece_and_stay_what_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PIECE", 100)
+    path = tmp_path / "model.safetensors"
+    state = {name: torch.full((number, 5), number) for number, name in enumerate("cadb")}
+    save_file(state, path)
+    found = read_weights(path)
+    path.write_bytes(b"")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        name: tensor.tolist() for name, tensor in state.items()
+    }
+    save_file(state, path)
+    stamps = iter([(1,), (2,)])
+    monkeypatch.setattr(reading, "_stamp", lambda path: next(stamps))
+    with pytest.raises(ValueError, match=r"model\.safetensors was changed while it was read"):
+        read_weights(path)
+
+
+def test_weights_that_share_memory_in_their_file_have_their_own_in_the_model(small, clip, tmp_path):
+    state = dict(clip.model.state_dict())
+    whole = torch.stack([state["ln_final.weight"], state["ln_final.bias"]])
+    state["ln_final.weight"], state["ln_final.bias"] = whole
+    state["transformer.resblocks.0.ln_1.bias"] = state["transformer.resblocks.1.ln_1.bias"] = whole[1]
+    torch.save(state, tmp_path / "model.pt")
+    weights = list(small("clip", weights=tmp_path / "model.pt").parameters())
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == len(weights)
+    assert all(weight.untyped_storage().nbytes() == weight.nbytes for weight in weights)
 
 
 # Finding files

@@ -184,3 +184,15 @@ def test_from_dict_names_unknown_and_missing_fields():
         Preprocessing.from_dict({**CLIP.to_dict(), "resise": "pad"})
     with pytest.raises(ValueError, match="lacks mean, std"):
         Preprocessing.from_dict({"image_size": 224})
+
+
+def test_the_arithmetic_is_torch_s_to_the_last_bit():
+    pixels = np.stack(
+        [np.roll(np.arange(256, dtype=np.uint8).reshape(16, 16), shift) for shift in (0, 7, 99)], 2
+    )
+    for settings in (CLIP, MEDCLIP):
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (settings.mean, settings.std))
+        expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
+        found = replace(settings, image_size=16, grey=False, resize="squash")(Image.fromarray(pixels))
+        assert found.dtype == torch.float32
+        assert found.equal(expected)

@@ -42,7 +42,11 @@ def test_no_header_field_reaches_any_file(tmp_path: Path, tiny: str, monkeypatch
     assert main(["predict", "run", images, "--window", "1200,9999", "--out", "other.csv"]) == 0
     trained, same, other = (Path(f"{name}.csv").read_text() for name in ("as_trained", "same", "other"))
     assert trained == same != other
-    assert len(list(csv.DictReader(trained.splitlines()))) == 4
+    rows = list(csv.DictReader(trained.splitlines()))
+    assert len({row["patient"] for row in rows}) == len(rows) == 4
+    assert all(re.fullmatch(r"patient-[0-9a-f]{12}", row["patient"]) for row in rows)
+    assert main(["predict", "run", images, "--patients", "none", "--out", "same.csv"]) == 0
+    assert "patient" not in Path("same.csv").read_text()
     found = Predictions.load("run/predictions.safetensors")
     assert found.groups is not None
     assert all(re.fullmatch(r"patient-[0-9a-f]{12}", group) for group in found.groups)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from calib.backbones.fast import kernels
 from calib.cli import main
 from calib.commands import doctor
 from calib.core.optional import OPTIONAL, OptionalPart
@@ -44,6 +45,18 @@ def test_it_says_what_is_here_and_how_to_get_the_rest(place: Path, monkeypatch, 
     assert "not logged in (wandb login" in printed
     assert "All that is needed is here" in printed
     assert max(map(len, printed.splitlines())) < 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [("amx_bf16", ", fast in bf16"), ("avx2", ", slow in bf16"), (None, "")]
+)
+def test_it_says_how_fast_bf16_is(place: Path, monkeypatch, capsys, flags: str | None, said: str) -> None:
+    monkeypatch.setattr(kernels, "_processor", lambda: f"flags : {flags}" if flags else "arm")
+    monkeypatch.setattr(doctor, "_backbones", lambda problems: [])
+    assert main(["doctor"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("cpu "))
+    assert line.endswith(said)
+    assert ("in bf16" in line) is bool(said)
 
 
 def test_weights_caches_and_logins_are_found(place: Path, capsys) -> None:

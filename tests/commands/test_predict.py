@@ -299,3 +299,30 @@ def test_a_prompt_of_an_older_version_predicts_as_it_did(
     header, row = predict(tmp_path, [str(image_folder / "test" / "class_0" / "0.png")]).splitlines()
     assert header.split(",")[6:] == ["note"]
     assert row.endswith(",")
+
+
+def test_the_patient_of_every_image_is_written_and_counted(
+    run: Path, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    out, images = tmp_path / "predictions.csv", str(image_folder / "test")
+    assert main(["predict", str(run), images, "--patients", "{patient}/*", "--out", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient"] for row in rows] == [Path(row["file"]).parent.name for row in rows]
+    assert list(rows[0])[:3] == ["file", "patient", "prediction"]
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "label"])
+        writer.writeheader()
+        writer.writerows({**row, "label": row["prediction"]} for row in rows)
+    capsys.readouterr()
+    kept = tmp_path / "review.json"
+    assert main(["review", str(out), "error=0.3", "--out", str(kept)]) == 0
+    assert "9 labelled cases of 3 patients" in capsys.readouterr().out
+    assert main(["review", str(out), "error=0.3", "--group", "note", "--out", str(kept)]) == 1  # empty
+    capsys.readouterr()
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(["confidence,correct", *["0.9,1"] * 20]) + "\n")
+    assert main(["review", str(bare), "error=0.3", "--out", str(kept)]) == 0
+    assert "No column says whose a case is" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="fits 0 of 9 images"):
+        predict(run, [images], patients="{patient}_nothing")

@@ -247,6 +247,7 @@ def test_subgroups_come_from_a_table(runs: dict[int, Path], tmp_path: Path) -> N
         ("name,site\na,A\n", "lacks 1 of 2 images: b"),
         ("name,site\na,A\na,A\nb,B\n", "stands there more than once"),
         ("name,site,site\na,A,A\nb,B,B\n", "columns must have different names"),
+        ("name,site\n\na,A\nb\n", "line 4 has more or fewer cells than the header"),
         ("name,site\na,\xff\n", "cannot be read as a CSV file in UTF-8"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_facts import decisions_of
 from tests_shared import SHORT
 from torch.nn.functional import normalize
 
@@ -24,7 +25,6 @@ from calib.data.review_file import ReviewFile
 from calib.io.files import write_json
 from calib.io.tensors import mark_of
 from calib.prompts.export import Prompt
-from calib.runs.decisions import decisions_of
 
 ROWS = 400
 

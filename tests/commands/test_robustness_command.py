@@ -82,7 +82,7 @@ def test_a_shift_by_a_column_needs_no_images(runs: dict[int, Path], tmp_path: Pa
     both = [str(folder) for folder in runs.values()]
     assert run("robustness", [*both, "shift_by=site", *settings, *QUICK, "images=300"]) == 0
     shown = capsys.readouterr().out
-    assert "site: usual → site: A" in shown
+    assert "Each cell: site B (usual) (195 images) → site A (105 images)." in shown
     assert "300 of 545 images are judged" in shown
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["about"]["seeds"]["calibprompt"] == [1, 2]
@@ -107,7 +107,7 @@ def test_data_without_test_images_are_refused_with_what_to_do(
 
 
 @pytest.mark.slow
-def test_a_failure_head_is_judged_with_its_own_doubt(runs: dict[int, Path], tmp_path: Path) -> None:
+def test_a_failure_head_is_judged_with_its_own_doubt(runs: dict[int, Path], tmp_path: Path, capsys) -> None:
     from calib.commands.failure.run import train_failure
 
     head = ["head.hidden=[16]", "doubt=head", "scores=[mcp]", "trainer.max_epochs=1"]
@@ -125,6 +125,11 @@ def test_a_failure_head_is_judged_with_its_own_doubt(runs: dict[int, Path], tmp_
     assert {row["system"] for row in rows} == {"calibprompt + failure head"}
     assert found["auroc:confidence"] == pytest.approx(scores["mcp"]["auroc"], abs=1e-6)
     assert found["aurc"] == pytest.approx(scores[written["head"]]["aurc"], abs=1e-6)
+    other = ["doubt=mcp", f"prompt={runs[1]}", f"out={tmp_path / 'other'}"]
+    train_failure(load_config([*quick, *other], task="failure"))
+    capsys.readouterr()
+    assert run("robustness", [str(tmp_path / "head"), str(tmp_path / "other"), *asked]) == 1
+    assert "are different heads, both of 'calibprompt + failure head' with seed 1" in capsys.readouterr().err
 
 
 REFUSED: list[tuple[list[str], str]] = [

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from pixel_files import square, write_pixels
+from run_facts import metric_names
 
 import calib
 from calib.cli import main
 from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.runs.folder import RunFolder
-from calib.runs.results import metric_names, results_of
+from calib.runs.results import results_of
 from calib.segmentation.evaluation import Evaluated
 from calib.segmentation.export import Segmenter
 
@@ -33,6 +34,9 @@ QUICK = [
 ]
 
 
+ACE = "preset=dice-ce-ace"
+
+
 def config(root: Path, out: Path, *more: str):
     return load_config([f"data.root={root}", f"out={out}", *QUICK, *more], task="segment")
 
@@ -45,7 +49,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("segment") / "ace"
-    return folder, segment(config(root, folder))
+    return folder, segment(config(root, folder, ACE))
 
 
 def test_a_run_leaves_network_numbers_table_and_figure(run):
@@ -81,7 +85,7 @@ def test_a_run_leaves_network_numbers_table_and_figure(run):
         ["class", "dice", "ace", "ece", "mce"],
         ["background", "square"],
     )
-    names = metric_names(config(Path("x"), folder))
+    names = metric_names(config(Path("x"), folder, ACE))
     assert {
         f"test/{name}" for name in written["test"] if name not in ("classes", "intervals", "groups")
     } - names == {"test/histogram"}
@@ -93,29 +97,30 @@ def test_a_finished_run_is_read_back_and_its_figures_are_made_again(run, root):
     before = (folder / "table.md").read_text(), (folder / "images.csv").read_bytes()
     for name in ("table.md", "images.csv", "unit_reliability.png"):
         (folder / name).unlink()
-    again = segment(config(root, folder))
+    again = segment(config(root, folder, ACE))
     assert again["reused"]
+    assert "dice-ce-ace (Dice + CE + mL1-ACE), seed 1" in again["text"]
     assert again["text"] == results["text"]
     assert ((folder / "table.md").read_text(), (folder / "images.csv").read_bytes()) == before
     assert (folder / "unit_reliability.png").is_file()
     with pytest.raises(ValueError, match="belongs to another configuration: preset is 'dice-ce-ace' there"):
-        segment(config(root, folder, "preset=dice-ce"))
+        segment(config(root, folder))
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_network(run, root, tmp_path):
     """What remains after a kill in the first epoch: settings, split, a checkpoint of one epoch."""
     folder, _ = run
     out = tmp_path / "again"
-    segment(config(root, out))
+    segment(config(root, out, ACE))
     whole = (out / "segment.safetensors").read_bytes()
     for path in (out / "metrics.json", out / "segment.safetensors", out / "checkpoints" / "last.ckpt"):
         path.unlink()
-    segment(config(root, out))  # from the beginning
+    segment(config(root, out, ACE))  # from the beginning
     assert (out / "segment.safetensors").read_bytes() == whole
     assert whole != (folder / "segment.safetensors").read_bytes()  # its own folder is in it
     (out / "metrics.json").unlink()
     (out / "segment.safetensors").unlink()
-    segment(config(root, out))  # from the last checkpoint: nothing is left to train
+    segment(config(root, out, ACE))  # from the last checkpoint: nothing is left to train
     assert (out / "segment.safetensors").read_bytes() == whole
 
 
@@ -126,7 +131,7 @@ def test_masks_that_changed_since_are_noticed(run, root, tmp_path):
     Image.fromarray(1 - square(6)[1]).save(mask)
     try:
         with pytest.raises(ValueError, match=r"The data have changed since .*: test\)"):
-            segment(config(root, folder))
+            segment(config(root, folder, ACE))
     finally:
         mask.write_bytes(before)
 
@@ -141,6 +146,10 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     mask, probability = (np.asarray(Image.open(out / name)) for name in ("new.png", "new.square.png"))
     assert mask.shape == probability.shape == (12, 20)
     assert np.array_equal(mask == 1, probability > 127)
+    picture = Image.open(out / "new.png")  # numbers to a reader, colours to the eye
+    assert picture.mode == "P"
+    assert [picture.palette.getcolor((255, 38, 38)), picture.palette.getcolor((0, 0, 0))] == [1, 0]
+    assert np.array_equal(Segmenter.load(folder / "segment.safetensors").classes.read(out / "new.png"), mask)
     with (out / "predictions.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["share(square)"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
@@ -148,10 +157,27 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     assert "holds files, which are not replaced" in capsys.readouterr().err
 
 
+def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):
+    folder = str(run[0])
+    image = tmp_path / "x.png"
+    Image.new("RGB", (8, 8)).save(image)
+    for words in (
+        ["report", folder],
+        ["export", folder, f"out={tmp_path / 'e'}"],
+        ["predict", folder, str(image)],
+    ):
+        assert main(words) == 1
+        said = capsys.readouterr().err
+        assert f"'{folder}' is a run of calib segment: its results are table.md" in said
+        assert f"calib segment predict {folder} IMAGES --out FOLDER" in said
+    assert not (tmp_path / "e").exists()
+
+
 def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run, root, tmp_path, capsys):
     folder, results = run
     plain = tmp_path / "plain"
-    segment(config(root, plain, "preset=dice-ce"))
+    segment(config(root, plain))  # Dice + CE is the default: no loss that may unlearn a rare kind of image
+    assert json.loads((plain / "metrics.json").read_text())["method"] == "dice-ce"
     capsys.readouterr()
     assert main(["segment", "evaluate", str(plain), str(folder), "--resamples", "50"]) == 0
     text = capsys.readouterr().out

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_facts import metric_names
 from sweep_agent import FILES, ROOT, arguments, bounds, load, points, run_agent
 from tests_shared import SHORT
 from wandb_files import offline_runs
@@ -16,7 +17,6 @@ from calib.config import load_config, task_of
 from calib.losses import Objective, resolve_terms
 from calib.metrics import FAILURE_METRICS, METRICS
 from calib.runs.identity import run_name
-from calib.runs.results import metric_names
 
 MAXIMIZED = {
     f"val/{name}" for table in (METRICS, FAILURE_METRICS) for name in table if table[name].higher_is_better

@@ -283,7 +283,8 @@ def test_the_types_of_the_options_are_those_that_the_readers_take() -> None:
         hints = typing.get_type_hints(spec.load)
         for option in set(byname.settings(spec.load)) - {"class_names"}:
             hint = hints[option]
-            parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            union = typing.get_origin(hint) in (types.UnionType, typing.Union)  # Python 3.10: the latter
+            parts = typing.get_args(hint) if union else (hint,)
             kinds = {typing.get_origin(part) or part for part in parts} - {type(None)}
             known = {Mapping: dict, Sequence: list}
             assert {known.get(kind, kind) for kind in kinds} == ours[option], (spec.name, option)

@@ -190,7 +190,10 @@ def test_what_is_not_an_image_is_named_with_the_reason(tmp_path: Path, content: 
 
 def test_a_lossless_jpeg_that_opens_but_cannot_be_decoded_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_of(0xC3))
-    with pytest.raises(ValueError, match=r"a\.jpg is a JPEG of a kind that is not read here: lossless.*PNG"):
+    # Before Pillow 13 it does not even open.
+    with pytest.raises(
+        ValueError, match=r"a\.jpg is .*a JPEG of a kind that is not read here: lossless.*PNG"
+    ):
         open_image(tmp_path / "a.jpg")
 
 

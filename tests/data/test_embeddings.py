@@ -229,3 +229,6 @@ def test_labels_that_are_no_class_names_are_refused(tmp_path: Path) -> None:
         load_embeddings(written(tmp_path, labels=np.array(["covid"] * N), class_names=names))
     with pytest.raises(ValueError, match=r"labels must be \(7,\) integers, one per image"):
         load_embeddings(written(tmp_path, labels=np.array(["other"] * N)))
+    alike = np.array(["no finding", "no_finding", "other"])
+    with pytest.raises(ValueError, match="the class names must differ and say something"):
+        load_embeddings(written(tmp_path, labels=np.array(["no finding"] * N), class_names=alike))

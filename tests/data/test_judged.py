@@ -122,6 +122,13 @@ def test_arrays_that_are_none_are_refused(arrays: dict[str, Any], message: str, 
         read_judged(tmp_path / "a.npz")
 
 
+def test_numbers_for_yes_and_no_may_be_missing(tmp_path: Path) -> None:
+    columns = {"confidence": [0.9, 0.8, 0.7], "correct": [1.0, float("nan"), 0.0]}  # as pandas writes them
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    found = read_judged(tmp_path / "a.parquet")
+    assert (found.labelled.tolist(), found.failure.tolist()) == ([True, False, True], [False, False, True])
+
+
 @pytest.mark.parametrize("empty", [None, float("nan"), "", " ", "NaN"])
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_labelled_rows_without_a_patient_are_not_one_patient(tmp_path: Path, empty: Any, suffix: str) -> None:

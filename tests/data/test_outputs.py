@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from calib.data.mapping import OutputMapping
 from calib.data.outputs import in_order, logits_of, read_outputs
 from calib.data.predictions import Predictions
+from calib.data.set_file import strata_of
 from calib.io.files import read_json, write_json
 from calib.posthoc import TemperatureScaling
 
@@ -156,6 +157,7 @@ def test_what_numbers_are_is_never_guessed(tmp_path: Path) -> None:
         (plain, {"kind": "probs"}, "--classes"),
         (plain, {"class_names": NAMES}, "--kind probs or --kind logits"),
         (plain, {"kind": "probs", "class_names": ["fat", "tumour"]}, "Unknown column 'fat'"),
+        (plain, {"kind": "logits", "class_names": ["tumour", "tumour"]}, "the class names must differ"),
         (tmp_path / "both.csv", {}, r"p\(CLASS\) and logit\(CLASS\): say --kind"),
         (
             plain,
@@ -194,9 +196,19 @@ def test_labels_are_names_or_whole_numbers(tmp_path: Path) -> None:
         (["tumor", *LABELS[1:]], "line 2: Unknown class 'tumor'. Did you mean 'tumour'"),
         (["", *LABELS[1:]], "line 2 has no label"),
         ([0.5, 1, 2, 2], r"line 2: .*0\.5"),
+        (["9" * 400, 1, 2, 2], "line 2: Unknown class '999"),
     ):
         with pytest.raises(ValueError, match=message):
             labels(values)
+
+
+def test_strata_that_are_not_said_are_no_stratum(tmp_path: Path) -> None:
+    columns = {f"p({name})": [row[c] for row in PROBS] for c, name in enumerate(NAMES)}
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "site": [1.0, math.nan, 2.0, 1.0]}), path)
+    outputs = read_outputs(path, labelled=False)
+    with pytest.raises(ValueError, match=r"row 2: the column 'site' is empty \(1 such rows\)"):
+        strata_of(outputs, "site")
 
 
 def test_broken_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_k_centre_takes_what_is_farthest() -> None:
     assert found.scores[0] == pytest.approx(1 - np.cos(np.deg2rad(160)), abs=1e-6)
 
 
+def test_images_with_the_same_features_are_copies_however_near_is_rounded() -> None:
+    for seed in range(20):
+        points = normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(seed)), dim=1)
+        found = select(torch.cat([points, points]), [f"{row:064x}" for row in range(10)], 5, near=1.0)
+        assert sorted(row % 5 for row in found.rows) == [0, 1, 2, 3, 4]
+
+
 def test_typicality_takes_the_middle_of_each_cloud_and_no_outlier() -> None:
     generator = torch.Generator().manual_seed(1)
     clouds = torch.eye(4)[:3].repeat_interleave(10, dim=0)
@@ -114,6 +121,8 @@ def test_typicality_takes_the_middle_of_each_cloud_and_no_outlier() -> None:
     assert sorted(row // 10 for row in found.rows) == [0, 1, 2]
     assert all(row % 10 < 5 for row in found.rows)
     assert 30 not in found.rows
+    ids = [f"{row:064x}" for row in range(31)]
+    assert len(select(points, ids, 3, strategy="typicality", near=1.0, seed=2**40).rows) == 3
 
 
 def test_entropy_and_margin_take_what_lies_between_classes() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.failure.cases import FailureCases
-from calib.failure.evaluation import fit_scores, judge, metrics_of, score_names
+from calib.failure.evaluation import ECE_OF_DOUBT, ece_of_doubt, fit_scores, judge, metrics_of, score_names
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
+from calib.metrics.calibration import expected_calibration_error
 from calib.scores import SCORES, mcp, needs_same_classes
 
 N, C, D = 40, 3, 8
@@ -93,3 +95,15 @@ def test_a_score_that_cannot_be_fitted_says_why() -> None:
     fitted = fit_scores(["mcp", "temperature_mcp"], right, TEXTS)
     assert list(fitted.ready) == ["mcp"]
     assert "Every validation prediction is right" in fitted.not_fitted["temperature_mcp"]
+
+
+def test_the_ece_of_a_doubt_has_the_bins_of_every_ece_and_one_pass_for_all_resamples() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.integers(0, 11, 300) / 10  # 0.3 lies below the edge 0.30000000000000004
+    wrong = rng.random(300) < probs
+    ours = expected_calibration_error(torch.from_numpy(probs), torch.from_numpy(wrong), n_bins=10)
+    assert ece_of_doubt(probs, wrong) == pytest.approx(float(ours), abs=1e-12)
+    drawn = rng.integers(0, 300, 300)
+    counts = np.bincount(drawn, minlength=300)[None]
+    means = counts @ ECE_OF_DOUBT.columns(probs, wrong) / 300
+    assert ECE_OF_DOUBT.finish(means)[0] == pytest.approx(ece_of_doubt(probs[drawn], wrong[drawn]), abs=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from run_facts import metric_names
 
 from calib.config import DataConfig, FailureRun, PromptRun
 from calib.failure.report import failure_table
@@ -25,7 +26,6 @@ from calib.metrics import (
     summarize_failure,
 )
 from calib.report.tables import results_table
-from calib.runs.results import metric_names
 from calib.stats import bootstrap_interval
 
 PROBS = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.0, 0.8]], dtype=torch.float64)

@@ -186,7 +186,7 @@ def test_stated_shares_count_rows_as_repeating_them_does(name: str) -> None:
     repeated = CALIBRATORS[name](**settings).fit(logits[twice], labels[twice])
     tolerance = 1e-6
     if name in ("ts_mix", "svs", "sms", "isotonic", "platt", "temperature_prior"):
-        tolerance = 0.02  # the number of rows itself is in their formula, or decides the bins
+        tolerance = 0.03  # the number of rows itself is in their formula, or decides the bins
     assert torch.allclose(weighted(logits), repeated(logits), atol=max(tolerance, 1e-4))
     plain = make_calibrator(name).fit(logits, labels)
     even = make_calibrator(name).fit(logits, labels, shares=counts / N)

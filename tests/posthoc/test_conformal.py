@@ -155,6 +155,9 @@ def test_too_few_cases_make_full_sets_and_say_how_many_are_needed() -> None:
     assert bool(sets(probs).all())
     assert sets.interval() == (1.0, 1.0)
     assert "needs at least 9 cases, and 8 allow an error of 11.1 %" in sets.guarantee
+    surely = PredictionSets(coverage=0.9, confidence=0.9).fit(*toy(21))
+    said = "of 90 % with a probability of 90 % needs at least 22 cases, and 21 allow an error of 10.4 %"
+    assert said in surely.guarantee  # 1 - 0.1^(1 / 21), not 1 / 22, which would be enough
     enough = PredictionSets(coverage=0.88).fit(probs, labels)
     assert not bool(enough(toy(50, 5)[0]).all())
     rare = torch.cat([torch.zeros(30), torch.ones(30), torch.full((4,), 2)]).long()
@@ -218,7 +221,7 @@ def test_each_class_and_each_stratum_is_fitted_by_itself() -> None:
         assert float(by_class.cells.thresholds[0, c]) == pytest.approx(
             one_threshold(own[labels == c], 0.8), abs=1e-11
         )
-    strata = ["here" if i % 3 else "there" for i in range(90)]
+    strata = ["there" if strange else "here" for strange in (own > own.quantile(0.6)).tolist()]
     both = PredictionSets(coverage=0.8).fit(probs, labels, strata=strata)
     there = torch.tensor([name == "there" for name in strata])
     alone = PredictionSets(coverage=0.8).fit(probs[there], labels[there])
@@ -237,7 +240,10 @@ def test_shares_as_they_are_here_change_nothing_and_others_move_the_threshold() 
     same = PredictionSets(coverage=0.9).fit(probs, labels, shares=here)
     assert torch.allclose(same.cells.thresholds, plain.cells.thresholds.expand(1, C))
     assert same.table()[0]["cases"] == pytest.approx(200)
-    other = PredictionSets(coverage=0.9).fit(probs, labels, shares=[0.9, 0.05, 0.05])
+    own = (1 - probs).gather(1, labels[:, None])[:, 0]
+    strangest = max(range(C), key=lambda c: float(own[labels == c].mean()))
+    shares = [0.9 if c == strangest else 0.05 for c in range(C)]
+    other = PredictionSets(coverage=0.9).fit(probs, labels, shares=shares)
     assert not torch.allclose(other.cells.thresholds, plain.cells.thresholds)
     assert other.table()[0]["cases"] < 100
 

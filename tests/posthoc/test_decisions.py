@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_facts import decisions_of
 from torch.nn.functional import normalize
 
 from calib.failure.export import FailureHead
@@ -16,7 +17,7 @@ from calib.failure.vilu import ViLU
 from calib.io.tensors import load_tensors, mark_of, save_tensors
 from calib.posthoc import Decisions, Familiarity, PredictionSets, ReviewThreshold
 from calib.prompts.export import Prompt
-from calib.runs.decisions import decisions_of, keep_decisions
+from calib.runs.decisions import keep_decisions
 
 GENERATOR = torch.Generator().manual_seed(0)
 TEXTS = normalize(torch.randn(3, 8, generator=GENERATOR), dim=1)

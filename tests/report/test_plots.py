@@ -13,7 +13,11 @@ from PIL import Image
 from calib.metrics import consistency_band, summarize
 from calib.metrics.failure import aurc
 from calib.report import plots
-from calib.report.plots import reliability_diagram, reliability_panels, risk_coverage_diagram
+from calib.report.plots import reliability_panels, risk_coverage_diagram
+
+
+def reliability_diagram(probs, labels, *, title="", **settings):
+    return reliability_panels({title: (probs, labels)}, **settings)
 
 
 def example():

@@ -30,7 +30,7 @@ from calib.robustness import (
     tables,
 )
 from calib.robustness.measures import measured, of_counts
-from calib.robustness.tables import as_record, csv_rows
+from calib.robustness.tables import as_record, csv_rows, heading
 from calib.robustness.words import _sees_nothing
 
 N, C, D = 40, 3, 8
@@ -155,6 +155,16 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert len(lines) == 1 + len(found.rows)
     assert all(len(line) == len(lines[0]) for line in lines)
     assert len(as_record(found)["rows"]) == len(found.rows)
+    assert heading(found).endswith(
+        "at severities 1, 5. In brackets: what sees nothing, on all images as they are."
+    )
+    assert "Each cell: images as they are → mean over 3 corruptions at" in heading(found)
+    shifted = Protocol(systems, usual, n_resamples=50)
+    shifted.shifted("site", halves, {"B": ~halves})
+    alone = shifted.finished(about={"shifts": {"site": {"usual": ["A"]}}})
+    assert "Each cell: site A (usual) (20 images) → site B (20 images)." in heading(alone)
+    told = " ".join(findings(alone))
+    assert "site B (20 images) against site A (usual) (20): accuracy" in told
     figure = severity_picture(found)
     assert figure is not None
     assert [line.get_label() for line in figure.axes[0].lines] == ["toy", "bare"]
@@ -195,8 +205,13 @@ def test_broken_promises_are_counted() -> None:
     found = judge({"toy": {0: Toy()}}, usual, conditions, n_resamples=100)
     assert found.promised == {"toy": {"coverage": 0.9, "error": 0.4}}
     told = " ".join(findings(found))
-    assert "Sets: fitted for at least 90 % coverage" in told
-    assert "Review threshold: fitted for at most 40 % wrong among the accepted" in told
+    assert "Prediction sets are to hold the true class of at least 90 % of images. As the images are" in told
+    assert (
+        "Of what the review threshold accepts at most 40 % is to be wrong. As the images are, it is" in told
+    )
+    assert "of 2 shifts; the worst is noise 5" in told
+    found = judge({"toy": {0: Toy()}}, usual, conditions[:1], n_resamples=100)
+    assert "Under noise 5 " in " ".join(findings(found))
     assert "(≥ 90)" in glance(found)
     assert "(≤ 40)" in glance(found)
 
@@ -298,6 +313,7 @@ def test_the_lowest_ece_of_what_sees_nothing_is_one_that_the_table_shows() -> No
     own = SimpleNamespace(value=SimpleNamespace(value=0.076))
     sanity = {"mean image": {"ece": (0.004, 0.067)}, "class prior": {"ece": (0.137, None)}}
     found = cast(Any, SimpleNamespace(sanity=sanity, find=lambda *_: own))
-    assert "nothing is 6.7 % (mean image, calibrated)" in next(_sees_nothing(found, "mine"))
+    said = "nothing has an ECE of 6.7 % (mean image, calibrated), mine of 7.6 %"
+    assert said in next(_sees_nothing(found, "mine"))
     sanity["mean image"]["ece"] = (0.004, 0.2)
-    assert "nothing is 13.7 % (class prior)" in next(_sees_nothing(found, "mine"))
+    assert "nothing has an ECE of 13.7 % (class prior)" in next(_sees_nothing(found, "mine"))

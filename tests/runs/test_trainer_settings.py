@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Union
 
 import pytest
 from tests_shared import SHORT
 
 from calib.cli import run
-from calib.runs.trainer import check_trainer
+from calib.runs.trainer import _check_type, check_trainer
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,12 @@ def test_impossible_trainer_settings_are_refused_in_one_line(settings: dict[str,
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         check_trainer({"max_epochs": 3, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_words_for_types_do_not_depend_on_who_wrote_a_union_first() -> None:
+    for annotation in (Union[int, float, None], Union[None, float, int]):  # noqa: UP007
+        with pytest.raises(ValueError, match=r"trainer\.x must be a whole number or a number or null, got a"):
+            _check_type("x", "a", annotation)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from run_facts import metric_names
 from tests_shared import PLAIN, SHORT
 from wandb_files import offline_runs
 
@@ -22,7 +23,7 @@ from calib.commands.train import train
 from calib.config import load_config
 from calib.prompts.export import Prompt
 from calib.runs.folder import RunFolder
-from calib.runs.results import metric_names, results_of
+from calib.runs.results import results_of
 from calib.runs.wandb import STEP, WandbLogger
 
 RELEASE = threading.Event()  # lets go of what hangs

@@ -220,6 +220,8 @@ def test_scaling_is_reproducible_and_leaves_the_random_state_alone():
     with torch.inference_mode():
         third = LogitScaling(steps=2).fit(images, labels, logits=logits, text_features=texts)
         assert not third(images, logits).requires_grad
+    flat = LogitScaling(steps=2).fit(images, labels, logits=torch.ones_like(logits), text_features=texts)
+    assert flat(images, logits).isfinite().all()  # logits without any spread
 
 
 # Bad input

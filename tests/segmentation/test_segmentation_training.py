@@ -9,6 +9,7 @@ from PIL import Image
 from pixel_files import write_pixels
 from torch import nn
 
+from calib.commands.segment.evaluate import compare, comparison_text
 from calib.losses import Objective
 from calib.metrics import image_sums
 from calib.segmentation.evaluation import Evaluated, evaluate, results_text
@@ -74,11 +75,7 @@ def test_a_network_comes_back_from_its_file(trained):
     assert torch.equal(loaded.probs(image), segmenter.probs(image))
     assert (loaded.classes, loaded.size) == (segmenter.classes, 16)
     assert loaded.temperature == segmenter.temperature != 1.0
-    assert loaded.about["objective"] == {
-        "dice": {"weight": 1.0},
-        "ce": {"weight": 1.0},
-        "ml1_ace": {"weight": 1.0},
-    }
+    assert loaded.about["objective"] == {"dice": {"weight": 1.0}, "ce": {"weight": 1.0}}
 
 
 def test_probabilities_have_the_size_of_the_image_and_the_mask_its_values(trained):
@@ -181,6 +178,20 @@ def test_differences_are_paired_and_need_the_same_images():
     assert 0 < at.low <= at.estimate <= at.high
     with pytest.raises(ValueError, match="same images and classes"):
         a.difference(Evaluated(sums_of([1, 1, 1, 1]), names[::-1], None, ["rest", "cell"]), "cell", "dice")
+
+
+def test_images_that_a_mean_hides_are_named():
+    names = [str(number) for number in range(4)]
+    plain, lost = (
+        Evaluated(sums_of(values), names, None, ["rest", "cell"]) for values in ([9, 10, 9, 5], [10, 2, 6, 9])
+    )
+    (worst,) = lost.fallen(plain)
+    assert worst == ("1", 1.0, pytest.approx(2 * 2 / 12))
+    assert [name for name, _, _ in lost.fallen(plain, least=0.1)] == ["1", "2"]
+    assert [name for name, _, _ in plain.fallen(lost)] == ["3"]
+    told = comparison_text(compare({"plain": plain, "lost": lost}, n_resamples=20))
+    assert "lost: the Dice of 1 of 4 images is more than 20 points below plain's (1 100 → 33 %)" in told
+    assert "Look at them" not in comparison_text(compare({"a": plain, "b": plain}, n_resamples=20))
 
 
 def test_a_class_without_a_number_is_a_dash_and_an_empty_cell():

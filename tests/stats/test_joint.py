@@ -31,6 +31,14 @@ def systems(n: int = 90) -> tuple[dict[tuple[str, int], tuple[np.ndarray, np.nda
     return found, [f"g{i // 4}" for i in range(n)]
 
 
+def test_groups_of_one_sample_each_are_drawn_in_the_order_of_their_names() -> None:
+    hits = np.arange(40.0)
+    share = MeanStatistic(lambda hits: hits[:, None], lambda means: means[:, 0])
+    how = {"groups": [f"patient {(7 * i) % 40:02}" for i in range(40)], "n_resamples": 60}
+    found = JointBootstrap({"share": share}, {"a": (hits,)}, **how).interval("share", ["a"])
+    assert vars(found) == pytest.approx(vars(bootstrap_interval(share, hits, **how)), abs=1e-12)
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_it_equals_one_bootstrap_after_the_other(grouped: bool) -> None:
     given, groups = systems()

@@ -70,6 +70,7 @@ def test_delong_of_clusters_of_one_and_of_copies() -> None:
     assert singly == pytest.approx(covariance, rel=0.02)
     twice = [np.repeat(each, 2, axis=0) for each in (uncertainty, failure)]
     assert delong(*twice, np.repeat(np.arange(200), 2))[1] == pytest.approx(singly, rel=1e-9)
+    assert np.isnan(delong(uncertainty, failure, ["a"] * 200)[1]).all()  # one patient has no variance
     z, p = delong_test(auroc, covariance)
     assert p == pytest.approx(2 * theirs.norm.sf(abs(z)))
 

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
-from calib.stats import clopper_pearson, effective_size, proportion_interval
+from calib.metrics import summarize_sets
+from calib.stats import (
+    bootstrap_interval,
+    clopper_pearson,
+    delong,
+    effective_size,
+    proportion_interval,
+    sign_flip_test,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (7, 7), (3, 20), (500, 545)])
@@ -69,3 +80,20 @@ def test_what_is_no_share_is_refused() -> None:
         effective_size(np.zeros(0, dtype=bool), None)
     with pytest.raises(ValueError, match="2 samples but 1 groups"):
         effective_size(np.array([True, False]), ["a"])
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda groups: proportion_interval(np.array([True, False, True]), groups),
+        lambda groups: sign_flip_test(np.array([1.0, -1.0, 2.0]), groups),
+        lambda groups: delong(np.array([[0.1], [0.4], [0.3]]), np.array([True, False, True]), groups),
+        lambda groups: bootstrap_interval(np.mean, np.array([1.0, 2.0, 3.0]), groups=groups),
+        lambda groups: summarize_sets(torch.eye(3) > 0, torch.arange(3), groups=groups),
+    ],
+)
+def test_a_sample_without_a_group_is_told_of(of: Callable[[list[str | None]], object]) -> None:
+    with pytest.raises(ValueError, match="Every sample needs a group, some have None"):
+        of(["a", None, "b"])
+    with pytest.raises(ValueError, match="one group per sample: 3 samples but 2 groups"):
+        of(["a", "b"])

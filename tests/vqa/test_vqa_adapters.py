@@ -189,6 +189,27 @@ def test_stored_logits_with_standing_options(tmp_path: Path) -> None:
     assert said.choices.tolist() == [5, 5, 5]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n_listed": "four"}, "line 1: n_listed must be a whole number, not 'four'"),
+        ({"gold": 1.5}, "line 1: gold must be a whole number, not 1.5"),
+        ({"option_id": 3}, "line 1: option_id must be a list, not 3"),
+    ],
+)
+def test_stored_logits_that_are_broken_are_refused_by_line(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    row = {"item": "a/0", "base": "a", "dataset": "d", "question": "Q", "rotation": 0, "n_listed": 4}
+    row |= {"options": ["x", "y", "z", "w"], "option_id": [0, 1, 2, 3], "n_real_options": 3, "gold": 1}
+    (tmp_path / "items.jsonl").write_text(json.dumps(row | change) + "\n")
+    with pytest.raises(ValueError, match=said):
+        read_option_logits(tmp_path)
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item": "a/0", "n_listed": 4, "option_id": []}) + "\n")
+    with pytest.raises(ValueError, match="line 1 has no base; it has"):
+        read_option_logits(tmp_path)
+
+
 def test_what_is_no_such_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Did you mean 'pmc_vqa'"):
         read_source("pmcvqa", tmp_path / "a.csv")
@@ -199,3 +220,14 @@ def test_what_is_no_such_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no list of questions"):
         read_source("slake", tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl is no UTF-8 text"):
+        read_source("medxpertqa_mm", tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("cell", ["['a.png'", "[undefined]", "[7]"])
+def test_an_image_cell_that_is_no_image_is_refused_by_line(cell: str, tmp_path: Path) -> None:
+    row = {"index": "7", "image": cell, "question": "Q", "A": "x", "B": "y", "C": "", "answer": "B"}
+    path = table(tmp_path / "v.tsv", [{**row, "modality": "MR", "clinical vqa task": "Diagnosis"}], "\t")
+    with pytest.raises(ValueError, match="line 2: "):
+        read_source("gmai_mmbench", path)

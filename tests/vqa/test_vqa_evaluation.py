@@ -15,7 +15,7 @@ from calib.io.files import read_json
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
 from calib.vqa.evaluation import shifts
-from calib.vqa.evaluation.result import Field, ResultTable
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.evaluation.words import _median
 from calib.vqa.schema import NOTA
 

@@ -147,6 +147,13 @@ def test_two_by_two_holds_the_same_questions_four_times(items: Items) -> None:
     assert json.loads(by["q0#black_image+corrupted_text"]["perturbation"])["after"]["kind"] == "black_image"
 
 
+def test_words_of_their_own_about_an_earlier_change_are_kept() -> None:
+    own = [{**row, "condition": "blurred", "perturbation": "blurred by hand"} for row in rows(2)]
+    found = perturb(Items.of_rows(own), "permute")
+    assert json.loads(found.cell("perturbation", 0))["after"] == "blurred by hand"
+    assert found.cell("condition", 0) == "blurred+permuted"
+
+
 def test_kinds_of_one_name_need_conditions_of_their_own(items: Items) -> None:
     first, second = (
         perturb(items, "permute", seed=1),
@@ -163,7 +170,21 @@ def test_questions_that_cannot_are_left_out_with_a_reason(caplog: pytest.LogCapt
         {**rows(3)[2], "options": ["yes", "no"], "option_ids": ["o0", "o1"], "correct_index": 0},
     ]
     assert len(perturb(Items.of_rows(some), "replace_correct")) == 2
-    assert "1 of 3 items are left out: 1 fewer_than_3_options" in caplog.text
+    assert "1 of 3 items are left out: 1 fewer_than_3_options (of two options one is left" in caplog.text
+
+
+def test_each_change_counts_the_items_it_left_out_itself(caplog: pytest.LogCaptureFixture) -> None:
+    some = Items.of_rows([*rows(3), {**rows(4)[3], "question": "Which?"}, {**rows(5)[4], "image": None}])
+    left_out: dict[str, str] = {}
+    perturb(some, "corrupted_text", left_out=left_out)
+    perturb(some, "black_image", left_out=left_out)
+    perturb(some, "permute", left_out=left_out)
+    said = [record.getMessage().rpartition(" (")[0] for record in caplog.records]
+    assert said == [
+        "corrupted_text: 1 of 5 items are left out: 1 no_question",
+        "black_image: 1 of 5 items are left out: 1 no_image",
+    ]
+    assert left_out == {"q3#original": "no_question", "q4#original": "no_image"}
 
 
 def test_a_shift_by_a_column_and_the_groups_on_both_sides(items: Items) -> None:

@@ -20,6 +20,7 @@ from calib.vqa import (
     recorded,
     write_requests,
 )
+from calib.vqa.answerers.requests import filled
 
 
 @pytest.fixture
@@ -72,6 +73,26 @@ def test_log_probabilities_of_letters_are_summed_over_spellings(items: Items) ->
     assert np.exp(found.padded("option_letter_logprob")[0]) == pytest.approx([0.7, 0.05, 0.1])
     turned = {**row, "option_order": ["o2", "o1", "o0"], "letter_logprobs": {"A": -0.5, "B": -1.5, "C": -2.5}}
     assert recorded([turned], items, model_id="m").cell("option_letter_logprob", 0) == [-2.5, -1.5, -0.5]
+    far = {**row, "letter_logprobs": {"A": 0.0, "B": -9999.0, "C": -800.0}}  # as APIs say of the improbable
+    assert recorded([far], items, model_id="m").cell("option_letter_logprob", 0) == [0.0, -9999.0, -800.0]
+
+
+def test_tables_of_prompts_with_odd_marks(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt_id,step,text\nchain,1,Look.\u2028Then say {letters}.\n", encoding="utf-8")
+    assert read_prompts(table) == {"chain": ["Look.\u2028Then say {letters}."]}
+    table.write_text("prompt_id,step,text\nchain,\u00b2,Look.\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="prompt 1: step '\u00b2' is no number"):
+        read_prompts(table)
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('\n\n{"prompt_id": 3\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 3"):
+        read_prompts(lines)
+
+
+def test_what_is_put_into_a_prompt_is_not_filled_again() -> None:
+    said = filled("{question} {letters} {other}", "What do {options} mean?", ["a {letters}", "b"])
+    assert said == "What do {options} mean? A, B {other}"
 
 
 def test_requests_become_answers_become_votes(items: Items, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from calib.metrics.failure import failure_statistic
 from calib.vqa import Items, Outputs, Protocol, evaluate
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Layout, systems
+from calib.vqa.evaluation.tables import Field, ResultTable
 
 
 def test_orders_without_any_option_are_unlike_and_changed_images_are_no_order() -> None:
@@ -25,6 +25,23 @@ def test_orders_without_any_option_are_unlike_and_changed_images_are_no_order() 
     found = evaluate(items, Outputs.of_rows(said, items), Protocol(n_resamples=20, n_permutations=20))
     (row,) = found.rows("orders")
     assert (row["orders"], row["changed"]) == (2.0, 1.0)
+
+
+def test_questions_that_no_answer_can_be_right_on_count_nowhere() -> None:
+    rows: list[dict[str, Any]] = []
+    said: list[dict[str, Any]] = []
+    for i in range(40):
+        for condition, ids in (("original", ["o0", "o1"]), ("permuted", ["o1", "o0"])):
+            right = -1 if i >= 30 else ids.index("o0")
+            rows.append({"item_id": f"{i}#{condition}", "option_ids": ids, "correct_index": right})
+            rows[-1]["condition"] = condition
+            said.append({"model_id": "m", "item_id": f"{i}#{condition}", "pred_index": ids.index("o0")})
+    items = Items.of_rows(rows)
+    found = evaluate(items, Outputs.of_rows(said, items), Protocol(n_resamples=20, n_permutations=20))
+    (order,), (shift,) = found.rows("orders"), found.rows("shift")
+    assert [row["accuracy"] for row in found.rows("overview")] == [1.0, 1.0]
+    assert (order["n"], order["accuracy"], order["accuracy_vote"]) == (30, 1.0, 1.0)
+    assert (shift["n"], shift["accuracy_original"], shift["accuracy"]) == (30, 1.0, 1.0)
 
 
 def test_the_most_frequent_answer_is_one_of_text() -> None:

@@ -168,9 +168,7 @@ def _example() -> tuple[Tensor, Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def _suits() -> bool:
     """Return whether it is known that packed weights are faster on this processor."""
-    return torch.backends.mkl.is_available() and any(
-        vendor in _processor() for vendor in ("AuthenticAMD", INTEL)
-    )
+    return torch.backends.mkl.is_available() and any(vendor in _processor() for vendor in (AMD, INTEL))
 
 
 @lru_cache(maxsize=1)

@@ -112,6 +112,8 @@ def _hf_clip_name(name: str) -> str:
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, name: str, source: str) -> None:
     """Load weights into a model, all of them and nothing else; 16-bit numbers become the model's float32.
 
+    The model keeps the tensors themselves where it can: there is memory for one of each.
+
     Args:
         model: open_clip's CLIP or CustomTextCLIP, or MedCLIP's two towers.
         state: Weights in any published layout.
@@ -137,9 +139,21 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, name: str, s
             raise ValueError(f"The weights of {source} are damaged: {key} holds NaN or infinity.")
     # Not strict, since tables such as relative_position_index keep their built values; names are checked
     # above.
-    model.load_state_dict(
-        {key: tensor.reshape(target[key].shape) for key, tensor in given.items()}, strict=False
-    )
+    model.load_state_dict(_own_tensors(given, target), strict=False, assign=True)
+
+
+def _own_tensors(given: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights as a model can keep them: those given, copied where others have a part in them."""
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for key, tensor in given.items():
+        fits = tensor.detach().to(target[key].dtype).reshape(target[key].shape).contiguous()
+        memory = fits.untyped_storage()
+        if memory.nbytes() != fits.nbytes or memory.data_ptr() in taken:
+            fits = fits.clone()
+        taken.add(fits.untyped_storage().data_ptr())
+        own[key] = fits
+    return own
 
 
 def _in_layout_of(target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.weights.torchscript import archive_root, read_torchscript
+from calib.core.errors import meant_path
 from calib.io.archives import check_archive
 from calib.io.files import read_json
 
@@ -35,6 +36,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".jso
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 PREFIXES = ("module.", "model.")
 COUNTERS = ("n_averaged",)  # beside the names of an averaged model, `torch.optim.swa_utils.AveragedModel`
+PIECE = 64 * 2**20  # bytes of a safetensors file that are mapped into memory at a time
 RANDOM = "random"
 HUB = "hf://"
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def find_weights(weights: str | Path, revision: str | None = None) -> WeightFile
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"No weights at {text!r}: neither a file nor a folder, and not a hub id (hf://org/name). Correct "
-            "backbone.weights (calib predict: --weights)."
+            f"backbone.weights (calib predict: --weights).{meant_path(path)}"
         )
     return WeightFile(path, text)
 
@@ -218,13 +220,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Return the tensors, copied: what happens to the file later does not matter.
 
+    It is mapped into memory piece by piece, so that no more than a piece of it is there beside them.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Tensor] = {}
     try:
-        return load_file(path)
+        before, names = _stamp(path), None
+        while names is None or names:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())[::-1] if names is None else names
+                room = PIECE
+                while names and room > 0:
+                    tensor = file.get_tensor(names[-1])
+                    found[names.pop()] = tensor.clone()
+                    room -= tensor.nbytes
+                    del tensor  # with it the mapping ends
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error}). Load it again.") from error
+    if _stamp(path) != before:
+        raise ValueError(f"{path} was changed while it was read. Try again when it is there whole.")
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from another one that takes its name, and from itself after a change."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _index(path: Path) -> dict[str, str]:

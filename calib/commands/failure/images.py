@@ -78,13 +78,11 @@ def from_images(config: FailureRun) -> FailureData:
     except AbsentSplitError as error:
         raise ValueError(f"{error}{f' {NEEDS_TEST}' if 'test' not in error.there else ''}") from error
     prompt, backbone = _prompt_and_backbone(config, task)
-    shots = _prompt_shots(prompt, config, task.train)
-    copies = set(task.test.ids)
-    draw = _draw(config, task, shots, copies)
+    draw, copies = planned(config, task, prompt)
     table = task.train
     record = {
         **draw.split.to_dict(),
-        "fit_on": "all" if shots is None else draw.fit_on,
+        "fit_on": "all" if prompt.context is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
         "prompt": prompt_digest(prompt),
         "test": fingerprint(task.test),
@@ -117,6 +115,22 @@ def from_images(config: FailureRun) -> FailureData:
         record=record,
         cross_fit=crossed,
     )
+
+
+def planned(config: FailureRun, task: TaskData, prompt: Prompt | None) -> tuple[_Draw, set[str]]:
+    """Return which images the head learns from, and the ids of test images, whose copies it does not see.
+
+    Args:
+        config: The settings.
+        task: The data, with train and test.
+        prompt: The prompt that is judged. None: zero-shot.
+
+    Raises:
+        ValueError: There are too few images, or it cannot be found out which the prompt was trained on.
+    """
+    shots = None if prompt is None else _prompt_shots(prompt, config, task.train)
+    copies = set(task.test.ids)
+    return _draw(config, task, shots, copies), copies
 
 
 def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Backbone]:

@@ -17,7 +17,7 @@ from calib.report.tables import aligned
 from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
 from calib.runs.folder import RunFolder
-from calib.segmentation.evaluation import MEAN, METRICS, Evaluated, evaluate, results_text, shown
+from calib.segmentation.evaluation import FALL, MEAN, METRICS, Evaluated, evaluate, results_text, shown
 from calib.segmentation.export import Segmenter
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
 
@@ -44,6 +44,8 @@ def compare(
     for name, each in found.items():
         rows[name] = each.metrics(**settings)
         if each is not first:
+            rows[name]["fallen"] = [list(image) for image in each.fallen(first)]
+            rows[name]["risen"] = len(first.fallen(each))
             differences = {metric: each.difference(first, MEAN, metric, **settings) for metric in METRICS}
             rows[name]["difference"] = {
                 metric: None if at is None else [at.estimate, at.low, at.high]
@@ -73,7 +75,18 @@ def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.9
         f"Means over {of} and the classes but {next(iter(any_row['classes']))}, with {100 * level:g} % "
         f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}"
     ) + ("; differences are paired by image." if compared else ".")
-    return f"{aligned(head, lines)}\n\n{note}"
+    told = [_fallen(name, row, first) for name, row in rows.items() if row.get("fallen")]
+    return "\n".join([f"{aligned(head, lines)}\n\n{note}", *told])
+
+
+def _fallen(name: str, row: Mapping[str, Any], first: str) -> str:
+    """Return which images a run has lost, which a mean hides."""
+    images = [f"{image} {100 * before:.0f} → {100 * after:.0f} %" for image, before, after in row["fallen"]]
+    return (
+        f"{name}: the Dice of {len(images)} of {row['n']} images is more than {100 * FALL:g} points below "
+        f"{first}'s ({few(images, 3)}), of {row['risen']} as much above. Look at them: a loss can unlearn a "
+        "rare kind of image, and a mean does not show it."
+    )
 
 
 def main(given: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from calib.commands.segment.palette import SIZE, coloured
 from calib.core.text import few, printable, safe_text
 from calib.data.images import open_image
+from calib.data.notices import ProgressLog
 from calib.io.files import atomic_path, blocking_file, write_text
 from calib.processes.devices import quickest_device
 from calib.report.tables import csv_text
@@ -20,6 +23,7 @@ from calib.runs.exports import segment_path
 from calib.segmentation.export import Segmenter
 from calib.segmentation.tables import images_in
 
+log = logging.getLogger(__name__)
 LIST = "predictions.csv"
 
 
@@ -47,13 +51,14 @@ def write_predictions(
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} holds files, which are not replaced. Give a new or an empty folder.")
     out.mkdir(parents=True, exist_ok=True)
-    names = segmenter.class_names
+    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
     rows = [["file", *(f"share({name})" for name in names), "confidence"]]
-    for path in images:
+    progress = ProgressLog(log, "segmenting images", len(images))
+    for done, path in enumerate(images, start=1):
         image = open_image(path, grey16_max=grey16_max)
         probs = segmenter.probs(image)
         mask = segmenter.mask(probs)
-        _write_mask(out / f"{path.stem}.png", mask, colours=segmenter.classes.colours)
+        _write_mask(out / f"{path.stem}.png", mask, values, colours=segmenter.classes.colours)
         levels = (probs * 255).round().numpy().astype(np.uint8)
         for number, name in enumerate(names[1:], start=1):
             _write(out / f"{path.stem}.{_in_name(name)}.png", Image.fromarray(levels[number]))
@@ -61,6 +66,7 @@ def write_predictions(
         shares = [float((chosen == number).float().mean()) for number in range(len(names))]
         confidence = float(probs.max(0).values.mean())
         rows.append([safe_text(path.name), *(f"{share:.6f}" for share in shares), f"{confidence:.6f}"])
+        progress.update(done)
     write_text(out / LIST, csv_text(rows))
     return len(images)
 
@@ -77,12 +83,15 @@ def main(given: argparse.Namespace) -> int:
     return 0
 
 
-def _write_mask(path: Path, mask: np.ndarray, *, colours: bool) -> None:
-    if colours:
+def _write_mask(path: Path, mask: np.ndarray, values: Sequence[int], *, colours: bool) -> None:
+    """Write a mask in the values of its classes, which a palette shows in colours where they fit into one."""
+    if not colours and mask.max() < SIZE:
+        _write(path, coloured(mask, values))
+    elif colours:
         bands = np.stack([mask >> 16, mask >> 8 & 255, mask & 255], axis=-1).astype(np.uint8)
         _write(path, Image.fromarray(bands))
     else:
-        _write(path, Image.fromarray(mask.astype(np.uint8 if mask.max() < 256 else np.uint16)))
+        _write(path, Image.fromarray(mask.astype(np.uint16)))
 
 
 def _write(path: Path, image: Image.Image) -> None:

@@ -17,6 +17,7 @@ from calib.core import ranks
 from calib.core.text import few, printable
 from calib.io.files import MARK, write_json, write_text
 from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
+from calib.losses.registry import losses_in_words
 from calib.posthoc.scaling import fit_temperature
 from calib.processes.join import check_started
 from calib.report.plots import save_figure
@@ -239,7 +240,7 @@ def shown(config: SegmentRun, written: Mapping[str, Any]) -> str:
         written: What metrics.json says.
     """
     split = "test" if "test" in written else "val" if "val" in written else None
-    losses = " + ".join(name.upper().replace("_", "-") for name in written["losses"])
+    losses = losses_in_words(written["losses"])
     head = f"{written['data']}, {config.network.name}, {written['method']} ({losses}), seed {config.seed}"
     if written["temperature"] != 1:
         head += f", temperature {written['temperature']:.3f}"

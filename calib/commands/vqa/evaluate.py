@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few, printable, safe_path
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _columns(path: Path) -> list[str]:
     import pyarrow.parquet
 
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() == ".parquet":
         try:
             return list(pyarrow.parquet.read_schema(path).names)

@@ -64,8 +64,9 @@ class SegmentRun:
         seed: Starts the network, orders and turns the images.
         out: Run folder. None: runs/segment-<data>-<preset>-s<seed>, and six digits if other settings differ
             from their defaults.
-        preset: The losses: ce, dice, dice-ce, ce-ace, dice-ace, dice-ce-ace (mL1-ACE with hard bins),
-            dice-ce-ace-soft, or none.
+        preset: The losses: dice-ce, ce, dice; for calibration dice-ce-ace (mL1-ACE with hard bins),
+            dice-ce-ace-soft, ce-ace, dice-ace; or none. mL1-ACE lowers the calibration error of images, and
+            may unlearn a rare kind of them: compare with dice-ce (calib segment evaluate).
         loss: Changes to the preset, e.g. loss.ml1_ace.weight=0.3; a weight of 0 drops a loss.
         data: The images and masks.
         network: The network.
@@ -84,7 +85,7 @@ class SegmentRun:
     task: str = setting("segment", affects="training")
     seed: int = setting(1, affects="draw", at_least=0, below=SEEDS, shown=True)
     out: str | None = setting(None, affects="nothing")
-    preset: str = setting("dice-ce-ace", affects="training", shown=True)
+    preset: str = setting("dice-ce", affects="training", shown=True)
     loss: dict[str, dict[str, Any]] = setting({}, affects="training")
     data: PixelDataConfig = field(default_factory=PixelDataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.names import one_form, one_spelling
 from calib.core.text import few
 from calib.data.dicom import is_dicom_file
@@ -138,7 +138,7 @@ def read_class_names(path: Path) -> dict[str, str]:
 def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
     """Return the folder that the images are under, and the folder of every split."""
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {root} (data.root).")
+        raise FileNotFoundError(f"There is no folder {root} (data.root).{meant_path(root)}")
     within = (root, root / "images")
     bases = [base for base in within if any((base / split).is_dir() for split in SPLITS)]
     if len(bases) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calib.core.errors import first_line
+from calib.core.errors import first_line, meant_path
 from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
@@ -43,6 +43,7 @@ def load_dataset(
     else:
         raise FileNotFoundError(
             f"There is no folder {root}, and it is not owner/name of a data set on the Hugging Face hub."
+            f"{meant_path(str(root))}"
         )
     if isinstance(loaded, datasets.Dataset) and str(loaded.split) not in ("None", "all"):
         return {str(loaded.split): loaded}  # it was one of several

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.records import ArraySource, ImageTable
@@ -142,7 +143,7 @@ def _find(root: Path, flag: str | None) -> Path:
     if root.is_file():
         return root
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no file or folder {root} (data.root).")
+        raise FileNotFoundError(f"There is no file or folder {root} (data.root).{meant_path(root)}")
     found = sorted(root.glob(f"{flag}*.npz" if flag else "*.npz"))
     if not found:
         raise FileNotFoundError(f"{root} has no {flag or 'MedMNIST'} .npz file.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, file_id, has_image_suffix, odd_kind
 from calib.data.readers.table import TABLE_SUFFIXES
@@ -95,7 +96,7 @@ def _of_table(path: Path) -> ImageTable:
 def _folder_of(root: str | Path) -> Path:
     path = Path(root)
     if not path.exists():
-        raise FileNotFoundError(f"There is no folder or table {path} (data.root).")
+        raise FileNotFoundError(f"There is no folder or table {path} (data.root).{meant_path(path)}")
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return path.parent
     if not path.is_dir():

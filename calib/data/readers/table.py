@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few
 from calib.data.images import odd_kind
 from calib.data.labels import number_labels
@@ -52,7 +52,7 @@ def load_table(
     """
     root = Path(root)
     if not root.exists():
-        raise FileNotFoundError(f"There is no folder or table {root} (data.root).")
+        raise FileNotFoundError(f"There is no folder or table {root} (data.root).{meant_path(root)}")
     if not root.is_dir() and (odd := odd_kind(root)) is not None:
         raise ValueError(f"{root} is {odd}, not a table: a CSV, TSV or Parquet file (data.root).")
     if root.is_file():

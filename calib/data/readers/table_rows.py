@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 from calib.data.images import has_image_suffix, odd_kind
 from calib.data.labels import label_text
@@ -67,7 +68,8 @@ def read_rows(
         raise ValueError(f"{path} is {odd}, not a table: a CSV, TSV or Parquet file (data.options.table).")
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no table {path}. Images of your own in class folders are read by data.name=folder."
+            f"There is no table {path}.{meant_path(path)} Images of your own in class folders are read by "
+            "data.name=folder."
         )
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
     names = _column_names(header, columns, path, records, ("file", "label") if labelled else ("file",))

@@ -45,8 +45,7 @@ def read_option_logits(
     folder = Path(folder)
     rows, kept, out = [], {}, 0
     for where, row in rows_of(folder / "items.jsonl"):
-        count = int(column(row, where, "n_listed"))
-        made = _item(row, where, count)
+        made = _item(row, where)
         names = made["option_ids"]
         if not all_rows and (len(names) < LETTERS or len(set(names)) < len(names)):
             out += 1
@@ -58,7 +57,7 @@ def read_option_logits(
                 {"options": None} if again != names or unlisted else {}
             )
         rows.append(made)
-        kept[row["item"]] = made
+        kept[column(row, where, "item")] = made
     if out:
         log.warning("%s: %d items are left out, which list an option twice or too few of them.", folder, out)
     items = Items.of_rows(rows, source=str(folder / "items.jsonl"))
@@ -70,7 +69,7 @@ def read_option_logits(
         for where, row in rows_of(path):
             item = kept.get(row.get("item"))
             if item is not None:
-                logits = column(row, where, "option_logits")
+                logits = _list(row, where, "option_logits")
                 outputs.append(
                     {
                         "model_id": path.stem,
@@ -81,22 +80,39 @@ def read_option_logits(
     return items, Outputs.of_rows(outputs, items, source=str(folder))
 
 
-def _item(row: dict[str, Any], where: str, count: int) -> dict[str, Any]:
-    rotation, own = int(column(row, where, "rotation", needed=False) or 0), column(row, where, "option_id")
+def _item(row: dict[str, Any], where: str) -> dict[str, Any]:
+    count, rotation = _whole(row, where, "n_listed"), _whole(row, where, "rotation", 0)
+    own, base = _list(row, where, "option_id"), column(row, where, "base")
     ids = [f"o{each}" if each is not None else f"pad{rotation}-{k}" for k, each in enumerate(own[:count])]
     texts = column(row, where, "options")
     condition = "original" if rotation == 0 else f"rotation{rotation}"
     return {
-        "item_id": f"{row['base']}#{condition}",
-        "base_id": row["base"],
+        "item_id": f"{base}#{condition}",
+        "base_id": base,
         "condition": condition,
         "dataset": column(row, where, "dataset"),
-        "group_id": row["base"],
+        "group_id": base,
         "question": column(row, where, "question"),
         "question_type": column(row, where, "category", needed=False),
         "options": None if texts is None else [*texts[:count], *(text for _, text in STANDING)],
         "option_ids": [*ids, *(id_ for id_, _ in STANDING)],
-        "correct_index": int(column(row, where, "gold")),
-        "n_real_options": int(column(row, where, "n_real_options")),
+        "correct_index": _whole(row, where, "gold"),
+        "n_real_options": _whole(row, where, "n_real_options"),
         "situation": column(row, where, "situation", needed=False),
     }
+
+
+def _whole(row: dict[str, Any], where: str, name: str, default: int | None = None) -> int:
+    value = column(row, where, name, needed=default is None)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where}: {name} must be a whole number, not {value!r}.")
+    return value
+
+
+def _list(row: dict[str, Any], where: str, name: str) -> list[Any]:
+    value = column(row, where, name)
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {name} must be a list, not {value!r}.")
+    return value

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from calib.core.errors import meant_path
 from calib.core.text import few
 from calib.data.output_tables import read_output_table
 from calib.io.files import read_json
@@ -33,7 +34,7 @@ def rows_of(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         table = read_output_table(path)
@@ -47,7 +48,10 @@ def rows_of(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{path} holds no list of questions.")
         found = [(f"{path}, entry {n}", row) for n, row in enumerate(value, start=1)]
     elif suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text ({error}).") from error
         found = [
             (f"{path}, line {n}", _line(line, f"{path}, line {n}"))
             for n, line in enumerate(lines, start=1)

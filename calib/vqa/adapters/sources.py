@@ -143,7 +143,7 @@ def _medxpertqa(path: Path, root: Path | None, folder: Path | None) -> Items:
         options = listed(column(row, where, "options"), where)
         if isinstance(options, list):  # [{"letter": "A", "content": ...}]
             options = {each.get("letter"): each.get("content") for each in options if isinstance(each, dict)}
-        if not isinstance(options, dict):
+        if not isinstance(options, dict) or not all(isinstance(letter, str) for letter in options):
             raise ValueError(f"{where}: options must be letters with texts, not {str(options)[:40]!r}.")
         letters = sorted(options)
         label = str(column(row, where, "label")).strip()
@@ -245,14 +245,14 @@ def _image_of(row: Any, where: str, root: Path | None, folder: Path | None) -> t
     if isinstance(value, dict):  # as the datasets library writes images into Parquet
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value.startswith("["):
-        value = next(iter(ast.literal_eval(value)), None)
+        value = next(iter(_literal(value, where)), None)
     if value is None or value == "":
         return None, None
     if isinstance(value, str) and len(value) < 300 and "." in value[-6:]:
         return _joined(root, value), value
     try:
         content = value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError, TypeError) as error:
         raise ValueError(f"{where}: the image is neither a path nor base64.") from error
     digest = hashlib.sha256(content).hexdigest()
     if folder is None:
@@ -263,6 +263,15 @@ def _image_of(row: Any, where: str, root: Path | None, folder: Path | None) -> t
         with atomic_path(target) as part:
             part.write_bytes(content)
     return str(target), digest
+
+
+def _literal(text: str, where: str) -> list[Any]:
+    """Return a list that a cell holds as Python writes it."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{where}: {text[:60]!r} is no list of images.") from error
+    return found if isinstance(found, list) else [found]
 
 
 SOURCES: dict[str, Source] = {

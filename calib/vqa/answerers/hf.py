@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from calib.core.errors import unknown_name
+from calib.core.errors import first_line, unknown_name
 from calib.core.hashing import stable_hash
+from calib.core.optional import OPTIONAL
 from calib.vqa.answerers.generation import Drawn, drawn_answers, processing_digest
 from calib.vqa.answerers.requests import PLAIN, filled
 from calib.vqa.answerers.scoring import OptionScorer, letter_ids
@@ -147,7 +148,7 @@ class HuggingFaceVLM:
 
         Raises:
             FileNotFoundError: There is no such folder.
-            ValueError: It is no such model.
+            ValueError: It is no such model, or it needs a package that is not here.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor, __version__
 
@@ -157,19 +158,17 @@ class HuggingFaceVLM:
             raise FileNotFoundError(f"There is no folder {name}. On the hub: {HUB}owner/name.")
         source = name.removeprefix(HUB)
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        common = {"local_files_only": local, "revision": revision, "trust_remote_code": False}
+        common: dict[str, Any] = {"local_files_only": local, "revision": revision, "trust_remote_code": False}
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"dtype is 'auto' or a floating-point type such as bfloat16, not {dtype!r}.")
         try:
             processor = AutoProcessor.from_pretrained(source, **common)
             kind = "auto" if dtype == "auto" else getattr(torch, dtype)
             named = "dtype" if [int(n) for n in __version__.split(".")[:2]] >= [4, 56] else "torch_dtype"
-            model = AutoModelForImageTextToText.from_pretrained(
-                source,
-                use_safetensors=True,  # no pickle
-                **{named: kind},
-                **common,
-            )
+            common |= {named: kind, "use_safetensors": True}  # no pickle
+            model = AutoModelForImageTextToText.from_pretrained(source, **common)
+        except ImportError as error:
+            raise ValueError(f"{name}: {first_line(error)} {OPTIONAL['vqa'].missing()}") from error
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(
                 f"{name} is no vision-language model that transformers can load: {error}"

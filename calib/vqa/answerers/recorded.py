@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calib.core.errors import unknown_name
+from calib.core.errors import meant_path, unknown_name
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS, Parsed, parse_answer, parse_confidence
 from calib.vqa.tables import Items, Outputs
@@ -67,7 +67,7 @@ def read_recorded(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     for name in columns or {}:
         if name not in FIELDS:
             raise unknown_name("field of recorded answers", name, FIELDS)
@@ -230,7 +230,8 @@ def _letters(given: Any, order: Sequence[int], where: str, absent: float | None)
     values: list[float] = [0.0] * len(order)
     for letter, place in zip(LETTERS, order, strict=False):
         if letter in found:
-            values[place] = min(math.log(sum(map(math.exp, found[letter]))), 0.0)
+            top = max(found[letter])  # an API may say -9999 of what is improbable, whose exp is 0
+            values[place] = min(top + math.log(sum(math.exp(each - top) for each in found[letter])), 0.0)
         elif absent is None:
             return None
         else:

@@ -22,11 +22,14 @@ Source: EPFL-VILAB/fm-vision-evals @ fe957a7 has five variants of a prompt and t
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib.core.errors import meant_path
 from calib.io.files import write_text
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS
@@ -48,14 +51,14 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
-            lines = [line for line in text.split("\n") if line.strip()]
-            rows = [parse_json(line, source=f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+            lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+            rows = [parse_json(line, source=f"{path}, line {n}") for n, line in lines]
         else:
-            rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table of prompts ({error}).") from error
     chains: dict[str, dict[int, str]] = {}
@@ -64,7 +67,7 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
         if not name or not row.get("text"):
             raise ValueError(f"{path}, prompt {number}: prompt_id and text are needed.")
         step = str(row.get("step") or 1)
-        if not step.isdigit() or int(step) in chains.setdefault(str(name), {}):
+        if not step.isdecimal() or int(step) in chains.setdefault(str(name), {}):
             raise ValueError(f"{path}, prompt {number}: step {step!r} is no number, or stands twice.")
         chains[str(name)][int(step)] = str(row["text"])
     if not chains:
@@ -85,9 +88,8 @@ def filled(text: str, question: str | None, options: Sequence[str]) -> str:
         "{options}": listed,
         "{letters}": ", ".join(LETTERS[: len(options)]),
     }
-    for name, value in parts.items():
-        text = text.replace(name, value)
-    return text
+    # In one pass: a question that says "{options}" itself keeps it.
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], text)
 
 
 def write_requests(

@@ -12,8 +12,8 @@ from calib.core.binning import bin_indices
 from calib.metrics.calibration import expected_calibration_error
 from calib.posthoc import TemperatureWithPrior, TwoSignalPlatt
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, doubtful, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import summed
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS, Missing

@@ -9,8 +9,8 @@ import numpy as np
 
 from calib.stats import adjusted_p
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, doubtful, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import ranked
 from calib.vqa.uncertainty import METHODS
 

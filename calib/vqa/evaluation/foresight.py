@@ -12,8 +12,8 @@ from calib.vqa.collapse import CollapseNull, collapse_null, nested_regression
 from calib.vqa.columns import ABSENT
 from calib.vqa.evaluation.errors import ranking, too_few
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, doubtful, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS, Missing
 

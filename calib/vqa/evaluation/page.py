@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calib.metrics import Column
@@ -11,7 +11,7 @@ from calib.report.document import Document, Picture, Section, Table, Value
 from calib.report.page import as_html
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.vqa.evaluation.result import Evaluation, Field, ResultTable
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
@@ -30,17 +30,17 @@ LONG = 30  # rows from which a table is folded
 MOST = 2000  # rows that a page shows; the files have all
 
 
-def page(result: Evaluation) -> str:
+def page(tables: Mapping[str, ResultTable], sentences: Sequence[str], about: Mapping[str, Any]) -> str:
     """Return an evaluation as one HTML page that asks nothing of the network.
 
     Args:
-        result: The evaluation.
+        tables: Tables by name.
+        sentences: The findings in words.
+        about: What was evaluated and how.
     """
-    sections = [Section(name="summary", title="In words", said=list(result.sentences))]
-    for name, title, tables in SECTIONS:
-        shown = [
-            (key, result.tables[key]) for key in tables if key in result.tables and result.tables[key].rows
-        ]
+    sections = [Section(name="summary", title="In words", said=list(sentences))]
+    for name, title, keys in SECTIONS:
+        shown = [(key, tables[key]) for key in keys if key in tables and tables[key].rows]
         if not shown:
             continue
         section = Section(name=name, title=title)
@@ -51,12 +51,11 @@ def page(result: Evaluation) -> str:
                 section.notes.append(
                     f"{MOST:,} of {len(table.printed):,} rows are shown; tables/{key}.csv has all."
                 )
-        if name == "tracking":
-            section.pictures += _cloud(result)
+        if name == "tracking" and "cells" in tables:
+            section.pictures += _cloud(tables, about)
         if name == "collapse":
-            section.pictures += _foreseen(result)
+            section.pictures += _foreseen(tables)
         sections.append(section)
-    about = result.about
     return as_html(
         Document(
             title="Uncertainty of answers to visual questions",
@@ -118,9 +117,9 @@ def _value(row: Mapping[str, Any], column: Field) -> Value:
     return Cell(float(value), interval=(float(ends[0]), float(ends[1])))  # type: ignore[arg-type]
 
 
-def _foreseen(result: Evaluation) -> list[Picture]:
+def _foreseen(tables: Mapping[str, ResultTable]) -> list[Picture]:
     """Return what foresees collapse beside what the best rival alone gives, a dot for every method."""
-    rows = [row for row in result.rows("collapse", condition="nota") if "null_mean" in row]
+    rows = [row for row in tables["collapse"].matching(condition="nota") if "null_mean" in row]
     rows = [row for row in rows if not METHODS[row["method"]].baseline]
     if not rows:
         return []
@@ -140,10 +139,10 @@ def _foreseen(result: Evaluation) -> list[Picture]:
     return [Picture(chart.svg("collapse-rival"), said)]
 
 
-def _cloud(result: Evaluation) -> list[Picture]:
+def _cloud(tables: Mapping[str, ResultTable], about: Mapping[str, Any]) -> list[Picture]:
     """Return the picture of accuracy and AUROC of the reference method, a dot for every cell."""
-    reference = result.about["protocol"]["reference"]
-    rows = [row for row in result.rows("cells", method=reference) if "auroc" in row]
+    reference = about["protocol"]["reference"]
+    rows = [row for row in tables["cells"].matching(method=reference) if "auroc" in row]
     if len(rows) < 3:
         return []
     low = min(0.5, *(row["auroc"] for row in rows))

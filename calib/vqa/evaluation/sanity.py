@@ -10,8 +10,8 @@ import numpy as np
 from calib.vqa.columns import ABSENT
 from calib.vqa.evaluation.errors import too_few
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import mean_of_first, ranked, summed
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty.samples import answer_entropy
@@ -188,10 +188,12 @@ def _orders(answers: Answers, dataset: str) -> list[dict[str, Any]]:
         if name.startswith(("permuted", "rotation")) and "+" not in name
     ]
     pairs = [answers.pairs(dataset, name) for name in names]
-    first = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, dtype=np.int64)
+    none = np.zeros(0, dtype=np.int64)
+    first, later = (np.concatenate([none, *(pair[side] for pair in pairs)]) for side in (0, 1))
+    can = answers.answerable[first]  # of others no answer can be right
+    first, later = first[can], later[can]
     if not len(first):
         return []
-    later = np.concatenate([pair[1] for pair in pairs])
     rows, index = np.unique(first, return_inverse=True)
     codes = answers.layout.items.option_codes
     count = np.bincount(index)

@@ -9,8 +9,8 @@ import numpy as np
 
 from calib.stats import adjusted_p, equivalence_test, mcnemar_exact, sign_flip_test, signed_ranks
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, doubtful, each
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import summed
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
@@ -88,7 +88,6 @@ def doubt_shift(found: list[Answers], protocol: Protocol) -> ResultTable:
 
 def _accuracy(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
     first, then = answers.pairs(dataset, condition)
-    before, after = answers.right[first], answers.right[then]
     row: dict[str, Any] = {
         "system": answers.name,
         "dataset": dataset,
@@ -100,8 +99,14 @@ def _accuracy(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
     }
     if not len(first):
         return row
+    nota, chosen = answers.nota[then], answers.choices[then]
+    if (nota >= 0).any():
+        row["nota_rate"] = float((chosen == nota)[nota >= 0].mean())
     can = bool(answers.answerable[then].any())
-    nota = answers.nota[then]
+    if can:  # of the others no answer can be right
+        first, then = (rows[answers.answerable[then]] for rows in (first, then))
+        row["n"] = len(first)
+    before, after = answers.right[first], answers.right[then]
     columns = [before, after, before & after, before & ~after]
     table = np.stack([*columns, np.ones(len(first))], axis=1).astype(np.float64)
     clusters = answers.cluster[first]
@@ -118,8 +123,6 @@ def _accuracy(answers: Answers, dataset: str, condition: str) -> dict[str, Any]:
         row[name] = float(values[0, i])
         if boot is not None:
             row[f"{name}_low"], row[f"{name}_high"] = boot.interval(values[:, i])
-    if (nota >= 0).any():
-        row["nota_rate"] = float((answers.choices[then] == nota)[nota >= 0].mean())
     if can:
         row["lost"], row["won"] = int((before & ~after).sum()), int((after & ~before).sum())
         row["p_mcnemar"] = mcnemar_exact(row["lost"], row["won"])

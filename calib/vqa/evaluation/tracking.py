@@ -10,8 +10,8 @@ import numpy as np
 from calib.stats import adjusted_p, spearman_test
 from calib.vqa.evaluation.errors import too_few
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Field, ResultTable
 from calib.vqa.evaluation.study import Answers, doubtful
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.resampling import ranked
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from calib.data.notices import pace
 from calib.vqa.evaluation.calibration import calibration, transfer
 from calib.vqa.evaluation.errors import error_detection
 from calib.vqa.evaluation.foresight import collapse
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Evaluation, Field, ResultTable
+from calib.vqa.evaluation.result import Evaluation
 from calib.vqa.evaluation.sanity import letters, orders, overview, robustness
 from calib.vqa.evaluation.shifts import accuracy_shift, doubt_shift
 from calib.vqa.evaluation.study import Answers, Layout, systems
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.evaluation.tracking import cells, tracking
 from calib.vqa.evaluation.words import sentences
 from calib.vqa.tables import Items, Outputs, join_items, join_outputs
@@ -70,9 +73,11 @@ def evaluate(
         "letters": lambda: letters(found, protocol),
         "methods": lambda: methods(found, protocol),
     }
-    for name, step in steps.items():
+    began = time.monotonic()
+    for number, (name, step) in enumerate(steps.items(), start=1):
         result.tables[name] = step()
-        log.info("%s: %d rows", name, len(result.tables[name].rows))
+        told = f"table {number} of {len(steps)}{pace(number, len(steps), time.monotonic() - began)}"
+        log.info("%s: %d rows, %s", name, len(result.tables[name].rows), told)
     result.about = {
         "items": len(all_items),
         "outputs": len(all_outputs),

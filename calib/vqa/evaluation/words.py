@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from calib.vqa.evaluation.protocol import Protocol
-from calib.vqa.evaluation.result import Evaluation, joined_words
+from calib.vqa.evaluation.result import Evaluation
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
@@ -81,7 +82,7 @@ def _errors(rows: list[Row], protocol: Protocol) -> str:
         return f"no method can be ranked by its errors ({why})"
     best = max(own, key=lambda row: row["auroc"])
     better = [row["method"] for row in own if row.get("difference", 0) > 0 and row["p_holm"] <= 0.05]
-    beyond = "none is better than" if not better else f"{joined_words(better)} better than"
+    beyond = "none is better than" if not better else f"{_listed(better)} better than"
     return (
         f"wrong answers are told best by {best['method']}, AUROC {_percent(best['auroc'])}"
         f"{_between(best, 'auroc')}, {beyond} {protocol.reference} after correction"
@@ -128,7 +129,7 @@ def _of_many(result: Evaluation, places: list[Place]) -> list[str]:
             wins[best] = wins.get(best, 0) + 1
     if wins:
         order = sorted(wins, key=lambda name: -wins[name])
-        told = joined_words([f"{name} in {wins[name]}" for name in order[:3]])
+        told = _listed([f"{name} in {wins[name]}" for name in order[:3]])
         said.append(f"Wrong answers are told best by {told} of {sum(wins.values())} cases (AUROC).")
     rows = [
         row for row in result.rows("calibration", condition=ORIGINAL, method="option_msp") if "ece" in row
@@ -203,7 +204,7 @@ def _missing(result: Evaluation) -> str:
     for row in result.rows("methods"):
         if not row["systems"]:
             by_reason.setdefault(row["why"], []).append(row["method"])
-    told = [f"{joined_words(names)} ({why})" for why, names in by_reason.items()]
+    told = [f"{_listed(names)} ({why})" for why, names in by_reason.items()]
     return f"Not known here: {'; '.join(told)}." if told else ""
 
 
@@ -222,3 +223,13 @@ def _between(row: Row, key: str) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence.
+
+    Example:
+        >>> _listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

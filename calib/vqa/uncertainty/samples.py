@@ -214,7 +214,7 @@ def vase(
 
 
 def sentence_sar(sample_logprobs: np.ndarray, sample_similarity: np.ndarray) -> np.ndarray:
-    """Return the mean of -log(p_i + sum_j g_ij p_j / 0.001), (N,): each answer is backed by similar ones.
+    """Return the mean of -log(p_i + sum_(j != i) g_ij p_j / 0.001), (N,): similar answers back each other.
 
     Args:
         sample_logprobs: (N, S), log p_i.

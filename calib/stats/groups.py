@@ -1,0 +1,33 @@
+"""Samples that come in groups, such as the images of one patient: the number of each one's group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Groups = Sequence[object] | np.ndarray
+
+
+def group_numbers(groups: Groups | None, n: int) -> np.ndarray:
+    """Return the number of every sample's group, (n,) int64 from 0, in the order of the groups' names.
+
+    Args:
+        groups: (n,) what each sample belongs to: a patient, a slide. None: every sample is by itself.
+        n: How many samples there are.
+
+    Raises:
+        ValueError: There is not one group for each sample, or a sample has none.
+
+    Example:
+        >>> group_numbers(["b", "a", "b"], 3).tolist(), group_numbers(None, 3).tolist()
+        ([1, 0, 1], [0, 1, 2])
+    """
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"Expected one group per sample: {n} samples but {len(groups)} groups.")
+    if any(group is None for group in groups):
+        raise ValueError("Every sample needs a group, some have None; groups=None: each is by itself.")
+    index: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return index
