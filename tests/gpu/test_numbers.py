@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from toy_steps import NAMES, OF_CLASSES, first_batch, pictures, prompt_steps
 from calib.backbones.base import Backbone
 from calib.core.float32 import exact_float32
 from calib.data import ImageTable, cache_features, encode_table
+from calib.data import encode as encoding
 from calib.data.records import FileSource
 from calib.metrics import METRICS, metric_collection, summarize
 from calib.posthoc import CALIBRATORS, make_calibrator
@@ -131,6 +133,24 @@ def test_images_are_read_ahead_by_other_processes_while_a_device_computes(
     backbone, table = small("clip"), table_of(tmp_path)
     ahead = encode_table(there(backbone, device), table, batch_size=2, num_workers=1)
     assert (ahead.image_features - encode_table(backbone, table).image_features).abs().max() < FEATURES
+
+
+def test_processes_that_read_ahead_are_handed_no_weights(small: Any, tmp_path: Path) -> None:
+    """Where they are not forked all of the model was copied for each, and from some cards it cannot be."""
+    looks = encoding._Looks(small("clip"), table_of(tmp_path), 1, 0, 2, 1, print)
+    handed = pickle.dumps(encoding._Stacked(looks))
+    assert len(handed) < 20_000
+    key = (3, range(2))
+    assert torch.equal(pickle.loads(handed)[key], encoding._Stacked(looks)[key])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_of_a_device_is_near_float32(kind: str, small: Any, device: torch.device) -> None:
+    images = torch.randn(5, 3, *[KINDS[kind]] * 2, generator=torch.Generator().manual_seed(5))
+    narrow = small(kind, encode_precision="bf16").to(device).encode_image(images)
+    exact = small(kind).encode_image(images)
+    assert (narrow.device, narrow.dtype) == (device, torch.float32)
+    assert 1e-7 < float(1 - (narrow.cpu() * exact).sum(dim=1).min()) < 5e-3
 
 
 @pytest.mark.gpu
