@@ -27,6 +27,7 @@ from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.encode import encode
 from calib.data.shot_list import read_shot_list
 from calib.data.specs import POOL
+from calib.processes.devices import quickest_device
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
@@ -220,9 +221,7 @@ def restored_backbone(
 
 def placed(backbone: Backbone) -> Backbone:
     """Return a frozen model where this process computes if nobody says where: on a GPU if there is one."""
-    from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
-
-    return backbone.to(pick_device({}))
+    return backbone.to(quickest_device())
 
 
 def check_own_backbone(prompt: Prompt, asked: BackboneConfig, source: str) -> None:

@@ -16,9 +16,9 @@ from tests_shared import SHORT
 from calib.backbones.openclip import OpenClipBackbone
 from calib.cli import main
 from calib.commands.data_arguments import kind_of_place
+from calib.commands.exit_codes import FAILED, USAGE
 from calib.data.images import file_id
 from calib.data.shot_list import ListedImage, ShotList
-from calib.commands.exit_codes import FAILED, USAGE
 from calib.report.contact_sheet import SheetRow, save_contact_sheet
 
 

@@ -15,8 +15,8 @@ from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
-from calib.processes import join
 from calib.prompts.export import Prompt
+from calib.runs import prepare
 from calib.runs.entries import find_entries
 
 
@@ -114,7 +114,7 @@ def test_the_validation_split_of_the_data_can_be_evaluated(runs, tmp_path: Path)
 
 def test_images_are_encoded_where_a_training_would_be(runs, tmp_path: Path, monkeypatch) -> None:
     asked: list[torch.device] = []
-    monkeypatch.setattr(join, "pick_device", lambda trainer: torch.device("cpu", 3))
+    monkeypatch.setattr(prepare, "quickest_device", lambda: torch.device("cpu", 3))
     monkeypatch.setattr(Backbone, "to", lambda self, device: asked.append(device) or self)
     evaluate(evaluation(tmp_path, [runs[1] / "prompt.safetensors"]))
     assert asked == [torch.device("cpu", 3)]
