@@ -17,7 +17,8 @@ without it, then under PyTorch's profiler, which says how long each operator too
 
 The parts add up to the step in Lightning. The profiler makes the operators' times a little longer, by no more
 than what its line says, and Python's part shorter by the same. With one thread all times are processor time,
-which other processes do not count in; with more they are the wall's and want a quiet machine.
+which other processes do not count in (operators are timed by the wall, and get the processor's share of it);
+with more they are the wall's and want a quiet machine.
 """
 
 from __future__ import annotations
@@ -243,7 +244,10 @@ def in_lightning(module: LightningModule, loader: Any, steps: int) -> float:
 def operators(step: Callable[[], object], steps: int) -> tuple[float, dict[str, float]]:
     """Return the seconds of a profiled step and those of its parts, medians of so many."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
+        start = time.perf_counter()
         lengths = [timed(step) for _ in range(steps)]
+        wall = time.perf_counter() - start
+    share = sum(lengths) / wall  # of the wall's time, which is what operators were timed by
     seen = [event for event in found.events() if event.name in (FORWARD, BACKWARD, OPTIMISER)]
     every = len(seen) // steps
     totals = []
@@ -257,7 +261,7 @@ def operators(step: Callable[[], object], steps: int) -> tuple[float, dict[str, 
         totals.append(total)
     parts = {name for total in totals for name in total}
     return statistics.median(lengths), {
-        name: statistics.median(total[name] for total in totals) / 1e6 for name in parts
+        name: statistics.median(total[name] for total in totals) * share / 1e6 for name in parts
     }
 
 

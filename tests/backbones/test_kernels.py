@@ -91,7 +91,7 @@ def test_packed_linear_takes_any_number_of_rows():
     for rows in (3, 9, 0, 1, 3, 200, 9):
         x = random_like((2, rows, 6), seed=rows)
         torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight, bias))
-        assert len(layer._packed) <= kernels.MOST_PACKED
+        assert kernels._library() != "mkl" or layer._packed[0] == 2 * rows
 
 
 @pytest.mark.usefixtures("afresh")
