@@ -48,7 +48,8 @@ class HuggingFaceVLM:
         p_true: Whether it is asked if its answer is true: logits of True and False.
         verbalized: Whether it is asked how sure it is.
         prior: Whether options' texts are scored without image and question, too.
-        temperature, top_p: Of drawn answers.
+        temperature: Of drawn answers.
+        top_p: Likewise.
         max_new_tokens: Of an answer.
         prompt: The question as it is put, see `calib.vqa.answerers.requests`.
         seed: Of drawn answers and orders.
