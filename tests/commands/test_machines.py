@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -232,3 +233,16 @@ def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
 def test_what_is_left_is_told_at_the_rate_so_far() -> None:
     assert pace(100, 200, 1.0) == " (100.0 a second, about 1 s left)"
     assert pace(1, 1001, 36.0) == " (0.03 a second, about 10.0 h left)"
+
+
+@pytest.mark.parametrize(("first", "said"), [(True, "training, steps: 1 of 8"), (False, "")])
+def test_training_without_a_bar_says_how_far_it_is(first: bool, said: str, monkeypatch, caplog) -> None:
+    from calib.runs.trainer import _ProgressLines
+
+    caplog.set_level("INFO", logger="calib")
+    monkeypatch.setattr("calib.data.notices.FIRST_AFTER", 0.0)
+    trainer = SimpleNamespace(max_epochs=3, num_training_batches=4, current_epoch=1, is_global_zero=first)
+    lines = _ProgressLines()
+    lines.on_train_start(trainer, None)
+    lines.on_train_batch_end()
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [said] * bool(said)
