@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,13 +169,63 @@ def test_completion_in_bash(tmp_path: Path) -> None:
     assert completed("calib predict calib.b") == ["calib.bash"]  # else files
 
 
+ZSH_STUB = """
+typeset -A kinds
+compadd() {{ local name="$@[-1]"; print -rl -- "${{(@M)${{(@P)name}}:#$words[CURRENT]*}}" }}
+compset() {{ words[CURRENT]="${{words[CURRENT]##*=}}" }}
+_files() {{ print -rl -- "$words[CURRENT]"*(N) }}
+compdef() {{ }}
+source ./_calib
+words=({line}); CURRENT=$#words
+_calib
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_completion_in_zsh(tmp_path: Path) -> None:
+    (tmp_path / "_calib").write_text(completion.script("zsh"))
+
+    def completed(line: str) -> list[str]:
+        shell = ZSH_STUB.format(line=line)
+        done = subprocess.run(["zsh", "-f", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert "train" in completed("calib tr")
+    assert "data.shots_from=" in completed("calib train data.shots_")
+    assert {"preset=dice-ce-ace", "preset=dice-ce"} <= set(completed("calib segment preset=dice-ce"))
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_completion_in_fish(tmp_path: Path) -> None:
+    (tmp_path / "calib.fish").write_text(completion.script("fish"))
+
+    def completed(line: str) -> list[str]:
+        asked = f"source calib.fish; complete -C '{line}'"
+        done = subprocess.run(["fish", "-N", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        return [each.split("\t")[0] for each in done.stdout.splitlines()]
+
+    assert completed("calib tr") == ["train"]
+    assert completed("calib train data.shots_") == ["data.shots_from="]
+    assert completed("calib segment preset=dice-ce-") == ["preset=dice-ce-ace", "preset=dice-ce-ace-soft"]
+    assert completed("calib predict run --win") == ["--window"]
+    assert "calib.fish" in completed("calib predict calib.f")
+
+
 def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
     assert main(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef calib\nautoload -U +X bashcompinit")
+    made = capsys.readouterr().out
+    assert made.startswith("#compdef calib\n")
+    assert all(f"      {name}) known=(" in made for name in COMMANDS)
+    assert "COMP_LINE" not in made
     assert main(["completion", "fish"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("complete -c calib -n ") for line in lines)
-    assert len(lines) == 1 + 2 * len(COMMANDS)
+    for name in COMMANDS:
+        assert any(line.startswith(f"complete -c calib -n '__calib_is {name}' -a '") for line in lines)
+    segment = next(line for line in lines if "__calib_is segment'" in line).split()
+    assert {"predict", "evaluate", "preset=dice-ce-ace"} <= set(segment)
+    assert "preset=calibprompt" not in segment
     with pytest.raises(SystemExit):
         main(["completion", "tcsh"])
 
@@ -182,3 +233,16 @@ def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
 def test_what_is_left_is_told_at_the_rate_so_far() -> None:
     assert pace(100, 200, 1.0) == " (100.0 a second, about 1 s left)"
     assert pace(1, 1001, 36.0) == " (0.03 a second, about 10.0 h left)"
+
+
+@pytest.mark.parametrize(("first", "said"), [(True, "training, steps: 1 of 8"), (False, "")])
+def test_training_without_a_bar_says_how_far_it_is(first: bool, said: str, monkeypatch, caplog) -> None:
+    from calib.runs.trainer import _ProgressLines
+
+    caplog.set_level("INFO", logger="calib")
+    monkeypatch.setattr("calib.data.notices.FIRST_AFTER", 0.0)
+    trainer = SimpleNamespace(max_epochs=3, num_training_batches=4, current_epoch=1, is_global_zero=first)
+    lines = _ProgressLines()
+    lines.on_train_start(trainer, None)
+    lines.on_train_batch_end()
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [said] * bool(said)
