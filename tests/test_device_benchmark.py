@@ -133,6 +133,7 @@ def test_all_tables_of_the_cpu(
         return 0.1, ""
 
     monkeypatch.setattr(on_device, "train", with_tiny)
+    monkeypatch.setattr(on_device.logging, "disable", lambda *_: None)  # later tests read the log
     monkeypatch.setattr(on_device, "QUICK", SIZE)
     out = tmp_path / "device.md"
     assert on_device.main(["--device", "cpu", "--quick", "--out", str(out)]) == 0
