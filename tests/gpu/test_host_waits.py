@@ -65,7 +65,7 @@ def waits_of(module: Any, batches: Any, accelerator: str, **settings: Any) -> tu
     return never.steps, never.found
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("made", [prompt_steps, stack_steps], ids=["a prompt", "prompts and folds"])
 def test_a_step_of_prompts_never_waits(made: Any, precision: str, small: Any, accelerator: str) -> None:
     steps, found = waits_of(*made(small("clip")), accelerator, precision=precision)

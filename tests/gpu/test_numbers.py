@@ -48,6 +48,7 @@ def test_images_have_the_features_they_have_on_the_cpu(kind: str, small: Any, de
     assert (found.cpu() - backbone.encode_image(images)).abs().max() < FEATURES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sets", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_have_the_features_and_gradients_they_have_on_the_cpu(
@@ -71,6 +72,7 @@ def test_prompts_have_the_features_and_gradients_they_have_on_the_cpu(
     close(found[1][1], found[0][1], GRADIENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_a_loss_and_its_gradient_are_those_of_the_cpu(name: str, small: Any, device: torch.device) -> None:
     found = []
@@ -85,6 +87,7 @@ def test_a_loss_and_its_gradient_are_those_of_the_cpu(name: str, small: Any, dev
     assert (found[1][1].cpu() - found[0][1]).abs().max() <= 2e-4 * found[0][1].abs().max() + 1e-6
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_cpu(device: torch.device) -> None:
     logits, labels = outputs()
     expected = summarize(logits, labels)
@@ -98,6 +101,7 @@ def test_metrics_are_those_of_the_cpu(device: torch.device) -> None:
         assert float(values[name]) == pytest.approx(expected[name], abs=1e-9), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_a_calibrator_of_values_on_a_device_is_that_of_the_cpu(name: str, device: torch.device) -> None:
     logits, labels = outputs()
@@ -127,6 +131,7 @@ def test_features_are_cached_under_one_name_whatever_encoded_them(
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
 
 
+@pytest.mark.slow
 def test_images_are_read_ahead_by_other_processes_while_a_device_computes(
     small: Any, device: torch.device, tmp_path: Path
 ) -> None:
@@ -144,6 +149,7 @@ def test_processes_that_read_ahead_are_handed_no_weights(small: Any, tmp_path: P
     assert torch.equal(pickle.loads(handed)[key], encoding._Stacked(looks)[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_of_a_device_is_near_float32(kind: str, small: Any, device: torch.device) -> None:
     images = torch.randn(5, 3, *[KINDS[kind]] * 2, generator=torch.Generator().manual_seed(5))
@@ -174,6 +180,7 @@ def test_convolutions_of_a_card_are_not_rounded(card: torch.device) -> None:
         assert errors["as set"] > 10 * errors["exact"]  # so the test above can fail
 
 
+@pytest.mark.slow
 def test_the_weights_have_one_digest(small: Any, device: torch.device) -> None:
     backbone = small("biomedclip")
     assert there(backbone, device).weights_digest == backbone.weights_digest
