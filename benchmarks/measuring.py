@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import random
 import re
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calib.backbones.fast.kernels import SETTING
 from calib.processes.threads import STAT, busy_seconds
+
+if TYPE_CHECKING:
+    import torch
 
 TURN = 0.3  # seconds
 
@@ -28,17 +34,25 @@ class Clocks(NamedTuple):
     cpu: float
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Clocks]:
+def in_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | None = None
+) -> dict[str, Clocks]:
     """Return for each way the medians of its wall and CPU seconds; every round is in another order.
 
     A way is repeated within its turn until `TURN` seconds have passed: what the way before it left in the
     caches counts little then.
+
+    Args:
+        ways: What is measured.
+        rounds: Turns of each.
+        device: Where it computes. On a card the seconds are those between two of its events.
     """
+    turn = _turn if device is None or device.type != "cuda" else partial(_turn_on_card, device=device)
     times: dict[str, list[Clocks]] = {way: [] for way in ways}
     draw = random.Random(0)
     for _ in range(rounds):
         for way in draw.sample(list(ways), len(ways)):
-            times[way].append(_turn(ways[way]))
+            times[way].append(turn(ways[way]))
     return {
         way: Clocks(*(statistics.median(clock) for clock in zip(*found, strict=True)))
         for way, found in times.items()
@@ -81,6 +95,70 @@ class Machine(NamedTuple):
         return f"{table}\n\n{self}"
 
 
+class Card(NamedTuple):
+    """What numbers of a device are to be read with: its name, and what its matrix products reach.
+
+    Attributes:
+        name: Of the card; of a CPU that of the processor.
+        driver: Its driver and the CUDA that PyTorch was built with; empty: none.
+        memory: Bytes of a card; 0: not known.
+        fp32: Operations per second of a product of float32, no TensorFloat-32.
+        bf16: Those of a product of bfloat16.
+    """
+
+    name: str
+    driver: str
+    memory: int
+    fp32: float
+    bf16: float
+
+    def __str__(self) -> str:
+        fp32, bf16 = (f"{value / 1e12:.3g} TFLOP/s" for value in (self.fp32, self.bf16))
+        memory = f", {self.memory / 2**30:.0f} GiB" if self.memory else ""
+        driver = f", {self.driver}" if self.driver else ""
+        return f"{self.name}{memory}{driver}: matrix products {fp32} in fp32 (no TF32), {bf16} in bf16."
+
+    def share(
+        self, operations: float | None, seconds: float, *, plain: bool = False, precision: str = "fp32"
+    ) -> str:
+        """Return the share of the peak of a precision; see `Machine.share`. A card has one kernel, plain."""
+        peak = self.bf16 if precision == "bf16" else self.fp32
+        return "" if operations is None else f"{operations / seconds / peak:.0%}"
+
+    def below(self, table: str) -> str:
+        """Return a table with the device it was measured on below it."""
+        return f"{table}\n\n{self}"
+
+
+def driver() -> str:
+    """Return the version of the NVIDIA driver, as nvidia-smi says it; empty: it does not."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.split("\n")[0].strip()
+
+
+def forget_device_peak(device: torch.device) -> None:
+    """Let the peak memory of a device begin anew."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak()
+
+
+def device_peak(device: torch.device) -> float:
+    """Return the peak memory (MB) of a card's tensors, elsewhere that of this process."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return own_peak()
+
+
 def processor() -> str:
     """Return the name of the processor."""
     path = Path("/proc/cpuinfo")
@@ -97,10 +175,36 @@ def _turn(run: Callable[[], object]) -> Clocks:
     return Clocks(passed / calls, (time.process_time() - start[1]) / calls)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+def _turn_on_card(run: Callable[[], object], device: torch.device) -> Clocks:
+    """Return the seconds of a call, many in a row: the host may be ahead of the card, as in training."""
+    import torch
+
+    with torch.cuda.device(device):
+        calls = max(1, math.ceil(TURN / max(seconds(run, device), 1e-6)))
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = time.process_time()
+        first.record()
+        for _ in range(calls):
+            run()
+        last.record()
+        last.synchronize()
+        return Clocks(first.elapsed_time(last) / 1000 / calls, (time.process_time() - start) / calls)
+
+
+def finish(device: torch.device | None) -> None:
+    """Wait for a card; elsewhere nothing is on its way."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def seconds(run: Callable[[], object], device: torch.device | None = None) -> float:
+    """Return how long a call takes, with what it leaves to a card."""
+    finish(device)
     start = time.perf_counter()
     run()
+    finish(device)
     return time.perf_counter() - start
 
 

@@ -35,7 +35,7 @@ class OfficialLoop:
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str], seed: int = 1) -> None:
         self.backbone = backbone
-        self.learner = PromptLearner(backbone, class_names, seed=seed)
+        self.learner = PromptLearner(backbone, class_names, seed=seed).to(backbone.device)
         self.objective = Objective(resolve_terms("calibprompt-ls"))
         self.zero_shot = zero_shot_features(backbone, class_names, "An image of {}.")
         self.optimizer = torch.optim.SGD([self.learner.context], lr=0.002, momentum=0.9, weight_decay=5e-4)
@@ -52,6 +52,7 @@ class OfficialLoop:
         features = self.backbone.encode_image(images)
         texts = self.text_features()
         scaled = self.backbone.logit_scale.exp() * features
+        labels = labels.to(features.device)
         return float(self.descend(scaled @ texts.T, scaled @ self.zero_shot.T, texts, labels).detach())
 
     def descend(self, logits: Tensor, zero_shot_logits: Tensor, texts: Tensor, labels: Tensor) -> Tensor:

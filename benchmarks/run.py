@@ -2,6 +2,7 @@
 
     python benchmarks/run.py            # everything, some 25 minutes on two quiet cores
     python benchmarks/run.py --quick    # under five minutes: fewer repetitions, images and runs
+    python benchmarks/run.py --device cuda --quick      # a graphics card, see `benchmarks/on_device.py`
 
 Random weights; both sides are measured in this process, in turns; ratios are of medians. Training, evaluation
 and sweeps of this project are whole runs of train.py and calib sweep on image files, with their files and
@@ -16,56 +17,42 @@ the time: that travels from one machine to another, ratios do not. Ends with how
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import logging
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from calib.processes.threads import prepare_threads
 
 prepare_threads()  # before torch is imported
 
-import numpy as np
+import on_device
 import scaling
 import text_tower
 import torch
-from measuring import Machine, Neighbours, duration, in_turns, on_kernel, seconds
-from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
-from PIL import Image
+from measuring import Machine, Neighbours, duration, in_turns
+from official_loop import TRAIN_BATCH, OfficialLoop
+from whole_runs import (
+    CLASSES,
+    SHOTS,
+    Size,
+    make_images,
+    measure_steps,
+    run_table,
+    step_operations,
+    step_table,
+)
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.commands.search.grid import sweep_of
-from calib.commands.search.sweep import sweep
-from calib.commands.train import train
-from calib.config import load_config
-from calib.data import DATASETS, cache_features, load_data
 from calib.io.files import write_text
 from calib.metrics import kde_calibration_error, summarize
 from calib.prompts.learner import PromptLearner
 from calib.report.tables import aligned
-
-CLASSES = list(DATASETS["kather"].class_names.values())  # 9 names of 1 to 4 words
-SHOTS, VIEWS = 8, 8
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured."""
-
-    rounds: int
-    n_test: int
-    settings: int
-    seeds: int
-
 
 QUICK, WHOLE = Size(3, 100, 4, 2), Size(7, 1000, 16, 3)
 
@@ -77,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, images and runs")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.md"), help="table; a plot beside it")
+    parser.add_argument("--device", default="cpu", help="cpu, or a card: cuda, cuda:1, ... (cpu)")
     given = parser.parse_args(argv)
+    if given.device != "cpu":
+        quick = ["--quick"] if given.quick else []
+        return on_device.main(["--device", given.device, "--out", str(given.out), *quick])
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     size, others = QUICK if given.quick else WHOLE, Neighbours()
@@ -110,95 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     scaling.plot(points, given.out.with_suffix(".png"))
     sys.stdout.write(f"Written: {given.out}, {given.out.with_suffix('.png')}\n")
     return 0
-
-
-def step_operations(backbone: Backbone) -> int:
-    """Return the operations of a training step whose views are cached: those of the text tower."""
-    learner = PromptLearner(backbone, CLASSES)
-    return text_tower.least_operations(backbone, learner.tokens, learner.positions)
-
-
-def image_operations(backbone: Backbone) -> int:
-    """Return the operations of the matrix products that encode an image, without those of the attention."""
-    visual: Any = backbone.model.visual
-    sizes = [each.numel() for each in visual.transformer.parameters() if each.ndim == 2]
-    tokens = len(visual.positional_embedding)
-    return 2 * (tokens * sum(sizes) + (tokens - 1) * visual.conv1.weight.numel() + visual.proj.numel())
-
-
-def make_images(root: Path, n_test: int) -> dict[str, list[Path]]:
-    """Write an image folder of noise in class colours, JPEG of 224 pixels, and return its files by split."""
-    generator = np.random.default_rng(0)
-    files: dict[str, list[Path]] = {"train": [], "test": []}
-    for split, count in (("train", SHOTS * len(CLASSES)), ("test", n_test)):
-        for number in range(count):
-            label = number % len(CLASSES)
-            place = root / split / CLASSES[label].replace(" ", "_") / f"{number}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            noise = generator.integers(0, 255, (28, 28, 3)).astype(np.float32)
-            tinted = noise * 0.6 + np.array([label * 28, 255 - label * 28, 128]) * 0.4
-            Image.fromarray(tinted.astype(np.uint8)).resize((224, 224)).save(place, quality=90)
-            files[split].append(place)
-    return files
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Seconds of one training step and one test batch.
-
-    Attributes:
-        train: Of the released loop.
-        test: Of a test batch of the released loop.
-        ours: A step of this project, views cached.
-        same_kernel: The same on PyTorch's matrix product.
-    """
-
-    train: float
-    test: float
-    ours: float
-    same_kernel: float
-
-    def run(self, n_train: int, n_test: int) -> float:
-        """Return the seconds of one released run with its evaluation."""
-        return OfficialLoop.steps(n_train) * self.train + self.evaluation(n_test)
-
-    def evaluation(self, n_test: int) -> float:
-        """Return the seconds of one released evaluation."""
-        return n_test / TEST_BATCH * self.test
-
-
-def measure_steps(loop: OfficialLoop, files: Sequence[Path], rounds: int) -> Steps:
-    """Measure one training step both ways, and a test batch."""
-    backbone, learner = loop.backbone, loop.learner
-    batch = list(files)[:TRAIN_BATCH]
-    labels = torch.arange(TRAIN_BATCH) % len(CLASSES)
-    cached = backbone.encode_image(torch.randn(TRAIN_BATCH, 3, 224, 224))
-
-    def our_step() -> None:
-        texts = learner(backbone)
-        scaled = backbone.logit_scale.exp() * cached
-        loop.descend(scaled @ texts.T, scaled @ loop.zero_shot.T, texts, labels)
-
-    ways = {
-        "released": on_kernel("plain", lambda: loop.train_step(batch, labels, 0)),
-        "ours": our_step,
-        "same kernel": on_kernel("plain", our_step),
-    }
-    in_turns(ways, 1)  # packs weights, fills caches
-    times = in_turns(ways, rounds)
-    tests = {"test": on_kernel("plain", lambda: loop.test_batch(batch))}
-    test = in_turns(tests, rounds)["test"].wall * TEST_BATCH / TRAIN_BATCH
-    return Steps(times["released"].wall, test, times["ours"].wall, times["same kernel"].wall)
-
-
-def step_table(steps: Steps, here: Machine, operations: int) -> str:
-    """Return the table of a training step of so many operations."""
-    name = "training step, views cached"
-    row = [name, duration(steps.train), duration(steps.ours), f"{steps.train / steps.ours:.1f}"]
-    row += [here.share(operations, steps.ours), duration(steps.same_kernel)]
-    row += [f"{steps.train / steps.same_kernel:.1f}", here.share(operations, steps.same_kernel, plain=True)]
-    header = ["one step", "released", "calib", "times faster", "of peak", "same kernel", "times faster"]
-    return here.below(aligned([*header, "of plain peak"], [row]))
 
 
 def folds_table(backbone: Backbone, class_names: Sequence[str], rounds: int, here: Machine) -> str:
@@ -263,79 +165,6 @@ def tower_table(plip: object, rounds: int, here: Machine) -> str:
     return here.below(
         aligned([*header, "times faster", "of peak", "features differ", "gradients differ"], rows)
     )
-
-
-def run_table(steps: Steps, folder: Path, files: dict[str, list[Path]], size: Size, here: Machine) -> str:
-    """Measure whole runs: cold, on the warm cache, an evaluation, and a sweep."""
-    common = [
-        "backbone.name=plip",
-        "backbone.weights=random",
-        "preset=calibprompt-ls",
-        "data.name=folder",
-        f"data.root={folder / 'images'}",
-        f"data.cache_dir={folder / 'cache'}",
-        "data.val_shots=0",
-        f"data.shots={SHOTS}",
-        f"data.views={VIEWS}",
-        "data.drop_last=true",  # as many steps as the released loop
-        f"trainer.max_epochs={EPOCHS}",
-        "trainer.enable_progress_bar=false",
-    ]
-
-    def run(name: str) -> None:
-        train(load_config([*common, "baselines=[]", f"out={folder / name}"], task="prompt"))
-
-    def many() -> None:
-        weights = ",".join(str(0.01 * step) for step in range(size.settings))
-        varied = [f"loss.as.weight={weights}", f"seed=1..{size.seeds}"]
-        sweep(sweep_of([*common, *varied, f"out={folder / 'sweep'}"]))
-
-    backbone = create_backbone("plip", weights="random")
-    table = load_data("folder", folder / "images").test
-
-    def evaluate(cache: str) -> None:
-        features = cache_features(backbone, table, folder / cache).image_features
-        summarize(backbone.logit_scale.exp() * features @ torch.randn(len(CLASSES), 512).T, table.labels)
-
-    def quietly(call: Callable[[], object]) -> float:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return seconds(call)
-
-    n_train, n_test, n_runs = len(files["train"]), len(files["test"]), size.settings * size.seeds
-    alone, evaluation = steps.run(n_train, n_test), steps.evaluation(n_test)
-    trained, image = OfficialLoop.steps(n_train) * step_operations(backbone), image_operations(backbone)
-    encoded, tested = ((1 + VIEWS) * n_train + n_test) * image, n_test * image
-    cold = f"run of {EPOCHS} epochs, {VIEWS} views, {n_test} test images"
-    measured: list[tuple[str, float, float, float | None]] = [
-        (cold, alone, quietly(lambda: run("cold")), trained + encoded),
-        ("the same on the warm cache", alone, quietly(lambda: run("warm")), trained),
-        (f"evaluation of {n_test} images", evaluation, quietly(lambda: evaluate("other")), tested),
-        ("the same on the warm cache", evaluation, quietly(lambda: evaluate("other")), None),
-    ]
-    for seed in range(2, size.seeds + 1):  # the sweep's shots are in the cache, as the run's above
-        quietly(
-            lambda seed=seed: train(
-                load_config(
-                    [
-                        *common,
-                        "baselines=[]",
-                        "trainer.max_epochs=1",
-                        f"seed={seed}",
-                        f"out={folder / f's{seed}'}",
-                    ],
-                    task="prompt",
-                )
-            )
-        )
-    title = f"sweep of {size.settings} settings x {size.seeds} seeds on the warm cache"
-    measured.append((title, n_runs * alone, quietly(many), n_runs * trained))
-    rows = [
-        [name, duration(old), duration(new), f"{old / new:.1f}", here.share(operations, new)]
-        for name, old, new, operations in measured
-    ]
-    note = "Released runs are extrapolated from steps and test batches."
-    table = aligned(["whole runs", "released", "calib", "times faster", "of peak"], rows)
-    return f"{here.below(table)} {note}"
 
 
 def metrics_table(rounds: int) -> str:

@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py            # some ten minutes on two quiet cores
     python benchmarks/scaling.py --quick    # one or two
-    python benchmarks/scaling.py --alone    # without the released loop: four
+    python benchmarks/scaling.py --alone    # without the released loop and memory: two
     python benchmarks/scaling.py --memory   # peak memory alone, also beside other processes: two
 
 PLIP's size, random weights, the released loop on PyTorch's own matrix product. What the released loop cannot
 hold in memory, or would take hours for, is extrapolated: more than 100 classes from 100, runs from steps,
-evaluations from test batches. Writes a table and a plot.
+evaluations from test batches. Writes a table and a plot. With OMP_NUM_THREADS=1 steps and runs are processor
+time, which other processes do not count in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import text_tower
 import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
-from measuring import Machine, duration, forget_peak, in_turns, on_kernel, own_peak, seconds
+from measuring import Machine, duration, forget_peak, in_turns, on_kernel, own_peak
 from official_loop import EPOCHS, TEST_BATCH, TRAIN_BATCH, OfficialLoop
 from PIL import Image
 from safetensors.torch import save_file
@@ -123,7 +124,7 @@ def released(backbone: Backbone) -> tuple[float, float]:
 def measure(
     backbone: Backbone, *, quick: bool, released_step: float | None, released_test: float | None
 ) -> list[Point]:
-    """Return the points of all axes; those of test images only where there is something to compare with.
+    """Return the points of all axes; those of test images and memory only beside the released loop.
 
     Args:
         backbone: PLIP's size.
@@ -138,7 +139,7 @@ def measure(
     if released_test is not None:
         points += test_points((100, 10_000) if quick else (100, 1000, 10_000, 100_000), rounds, released_test)
     points += set_points(backbone, (1, 4, 16) if quick else (1, 2, 4, 8, 16), rounds)
-    return points + memory_points(MEMORY_SIZES[quick])
+    return points if alone else points + memory_points(MEMORY_SIZES[quick])
 
 
 def class_points(
@@ -149,7 +150,7 @@ def class_points(
     for n_classes in sizes:
         prompts = text_tower.prompts(backbone, n_classes, 16)
         if alone:
-            released, ours = None, _wall(partial(step, backbone, 1, *prompts), rounds)
+            released, ours = None, _seconds(partial(step, backbone, 1, *prompts), rounds)
         else:
             found = {row.way: row for row in text_tower.measure(backbone, n_classes, 1, rounds, 16)}
             released, ours = found["official"].seconds, found["packed"].seconds
@@ -158,10 +159,10 @@ def class_points(
     return points
 
 
-def _wall(run: Callable[[], object], rounds: int) -> float:
+def _seconds(run: Callable[[], object], rounds: int) -> float:
     """Return the seconds of a call, after a first one which packs the weights for its number of rows."""
     run()
-    return in_turns({"": run}, rounds)[""].wall
+    return text_tower.seconds_of(in_turns({"": run}, rounds)[""])
 
 
 def step(backbone: Backbone, n: int, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -191,7 +192,9 @@ def shot_points(backbone: Backbone, sizes: Sequence[int], released_step: float |
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
         batches = FewShotDataModule(table, batch_size=TRAIN_BATCH, drop_last=True)
-        taken = seconds(lambda trainer=trainer, module=module, batches=batches: trainer.fit(module, batches))
+        start = text_tower.clock()
+        trainer.fit(module, batches)
+        taken = text_tower.clock() - start
         steps = OfficialLoop.steps(n)
         whole = None if released_step is None else steps * released_step
         points.append(Point("shots", shots, whole, taken / 2 * EPOCHS, operations=steps * least))
@@ -221,7 +224,7 @@ def set_points(backbone: Backbone, sizes: Sequence[int], rounds: int) -> list[Po
     """Return text steps per prompt, forward and backward, by the number of prompts side by side."""
     tokens, positions = text_tower.prompts(backbone, len(text_tower.NAMES), 16)
 
-    times = {n: _wall(partial(step, backbone, n, tokens, positions), rounds) / n for n in sizes}
+    times = {n: _seconds(partial(step, backbone, n, tokens, positions), rounds) / n for n in sizes}
     least = text_tower.least_operations(backbone, tokens, positions)
     return [Point("prompts side by side", n, None, times[n], operations=least) for n in sizes]
 

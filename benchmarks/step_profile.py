@@ -17,7 +17,8 @@ without it, then under PyTorch's profiler, which says how long each operator too
 
 The parts add up to the step in Lightning. The profiler makes the operators' times a little longer, by no more
 than what its line says, and Python's part shorter by the same. With one thread all times are processor time,
-which other processes do not count in; with more they are the wall's and want a quiet machine.
+which other processes do not count in (operators are timed by the wall, and get the processor's share of it);
+with more they are the wall's and want a quiet machine.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ import scaling
 import text_tower
 import torch
 from lightning import Callback, LightningModule
-from measuring import Neighbours, in_turns, processor
+from measuring import Neighbours, processor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from calib.backbones.base import Backbone
@@ -119,27 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     others, threads = Neighbours(), torch.get_num_threads()
     which = "processor time of one thread" if threads == 1 else f"wall time of {threads} threads"
     sys.stdout.write(f"{processor()}, torch {torch.__version__}: {which}.\n")
+    here = text_tower.machine(rounds=5)
+    peak = max(here.plain, here.packed)
     for name in given.backbone.split(","):
         with tempfile.TemporaryDirectory() as folder:
             backbone = text_tower.build(name, Path(folder))
-        peak = fastest()
         found = [measure(backbone, sets) for sets in map(int, given.sets.split(","))]
         sys.stdout.write(f"\n{table(name, found, peak)}\n")
         sys.stdout.flush()
     sys.stdout.write(f"\n{others}\n")
     return 0
-
-
-def clock() -> float:
-    """Return seconds: processor time where that is what a step takes, with one thread; else the wall's."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def fastest() -> float:
-    """Return the operations per second of the fastest large matrix product."""
-    found = in_turns(text_tower.products(), rounds=5).values()
-    seconds = min(each.cpu if torch.get_num_threads() == 1 else each.wall for each in found)
-    return float(2 * text_tower.PEAK_SIZE**3 / seconds)
 
 
 def measure(backbone: Backbone, sets: int, n_ctx: int = 16) -> Profile:
@@ -153,9 +143,9 @@ def measure(backbone: Backbone, sets: int, n_ctx: int = 16) -> Profile:
     )
     batch = next(iter(loader))
     bare(module, optimizer, batch)  # packs the weights
-    start = clock()
+    start = text_tower.clock()
     bare(module, optimizer, batch)
-    steps = min(max(int(SPEND / (clock() - start)), 3), 40)
+    steps = min(max(int(SPEND / (text_tower.clock() - start)), 3), 40)
     alone = statistics.median(timed(lambda: bare(module, optimizer, batch)) for _ in range(steps))
     within = in_lightning(module, loader, steps)
     profiled, parts = operators(lambda: bare(module, optimizer, batch), steps)
@@ -204,10 +194,10 @@ def bare(module: LightningModule, optimizer: torch.optim.Optimizer, batch: Any) 
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Return the seconds of a call on `clock`."""
-    start = clock()
+    """Return the seconds of a call."""
+    start = text_tower.clock()
     run()
-    return clock() - start
+    return text_tower.clock() - start
 
 
 class _Watch(Callback):
@@ -217,7 +207,7 @@ class _Watch(Callback):
         self.starts: list[float] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.starts.append(clock())
+        self.starts.append(text_tower.clock())
 
 
 def in_lightning(module: LightningModule, loader: Any, steps: int) -> float:
@@ -243,7 +233,10 @@ def in_lightning(module: LightningModule, loader: Any, steps: int) -> float:
 def operators(step: Callable[[], object], steps: int) -> tuple[float, dict[str, float]]:
     """Return the seconds of a profiled step and those of its parts, medians of so many."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
+        start = time.perf_counter()
         lengths = [timed(step) for _ in range(steps)]
+        wall = time.perf_counter() - start
+    share = sum(lengths) / wall  # of the wall's time, which is what operators were timed by
     seen = [event for event in found.events() if event.name in (FORWARD, BACKWARD, OPTIMISER)]
     every = len(seen) // steps
     totals = []
@@ -257,7 +250,7 @@ def operators(step: Callable[[], object], steps: int) -> tuple[float, dict[str, 
         totals.append(total)
     parts = {name for total in totals for name in total}
     return statistics.median(lengths), {
-        name: statistics.median(total[name] for total in totals) / 1e6 for name in parts
+        name: statistics.median(total[name] for total in totals) * share / 1e6 for name in parts
     }
 
 

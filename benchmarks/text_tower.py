@@ -27,6 +27,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ prepare_threads()  # before torch is imported
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from measuring import Machine, in_turns, kernel, processor
+from measuring import Clocks, Machine, in_turns, kernel, processor
 from torch import Tensor
 
 from calib.backbones import create_backbone
@@ -214,10 +215,20 @@ def products() -> dict[str, Callable[[], Tensor]]:
     }
 
 
+def clock() -> float:
+    """Return seconds: processor time with one thread, in which no other process counts; else the wall's."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def seconds_of(clocks: Clocks) -> float:
+    """Return the seconds of the clock that `clock` looks at."""
+    return clocks.cpu if torch.get_num_threads() == 1 else clocks.wall
+
+
 def machine(rounds: int = 9) -> Machine:
     """Return the processor and its speed, which ratios are to be read with."""
     found = in_turns(products(), rounds=rounds)
-    plain, packed = (2 * PEAK_SIZE**3 / clocks.wall for clocks in found.values())
+    plain, packed = (2 * PEAK_SIZE**3 / seconds_of(clocks) for clocks in found.values())
     return Machine(processor(), torch.get_num_threads(), plain, packed)
 
 

@@ -16,7 +16,7 @@ from calib.commands.shown import show_warnings
 from calib.config import handed_on
 from calib.config.help import settings_help
 from calib.config.names import check_root
-from calib.core.errors import WriteError, unknown_name
+from calib.core.errors import UsageError, WriteError, unknown_name
 from calib.core.text import printable, redacted
 from calib.processes.lean import import_lightning
 from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
@@ -139,19 +139,19 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
                 return stop.status
     except WriteError as error:
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}{row.after.write_error}\n")
-        return 1
+        return FAILED
     except (ValueError, FloatingPointError, OSError) as error:
         if error is screen.lost:
             raise  # which `_on_screen` answers
         sys.stderr.write(f"calib {command}: {printable(redacted(str(error)))}\n")
-        return 1
+        return USAGE if isinstance(error, UsageError) else FAILED
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         sys.stderr.write(
             f"calib {command}: there is not enough memory. {LESS_MEMORY}{row.after.interruption}\n"
         )
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncalib {command}: interrupted.{row.after.interruption}\n")
         return INTERRUPTED

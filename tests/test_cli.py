@@ -17,7 +17,7 @@ from tests_shared import SHORT
 import calib.cli
 from calib.backbones import create_backbone
 from calib.cli import main, run
-from calib.commands.exit_codes import FAILED, UNREAD
+from calib.commands.exit_codes import FAILED, UNREAD, USAGE
 from calib.commands.failure.run import loss_settings
 from calib.commands.registry import COMMANDS, After, Command
 from calib.config import SCHEMAS, DataConfig, FailureLossConfig, dataclass_of, load_config
@@ -359,7 +359,7 @@ def test_what_is_no_setting_is_answered(
     arguments: list[str], message: str, capsys, monkeypatch, tmp_path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
+    assert main(arguments) == (USAGE if arguments[-1].startswith("-") else FAILED)
     assert message in capsys.readouterr().err
 
 

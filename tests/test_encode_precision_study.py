@@ -29,6 +29,7 @@ def test_rows_that_are_apart() -> None:
     assert study.apart(ours, theirs) == ["2.0e-02", "4.0e-02", "2.0e-01"]  # cosines 1 and 24/25
 
 
+@pytest.mark.slow
 def test_what_follows_is_counted_in_each_precision(
     image_folder, tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,9 @@ import pytest
 import run
 import scaling
 import torch
+import whole_runs
 from official_loop import OfficialLoop
+from PIL import Image
 
 from calib.backbones.fast.kernels import SETTING
 
@@ -30,7 +32,7 @@ def test_the_released_step_is_the_project_s_step(loops, tmp_path: Path) -> None:
     for view in range(2):
         loss = released.train_step(files, labels, view)
         backbone = ours.backbone
-        views = [backbone.preprocess.augment(run.Image.open(f), view + i) for i, f in enumerate(files)]
+        views = [backbone.preprocess.augment(Image.open(f), view + i) for i, f in enumerate(files)]
         scaled = backbone.logit_scale.exp() * backbone.encode_image(torch.stack(views))
         texts = ours.learner(backbone)
         other = ours.descend(scaled @ texts.T, scaled @ ours.zero_shot.T, texts, labels)
@@ -41,9 +43,9 @@ def test_the_released_step_is_the_project_s_step(loops, tmp_path: Path) -> None:
 
 
 def test_a_released_run_is_its_steps_and_its_test_batches() -> None:
-    steps = run.Steps(train=2.0, test=10.0, ours=0.1, same_kernel=0.2)
+    steps = whole_runs.Steps(train=2.0, test=10.0, ours=0.1, same_kernel=0.2)
     assert steps.run(72, 1000) == 50 * 4 * 2.0 + 10 * 10.0  # 72 images: 4 batches of 16, the rest is dropped
-    table = " ".join(run.step_table(steps, HERE, 10**10).split())  # 0.1 s of 200 GFLOP/s are 20 G
+    table = " ".join(whole_runs.step_table(steps, HERE, 10**10).split())  # 0.1 s of 200 GFLOP/s are 20 G
     assert "| 20.0 | 50% |" in table
     assert "| 10.0 | 50% |" in table  # 0.2 s of 100
     assert table.endswith("Zen 9, 2 threads: matrix products 100 GFLOP/s, packed 200.")
@@ -65,7 +67,7 @@ def test_shares_of_the_peak_and_the_processor(small) -> None:
     assert measuring.processor()
     backbone = small("clip")  # 64 pixels, patches of 32: 4 and a class token; width 64, 2 blocks; D 16
     block = 64 * 64 * 12
-    assert run.image_operations(backbone) == 2 * (5 * 2 * block + 4 * 64 * 3 * 32 * 32 + 64 * 16)
+    assert whole_runs.image_operations(backbone) == 2 * (5 * 2 * block + 4 * 64 * 3 * 32 * 32 + 64 * 16)
 
 
 def test_clocks_and_kernels(monkeypatch) -> None:

@@ -50,7 +50,9 @@ def test_the_parts_of_a_step_are_the_step(small, monkeypatch, sets: int) -> None
     assert found.operations % sets == 0
 
 
-def test_a_step_is_the_one_that_lightning_takes(small) -> None:
+def test_a_step_is_the_one_that_lightning_takes(small, monkeypatch) -> None:
+    monkeypatch.setattr(step_profile, "BATCH", 4)  # of 16 images: an epoch of four steps
+
     def context(by_lightning: bool) -> torch.Tensor:
         learner = step_profile.PromptLearner(backbone, six, n_ctx=4, seed=1)
         torch.manual_seed(0)

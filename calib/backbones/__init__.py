@@ -78,8 +78,8 @@ def create_backbone(
             quiltnet.
         seed: For weights "random". Torch's global random state is not touched.
         parity: Official quirks to switch on, e.g. {"official_double_embedding": True} for biomedclip.
-        encode_precision: "bf16" lets the image tower compute in bfloat16: several times faster on a processor
-            that knows it, with other features; what is trained on them is bound to it. Text stays float32.
+        encode_precision: "bf16" lets the image tower compute in bfloat16: faster on a processor that knows
+            it, with slightly other features; what is trained on them is bound to it. Text stays float32.
 
     Raises:
         ValueError: A name or setting is unknown, or the weights do not fit.

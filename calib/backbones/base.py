@@ -190,8 +190,9 @@ class Backbone(nn.Module):
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         if not images.is_floating_point():
             raise ValueError(f"Expected images that `preprocess` has normalised, floats, not {images.dtype}.")
+        encode, precision = self._image_features, self.encode_precision
         with torch.no_grad(), exact_float32(self.device):
-            return _unit(encoded_in(self.encode_precision, self._image_features, images.to(self.device)))
+            return _unit(encoded_in(precision, encode, images.to(self.device), self.image_tower))
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Return the rows of the token table only, no positions and no norm: (C, L) -> (C, L, E)."""

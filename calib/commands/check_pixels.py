@@ -71,7 +71,7 @@ def check_pixels(config: SegmentRun, picture: Path | None = None) -> dict[str, A
     _judge(config, tables, found)
     if picture is not None and not found["unreadable"]:
         rows = [SheetRow(split, _drawn(table)) for split, table in tables.items()]
-        save_contact_sheet(rows, "images under their masks", picture)
+        save_contact_sheet(rows, "images under their masks", picture, tagged=False)
         found["picture"] = str(picture)
     return found
 

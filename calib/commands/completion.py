@@ -22,7 +22,7 @@ an update.
 BASH = """\
 # Completion of calib {version}. Made by: calib completion {shell}
 _calib() {{
-  local line="${{COMP_LINE:0:COMP_POINT}}" cur command words="" rest
+  local line="${{COMP_LINE:0:$COMP_POINT}}" cur command words="" rest
   cur="${{line##*[[:space:]]}}"
   rest="${{line#*[[:space:]]}}"
   [ "$rest" = "$line" ] && return
@@ -50,8 +50,38 @@ complete -o default -F _calib calib
 """
 ZSH = """\
 #compdef calib
-autoload -U +X bashcompinit && bashcompinit
+# Completion of calib {version}. Made by: calib completion {shell}
+_calib() {{
+  local -a known open whole
+  local found=1
+  if (( CURRENT == 2 )); then
+    known=({commands})
+  else
+    case "$words[2]" in
+{cases}
+    esac
+  fi
+  open=(${{(M)known:#*=}})
+  whole=(${{known:#*=}})
+  compadd -S '' -a open && found=0
+  compadd -a whole && found=0
+  if (( found )); then
+    compset -P '*='
+    _files && found=0
+  fi
+  return found
+}}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _calib "$@"; else compdef _calib calib; fi
 """
+FISH = """\
+# Completion of calib {version}. Made by: calib completion fish
+function __calib_first
+  test (count (commandline -opc)) -eq 1
+end
+function __calib_is
+  set -l words (commandline -opc)
+  test (count $words) -ge 2; and test "$words[2]" = "$argv[1]"
+end"""
 
 
 def script(shell: str) -> str:
@@ -65,26 +95,27 @@ def script(shell: str) -> str:
 
     words = {name: words_of(name, row) for name, row in COMMANDS.items()}
     below = subcommands()
+    for name, row in COMMANDS.items():
+        words[name] = sorted({*words[name], *row.forms})
     for pair, more in below.items():
         command, _, sub = pair.partition(" ")
         words[command] = sorted({*words[command], sub, *more})
     words["data"] = sorted({*words["data"], *(f"{key}=" for key in keys_of(SCHEMAS["prompt"]))})
     words["completion"] = ["--help", *SHELLS]
     if shell == "fish":
-        return _fish({name: row.summary for name, row in COMMANDS.items()}, words)
-    cases = "\n".join(f'      {name}) words="{" ".join(each)}" ;;' for name, each in words.items())
-    made = BASH.format(version=calib.__version__, shell=shell, commands=" ".join(words), cases=cases)
-    return f"{ZSH}{made}" if shell == "zsh" else made
+        return _fish(calib.__version__, {name: row.summary for name, row in COMMANDS.items()}, words)
+    form, listed = (ZSH, "known=({})") if shell == "zsh" else (BASH, 'words="{}"')
+    cases = "\n".join(f"      {name}) {listed.format(' '.join(each))} ;;" for name, each in words.items())
+    return form.format(version=calib.__version__, shell=shell, commands=" ".join(words), cases=cases)
 
 
-def _fish(summaries: dict[str, str], words: dict[str, list[str]]) -> str:
-    lines = ["complete -c calib -n __fish_use_subcommand -f"]
+def _fish(version: str, summaries: dict[str, str], words: dict[str, list[str]]) -> str:
+    lines = [FISH.format(version=version)]
     for name, summary in summaries.items():
         told = summary.replace("'", "")
-        lines.append(f"complete -c calib -n __fish_use_subcommand -a {name} -d '{told}'")
+        lines.append(f"complete -c calib -n __calib_first -f -a {name} -d '{told}'")
     lines += [
-        f"complete -c calib -n '__fish_seen_subcommand_from {name}' -a '{' '.join(each)}'"
-        for name, each in words.items()
+        f"complete -c calib -n '__calib_is {name}' -a '{' '.join(each)}'" for name, each in words.items()
     ]
     return "\n".join(lines) + "\n"
 

@@ -21,7 +21,6 @@ SETTING = re.compile(r"^  (\w+)=\S", re.MULTILINE)
 NAMED = {
     "backbone.name": "backbone",
     "data.name": "data set",
-    "preset": "loss preset",
     "loss.name": "failure loss",
     "doubt": "doubt",
 }
@@ -36,7 +35,9 @@ def words_of(name: str, row: Command) -> list[str]:
     """
     tasks = [row.task, *(each.task for each in row.tasks.values())]
     keys = list(dict.fromkeys(key for task in tasks if task for key in keys_of(SCHEMAS[task])))
-    values = [f"{key}={value}" for key in keys for value in _values(key)]
+    presets = "segmentation preset" if tasks == ["segment"] else "loss preset"
+    values = [f"{key}={value}" for key in keys for value in _values(key, presets)]
+    values += [f"strategy={value}" for value in known_names("strategy") if "strategy" in keys]
     words = [f"{key}=" for key in keys] + values
     if "prompt" in tasks:
         words += [f"task={task}" for task in row.tasks] + packaged_names()
@@ -46,8 +47,8 @@ def words_of(name: str, row: Command) -> list[str]:
     return sorted({"--help", *words})
 
 
-def _values(key: str) -> list[str]:
-    kind = NAMED.get(key)
+def _values(key: str, presets: str) -> list[str]:
+    kind = presets if key == "preset" else NAMED.get(key)
     return [value for value in known_names(kind) if ":" not in value] if kind is not None else []
 
 

@@ -29,7 +29,7 @@ from calib.prompts.learner import PromptLearner
 from calib.prompts.shots import folds_of
 from calib.prompts.zero_shot import class_tokens
 from calib.report.contact_sheet import SheetRow, save_contact_sheet
-from calib.runs.prepare import load_task, make_backbone, parity_of
+from calib.runs.prepare import load_task, make_backbone, parity_of, split_of
 from calib.runs.prompt_run import check_trainable
 from calib.runs.shots import shot_settings
 
@@ -151,7 +151,7 @@ def _drawn(config: PromptRun, task: TaskData, refused: list[str]) -> FewShotSpli
     if not len(task.train):
         return None  # which was said
     with _refusal(refused):
-        split = task.draw(data.shots, val_shots=data.val_shots, at_most=data.at_most, seed=config.seed)
+        split = split_of(config, task)
     settings = shot_settings(config)
     with _refusal(refused):
         settings.check(task.class_names)

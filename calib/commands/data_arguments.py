@@ -11,7 +11,7 @@ from typing import Any
 
 from calib.commands.shared_arguments import settings_of
 from calib.config import FailureRun, PromptRun, SegmentRun, load_config, split_arguments, task_of
-from calib.core.errors import meant_path, unknown_name
+from calib.core.errors import UsageError, meant_path, unknown_name
 from calib.io.files import blocking_file
 
 HELP = ("-h", "--help")
@@ -77,7 +77,7 @@ def data_arguments(argv: Sequence[str]) -> DataCheck:
         sys.stdout.write(USAGE)
         return DataCheck(None)
     if words[0] != "check":
-        raise unknown_name("subcommand of calib data", words[0], ["check"])
+        raise UsageError(str(unknown_name("subcommand of calib data", words[0], ["check"])))
     flags = {"--json", "--headers"}
     given = [word for word in words[1:] if word not in flags]
     outs = [word.partition("=")[2] for word in given if word.startswith("out=")]

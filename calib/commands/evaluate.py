@@ -30,7 +30,7 @@ from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.folder import RunFolder
-from calib.runs.prepare import features_of, load_task
+from calib.runs.prepare import features_of, load_task, restored_backbone
 from calib.runs.reports import Material, document_from, of_entry
 
 log = logging.getLogger(__name__)
@@ -178,8 +178,8 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> tuple[list[Pr
     for entry in entries:
         described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
         if described not in backbones:
-            backbones[described] = entry.prompt.restore_backbone(
-                weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+            backbones[described] = restored_backbone(
+                entry.prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
             )
         key = described + str(entry.data) + str(sorted(entry.prompt.class_names))
         if key not in tables:

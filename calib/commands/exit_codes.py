@@ -7,7 +7,7 @@ DONE, FAILED, USAGE, INTERRUPTED, TERMINATED, REQUEUED, UNREAD = 0, 1, 2, 130, 1
 EXIT_CODES = {
     DONE: "done",
     FAILED: "failed, or what a check looks for was found: one line on standard error, or the check's report",
-    USAGE: "wrong usage: no command, or an option that is unknown or lacks its value",
+    USAGE: "wrong usage: a command or option that is missing or unknown, or an option without its value",
     INTERRUPTED: "interrupted by Ctrl-C; the last line says what is kept",
     TERMINATED: "stopped by SIGTERM, as clusters do before a job's time ends; what is saved is said",
     REQUEUED: "stopped by SIGUSR1, likewise",

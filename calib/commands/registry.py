@@ -53,6 +53,10 @@ NOTHING_CHANGED = After(
     interruption=" What was not said to be kept or written is as it was.",
     stop=" What was not said to be kept or written is as it was.",
 )
+_MASKS = (
+    " Masks that were written are whole; predictions.csv, which lists them, is missing: give a new folder."
+)
+MASKS_KEPT = After(interruption=_MASKS, stop=_MASKS)
 FEATURES_KEPT = After(
     interruption=" Image features that were encoded are kept; the same command goes on from there.",
     stop=" Image features that were encoded are kept; the same command goes on from there.",
@@ -177,6 +181,15 @@ _SEGMENT = replace(
     usage=usage.SEGMENT,
     task="segment",
 )
+_VQA = Command(
+    summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",
+    main="calib.commands.vqa.dispatch:main",
+    read=vqa_arguments,
+    after=After(
+        interruption=" The same command goes on from the last answers that were written.",
+        stop=" The same command goes on from the last answers that were written.",
+    ),
+)
 COMMANDS = {
     "data": Command(
         summary="look at data before anything is encoded: calib data check FOLDER_OR_TABLE",
@@ -299,21 +312,20 @@ COMMANDS = {
                 summary="masks and probabilities of images",
                 main="calib.commands.segment.predict:main",
                 read=segment_predict_arguments,
+                after=MASKS_KEPT,
             ),
             "evaluate": Command(
                 summary="networks beside each other on images with masks",
                 main="calib.commands.segment.evaluate:main",
                 read=evaluate_arguments,
+                after=NOTHING_WRITTEN,
             ),
         },
     ),
-    "vqa": Command(
-        summary="visual question answering: items, perturb, answer, evaluate (calib vqa --help)",
-        main="calib.commands.vqa.dispatch:main",
-        read=vqa_arguments,
-        after=After(
-            interruption=" The same command goes on from the last answers that were written.",
-            stop=" The same command goes on from the last answers that were written.",
+    "vqa": replace(
+        _VQA,
+        forms=dict.fromkeys(
+            ("items", "perturb", "requests", "evaluate"), replace(_VQA, after=NOTHING_CHANGED)
         ),
     ),
 }

@@ -27,6 +27,7 @@ def show_warnings() -> None:
         "isinstance.treespec, LeafSpec",
         "module.s. in eval mode at the start of training",  # the frozen backbone, on purpose
         "does not have many workers",
+        "You defined a .validation_step. but have no .val_dataloader",  # there are no validation images
         "Checkpoint directory",
         "It is recommended to use .*sync_dist",  # every process logs the numbers of all
         "find_unused_parameters=True was specified",

@@ -24,7 +24,7 @@ from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
 from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
 from calib.config.written import Written, from_argument, from_yaml, read
-from calib.core.errors import first_line, meant_path, unknown_name
+from calib.core.errors import UsageError, first_line, meant_path, unknown_name
 from calib.core.text import redacted
 
 OF_SWEEPS = {"method", "parameters", "program"}  # keys of a file for W&B's agent
@@ -241,8 +241,8 @@ def _is_change(argument: str) -> bool:
         name = argument.lstrip("-").split("=")[0]
         known = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
         if name in known or "=" in argument:
-            raise ValueError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
-        raise ValueError(
+            raise UsageError(f"Settings are written without dashes: '{name}=value' instead of '{argument}'.")
+        raise UsageError(
             f"There is no option '{argument}': this command takes settings (key=value), and --help lists "
             "them. The numbers of a run or an evaluation are in the metrics.json of its folder."
         )

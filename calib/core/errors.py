@@ -55,6 +55,10 @@ class WriteError(OSError):
         return type(self), (self.filename, OSError(self.errno, self.strerror))
 
 
+class UsageError(ValueError):
+    """A command was called in a way that there is not: an unknown option or subcommand."""
+
+
 def unknown_name(
     kind: str,
     name: object,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import PIL
@@ -235,6 +236,11 @@ class _Looks:
         self.backbone, self.table, self.on_batch = backbone, table, on_batch
         self.views, self.view_seed = views, view_seed
         self.batch_size, self.workers = batch_size, workers
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs that prepares images: no weights, which may be on a card."""
+        only = SimpleNamespace(preprocess=self.backbone.preprocess)
+        return {**self.__dict__, "backbone": only, "on_batch": _nothing}
 
     @property
     def per_image(self) -> int:

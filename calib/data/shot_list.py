@@ -13,7 +13,7 @@ from calib.core.errors import meant_path, unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_path, safe_text
 from calib.data.images import odd_kind
-from calib.data.labels import are_indices, label_text, number_labels
+from calib.data.labels import WHOLE_NUMBER, are_indices, label_text, number_labels
 from calib.data.task import ClassNames
 from calib.io.files import write_text
 
@@ -259,10 +259,9 @@ def _image(record: Mapping[str, str], where: str) -> ListedImage:
 
 
 def _whole(text: str, column: str, where: str) -> int:
-    try:
-        number = int(float(text))
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: {column} must be a whole number, not {text!r}.") from error
+    if not WHOLE_NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{where}: {column} must be a whole number, not {text!r}.")
+    number = int(text.strip().partition(".")[0])
     if number < 1:
         raise ValueError(f"{where}: {column} must be at least 1, not {text!r}.")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from calib.core.binning import bin_indices
 from calib.core.errors import unknown_name
+from calib.data.notices import ProgressLog
 from calib.failure.cases import FailureCases
 from calib.failure.doubt import HEAD
 from calib.failure.export import FailureHead
@@ -23,6 +25,7 @@ from calib.stats import MeanStatistic, bootstrap_interval, counted_resamples, re
 
 BASELINE = "mcp"  # what every score is compared with
 DOUBT = "doubt"  # what the stack is called in tables
+log = logging.getLogger(__name__)
 ECE, BINS = "ece", 10  # of P(wrong), for what is a probability
 LOG_ODDS = ("mcp", "temperature_mcp", "logistic", "logit_scaling")  # scores that are log-odds of being wrong
 CAPTIONS_DIFFER = "it needs the same classes for all images, and captions are other ones in every batch"
@@ -219,6 +222,7 @@ def add_intervals(
     try:  # the resamples, and what a score's metrics share, are the same for all metrics
         of_counts = [failures_of_counts(reported, uncertainty, failure) for uncertainty in arrays.values()]
         drawn: dict[str, Any] = {"groups": groups, "n_resamples": n_resamples, "seed": seed}
+        drawn["on_done"] = ProgressLog(log, f"resamples of {len(arrays)} scores", n_resamples).update
         values = dict(zip(arrays, counted_resamples(of_counts, len(failure), **drawn), strict=True))
     except ValueError as error:  # one group
         problem = error

@@ -12,6 +12,11 @@ import torch
 CUDA = ("auto", "gpu", "cuda")  # accelerators that are CUDA devices where there are any
 
 
+def quickest_device() -> torch.device:
+    """Return where a command that trains nothing computes: a card where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def trains_on_cuda(trainer: Mapping[str, Any]) -> bool:
     """Return whether these trainer settings train on CUDA devices here."""
     return trainer.get("accelerator", "auto") in CUDA and torch.cuda.is_available()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 from calib.processes.signals import PARENT
 
 ENDING_SECONDS = 30  # between asking a worker to end and ending it
-log = logging.getLogger(__name__)
 
 
 def run_workers(

@@ -12,6 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from calib.backbones.base import Backbone
+from calib.backbones.fast.kernels import other_rows
 from calib.core import ranks
 from calib.data.batches import Batch, BatchLoader, BatchOrder
 from calib.data.datamodule import FewShotDataModule
@@ -123,7 +124,8 @@ class PromptStackModule(LightningModule):
     def training_step(self, batch: Sequence[Batch | None], batch_idx: int) -> Tensor:
         """Return the sum of all objectives; no term of it depends on two contexts."""
         present = [(row, part) for row, part in enumerate(batch) if part is not None]
-        texts = self.text_features([row for row, _ in present])
+        with other_rows(len(present) < len(batch)):
+            texts = self.text_features([row for row, _ in present])
         totals = [
             self.steps[row].loss(self._tensors(part, text))
             for (row, part), text in zip(present, texts, strict=True)

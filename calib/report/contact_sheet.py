@@ -32,7 +32,9 @@ class SheetRow:
     val: Sequence[Image.Image] = ()
 
 
-def save_contact_sheet(rows: Sequence[SheetRow], title: str, path: str | Path, *, wide: int = 12) -> None:
+def save_contact_sheet(
+    rows: Sequence[SheetRow], title: str, path: str | Path, *, wide: int = 12, tagged: bool = True
+) -> None:
     """Write a picture of images by class as PNG; no name of a file stands on it.
 
     Args:
@@ -40,6 +42,7 @@ def save_contact_sheet(rows: Sequence[SheetRow], title: str, path: str | Path, *
         title: The line above all.
         path: The file.
         wide: Images side by side at most.
+        tagged: Whether it stands beside the images what they are for.
 
     Raises:
         ValueError: There is no image.
@@ -49,7 +52,10 @@ def save_contact_sheet(rows: Sequence[SheetRow], title: str, path: str | Path, *
     if not any(len(row.train) + len(row.val) for row in rows):
         raise ValueError("There is no image to draw.")
     columns = min(wide, max(max(len(row.train), len(row.val)) for row in rows))
-    parts = [(row, [each for each in (("train", row.train), ("val", row.val)) if each[1]]) for row in rows]
+    words = ("train", "val") if tagged else ("", "")
+    parts = [
+        (row, [each for each in zip(words, (row.train, row.val), strict=True) if each[1]]) for row in rows
+    ]
     height = (
         2 * MARGIN
         + NAME
@@ -58,7 +64,7 @@ def save_contact_sheet(rows: Sequence[SheetRow], title: str, path: str | Path, *
             for _, lines in parts
         )
     )
-    tag = 44  # pixels for the word beside the images
+    tag = 44 * tagged  # pixels for the word beside the images
     text_width = round(max(_font(15).getlength(title), *(_font(13).getlength(row.name) for row in rows)))
     width = 2 * MARGIN + max(tag + columns * (SIDE + GAP), text_width)
     sheet = Image.new("RGB", (width, height), PAPER)

@@ -25,7 +25,7 @@ from calib.runs.entries import Entry, find_entries, method_of
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.from_exports import own_data, own_data_of
 from calib.runs.metadata import columns_asked, metadata_table, read_columns
-from calib.runs.prepare import features_of, load_task
+from calib.runs.prepare import features_of, load_task, restored_backbone
 from calib.runs.validation import shots_of_run
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,9 @@ def judged_runs(config: RobustnessRun) -> JudgedRuns:
                 trained = read_columns(said, columns, seen.names, seen.ids)
             except ValueError as error:
                 log.info("Nothing is known of the training images: %s", error)
-    backbone = _backbone(first, config)
+    backbone = restored_backbone(
+        first.prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+    )
     labelled = None
     counts = None
     if shots is not None:
@@ -268,13 +270,6 @@ def _draw(first: _Found, task: TaskData) -> tuple[Tensor | None, Tensor | None]:
         log.info("The training images at hand are not those of %s.", first.path)
         return None, None
     return torch.as_tensor(split.train), torch.as_tensor(split.val)
-
-
-def _backbone(first: _Found, config: RobustnessRun) -> Backbone:
-    backbone = first.prompt.restore_backbone(
-        weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
-    )
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _lacking(each: _Found) -> list[str]:

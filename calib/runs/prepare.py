@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib.backbones import create_backbone
 from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, to_dict
+from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, given, to_dict
 from calib.core.hashing import json_digest
 from calib.core.names import hard_to_read, plain_name
 from calib.core.text import few
@@ -27,6 +27,7 @@ from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.encode import encode
 from calib.data.shot_list import read_shot_list
 from calib.data.specs import POOL
+from calib.processes.devices import quickest_device
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
@@ -199,6 +200,50 @@ def make_backbone(settings: BackboneConfig, parity: Mapping[str, bool]) -> Backb
         parity=parity,
         encode_precision=settings.encode_precision,
     )
+
+
+def restored_backbone(
+    prompt: Prompt, *, weights: str | None = None, tokenizer: str | None = None
+) -> Backbone:
+    """Return the frozen model of an export, placed as `placed` says.
+
+    Args:
+        prompt: The export.
+        weights: The weights where they have moved since training. None: where they were.
+        tokenizer: Likewise for the tokenizer.
+
+    Raises:
+        FileNotFoundError: The weights are not there.
+        ValueError: They are others than those the prompt was made for.
+    """
+    return placed(prompt.restore_backbone(weights=weights, tokenizer=tokenizer))
+
+
+def placed(backbone: Backbone) -> Backbone:
+    """Return a frozen model where this process computes if nobody says where: on a GPU if there is one."""
+    return backbone.to(quickest_device())
+
+
+def check_own_backbone(prompt: Prompt, asked: BackboneConfig, source: str) -> None:
+    """Refuse settings of a backbone that ask for another one than a prompt was made for.
+
+    Args:
+        prompt: The prompt, whose own backbone is used.
+        asked: The settings; weights and tokenizer say where these are now, and may be any.
+        source: What the prompt is called.
+
+    Raises:
+        ValueError: One was asked for that the prompt's backbone does not have.
+    """
+    made = {"name": prompt.backbone["name"], **(prompt.backbone.get("build") or {})}
+    for key in sorted(given(asked, BackboneConfig()) - {"weights", "tokenizer"}):
+        value, own = getattr(asked, key), made.get(key, getattr(BackboneConfig(), key))
+        if value not in ({own, prompt.backbone["name"]} if key == "name" else {own}):
+            said = "" if key == "name" else f" with backbone.{key}={'null' if own is None else own}"
+            raise ValueError(
+                f"The prompt '{source}' was made for {prompt.backbone['name']}{said}; leave out "
+                f"backbone.{key} (it is {value})."
+            )
 
 
 def parity_of(config: PromptRun) -> dict[str, bool]:

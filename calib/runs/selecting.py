@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
@@ -27,7 +26,7 @@ from calib.prompts.zero_shot import zero_shot_features
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.marks import record_in
-from calib.runs.prepare import load_task, make_backbone
+from calib.runs.prepare import check_own_backbone, load_task, make_backbone, placed, restored_backbone
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,17 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
     if config.prompt is not None:
         path = prompt_path(config.prompt)
         prompt = Prompt.load(path)
-        backbone = prompt.restore_backbone(
-            weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
+        check_own_backbone(prompt, config.backbone, config.prompt)
+        backbone = restored_backbone(
+            prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
         )
         if names is not None and not same_names(sorted(names), sorted(prompt.class_names)):
             raise ValueError(
                 f"{path} knows the classes {few(prompt.class_names)}, and the images are of {few(names)}."
             )
         line = prompt.linear_map()
-        return Model(
-            _placed(backbone), prompt.class_names, line.weight, line.bias, f"prompt {path.parent.name}"
-        )
-    backbone = _placed(make_backbone(config.backbone, {}))
+        return Model(backbone, prompt.class_names, line.weight, line.bias, f"prompt {path.parent.name}")
+    backbone = placed(make_backbone(config.backbone, {}))
     if names is None:
         if config.strategy in NEED_MODEL:
             free = [each for each in names_in("calib.data.selection", "STRATEGIES") if each not in NEED_MODEL]
@@ -128,10 +126,6 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
         texts = zero_shot_features(backbone, names, template).cpu().double()
         weight = math.exp(float(backbone.logit_scale)) * texts
     return Model(backbone, names, weight, None, "none" if weight is None else "zero-shot")
-
-
-def _placed(backbone: Backbone) -> Backbone:
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def encoded(table: Table, backbone: Backbone, data: PoolConfig) -> FeatureTable:

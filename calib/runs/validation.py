@@ -12,7 +12,7 @@ from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.marks import record_in
-from calib.runs.prepare import features_of, load_task
+from calib.runs.prepare import features_of, load_task, restored_backbone
 
 
 def validation_predictions(
@@ -50,7 +50,7 @@ def validation_predictions(
             f"The data have changed since {path} was trained: the draw of its shots is another, and some "
             "validation images may be among those it was trained on. Give labelled outputs: --on FILE."
         )
-    backbone = prompt.restore_backbone(weights=weights, tokenizer=tokenizer)
+    backbone = restored_backbone(prompt, weights=weights, tokenizer=tokenizer)
     table = features_of(task.train.subset(split.val), backbone, data)
     return prompt.in_order(task.class_names).predict(table, data=data.name)
 

@@ -182,6 +182,7 @@ def counted_resamples(
     groups: Sequence[object] | np.ndarray | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
+    on_done: Callable[[int], object] = lambda done: None,
 ) -> list[np.ndarray]:
     """Return statistics of several systems on the same resamples, (1 + R, K) each; the first row is the data.
 
@@ -193,6 +194,7 @@ def counted_resamples(
         groups: (n,) group of each sample; None if they are independent.
         n_resamples: R.
         seed: Of the draws.
+        on_done: Called with how many resamples are done.
 
     Raises:
         ValueError: If the inputs are not as above, or there is only one sample or group.
@@ -200,7 +202,11 @@ def counted_resamples(
     _check_settings(n_resamples, 0.5, "percentile", "drop")
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
     group_of = None if groups is None else group_numbers(groups, n)
-    found = [[each(counts) for each in of_counts] for counts in _sample_counts(n, group_of, n_resamples, rng)]
+    found, done = [], 0
+    for counts in _sample_counts(n, group_of, n_resamples, rng):
+        found.append([each(counts) for each in of_counts])
+        done += len(counts)
+        on_done(min(done, n_resamples))
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 

@@ -280,6 +280,8 @@ def test_attention_kernels_agree(small):
     tokens, images = backbone.tokenize(TEXTS), torch.randn(2, 3, 32, 32)
     text, image = backbone.encode_text(tokens), backbone.encode_image(images)
     for tower in (backbone.model.text_model.model, backbone.model.vision_model.model):
+        if not hasattr(tower, "set_attn_implementation"):
+            pytest.skip("this version of transformers has no switch")
         tower.set_attn_implementation("eager")
     torch.testing.assert_close(backbone.encode_text(tokens), text, atol=1e-6, rtol=0)
     torch.testing.assert_close(backbone.encode_image(images), image, atol=1e-6, rtol=0)

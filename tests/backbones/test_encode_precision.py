@@ -47,8 +47,8 @@ def test_text_and_weights_stay_as_they_are(backbone, narrow):
     assert narrow.describe() == {**backbone.describe(), "encode_precision": "bf16"}
 
 
-def test_weights_are_converted_once_and_anew_when_they_change(small, backbone, images, monkeypatch):
-    own, made = small(backbone.name, encode_precision="bf16"), []
+def test_weights_are_converted_once_and_anew_when_they_change(narrow, images, monkeypatch):
+    own, made = copy.deepcopy(narrow), []  # a copy has converted nothing yet
     monkeypatch.setattr(
         bf16, "bf16_product", lambda *args, real=bf16.bf16_product: made.append(1) or real(*args)
     )
@@ -95,8 +95,14 @@ def test_a_feature_depends_neither_on_threads_nor_on_the_images_beside_it(narrow
         assert narrow.encode_image(images[row : row + 1])[0].equal(whole[row])
 
 
-def test_threads_that_start_together_convert_the_weights_once(small, backbone, images, monkeypatch):
-    own, made = small(backbone.name, encode_precision="bf16"), []
+def test_a_block_depends_on_the_tower_alone():
+    towers = {patch: nn.Sequential(nn.Conv2d(3, 4, patch, patch)) for patch in (32, 16, 4)}
+    assert [bf16.block_of(towers[patch], 224) for patch in (32, 16, 4)] == [8, 4, 4]  # 49, 196, 3136 tokens
+    assert bf16.block_of(nn.Linear(2, 2), 224) == 4
+
+
+def test_threads_that_start_together_convert_the_weights_once(narrow, images, monkeypatch):
+    own, made = copy.deepcopy(narrow), []  # a copy has converted nothing yet
     real = bf16.bf16_product
 
     def slowly(weight, bias):
@@ -114,7 +120,7 @@ def test_threads_that_start_together_convert_the_weights_once(small, backbone, i
     finally:
         torch.set_num_threads(before)
     assert len(made) == count
-    one_thread = small(backbone.name, encode_precision="bf16")
+    one_thread = copy.deepcopy(narrow)
     made.clear()
     torch.set_num_threads(1)
     try:
@@ -131,11 +137,9 @@ def test_copies_compute_the_same(narrow, images):
     assert isinstance(pickle.loads(pickle.dumps(layer.__dict__["forward"])), type(layer.__dict__["forward"]))
 
 
-def test_without_packed_products_it_is_the_same_but_for_rounding(
-    small, backbone, narrow, images, monkeypatch
-):
+def test_without_packed_products_it_is_the_same_but_for_rounding(narrow, images, monkeypatch):
     monkeypatch.setattr(bf16, "packs_bf16", lambda: False)
-    plain = small(backbone.name, encode_precision="bf16").encode_image(images)
+    plain = copy.deepcopy(narrow).encode_image(images)
     assert far(plain, narrow.encode_image(images)) < 2e-3
 
 

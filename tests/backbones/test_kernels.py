@@ -91,7 +91,28 @@ def test_packed_linear_takes_any_number_of_rows():
     for rows in (3, 9, 0, 1, 3, 200, 9):
         x = random_like((2, rows, 6), seed=rows)
         torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight, bias))
-        assert len(layer._packed) <= kernels.MOST_PACKED
+        assert kernels._library() != "mkl" or layer._packed[0] == 2 * rows
+
+
+@packed_only
+def test_steps_of_other_rows_are_not_packed_for_by_mkl(library, monkeypatch):
+    monkeypatch.setenv("CALIB_LINEAR", "packed")
+    weights = [random_like((3, 3))]
+    with kernels.other_rows():
+        assert kernels.can_pack(weights) is (library == "onednn")
+        with kernels.other_rows(False):
+            assert kernels.can_pack(weights) is (library == "onednn")
+    with kernels.other_rows(False):
+        assert kernels.can_pack(weights)
+    assert kernels.can_pack(weights)
+
+
+def test_what_passes_through_memory_is_the_plain_product():
+    weight = random_like((6, 5))
+    for operation in (torch.mul, torch.div):
+        found = kernels.passing(operation, weight.t(), QUICK)
+        assert found.is_contiguous()
+        assert torch.equal(found, operation(weight.t(), QUICK))
 
 
 @pytest.mark.usefixtures("afresh")

@@ -16,6 +16,9 @@ from tests_shared import SHORT
 from calib.backbones.openclip import OpenClipBackbone
 from calib.cli import main
 from calib.commands.data_arguments import kind_of_place
+from calib.commands.exit_codes import FAILED, USAGE
+from calib.data.images import file_id
+from calib.data.shot_list import ListedImage, ShotList
 from calib.report.contact_sheet import SheetRow, save_contact_sheet
 
 
@@ -57,6 +60,22 @@ def test_what_will_be_read_is_said_and_drawn(images: Path, capsys) -> None:
     sheet = Image.open("s/shots.png")
     assert sheet.getpixel((16 + 44 + 56, 16 + 24 + 24 + 56)) == (90, 80, 70)  # a picture's ground
     assert not Path(".calib_cache").exists()
+
+
+def test_the_shots_of_a_list_are_those_of_the_list(images: Path, capsys) -> None:
+    files = [path for k in (0, 1, 1) for path in sorted((images / "train").glob(f"*{k}/*"))[:2]][:4]
+    assert len({path.parent for path in files}) == 2
+    names = [path.relative_to(images).as_posix() for path in files]
+    listed = [
+        ListedImage(file=name, content_id=file_id(path), strategy="random", rank=rank)
+        for rank, (name, path) in enumerate(zip(names, files, strict=True), start=1)
+    ]
+    ShotList(tuple(listed)).save("select.csv")
+    shots = checked(capsys, "images", "data.shots_from=select.csv")["shots"]
+    assert sorted(shots["train_names"]) == sorted(names)
+    found = checked(capsys, "images", "data.shots_from=gone.csv", status=1)
+    assert found["shots"] is None
+    assert any("There is no list of chosen images at gone.csv" in said for said in found["refused"])
 
 
 def test_copies_leaks_kinds_and_sizes_are_found(images: Path, capsys) -> None:
@@ -187,7 +206,8 @@ def test_a_place_says_which_reader_it_is_for(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_answered(images: Path, arguments: list[str], message: str, capsys) -> None:
-    assert main(["data", *arguments]) == 1
+    usage = "subcommand" in message or "option" in message
+    assert main(["data", *arguments]) == (USAGE if usage else FAILED)
     assert message in capsys.readouterr().err
 
 

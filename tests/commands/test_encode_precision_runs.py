@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.base import Backbone
+from calib.cli import main
 from calib.commands.cache import cache_entries
 from calib.commands.evaluate import evaluate
 from calib.commands.failure.run import train_failure
@@ -26,6 +28,7 @@ from calib.data import FeatureTable
 from calib.data.images import open_image
 from calib.data.predictions import Predictions
 from calib.failure.export import FailureHead
+from calib.io.files import read_json
 from calib.posthoc import ReviewThreshold
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
@@ -125,11 +128,10 @@ def test_a_cached_feature_is_read_in_its_precision_only(
     assert all(" in bf16, " in entry.holds for entry in cache_entries(cache))
     assert not any(" in bf16, " in entry.holds for entry in cache_entries(wide_run.parent / "cache"))
     changes = [*common, "baselines=[]", "data.val_shots=2"]
-    train(settings(*changes, BF16, f"out={tmp_path / 'again'}"))
+    for path in (wide_run.parent / "cache").glob("*.safetensors"):  # in one folder neither is in the way
+        shutil.copy(path, cache)
+    train(settings(*changes, BF16, f"out={tmp_path / 'again'}", "trainer.max_epochs=1"))
     assert not encoded  # all of it is there from the first run
-    train(settings(*changes, f"out={tmp_path / 'fp32'}"))
-    assert {precision for precision, _ in encoded} == {"fp32"}
-    assert {path.name for path in cache.glob("*.safetensors")} == before | other
     narrow = FeatureTable.load(cache / min(before))
     with pytest.raises(ValueError, match=r"made by .* with backbone\.encode_precision bf16"):
         narrow.check_backbone(Prompt.load(wide_run / "prompt.safetensors").restore_backbone())
@@ -142,6 +144,7 @@ def test_packaged_features_are_refused_by_the_settings_name(
         train(settings(BF16, f"out={tmp_path / 'run'}"))
 
 
+@pytest.mark.slow
 def test_a_failure_head_is_bound_to_it(
     run: Path, common: list[str], image_folder: Path, encoded: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -167,6 +170,25 @@ def test_a_failure_head_is_bound_to_it(
     assert head.doubt_digest() != before
 
 
+@pytest.mark.slow
+def test_images_are_chosen_in_the_prompt_s_precision(
+    run: Path, image_folder: Path, common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "select",
+        str(image_folder / "train"),
+        "strategy=entropy",
+        "budget=3",
+        f"prompt={run}",
+        common[5],
+    ]
+    out = f"out={tmp_path / 'chosen'}"
+    assert main([*words, out, "backbone.encode_precision=fp32"]) == 1
+    assert "with backbone.encode_precision=bf16; leave out" in capsys.readouterr().err
+    assert main([*words, out]) == 0
+    assert read_json(tmp_path / "chosen" / "record.json")["backbone"]["encode_precision"] == "bf16"
+
+
 def test_without_a_cache_steps_encode_in_it(
     common: list[str], settings: Callable[..., Any], encoded: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -179,6 +201,7 @@ def test_without_a_cache_steps_encode_in_it(
     assert Prompt.load(tmp_path / "r" / "prompt.safetensors").backbone["encode_precision"] == "bf16"
 
 
+@pytest.mark.slow
 def test_runs_of_both_precisions_are_told_apart_in_a_table(run: Path, wide_run: Path, tmp_path: Path) -> None:
     cache = f"data.cache_dir={wide_run.parent / 'cache'}"
     many = [f"runs=[{run},{wide_run}]", cache, f"out={tmp_path / 'both'}", "n_resamples=20"]

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from calib.backbones.base import Backbone
 from calib.commands.evaluate import evaluate, file_names
 from calib.commands.train import train
 from calib.config import EvaluateRun, load_config
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
 from calib.prompts.export import Prompt
+from calib.runs import prepare
 from calib.runs.entries import find_entries
 
 
@@ -108,6 +110,14 @@ def test_the_validation_split_of_the_data_can_be_evaluated(runs, tmp_path: Path)
     assert results["methods"]["calibprompt"][1]["n"] == 53
     with pytest.raises(ValueError, match=r"no split 'trian'"):
         evaluate(evaluation(tmp_path, [runs[1]], "split=trian"))
+
+
+def test_images_are_encoded_where_a_training_would_be(runs, tmp_path: Path, monkeypatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(prepare, "quickest_device", lambda: torch.device("cpu", 3))
+    monkeypatch.setattr(Backbone, "to", lambda self, device: asked.append(device) or self)
+    evaluate(evaluation(tmp_path, [runs[1] / "prompt.safetensors"]))
+    assert asked == [torch.device("cpu", 3)]
 
 
 def test_other_classes_are_refused(runs, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from calib.cli import main
 from calib.commands import completion, exit_codes
 from calib.commands.completion_arguments import words_of
 from calib.commands.registry import COMMANDS
+from calib.commands.vqa.subcommands import SUBCOMMANDS
 from calib.config import SCHEMAS, keys_of
 from calib.data.notices import pace
 
@@ -36,13 +38,65 @@ def test_statuses_are_those_of_the_table(monkeypatch, capsys) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("calib.cli._run", interrupt)
-    for name, row in COMMANDS.items():
+    rows = {name: [("x", row), *row.forms.items()] for name, row in COMMANDS.items()}
+    for name, (word, row) in ((name, each) for name, forms in rows.items() for each in forms):
         capsys.readouterr()
-        assert main([name, "x"]) == exit_codes.INTERRUPTED
+        assert main([name, word]) == exit_codes.INTERRUPTED
         said = capsys.readouterr().err
         assert said == f"\ncalib {name}: interrupted.{row.after.interruption}\n"
-        assert row.after.interruption, f"calib {name} does not say what is kept"
-        assert row.after.stop, f"calib {name} does not say what is kept"
+        assert row.after.interruption, f"calib {name} {word} does not say what is kept"
+        assert row.after.stop, f"calib {name} {word} does not say what is kept"
+    assert set(SUBCOMMANDS) - set(COMMANDS["vqa"].forms) == {"answer"}  # which alone goes on
+
+
+# Every command with a typo of its own, and what it says no to before it does anything.
+WRONG = {
+    "data": ["check", "nowhere"],
+    "train": ["sed=1"],
+    "sweep": ["sed=1..3"],
+    "tune": ["sed=1..3"],
+    "evaluate": ["nowhere"],
+    "report": ["nowhere"],
+    "robustness": ["nowhere"],
+    "select": ["nowhere", "budget=3"],
+    "export": ["nowhere", "out=x"],
+    "configs": ["nothing"],
+    "cache": ["nowhere"],
+    "predict": ["nowhere", "x.png"],
+    "calibrate": ["nowhere.csv"],
+    "sets": ["nowhere.csv"],
+    "review": ["nowhere.csv"],
+    "segment": ["evaluate", "nowhere"],
+    "vqa": ["answer", "nowhere.parquet", "model=embedded", "out=x"],
+}
+WITHOUT = {"completion": exit_codes.USAGE, "doctor": exit_codes.DONE}
+
+
+def test_every_command_fails_with_one_line_and_status_1(tmp_path: Path, monkeypatch, capsys) -> None:
+    assert {*WRONG, *WITHOUT} == {*COMMANDS}
+    monkeypatch.chdir(tmp_path)
+    for name, words in WRONG.items():
+        assert main([name, *words]) == exit_codes.FAILED, name
+        said = capsys.readouterr().err
+        assert said.startswith(f"calib {name}: "), said
+        assert said.count("\n") == 1, said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_is_no_failure_and_an_unknown_option_is_wrong_usage(name: str, capsys) -> None:
+    def status(*words: str) -> int:
+        try:
+            return main([name, *words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    assert status("--help") == exit_codes.DONE
+    printed = capsys.readouterr().out
+    assert "calib " in printed
+    assert max(map(len, printed.splitlines())) <= 115
+    searched = ["seed=1..2", "optim.lr=1e-4..1e-2"] if name == "tune" else []
+    assert status(*searched, "--no-such-option") == exit_codes.USAGE
 
 
 def test_evaluate_and_report_say_what_they_found_as_json(runs, tmp_path: Path, capsys) -> None:
@@ -115,13 +169,63 @@ def test_completion_in_bash(tmp_path: Path) -> None:
     assert completed("calib predict calib.b") == ["calib.bash"]  # else files
 
 
+ZSH_STUB = """
+typeset -A kinds
+compadd() {{ local name="$@[-1]"; print -rl -- "${{(@M)${{(@P)name}}:#$words[CURRENT]*}}" }}
+compset() {{ words[CURRENT]="${{words[CURRENT]##*=}}" }}
+_files() {{ print -rl -- "$words[CURRENT]"*(N) }}
+compdef() {{ }}
+source ./_calib
+words=({line}); CURRENT=$#words
+_calib
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_completion_in_zsh(tmp_path: Path) -> None:
+    (tmp_path / "_calib").write_text(completion.script("zsh"))
+
+    def completed(line: str) -> list[str]:
+        shell = ZSH_STUB.format(line=line)
+        done = subprocess.run(["zsh", "-f", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert "train" in completed("calib tr")
+    assert "data.shots_from=" in completed("calib train data.shots_")
+    assert {"preset=dice-ce-ace", "preset=dice-ce"} <= set(completed("calib segment preset=dice-ce"))
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_completion_in_fish(tmp_path: Path) -> None:
+    (tmp_path / "calib.fish").write_text(completion.script("fish"))
+
+    def completed(line: str) -> list[str]:
+        asked = f"source calib.fish; complete -C '{line}'"
+        done = subprocess.run(["fish", "-N", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        return [each.split("\t")[0] for each in done.stdout.splitlines()]
+
+    assert completed("calib tr") == ["train"]
+    assert completed("calib train data.shots_") == ["data.shots_from="]
+    assert completed("calib segment preset=dice-ce-") == ["preset=dice-ce-ace", "preset=dice-ce-ace-soft"]
+    assert completed("calib predict run --win") == ["--window"]
+    assert "calib.fish" in completed("calib predict calib.f")
+
+
 def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
     assert main(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef calib\nautoload -U +X bashcompinit")
+    made = capsys.readouterr().out
+    assert made.startswith("#compdef calib\n")
+    assert all(f"      {name}) known=(" in made for name in COMMANDS)
+    assert "COMP_LINE" not in made
     assert main(["completion", "fish"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("complete -c calib -n ") for line in lines)
-    assert len(lines) == 1 + 2 * len(COMMANDS)
+    for name in COMMANDS:
+        assert any(line.startswith(f"complete -c calib -n '__calib_is {name}' -a '") for line in lines)
+    segment = next(line for line in lines if "__calib_is segment'" in line).split()
+    assert {"predict", "evaluate", "preset=dice-ce-ace"} <= set(segment)
+    assert "preset=calibprompt" not in segment
     with pytest.raises(SystemExit):
         main(["completion", "tcsh"])
 
@@ -129,3 +233,16 @@ def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
 def test_what_is_left_is_told_at_the_rate_so_far() -> None:
     assert pace(100, 200, 1.0) == " (100.0 a second, about 1 s left)"
     assert pace(1, 1001, 36.0) == " (0.03 a second, about 10.0 h left)"
+
+
+@pytest.mark.parametrize(("first", "said"), [(True, "training, steps: 1 of 8"), (False, "")])
+def test_training_without_a_bar_says_how_far_it_is(first: bool, said: str, monkeypatch, caplog) -> None:
+    from calib.runs.trainer import _ProgressLines
+
+    caplog.set_level("INFO", logger="calib")
+    monkeypatch.setattr("calib.data.notices.FIRST_AFTER", 0.0)
+    trainer = SimpleNamespace(max_epochs=3, num_training_batches=4, current_epoch=1, is_global_zero=first)
+    lines = _ProgressLines()
+    lines.on_train_start(trainer, None)
+    lines.on_train_batch_end()
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [said] * bool(said)

@@ -21,6 +21,7 @@ from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
 from calib.commands.failure import cross_fit
+from calib.commands.failure.embeddings import from_embeddings
 from calib.commands.failure.images import resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.failure.validation import judged_by_head
@@ -28,6 +29,7 @@ from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import FailureRun, ReportRun, load_config, to_yaml
 from calib.data import load_data
+from calib.data.embeddings import load_embeddings
 from calib.data.folds import make_folds
 from calib.data.predictions import Predictions
 from calib.failure.doubt import PARTS
@@ -647,6 +649,22 @@ def test_bad_rows_of_either_file_are_refused_before_any_work(
     with pytest.raises(ValueError, match=message):
         train_failure(failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
+
+
+def test_no_row_is_for_two_things(failure_settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stranger(tmp_path)
+    first, second = dict(np.load(tmp_path / "train.npz")), dict(np.load(tmp_path / "test.npz"))
+    for row, (source, twin) in {80: (first, 0), 81: (second, 5)}.items():
+        for name in ("image_features", "labels"):
+            first[name][row] = source[name][twin]
+    split = np.array(["train"] * 80 + ["val"] * 20)
+    np.savez(tmp_path / "train.npz", **first, split=split)
+    found = from_embeddings(failure_settings(*files(tmp_path)), str(tmp_path / "train.npz"))
+    ids = load_embeddings(tmp_path / "train.npz").table.ids
+    assert set(found.record["val"]) == {*ids[80:81], *ids[82:]}  # row 81 is tested on
+    assert set(found.record["train"]) == set(ids[1:80])  # row 0 is validated on
+    assert "1 validation rows are test rows as well" in caplog.text
+    assert "1 training rows are validation rows as well" in caplog.text
 
 
 def test_training_rows_that_are_test_rows_are_said_to_be_left_out(failure_settings, tmp_path: Path) -> None:

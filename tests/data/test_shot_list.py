@@ -129,6 +129,7 @@ def test_a_filled_list_is_the_task_and_exactly_its_images_are_the_shots(
         (lambda root, text: text.replace("content_id", "id"), "lacks the column content_id"),
         (lambda root, text: text.splitlines()[0] + "\n", "lists no images"),
         (lambda root, text: text.replace(",1,2,", ",1,second,"), "rank must be a whole number"),
+        (lambda root, text: text.replace(",1,2,", ",1,2.5,"), r"rank must be a whole number, not '2\.5'"),
         (lambda root, text: text.replace(",typicality,", ",,"), "file and strategy must not be empty"),
         (lambda root, text: text.replace(",train", "", 1), "expected 10 values|expected 9 values"),
         (lambda root, text: text[:80] + "x" + text[81:], "64 hex digits|expected"),

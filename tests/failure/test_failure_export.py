@@ -193,6 +193,7 @@ def test_another_prompt_is_refused(changes: dict[str, Any], message: str) -> Non
         ({"preprocessing": {"image_size": 336}}, r"preprocessing \{'image_size': 224\}.*336"),
         ({"architecture": {"layers": 3}}, "architecture"),
         ({"parity": {"x": True}}, "parity"),
+        ({"encode_precision": "bf16"}, r"with backbone\.encode_precision fp32, and .* bf16"),
     ],
 )
 def test_another_backbone_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -15,6 +15,9 @@ from toy_steps import HEADS, failure_steps, first_batch, prompt_steps, segmentat
 
 from calib.backbones.base import Backbone
 
+SLOW = pytest.mark.slow
+KINDS = ["clip", *(pytest.param(kind, marks=SLOW) for kind in ("biomedclip", "medclip"))]
+FAST = "of two models, with folds"
 SIZES = {"clip": 64, "biomedclip": 160, "medclip": 32}
 
 
@@ -38,7 +41,7 @@ def step_on_card(module: Any, batch: Any) -> None:
     assert loss.requires_grad
 
 
-@pytest.mark.parametrize("kind", ["clip", "biomedclip", "medclip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_of_a_prompt_stays_on_the_card(kind: str, small: Any) -> None:
     module, batches = prompt_steps(small(kind))
     batch, rows = first_batch(batches), rows_of(module.backbone, module.learner)
@@ -57,7 +60,7 @@ def test_a_step_of_prompts_and_folds_stays_on_the_card(small: Any) -> None:
         step_on_card(module, card.put(batch))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", [FAST, *(pytest.param(each, marks=SLOW) for each in HEADS if each != FAST)])
 def test_a_step_of_failure_heads_stays_on_the_card(name: str) -> None:
     module, batches = failure_steps(**HEADS[name])
     batch = module.on_before_batch_transfer(first_batch(batches), 0)
@@ -76,7 +79,7 @@ def test_a_step_of_segmentation_stays_on_the_card() -> None:
         step_on_card(module, card.put(batch))
 
 
-@pytest.mark.parametrize("kind", ["clip", "biomedclip", "medclip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_images_are_encoded_on_the_card(kind: str, small: Any) -> None:
     backbone = small(kind)
     images = torch.zeros(2, 3, SIZES[kind], SIZES[kind])

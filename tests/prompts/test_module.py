@@ -8,10 +8,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.functional import normalize
 
+from calib.backbones.fast import kernels
 from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
+from calib.prompts.stack import PromptStackModule, StackedPrompt
 from calib.prompts.zero_shot import zero_shot_features
 from calib.training.optim import lr_after_constant_warmup
 
@@ -149,3 +151,31 @@ def test_metrics_of_the_validation_images_are_logged(small, tmp_path: Path) -> N
     assert run.callback_metrics["val/accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
     assert run.callback_metrics["val/nll"] == pytest.approx(nll.item(), abs=1e-4)
     assert {"train/ce", "train/smac", "train/as", "train/total", "val/ece"} <= run.callback_metrics.keys()
+
+
+@pytest.mark.skipif(not kernels._works(), reason="this PyTorch has no packed linear layers")
+def test_mkl_packs_for_steps_of_the_whole_stack_only(small, monkeypatch) -> None:
+    """Folds have fewer batches: weights packed for these steps too would be there twice."""
+    if not torch.backends.mkl.is_available():
+        pytest.skip("this PyTorch has no MKL")
+    monkeypatch.setattr(kernels, "_library", lambda: "mkl")
+    monkeypatch.setenv("CALIB_LINEAR", "packed")
+    clip, packed = small("clip"), []
+    pack = kernels._pack_mkl
+    monkeypatch.setattr(kernels, "_pack_mkl", lambda *given: packed.append(given[-1]) or pack(*given))
+    learners = [PromptLearner(clip, NAMES, n_ctx=3, seed=seed) for seed in (1, 2)]
+    prompts = [StackedPrompt(learner, Objective(CALIBPROMPT), {"lr": 0.05}) for learner in learners]
+    module = PromptStackModule(clip, prompts, zero_shot_features(clip, NAMES, "a {}."))
+    batch = {"image_features": features(clip).image_features, "labels": torch.arange(11) % 3}
+    module.training_step([batch, None], 0).backward()
+    assert not packed
+    assert learners[0].context.grad.abs().sum() > 0
+    alone = learners[0].context.grad.clone()
+    learners[0].context.grad = None
+    module.training_step([batch, batch], 0).backward()
+    assert packed
+    torch.testing.assert_close(learners[0].context.grad, alone, atol=1e-5, rtol=1e-4)
+    before = len(packed)
+    module.training_step([None, batch], 0).backward()
+    module.training_step([batch, batch], 0).backward()
+    assert len(packed) == before

@@ -100,6 +100,7 @@ def test_the_representation_is_short_enough_to_read() -> None:
         ({"preprocessing": {"image_size": 336}}, r"preprocessing \{'image_size': 224\}.*336"),
         ({"architecture": {"layers": 3}}, "architecture"),
         ({"parity": {"x": True}}, "parity"),
+        ({"encode_precision": "bf16"}, r"with backbone\.encode_precision fp32, and .* bf16"),
     ],
 )
 def test_another_backbone_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -117,6 +118,11 @@ def test_another_backbone_is_refused(changes: dict[str, Any], message: str) -> N
         ({}, {"temperature": 0}, "temperature must be a positive number"),
         ({}, {"logit_scale": None}, "logit_scale must be a number"),
         ({}, {"backbone": {"name": "x"}}, "lacks 'weights'"),
+        (
+            {},
+            {"backbone": {**DESCRIPTION, "encode_precision": 16}},
+            "encode_precision must be a text, not 16",
+        ),
         ({"text_features": 2 * torch.eye(3, 8)}, {}, "unit norm; row 0 has norm 2"),
         ({"text_features": torch.full((3, 8), math.nan)}, {}, "NaN"),
         ({"context": torch.full((4, 6), math.inf)}, {}, "NaN or infinite"),

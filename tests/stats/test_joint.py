@@ -91,7 +91,11 @@ def test_differences_of_failure_metrics_on_the_same_resamples_are_those_of_pairs
     rng = np.random.default_rng(5)
     scores, failure = rng.normal(size=(2, 60)), rng.random(60) < 0.1
     names, how = ["auroc", "aurc", "eaurc"], {"groups": [i // 2 for i in range(60)], "n_resamples": 100}
-    ours, theirs = counted_resamples([failures_of_counts(names, each, failure) for each in scores], 60, **how)
+    done: list[int] = []
+    of_counts = [failures_of_counts(names, each, failure) for each in scores]
+    ours, theirs = counted_resamples(of_counts, 60, on_done=done.append, **how)
+    assert done == sorted(done)
+    assert done[-1] == len(ours) - 1  # all resamples; the first row is the data
     for at, name in enumerate(names):
         pair = ((scores[0], failure), (scores[1], failure))
         expected = paired_bootstrap(failure_statistic(name), *pair, undefined="drop", level=0.9, **how)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+pytest.importorskip("transformers", minversion="5.0")  # with which answerer=hf is tested
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,

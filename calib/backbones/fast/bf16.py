@@ -33,7 +33,8 @@ from calib.backbones.fast.packing import attention
 from calib.core.onethread import one_thread
 
 BF16 = torch.bfloat16
-BLOCK = 4  # images that one thread encodes at once
+BLOCK, LARGE_BLOCK = 4, 8  # images that one thread encodes at once; large where an image is few rows
+FEW_ROWS = 128  # of the tokens of an image: products of 200 rows are slower than those of 400
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last is that of Arm's processors
 logger = logging.getLogger(__name__)
 
@@ -193,12 +194,25 @@ def _use_bf16(tower: nn.Module, first: nn.Module | None) -> None:
             _use_bf16(part, first)
 
 
-def encoded_in_bf16(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def block_of(tower: nn.Module, size: int) -> int:
+    """Return how many images of a size one thread encodes at once: the tower alone decides.
+
+    Args:
+        tower: The image tower.
+        size: Height of the images.
+    """
+    first = next((each for each in tower.modules() if isinstance(each, nn.Conv2d)), None)
+    few = first is not None and (size // first.stride[0]) ** 2 < FEW_ROWS
+    return LARGE_BLOCK if few else BLOCK
+
+
+def encoded_in_bf16(encode: Callable[[Tensor], Tensor], images: Tensor, block_size: int = BLOCK) -> Tensor:
     """Return what a tower with `use_bf16` makes of images.
 
     Args:
         encode: The tower, (B, 3, H, W) -> (B, D).
         images: (N, 3, H, W), where the tower is.
+        block_size: Images that one thread encodes at once on a CPU, from `block_of`.
 
     Returns:
         (N, D) float32.
@@ -214,8 +228,8 @@ def encoded_in_bf16(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tenso
 
     if images.device.type != "cpu":
         return one(images)
-    filled = torch.cat([images, images[-1:].expand(-len(images) % BLOCK, -1, -1, -1)])
-    blocks = filled.split(BLOCK)
+    filled = torch.cat([images, images[-1:].expand(-len(images) % block_size, -1, -1, -1)])
+    blocks = filled.split(block_size)
     threads = min(torch.get_num_threads(), len(blocks))
     with one_thread():  # also in the threads that start here
         if threads == 1:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from calib.backbones.fast.kernels import Linear, PackedLinear, Products
+from calib.backbones.fast.kernels import Linear, PackedLinear, Products, passing
 from calib.backbones.placing import untouched
 from calib.backbones.towers.clip import Clip
 from calib.backbones.towers.transformer import Block, Norm, QuickGelu, Transformer
@@ -79,8 +80,8 @@ def packed_products(block: Any) -> Products:
     mlp, activation, gain = block.mlp, block.mlp.gelu, 1.0
     if type(activation) in clip_kinds().quick_gelu:  # one operation; its factors go into the weights
         activation, gain = F.silu, QUICK
-    up = PackedLinear(lambda: (mlp.c_fc.weight * gain, mlp.c_fc.bias * gain))
-    down = PackedLinear(lambda: (mlp.c_proj.weight / gain, mlp.c_proj.bias))
+    up = PackedLinear(lambda: (passing(torch.mul, mlp.c_fc.weight, gain), mlp.c_fc.bias * gain))
+    down = PackedLinear(lambda: (passing(torch.div, mlp.c_proj.weight, gain), mlp.c_proj.bias))
     out = PackedLinear(lambda: (block.attn.out_proj.weight, block.attn.out_proj.bias))
     return _products(block, part, out, lambda x: down(activation(up(x))))
 

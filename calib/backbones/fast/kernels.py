@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,9 @@ AMD, INTEL = "AuthenticAMD", "GenuineIntel"
 CHOICES = ("auto", "plain", "packed")
 MAX_ERROR = 2e-6  # of the largest result, against float64
 TUNED_ROWS = 128  # rows oneDNN's layout is chosen for; other numbers of rows work as well
-MOST_PACKED = 2  # numbers of rows a layer is packed for at a time by MKL: training and another
+MAPPED = 2**23  # numbers; malloc maps as much memory anew, and gives it back to the system when it is freed
+
+_other_rows: ContextVar[bool] = ContextVar("_other_rows", default=False)
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -61,7 +64,7 @@ class PackedLinear:
 
     def __init__(self, weights: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
         self._weights = weights
-        self._packed: OrderedDict[int, Linear] = OrderedDict()
+        self._packed: tuple[int, Linear] | None = None
         self._backward: PackedLinear | None = None
 
     @property
@@ -77,28 +80,45 @@ class PackedLinear:
         inputs = inputs.contiguous()
         by_mkl = _library() == "mkl"
         rows = inputs.shape[:-1].numel() if by_mkl else TUNED_ROWS  # MKL packs for one number of rows
-        if rows not in self._packed:
+        if self._packed is None or self._packed[0] != rows:
+            self._packed = None  # first, since there is memory for one
             with torch.inference_mode(False):
-                self._packed[rows] = (_pack_mkl if by_mkl else _pack_onednn)(*self._weights(), rows)
-            if len(self._packed) > MOST_PACKED:
-                self._packed.popitem(last=False)
-        self._packed.move_to_end(rows)
-        return self._packed[rows](inputs)
+                self._packed = rows, (_pack_mkl if by_mkl else _pack_onednn)(*self._weights(), rows)
+        return self._packed[1](inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (..., out) for (..., in)."""
         return _Product.apply(inputs, self)
 
 
+def passing(operation: Callable[..., Tensor], weight: Tensor, factor: float) -> Tensor:
+    """Return the operation's result in order, for a moment: in memory that leaves no hole where it was.
+
+    What is packed stays, what it was packed from does not: of some megabytes each, between activations, that
+    would cost half as much memory again as the packed weights.
+
+    Args:
+        operation: `torch.mul` or `torch.div`.
+        weight: Float32 on the CPU.
+        factor: Its second argument.
+    """
+    room = torch.empty(MAPPED + weight.numel())
+    return operation(weight, factor, out=room[: weight.numel()].view(weight.shape))
+
+
+def _in_order(weight: Tensor) -> Tensor:
+    return weight if weight.is_contiguous() else passing(torch.mul, weight, 1.0)
+
+
 def _pack_onednn(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    packed = torch.ops.mkldnn._reorder_linear_weight(_in_order(weight), rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 def _pack_mkl(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
     if rows == 0:
         return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), rows)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(_in_order(weight), rows)
     # Where the rows were others, this would be multiplied instead of the packed weights: it has their shape.
     never = weight.new_full((1, 1), torch.nan).expand(weight.shape)
     return lambda x: torch.ops.mkl._mkl_linear(x, packed, never, bias, rows)
@@ -119,7 +139,8 @@ def can_pack(weights: Sequence[Tensor]) -> bool:
     """Return whether these weights may be packed now and it pays: frozen float32 on a CPU, no autocast.
 
     Nor while a graph is recorded (tracing, compiling): packed weights cannot be part of one. MKL packs for
-    one number of rows, which pays where the same rows come in every step: where a gradient is wanted.
+    one number of rows, which pays where the same rows come in every step: where a gradient is wanted, and
+    not within `other_rows`.
     """
     if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
@@ -127,7 +148,22 @@ def can_pack(weights: Sequence[Tensor]) -> bool:
         plain = weight.device.type == "cpu" and weight.dtype == torch.float32
         if not plain or weight.requires_grad or weight.is_inference():
             return False
-    return packed_wanted() and (_library() != "mkl" or torch.is_grad_enabled())
+    any_rows = _library() != "mkl" or (torch.is_grad_enabled() and not _other_rows.get())
+    return packed_wanted() and any_rows
+
+
+@contextmanager
+def other_rows(are_other: bool = True) -> Iterator[None]:
+    """Say of a block that its rows are not those of the other steps, so that MKL does not pack for them.
+
+    Args:
+        are_other: False: they are, and nothing changes.
+    """
+    before = _other_rows.set(are_other or _other_rows.get())
+    try:
+        yield
+    finally:
+        _other_rows.reset(before)
 
 
 def packed_wanted() -> bool:

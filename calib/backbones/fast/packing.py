@@ -7,6 +7,7 @@ packing need not know whether prompts share their beginning (`PromptTree`) or st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, pairwise, takewhile
 
@@ -86,7 +87,22 @@ class PromptTree(Packing):
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Return the attention of (B, n, E) to (B, m, E), head by head; a mask is True for what is seen."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    with _same_each_time(query):
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return found.transpose(1, 2).flatten(2)
+
+
+def _same_each_time(query: Tensor) -> AbstractContextManager[object]:
+    """Return the context in which gradients are the same each time, where that is asked for.
+
+    On a card, attention that saves memory adds them up in any order, and says so instead of obeying where
+    deterministic algorithms are a wish (`warn_only`).
+    """
+    if not (query.is_cuda and torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled()):
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from calib.backbones.fast.bf16 import encoded_in_bf16, use_bf16
+from calib.backbones.fast.bf16 import block_of, encoded_in_bf16, use_bf16
 from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.same import BF16, check_encode_precision
 
@@ -32,10 +32,20 @@ def use_precision(precision: str, tower: nn.Module | None, *, name: str) -> None
         )
 
 
-def encoded_in(precision: str, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def encoded_in(
+    precision: str, encode: Callable[[Tensor], Tensor], images: Tensor, tower: nn.Module | None
+) -> Tensor:
     """Return what a tower that was given to `use_precision` makes of images, (N, D) for (N, 3, H, W).
+
+    Args:
+        precision: The one it was given with.
+        encode: Calls the tower.
+        images: (N, 3, H, W), where the tower is.
+        tower: The tower, or None, as it was given.
 
     Raises:
         ValueError: The device does not compute in it.
     """
-    return encoded_in_bf16(encode, images) if precision == BF16 else encode(images)
+    if precision != BF16 or tower is None:
+        return encode(images)
+    return encoded_in_bf16(encode, images, block_of(tower, images.shape[-2]))

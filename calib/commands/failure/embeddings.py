@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import logging
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from calib.failure.data import NEEDS_TEST, Captions, FailureData, FrozenClassifi
 from calib.failure.digests import text_digest
 from calib.runs.prepare import fingerprint
 
+log = logging.getLogger(__name__)
+
 
 def from_embeddings(config: FailureRun, path: str) -> FailureData:
     """Return model and predictions in the files that the settings name.
@@ -38,12 +41,12 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
     judged = FrozenClassifier(
         text_features=train.text_features, class_names=train.class_names, logit_scale=train.logit_scale
     )
-    rows, free, test_rows = _rows(train, test)
-    left_out, val_rows = len(rows) - len(free), train.rows("val")
+    rows = _rows(train, test)
+    left_out, val_rows = rows.test_copies, rows.val
     try:
         split = draw_rows(
             train.table,
-            free,
+            rows.train,
             train.class_names,
             shots=config.data.shots,
             val_shots=0 if len(val_rows) else config.data.val_shots,
@@ -56,7 +59,7 @@ def from_embeddings(config: FailureRun, path: str) -> FailureData:
     if len(val_rows):
         val_table = train.table.subset(val_rows)
         split = replace(split, val=val_rows, val_ids=val_table.ids, val_names=val_table.names)
-    shown, test_cases = test.table.subset(test_rows), _cases(test, test_rows)
+    shown, test_cases = test.table.subset(rows.test), _cases(test, rows.test)
     about = {"method": "embeddings", "seed": config.seed, "data": Path(test.path).name}
     return FailureData(
         judged=judged,
@@ -82,19 +85,19 @@ def from_captions(config: FailureRun, path: str) -> FailureData:
         ValueError: A file is not as `calib.data.embeddings` describes, or the two do not fit together.
     """
     train, test = _train_and_test(config, path)
-    rows, free, test_rows = _rows(train, test)
-    kept = {"train": torch.tensor(free, dtype=torch.int64), "val": train.rows("val")}
-    if len(free) < 2:
+    rows = _rows(train, test)
+    kept = {"train": torch.tensor(rows.train, dtype=torch.int64), "val": rows.val}
+    if len(rows.train) < 2:
         raise ValueError(f"{train.path}: at least 2 training pairs that are not test images are needed.")
     size = config.data.batch_size
     parts = {part: _pairs(train, index) for part, index in kept.items()}
-    shown = test.table.subset(test_rows)
-    blocks = _pairs(test, test_rows).blocks(size)
+    shown = test.table.subset(rows.test)
+    blocks = _pairs(test, rows.test).blocks(size)
     cases = blocks.cases
     names = [f"candidate {number}" for number in range(cases.logits.shape[2])]
     about = {"method": "captions", "seed": config.seed, "data": Path(test.path).name}
     ids = {part: list(pairs.ids) for part, pairs in parts.items()}
-    facts = _facts(config, train, test, shown, len(rows) - len(free))
+    facts = _facts(config, train, test, shown, rows.test_copies)
     return FailureData(
         judged=FrozenClassifier(text_features=None, class_names=[], logit_scale=train.logit_scale),
         cases=parts["train"].blocks(size).cases,
@@ -151,8 +154,25 @@ def _pairs(source: Embeddings, rows: Tensor) -> CaptionPairs:
     return CaptionPairs(images, texts, source.logit_scale, [source.table.ids[row] for row in rows.tolist()])
 
 
-def _rows(train: Embeddings, test: Embeddings) -> tuple[Tensor, list[int], Tensor]:
-    """Return the training rows, those of them that are no copies of test images, and the test rows."""
+@dataclass(frozen=True)
+class _Rows:
+    """Which rows of the two files are for what; no image is for two things.
+
+    Attributes:
+        train: Rows to learn from.
+        val: Rows of the training file whose split is "val".
+        test: Rows of the test file.
+        test_copies: Training rows that are left out as they are test rows as well.
+    """
+
+    train: list[int]
+    val: Tensor
+    test: Tensor
+    test_copies: int
+
+
+def _rows(train: Embeddings, test: Embeddings) -> _Rows:
+    """Return the rows by their splits; an image in several, by its id, is for testing, or for validation."""
     rows = train.rows("train") if train.split is not None else torch.arange(len(train.table))
     test_rows = test.rows("test") if test.split is not None else torch.arange(len(test.table))
     for name, found, source in (("train", rows, train), ("test", test_rows, test)):
@@ -167,7 +187,17 @@ def _rows(train: Embeddings, test: Embeddings) -> tuple[Tensor, list[int], Tenso
             "ids: nothing is left to learn from. Give another file (embeddings.train, embeddings.test), or "
             "ids that tell images apart."
         )
-    return rows, free, test_rows
+    given = train.rows("val").tolist()
+    val = [row for row in given if train.table.ids[row] not in copies]
+    if len(val) < len(given):
+        log.warning("%d validation rows are test rows as well: left out.", len(given) - len(val))
+    judged = {train.table.ids[row] for row in val}
+    kept = [row for row in free if train.table.ids[row] not in judged]
+    if len(kept) < len(free):
+        log.warning("%d training rows are validation rows as well: left out.", len(free) - len(kept))
+    if not kept:
+        raise ValueError(f"{train.path}: all {len(free)} training rows are validation rows as well.")
+    return _Rows(kept, torch.tensor(val, dtype=torch.int64), test_rows, len(rows) - len(free))
 
 
 def _train_and_test(config: FailureRun, path: str) -> tuple[Embeddings, Embeddings]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from calib.backbones.base import Backbone
-from calib.config import BackboneConfig, DataConfig, FailureRun, given, leaves
+from calib.config import DataConfig, FailureRun, given, leaves
 from calib.core.hashing import stable_hash
 from calib.core.names import same_names
 from calib.core.text import few
@@ -27,6 +27,7 @@ from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
 from calib.runs.prepare import (
+    check_own_backbone,
     facts_of,
     features_of,
     fingerprint,
@@ -141,16 +142,7 @@ def _prompt_and_backbone(config: FailureRun, task: TaskData) -> tuple[Prompt, Ba
         say_sentence(task)
         return zero_shot(backbone, task, training=facts_of(config)), backbone
     prompt = Prompt.load(prompt_path(config.prompt))
-    made = {"name": prompt.backbone["name"], **(prompt.backbone.get("build") or {})}
-    asked = given(config.backbone, BackboneConfig()) - {"weights", "tokenizer"}  # which may have moved
-    for key in sorted(asked):
-        value, own = getattr(config.backbone, key), made.get(key, getattr(BackboneConfig(), key))
-        if value not in ({own, prompt.backbone["name"]} if key == "name" else {own}):
-            said = "" if key == "name" else f" with backbone.{key}={'null' if own is None else own}"
-            raise ValueError(
-                f"The prompt '{config.prompt}' was made for {prompt.backbone['name']}{said}; leave out "
-                f"backbone.{key} (it is {value})."
-            )
+    check_own_backbone(prompt, config.backbone, config.prompt)
     if not same_names(task.class_names, prompt.class_names):
         raise ValueError(
             f"The prompt '{config.prompt}' knows the classes {few(prompt.class_names)}, the data set "

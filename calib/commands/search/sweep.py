@@ -15,6 +15,7 @@ from calib.commands.search.grid import Sweep
 from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
 from calib.commands.search.table import chosen_on, sweep_table
 from calib.core.hashing import json_digest
+from calib.data.notices import pace
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
 from calib.runs.folder import FILES, OTHER, RunFolder
 from calib.runs.prepare import RunInputs, SharedInputs
@@ -44,14 +45,16 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
     RunFolder(folder).refuse_if_busy()  # before minutes of encoding
     groups = _stacks_to_train(runs, folder, settings.stack)
     failed: dict[str, str] = {}
-    trained = 0
+    trained, began = 0, time.monotonic()
     with RunFolder(folder).locked():
         for run in runs:  # another process may have begun a run here meanwhile
             run.folder.check(run.config)
         for stack in groups:
             failed |= train_stack(stack, stack_folder(folder, stack))
             trained += len(stack)
-            log.info("%d of %d runs to train are done.", trained, sum(len(each) for each in groups))
+            total = sum(len(each) for each in groups)
+            told = pace(trained, total, time.monotonic() - began)
+            log.info("%d of %d runs to train are done%s.", trained, total, told)
         _remove_finished_stacks(runs, folder)
         results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
         table, best = sweep_table(

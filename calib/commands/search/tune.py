@@ -23,6 +23,7 @@ from calib.commands.search.study import AGAIN, PATIENCE, Claimed, Study, StudyEr
 from calib.commands.search.table import chosen_by, chosen_on, sweep_table
 from calib.config import handed_on
 from calib.core.hashing import json_digest
+from calib.data.notices import pace
 from calib.io.files import blocking_file, read_json, write_json, write_text
 from calib.processes.workers import environments_of, run_workers, usable_cores, usable_devices
 from calib.prompts.stack import PromptStackModule
@@ -147,6 +148,7 @@ def work(search: Search, folder: Path, shared: dict[str, SharedInputs]) -> None:
     """
     config = search.config(search.first, search.seeds[0])
     study = Study(folder, search, epochs=int(config.trainer.get("max_epochs") or 1))
+    began, before, total = time.monotonic(), len(study.ended()), search.settings.trials
     while True:
         with study.next() as claimed:
             if claimed is None:
@@ -163,6 +165,9 @@ def work(search: Search, folder: Path, shared: dict[str, SharedInputs]) -> None:
                 shutil.rmtree(_stack_folder(folder, claimed.number), ignore_errors=True)
                 by = search.settings.by
                 log.info("Trial %d: %s %.4f with %s", claimed.number, by, value, _words(claimed))
+        over = len(study.ended())
+        told = pace(over - before, total - before, time.monotonic() - began)
+        log.info("%d of %d trials are over%s.", over, total, told)
 
 
 def _value(claimed: Claimed, study: Study, search: Search, shared: dict[str, SharedInputs]) -> float:

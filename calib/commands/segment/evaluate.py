@@ -12,6 +12,7 @@ from typing import Any
 from calib.commands.segment.train import write_figures
 from calib.core.text import few, printable
 from calib.io.files import blocking_file, write_json, write_text
+from calib.processes.devices import quickest_device
 from calib.report.tables import aligned
 from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
@@ -119,6 +120,7 @@ def _measured(path: Path, given: argparse.Namespace) -> Evaluated:
             )
         return Evaluated.load(stored)
     segmenter = Segmenter.load(path)
+    segmenter.network.to(quickest_device())
     table = _table(segmenter, given)
     n_bins = given.bins or int(segmenter.about.get("config", {}).get("n_bins", N_BINS))
     log.info("Measuring %s on %d images.", path, len(table))

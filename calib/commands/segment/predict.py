@@ -17,6 +17,7 @@ from calib.core.text import few, printable, safe_text
 from calib.data.images import open_image
 from calib.data.notices import ProgressLog
 from calib.io.files import atomic_path, blocking_file, write_text
+from calib.processes.devices import quickest_device
 from calib.report.tables import csv_text
 from calib.runs.exports import segment_path
 from calib.segmentation.export import Segmenter
@@ -75,7 +76,9 @@ def main(given: argparse.Namespace) -> int:
     path = segment_path(given.run)
     images = images_in(given.images)
     out = Path(given.out)
-    n = write_predictions(Segmenter.load(path), images, out, grey16_max=given.grey16_max)
+    segmenter = Segmenter.load(path)
+    segmenter.network.to(quickest_device())
+    n = write_predictions(segmenter, images, out, grey16_max=given.grey16_max)
     sys.stdout.write(printable(f"{n} mask{'s' * (n != 1)} with probabilities in {out}, listed in {LIST}\n"))
     return 0
 

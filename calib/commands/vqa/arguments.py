@@ -9,7 +9,7 @@ from typing import Any
 
 from calib.commands.vqa.option import Option, truth
 from calib.commands.vqa.subcommands import SUBCOMMANDS
-from calib.core.errors import unknown_name
+from calib.core.errors import UsageError, unknown_name
 from calib.core.tables import names_in
 
 HELP = ("-h", "--help")
@@ -44,14 +44,14 @@ def vqa_arguments(argv: Sequence[str]) -> Given:
         return Given("")
     name, *given = rest
     if name not in SUBCOMMANDS:
-        raise unknown_name("subcommand of calib vqa", name, SUBCOMMANDS)
+        raise UsageError(str(unknown_name("subcommand of calib vqa", name, SUBCOMMANDS)))
     row = SUBCOMMANDS[name]
     settings = {key: option.default for key, option in row.options.items()}
     files, asked = [], []
     for word in given:
         key, equals, text = word.partition("=")
         if word.startswith("-"):
-            raise ValueError(f"{word}: settings are written name=value; see calib vqa {name} --help.")
+            raise UsageError(f"{word}: settings are written name=value; see calib vqa {name} --help.")
         if not equals or not key.isidentifier():
             files.append(word)
             continue

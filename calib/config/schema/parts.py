@@ -61,7 +61,7 @@ class BackboneConfig:
         revision: Commit or tag when `weights` is a hub id.
         preprocessing: "own" (what the model was trained with) or "calibprompt" (what the paper fed it).
         quick_gelu: Overrides the activation of a CLIP model. None: as published.
-        encode_precision: fp32, or bf16: images are encoded in bfloat16, up to four times faster where the
+        encode_precision: fp32, or bf16: images are encoded in bfloat16, two to four times faster where the
             processor knows it (`calib doctor` says so), with slightly other features. What is trained on them
             is bound to it; prompts are trained in float32 all the same.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ SURE = (
     "Give a number from 0 to 100 only."
 )
 NOISE_SD = 25.0  # of 255, of the distorted images of noisy samples
-log = logging.getLogger(__name__)
 
 
 class HuggingFaceVLM:
@@ -50,7 +48,8 @@ class HuggingFaceVLM:
         p_true: Whether it is asked if its answer is true: logits of True and False.
         verbalized: Whether it is asked how sure it is.
         prior: Whether options' texts are scored without image and question, too.
-        temperature, top_p: Of drawn answers.
+        temperature: Of drawn answers.
+        top_p: Likewise.
         max_new_tokens: Of an answer.
         prompt: The question as it is put, see `calib.vqa.answerers.requests`.
         seed: Of drawn answers and orders.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from calib.vqa.answerers.base import Answerer
 from calib.vqa.answerers.hf import HuggingFaceVLM
 from calib.vqa.answerers.requests import PLAIN
@@ -55,10 +57,8 @@ def zero_shot(settings: Mapping[str, Any]) -> Answerer:
         backbone = prompt.restore_backbone(**where)
     else:
         backbone = create_backbone(model, **where)
-    if settings["device"] is not None:
-        backbone = backbone.to(settings["device"])
     made = ZeroShot(
-        backbone,
+        backbone.to(settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")),
         prompt=prompt,
         template=settings["template"],
         nota=settings["nota"],

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from calib.data.notices import pace
+from calib.data.notices import FIRST_AFTER, pace
 from calib.vqa.evaluation.calibration import calibration, transfer
 from calib.vqa.evaluation.errors import error_detection
 from calib.vqa.evaluation.foresight import collapse
@@ -76,8 +76,10 @@ def evaluate(
     began = time.monotonic()
     for number, (name, step) in enumerate(steps.items(), start=1):
         result.tables[name] = step()
-        told = f"table {number} of {len(steps)}{pace(number, len(steps), time.monotonic() - began)}"
-        log.info("%s: %d rows, %s", name, len(result.tables[name].rows), told)
+        seconds = time.monotonic() - began
+        told = pace(number, len(steps), seconds) if seconds > FIRST_AFTER else ""
+        rows = len(result.tables[name].rows)
+        log.info("%s: %d rows (table %d of %d)%s", name, rows, number, len(steps), told)
     result.about = {
         "items": len(all_items),
         "outputs": len(all_outputs),

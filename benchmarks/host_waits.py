@@ -1,8 +1,9 @@
-"""Counts what would make the host wait for a graphics card, on a CPU, where waiting cannot be seen."""
+"""Counts what makes the host wait for a graphics card; on a CPU, where waiting cannot be seen, what would."""
 
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,15 @@ WAITING = {
     aten.bincount,
     aten.repeat_interleave,
     aten.linalg_inv_ex,
+    aten.lift_fresh,  # torch.tensor(...): numbers of the host, for whose way to the card it waits
 }
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}  # by a mask: how many rows?
 # Methods that copy to the host; of a CPU tensor they are no operation.
 TO_HOST = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu, torch.Tensor.__array__)
+# What PyTorch and this project look at on a CPU only.
+ON_A_CPU = ("one_hot(", "low, high = sizes", "int(predictions.min())", "bool(((labels == 0)")
+CPU = torch.device("cpu")
+SAID = "called a synchronizing CUDA operation"  # PyTorch, of a card
 BY_MASK = (torch.bool, torch.uint8)
 
 
@@ -68,10 +74,30 @@ class _HostCalls(TorchFunctionMode):
 
 
 @contextmanager
-def host_waits() -> Iterator[list[str]]:
-    """Yield the list of what a block would wait for."""
+def host_waits(device: torch.device = CPU) -> Iterator[list[str]]:
+    """Yield the list of what a block waits for, which is whole once the block is left.
+
+    Args:
+        device: A card is asked. Elsewhere every operation is looked at that would wait for one.
+    """
+    if device.type == "cuda":
+        before, found = torch.cuda.get_sync_debug_mode(), []
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+                found += [f"{each.filename}:{each.lineno}" for each in said if SAID in str(each.message)]
+        return
     with HostWaits() as mode, _HostCalls(mode.found):
         yield mode.found
+
+
+def that_wait(found: list[str]) -> list[str]:
+    """Return what was found, but for what is looked at on a CPU only, where it costs nothing."""
+    return [each for each in found if not any(line in each for line in ON_A_CPU)]
 
 
 def _asking() -> str:
