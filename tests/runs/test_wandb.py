@@ -190,6 +190,7 @@ def test_a_full_disk_under_w_and_b_is_said_once(tmp_path: Path, caplog) -> None:
     assert caplog.text.count("W&B has failed") == 1
 
 
+@pytest.mark.slow
 def test_online_without_a_key_goes_offline(tmp_path: Path, caplog) -> None:
     train(settings(tmp_path / "r", "log.wandb=online"))
     assert caplog.text.count("W&B cannot be used online (PermissionError: no API key") == 1
