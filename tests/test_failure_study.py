@@ -25,6 +25,7 @@ def load_study() -> ModuleType:
     return study
 
 
+@pytest.mark.slow
 def test_it_pools_seeds_and_says_what_is_left_out(tmp_path: Path, capsys) -> None:
     study = load_study()
     quick = ["trainer.max_epochs=1", "scores=[entropy]", "data.views=1", "n_resamples=50"]

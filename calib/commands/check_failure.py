@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from calib.commands.data_verdict import verdict
 from calib.commands.failure.embeddings import from_captions, from_embeddings
 from calib.commands.failure.images import planned
 from calib.config import FailureRun
@@ -121,9 +122,4 @@ def words_of_embeddings(found: Mapping[str, Any]) -> str:
         ]
         lines[0] += f": {len(found['data']['class_names'])} classes" if found["data"]["class_names"] else ""
         lines += ["", aligned(["rows", "predictions", "wrong"], rows)]
-    for title, key in (("Worth a look", "warnings"), ("Training would refuse", "refused")):
-        if found[key]:
-            lines += ["", f"{title}:", *(f"- {each}" for each in found[key])]
-    if not found["refused"]:
-        lines += ["", "Training would begin: nothing was found that it refuses."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdict(found)])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calib.commands.data_verdict import verdict
 from calib.core.text import few
 from calib.data.notices import ProgressLog
 from calib.report.tables import aligned
@@ -108,9 +109,5 @@ def words_of_items(found: Mapping[str, Any]) -> str:
             f"Images: {images['n']} ({images['packaged']} of them packaged features), "
             f"{images['without']} items show none."
         )
-    for title, key in (("Worth a look", "warnings"), ("calib vqa answer would refuse", "refused")):
-        if found[key]:
-            lines += ["", f"{title}:", *(f"- {each}" for each in found[key])]
-    if not found["refused"]:
-        lines += ["", "They can be asked: nothing was found that calib vqa refuses."]
-    return "\n".join(lines)
+    good = "They can be asked: nothing was found that calib vqa refuses."
+    return "\n".join([*lines, *verdict(found, by="calib vqa answer", good=good)])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from calib.commands.data_verdict import verdict
 from calib.commands.segment.palette import overlaid
 from calib.commands.segment.train import tables_of
 from calib.config import SegmentRun
@@ -194,12 +195,7 @@ def words_of_pixels(found: Mapping[str, Any]) -> str:
             lines.append("Patients: not known; images of one patient may be on both sides of a split.")
     if found["picture"] is not None:
         lines.append(f"Images under their masks: {found['picture']}")
-    for title, key in (("Worth a look", "warnings"), ("Training would refuse", "refused")):
-        if found[key]:
-            lines += ["", f"{title}:", *(f"- {each}" for each in found[key])]
-    if not found["refused"]:
-        lines += ["", "Training would begin: nothing was found that it refuses."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdict(found)])
 
 
 def _table(found: Mapping[str, Any]) -> str:

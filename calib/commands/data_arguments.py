@@ -155,9 +155,9 @@ def _columns(table: Path) -> list[str]:
             return list(pyarrow.parquet.read_schema(table).names)
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             first = file.readline(LONGEST)
-    except Exception:  # pyarrow raises errors of many types on damaged files
+        return next(csv.reader([first], delimiter="\t" if table.suffix.lower() == ".tsv" else ","), [])
+    except Exception:  # pyarrow raises errors of many types on damaged files, csv on zeros before Python 3.11
         return []
-    return next(csv.reader([first], delimiter="\t" if table.suffix.lower() == ".tsv" else ","), [])
 
 
 def kind_of_place(place: Path) -> str:

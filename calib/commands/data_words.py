@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from calib.commands.check_failure import sentence_of
+from calib.commands.data_verdict import verdict
 from calib.core.text import few
 from calib.report.tables import aligned
 
@@ -24,12 +25,7 @@ def words_of(found: Mapping[str, Any]) -> str:
         lines += [*_images(found), *_overlap(found), *_shots(found)]
         if found.get("failure") is not None:
             lines.append(sentence_of(found["failure"]))
-    for title, key in (("Worth a look", "warnings"), ("Training would refuse", "refused")):
-        if found[key]:
-            lines += ["", f"{title}:", *(f"- {each}" for each in found[key])]
-    if not found["refused"]:
-        lines += ["", "Training would begin: nothing was found that it refuses."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdict(found)])
 
 
 def _heading(found: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_text
 from calib.data.labels import WHOLE_NUMBER, label_text
-from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
+from calib.data.readers.table_rows import read_parquet
 from calib.io.files import atomic_path, write_text
 
 TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
@@ -311,14 +311,8 @@ def _text(path: Path, delimiter: str) -> tuple[list[str], list[list[Any]], list[
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[Any]], list[str]]:
-    import pyarrow  # heavy, and needed for this kind of table only
-    import pyarrow.parquet
-
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            check_parquet_size(file.metadata)
-            read = file.read()
-            check_parquet_names(file.metadata)
+        read = read_parquet(path)
         columns = [read.column(i).to_pylist() for i in range(read.num_columns)]
     except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error

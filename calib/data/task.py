@@ -283,11 +283,12 @@ def _number(found: list[str], class_names: ClassNames | None, what: str) -> tupl
     labels = {key: label for key, label in matches.items() if label is not None}
     if len(labels) == len(found) and len(set(labels.values())) == len(found):
         return labels, names
-    if labels:
+    out_of_place = [key for place, key in enumerate(found) if labels.get(key, place) != place]
+    if labels and (out_of_place or len(names) != len(found)):
         stranger = next(key for key in found if key not in labels)
         raise ValueError(
-            f"{unknown_name(what, stranger, names)} Some of the names are labels of the data, so all "
-            f"have to be; other names stand in the order of the labels: {few(found, 10)}."
+            f"{unknown_name(what, stranger, names)} Give a name for every label, in the order of the "
+            f"labels: {few(found, 10)}. Those that are labels have to stand in their own place."
         )
     if len(names) != len(found):
         raise ValueError(
@@ -295,7 +296,7 @@ def _number(found: list[str], class_names: ClassNames | None, what: str) -> tupl
             "Correct data.class_names."
         )
     logger.warning(
-        "Class names are given in the order of the %ss; right so? %s.",
+        "Check the class names, which are given in the order of the %ss: %s.",
         what,
         ", ".join(f"'{key}' is '{name}'" for key, name in zip(found, names, strict=True)),
     )

@@ -98,12 +98,12 @@ def choose_calibrator(
         ValueError: An input is not as above, there are fewer than 2 groups, or the winner cannot be fitted.
 
     Example:
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> honest = torch.randn(300, 3, generator=generator)
-        >>> labels = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+        >>> generator = np.random.default_rng(0)
+        >>> honest = torch.from_numpy(generator.normal(size=(300, 3)))
+        >>> labels = (honest + torch.from_numpy(generator.gumbel(size=(300, 3)))).argmax(dim=1)
         >>> choice = choose_calibrator(5 * honest, labels, candidates=["temperature", "matrix"])
         >>> choice.name, round(choice.calibrator.parameters["temperature"].item(), 1)
-        ('temperature', 5.0)
+        ('temperature', 4.8)
         >>> choose_calibrator(honest, labels, candidates=["matrix"]).name
         'none'
     """

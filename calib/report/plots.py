@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -229,8 +229,8 @@ def risk_coverage_diagram(
         )
         highest = max([highest, *curve.risk[curve.coverage * n >= FEW].tolist()])
     axes.axhline(share, color="black", linewidth=0.8, linestyle="--", label="Accepted at random")
-    coverage = torch.arange(1, n + 1) / n
-    ideal = (1 - (1 - share) / coverage).clamp_min(0)
+    coverage = np.arange(1, n + 1) / n
+    ideal = np.maximum(1 - (1 - share) / coverage, 0)
     axes.plot(coverage, ideal, color="black", linewidth=0.8, linestyle=":", label="Right ones first")
     if n > FEW:
         axes.axvspan(0, FEW / n, color="#EEEEEE", linewidth=0, zorder=0)

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few
-from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
+from calib.data.readers.table_rows import read_parquet
 from calib.io.files import atomic_path
 from calib.io.strictjson import parse_json
 from calib.vqa.columns import one_chunk
@@ -138,10 +138,7 @@ def write_table(table: Any, path: str | Path) -> None:
 
 def _parquet(path: Path) -> Any:
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            check_parquet_size(file.metadata)
-            read = file.read()
-            check_parquet_names(file.metadata)
+        read = read_parquet(path)
         read.validate(full=True)
     except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}). Was it cut off?") from error

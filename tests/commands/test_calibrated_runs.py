@@ -104,6 +104,7 @@ def test_evaluate_tells_both_apart_and_repeats_the_numbers(made: Any, tmp_path: 
     assert found["calibprompt calibrated"][1]["nll"] == pytest.approx(metrics["nll"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_variants_of_one_seed_are_evaluated_together(made: Any, tmp_path: Path) -> None:
     variants = {"a": "calibrate.method=scale", "b": "calibrate.folds=2", "c": "calibrate.method=none"}
     for name, change in variants.items():

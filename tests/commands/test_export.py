@@ -283,7 +283,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
     """Return a hub on this machine: everything runs as with the real one but what lies behind HTTP."""
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants, file_download
 
     handler = type("OwnHub", (Hub,), {"files": {}, "asked": [], "private": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -299,6 +299,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
         "HF_HUB_CACHE": str(tmp_path / "hub"),
     }.items():
         monkeypatch.setattr(constants, name, value, raising=False)
+    # where early versions keep one of their own
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
     yield handler
     server.shutdown()

@@ -52,8 +52,7 @@ from calib.scores.images import ClassGaussians, ImagePrototypes
 from calib.scores.logit_scaling import LogitScaling
 
 QUICK = [*SHORT, "n_resamples=20", "head.hidden=[16]", "optim.name=adamw", "optim.lr=0.01"]
-FILES = {
-    ".lock",
+FILES = {  # besides a lock that is free, which some versions of filelock take away
     "config.yaml",
     "split.json",
     "metrics.json",
@@ -88,7 +87,7 @@ def prompt_run(runs: dict[int, Path], tmp_path_factory, failure_settings) -> Pat
 
 
 def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:
-    assert {path.name for path in zero_shot_run.iterdir()} == FILES | {"prompt.safetensors"}
+    assert {path.name for path in zero_shot_run.iterdir()} - {".lock"} == FILES | {"prompt.safetensors"}
     metrics = read_json(zero_shot_run / "metrics.json")
     assert next(iter(metrics["scores"])) == "mcp"
     assert metrics["head"] == "vilu-residual"
@@ -532,7 +531,7 @@ def files(folder: Path) -> list[str]:
 def test_a_head_for_a_model_known_by_its_embeddings_only(failure_settings, tmp_path: Path) -> None:
     arrays = stranger(tmp_path, class_names=np.array(["cat", "dog", "cow"]))
     results = train_failure(failure_settings(*files(tmp_path), f"out={tmp_path / 'run'}"))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == FILES
     logits = arrays["image_features"] @ arrays["text_features"].T
     wrong = (logits.argmax(1) != arrays["labels"])[100:]
     assert results["test"] == {"n": 60, "n_failures": int(wrong.sum())}

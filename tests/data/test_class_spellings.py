@@ -122,10 +122,17 @@ def test_codes_as_folders_are_pointed_out_unless_names_are_given(
     assert f'"data.class_names=[NAME,NAME,...]": {", ".join(names)}' in caplog.text
 
 
-def test_names_of_which_one_is_a_label_have_to_be_labels_all(tmp_path: Path) -> None:
+def test_names_of_which_one_is_a_label_stand_in_the_order_of_the_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = folders(tmp_path, ["covid19", "none"], ["covid19", "none"])
-    with pytest.raises(ValueError, match=r"so all have to be; other names .*: covid19, none"):
-        load_data("folder", root, class_names=["covid-19", "none"])
+    assert load_data("folder", root, class_names=["COVID-19", "none"]).class_names == ["COVID-19", "none"]
+    assert "Check the class names" in caplog.text
+    assert "'covid19' is 'COVID-19', 'none' is 'none'" in caplog.text
+    with pytest.raises(ValueError, match=r"covid19, none. Those that are labels have to stand in their own"):
+        load_data("folder", root, class_names=["none", "COVID-19"])
+    with pytest.raises(ValueError, match=r"Unknown class folder 'covid19'.*have to stand in their own"):
+        load_data("folder", root, class_names=["COVID-19", "none", "third"])
 
 
 def test_several_labels_in_one_cell_are_refused_unless_the_classes_are_named(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_class_names_given_as_a_list(make_folder: MakeFolder) -> None:
     with pytest.raises(ValueError, match=r"3 class names for 2 values of class folder"):
         load_data("folder", root, class_names=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"Unknown class folder 'smooth_muscle'"):
-        load_data("folder", root, class_names=["ADI", "muscle"])
+        load_data("folder", root, class_names=["muscle", "ADI"])
     task = load_data("folder", root, class_names=["ADI", "TUM", "smooth_muscle"])
     with pytest.raises(ValueError, match=r"Class 1 \('TUM'\) has 0 different images in the training split"):
         task.draw(1, seed=1)

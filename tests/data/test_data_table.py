@@ -163,7 +163,7 @@ def test_a_class_name_list_orders_text_labels(make_table: MakeTable) -> None:
     task = load_data("table", make_table(), class_names=["low_grade", "benign"])
     assert task.train.labels.tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"Unknown label 'low_grade'\. Did you mean 'lowgrade'"):
-        load_data("table", make_table(), class_names=["benign", "lowgrade"])
+        load_data("table", make_table(), class_names=["lowgrade", "benign"])
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,13 @@ def test_a_part_marked_as_a_folder_is_refused_which_torch_would_read_as_whatever
 
 
 def test_a_part_swallowed_by_a_comment_is_missed(weights: Path) -> None:
+    with zipfile.ZipFile(weights) as archive:
+        parts = len(archive.namelist())  # more in later versions of torch
     content = bytearray(weights.read_bytes())
     content[directory_entry(content, b"data/0") + 32] = 54  # the comment's length: that of the next entry
     weights.write_bytes(content)
     with zipfile.ZipFile(weights) as archive:
         assert "w/data/1" not in archive.namelist()
-    with pytest.raises(ValueError, match=r"w\.bin cannot be read.*its directory is damaged: it says 8 parts"):
+    says = rf"w\.bin cannot be read.*: it says {parts} parts, and {parts - 1} can be found"
+    with pytest.raises(ValueError, match=says):
         read_weights(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from calib.posthoc.posterior import weight_posterior
 
 
 def toy(n: int, n_classes: int = 3, seed: int = 0, scale: float = 5.0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(n, n_classes, generator=generator).double() * scale
-    labels = torch.multinomial((logits * 0.4).softmax(dim=1), 1, generator=generator)[:, 0]
+    generator = np.random.default_rng(seed)  # whose draws no version of torch changes
+    logits = torch.from_numpy(generator.normal(size=(n, n_classes))) * scale
+    labels = (logits * 0.4 + torch.from_numpy(generator.gumbel(size=(n, n_classes)))).argmax(dim=1)
     return logits, labels
 
 

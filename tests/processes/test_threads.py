@@ -114,6 +114,7 @@ def test_the_environment_is_set_unless_the_user_did(monkeypatch) -> None:
         prepared(CALIB_THREADS="fix")
 
 
+@pytest.mark.slow
 def test_results_are_the_same_to_the_last_bit_whatever_the_number_of_threads(tmp_path: Path) -> None:
     """MKL's strict mode, which `prepare_threads` asks for, is set before torch is imported here, too."""
     assert os.environ["MKL_CBWR"] == "AUTO,STRICT"

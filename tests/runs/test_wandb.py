@@ -16,6 +16,7 @@ import torch
 import wandb
 from run_facts import metric_names
 from tests_shared import PLAIN, SHORT
+from wandb.sdk.wandb_run import Run
 from wandb_files import offline_runs
 
 from calib.commands.failure.run import train_failure
@@ -139,8 +140,8 @@ def hanging(*args, **kwargs) -> None:
     ("owner", "name", "outage", "changes"),
     [
         (wandb, "init", raising, []),  # once in two trainings, too
-        (wandb.Run, "log", raising, ["baselines=[]"]),
-        (wandb.Run, "finish", hanging, ["baselines=[]"]),
+        (Run, "log", raising, ["baselines=[]"]),
+        (Run, "finish", hanging, ["baselines=[]"]),
     ],
 )
 def test_an_outage_is_said_once_and_changes_nothing(
@@ -160,8 +161,8 @@ def test_an_outage_is_said_once_and_changes_nothing(
 @pytest.mark.parametrize(
     ("owner", "name", "outage"),
     [
-        (wandb.Run, "log_artifact", raising),
-        (wandb.Run, "finish", raising),
+        (Run, "log_artifact", raising),
+        (Run, "finish", raising),
         (wandb, "init", hanging),
         (wandb, "Image", lambda *args, **kwargs: sys.exit(3)),
         (wandb, "Settings", raising),
@@ -190,6 +191,7 @@ def test_a_full_disk_under_w_and_b_is_said_once(tmp_path: Path, caplog) -> None:
     assert caplog.text.count("W&B has failed") == 1
 
 
+@pytest.mark.slow
 def test_online_without_a_key_goes_offline(tmp_path: Path, caplog) -> None:
     train(settings(tmp_path / "r", "log.wandb=online"))
     assert caplog.text.count("W&B cannot be used online (PermissionError: no API key") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import first_line, meant_path
-from calib.data.readers.table_rows import check_parquet_names, check_parquet_size
+from calib.data.readers.table_rows import read_parquet
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 
@@ -112,15 +112,8 @@ def parquet_parts(root: Path) -> dict[str, list[Path]]:
 def _read_parquet(paths: Sequence[Path]) -> Any:
     import datasets
     import pyarrow
-    import pyarrow.parquet
 
-    tables = []
-    for path in paths:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            check_parquet_size(file.metadata)
-            tables.append(file.read())
-            check_parquet_names(file.metadata)
-    table = pyarrow.concat_tables(tables)
+    table = pyarrow.concat_tables([read_parquet(path) for path in paths])
     table.validate(full=True)
     return datasets.Dataset(datasets.table.InMemoryTable(table))
 

@@ -153,21 +153,35 @@ def _check_header(header: Sequence[str], path: Path) -> None:
 
 
 def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    import pyarrow  # heavy, and needed for this kind of table only
-    import pyarrow.parquet
-
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            check_parquet_size(file.metadata)
-            read = file.read()
-            check_parquet_names(file.metadata)
+        read = read_parquet(path)
         rows = enumerate(read.to_pylist(), start=1)
     except Exception as error:  # pyarrow raises errors of many types on damaged files
         raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
     return list(read.column_names), [(f"{path}, row {number}", record) for number, record in rows]
 
 
-def check_parquet_size(metadata: Any) -> None:
+def read_parquet(path: Path) -> Any:
+    """Return the table of a Parquet file whose size, checksums and names of columns are in order.
+
+    Args:
+        path: The file.
+
+    Raises:
+        Exception: Of many types, as pyarrow's are on damaged files.
+    """
+    import pyarrow  # heavy, and needed for this kind of table only
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_parquet_size(file.metadata)
+        # `datasets` writes no row group where there are no rows, which not every pyarrow can read
+        read = file.read() if file.metadata.num_row_groups else file.schema_arrow.empty_table()
+        _check_parquet_names(file.metadata)
+    return read
+
+
+def _check_parquet_size(metadata: Any) -> None:
     """Refuse what would take far more memory than a table of images does, before it is taken."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
@@ -177,7 +191,7 @@ def check_parquet_size(metadata: Any) -> None:
         )
 
 
-def check_parquet_names(metadata: Any) -> None:
+def _check_parquet_names(metadata: Any) -> None:
     """Refuse a table that gives a column two names: its directory has no checksum, but says each name twice.
 
     To be called after reading, which finds other damage that would end the process here.

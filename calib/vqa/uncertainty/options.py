@@ -16,7 +16,7 @@ def softmax_rows(scores: np.ndarray) -> np.ndarray:
         scores: (N, K), NaN behind a row's last option; -inf is an option that cannot be.
 
     Example:
-        >>> softmax_rows(np.array([[0.0, np.log(3.0), np.nan]])).tolist()
+        >>> softmax_rows(np.array([[0.0, np.log(3.0), np.nan]])).round(6).tolist()
         [[0.25, 0.75, nan]]
     """
     listed = ~np.isnan(scores)
