@@ -76,6 +76,8 @@ def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.9
         f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}"
     ) + ("; differences are paired by image." if compared else ".")
     told = [_fallen(name, row, first) for name, row in rows.items() if row.get("fallen")]
+    if compared and not told and all("fallen" in row for name, row in rows.items() if name != first):
+        told = [f"The Dice of no image is more than {100 * FALL:g} points below {first}'s."]
     return "\n".join([f"{aligned(head, lines)}\n\n{note}", *told])
 
 

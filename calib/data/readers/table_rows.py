@@ -86,10 +86,10 @@ def read_rows(
         if part not in SPLITS:
             meant = MEANT.get(part.lower(), part.lower())
             instead = f" Write '{meant}' instead." if meant in SPLITS else ""
-            raise ValueError(
-                f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}.{instead} "
-                f'Others can be left out: "data.options.skip_splits=[{part}]".'
-            )
+            cure = f'Others can be left out: "data.options.skip_splits=[{part}]".'
+            if not labelled:
+                cure = "Images are chosen among those of train, or of a table without splits."
+            raise ValueError(f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}.{instead} {cure}")
         file = _cell(record, names["file"], where)
         group = None if names["group"] is None else _cell(record, names["group"], where)
         name = file if names["id"] is None else _cell(record, names["id"], where)
