@@ -148,15 +148,18 @@ def holds_masks(place: Path) -> bool:
 
 def _columns(table: Path) -> list[str]:
     """Return the columns of a table; none where it cannot be read, which its reader will say."""
-    try:
-        if table.suffix.lower() == ".parquet":
-            import pyarrow.parquet
+    if table.suffix.lower() == ".parquet":
+        import pyarrow.parquet
 
+        try:
             return list(pyarrow.parquet.read_schema(table).names)
+        except Exception:  # of many types, on damaged files
+            return []
+    try:
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             first = file.readline(LONGEST)
         return next(csv.reader([first], delimiter="\t" if table.suffix.lower() == ".tsv" else ","), [])
-    except Exception:  # pyarrow raises errors of many types on damaged files, csv on zeros before Python 3.11
+    except (OSError, csv.Error):  # zeros are an error before Python 3.11
         return []
 
 
