@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from calib.processes.threads import prepare_threads
@@ -255,7 +256,7 @@ def encoding_table(backbone: Backbone, size: Size, here: Card) -> str:
             with torch.inference_mode():
                 tower.encode_image(pixels)  # converts and packs weights
                 forget_device_peak(device)
-                wall = in_turns({"": lambda: tower.encode_image(pixels)}, size.rounds, device)[""].wall  # noqa: B023
+                wall = in_turns({"": partial(tower.encode_image, pixels)}, size.rounds, device)[""].wall
             peak = device_peak(device)
             share = here.share(count * operations, wall, precision=precision)
             rows.append([precision, str(count), duration(wall), f"{count / wall:.0f}", share, f"{peak:.0f}"])
@@ -292,7 +293,7 @@ def file_table(backbone: Backbone, files: Sequence[Path], batch_size: int) -> st
     table = ImageTable([FileSource(file) for file in files], [0] * len(files), [file.name for file in files])
     rows = []
     for precision, tower in {"fp32": backbone, "bf16": in_bf16(backbone)}.items():
-        wall = seconds(lambda: encode_table(tower, table, batch_size=batch_size), backbone.device)  # noqa: B023
+        wall = seconds(partial(encode_table, tower, table, batch_size=batch_size), backbone.device)
         rows.append([precision, str(len(files)), duration(wall), f"{len(files) / wall:.0f}"])
     return aligned(["encoding files", "images", "seconds", "images per s"], rows)
 
