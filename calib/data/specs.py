@@ -11,7 +11,7 @@ from typing import Any
 
 from calib.core.errors import unknown_name
 from calib.data.dicom import view_of
-from calib.data.dicom_groups import grouped_by_patient
+from calib.data.dicom.groups import grouped_by_patient
 from calib.data.first_look import looked_at
 from calib.data.labels import check_texts
 from calib.data.notices import warn_of_absent_classes
@@ -94,7 +94,7 @@ def load_data(
         skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
         shots_from: For pool: the list of its images that were chosen by `calib select` and labelled.
         patients: Group DICOM images by the patient ids in their headers where no column says how they are
-            grouped; see `calib.data.dicom_groups`.
+            grouped; see `calib.data.dicom.groups`.
         look: What looks at all images before anything else, and returns the splits of those that can be
             read. None: `looked_at`, which refuses the others.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.

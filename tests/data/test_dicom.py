@@ -16,7 +16,7 @@ from calib.core.optional import OPTIONAL, OptionalPart
 from calib.data import load_data
 from calib.data.cached import features_key
 from calib.data.dicom import DicomView, is_dicom_file, open_dicom, view_of
-from calib.data.dicom_groups import group_name
+from calib.data.dicom.groups import group_name
 from calib.data.images import file_id, looks_like_image, open_image
 from calib.vqa.adapters.task import from_task
 

@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 
 from calib.core.byname import settings
 from calib.data.selection import NEED_MODEL, STRATEGIES, Selection, select
-from calib.data.selection_doubt import align
-from calib.data.selection_gain import _gain, _Head
-from calib.data.selection_pool import Picks, Pool, head_of
-from calib.data.selection_spread import spherical_clusters
+from calib.data.selection.doubt import align
+from calib.data.selection.gain import _gain, _Head
+from calib.data.selection.pool import Picks, Pool, head_of
+from calib.data.selection.spread import spherical_clusters
 from calib.posthoc.not_drawn import RANDOM
 
 N, DIM, CLASSES = 60, 6, 3

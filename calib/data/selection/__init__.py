@@ -15,10 +15,10 @@ from calib.core.byname import check_settings, settings
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm, check_whole
 from calib.core.errors import unknown_name
 from calib.core.text import few
-from calib.data.selection_doubt import aligned, dual, entropy, margin
-from calib.data.selection_gain import epig
-from calib.data.selection_pool import Picks, Pool
-from calib.data.selection_spread import k_centre, random, typicality
+from calib.data.selection.doubt import aligned, dual, entropy, margin
+from calib.data.selection.gain import epig
+from calib.data.selection.pool import Picks, Pool
+from calib.data.selection.spread import k_centre, random, typicality
 
 NEAR = 0.95  # cosine around the pool's mean: copies saved again or resized have more, other images less
 

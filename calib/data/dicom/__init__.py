@@ -9,7 +9,7 @@ What is decided here, once for every data source:
 * What the file calls padding is black. Overlays, presentation states, colour profiles and the shape of
   pixels decide about nothing, and images are turned as they are stored.
 * Several frames are refused until the settings say which one.
-* Messages say of the header only how pixels are stored. Patient ids become groups: `calib.data.dicom_groups`.
+* Messages say of the header only how pixels are stored. Patient ids become groups: `calib.data.dicom.groups`.
 
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.7.6.16 (functional groups), C.11.1 and C.11.2 (modality, VOI).
 """
@@ -29,7 +29,7 @@ from PIL import Image
 
 from calib.core.optional import OPTIONAL
 from calib.core.quiet import quiet
-from calib.data.dicom_pixels import colour, grey, use_functional_groups
+from calib.data.dicom.pixels import colour, grey, use_functional_groups
 
 MAGIC, MAGIC_AT = b"DICM", 128
 DICOM_SUFFIXES = (".dcm", ".dicom")
