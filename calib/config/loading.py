@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
 import re
-import tempfile
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,10 @@ from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
 from calib.config.packaged import nearest, packaged_file
+from calib.config.pipes import read_pipe
 from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
-from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
+from calib.config.untrusted import SettingsError, check_values, check_yaml
 from calib.config.written import Written, from_argument, from_yaml, read
 from calib.core.errors import UsageError, first_line, meant_path, unknown_name
 from calib.core.text import redacted
@@ -78,25 +77,6 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         or Path(a).is_fifo()
     ]
     return settings, [a for a in argv if a not in settings]
-
-
-@contextlib.contextmanager
-def handed_on(argv: Sequence[str]) -> Iterator[list[str]]:
-    """Yield arguments for other processes, too: what a pipe held lies in a file while the block runs.
-
-    A pipe, such as <(...) of a shell, can be read once, and by the process that it was given to.
-
-    Args:
-        argv: Arguments that `load_config` has read in this process.
-    """
-    with contextlib.ExitStack() as stack:
-        given = list(argv)
-        for place, each in enumerate(argv):
-            if "=" not in each and Path(each).is_fifo():
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calib-settings-")))
-                given[place] = str(folder / "settings.yaml")
-                Path(given[place]).write_text(_read_pipe(each, Path(each).stat().st_ino), encoding="utf-8")
-        yield given
 
 
 def load_config(argv: Sequence[str], *, task: str) -> Any:
@@ -273,7 +253,7 @@ def _read_yaml(file: str) -> dict[str, Any]:
             f"There is no settings file '{file}' (settings are changed as key=value).{more}"
         )
     try:
-        text = _read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
+        text = read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
         loaded = from_yaml(check_yaml(text, file))
     except SettingsError:
         raise
@@ -289,13 +269,6 @@ def _read_yaml(file: str) -> dict[str, Any]:
             "prints those that come with calib). Without W&B: calib sweep, calib tune."
         )
     return loaded
-
-
-@functools.lru_cache(maxsize=8)
-def _read_pipe(file: str, number: int) -> str:
-    """Return what a pipe of that inode number holds, which can be read once and is asked for twice."""
-    with open(file, encoding="utf-8") as pipe:
-        return pipe.read(MAX_YAML + 1)
 
 
 def _read_change(change: str) -> dict[str, Any]:
