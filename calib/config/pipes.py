@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,11 +25,24 @@ def handed_on(argv: Sequence[str]) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         given = list(argv)
         for place, each in enumerate(argv):
-            if "=" not in each and Path(each).is_fifo():
+            if "=" not in each and is_pipe(each):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calib-settings-")))
                 given[place] = str(folder / "settings.yaml")
                 Path(given[place]).write_text(read_pipe(each, Path(each).stat().st_ino), encoding="utf-8")
         yield given
+
+
+def is_pipe(argument: str) -> bool:
+    """Return whether an argument leads to a pipe; it may be longer than any path.
+
+    Example:
+        >>> is_pipe("data.shots=16"), is_pipe("x" * 5000)
+        (False, False)
+    """
+    try:
+        return stat.S_ISFIFO(os.stat(argument).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 @functools.lru_cache(maxsize=8)
