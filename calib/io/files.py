@@ -245,6 +245,19 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values in a JSON file that holds some, such as a configuration of others.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `read_json`, or it holds something else; the message names it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold keys and values ({{...}}), not a {type(value).__name__}.")
+    return value
+
+
 def changed(path: str | Path) -> str:
     """Return the message for a file whose content is not what its checksum says."""
     return f"{path} was damaged or changed after it was written: its checksum is another. Make it anew."
