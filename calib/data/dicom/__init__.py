@@ -164,7 +164,7 @@ class DicomImage:
             ValueError: Its pixels are damaged, need a decoder that is not there, or have no contrast without
                 a window.
         """
-        with _guarded(self.name):
+        with guarded(self.name):
             pixels = _decoded(self._data, self.frame, self.name)
             if self.kind in COLOURS:
                 return Image.fromarray(colour(pixels, self._data))
@@ -193,7 +193,7 @@ def open_dicom(content: bytes, name: str, view: DicomView = AS_FILED) -> DicomIm
         raise ValueError(f"{name} is a deflated DICOM file, which is not read. Unpack it: dcmconv +te IN OUT")
     import pydicom
 
-    with _guarded(name):
+    with guarded(name):
         data = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in data:
             floating = "FloatPixelData" in data or "DoubleFloatPixelData" in data
@@ -306,8 +306,12 @@ def _shown(window: Sequence[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _guarded(name: str) -> Iterator[None]:
-    """Say of a file that it is damaged where pydicom fails, whose own words may quote the header."""
+def guarded(name: str) -> Iterator[None]:
+    """Say of a file that it is damaged where pydicom fails, whose own words may quote the header.
+
+    Args:
+        name: What messages call the file.
+    """
     try:
         with quiet(), _silent(logging.getLogger("pydicom")):
             yield
