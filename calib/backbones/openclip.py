@@ -230,8 +230,8 @@ def _own_preprocessing(model: nn.Module, config: Mapping[str, Any]) -> Preproces
         raise ValueError(f"Only square images are supported, the image tower wants {size}.")
     return Preprocessing(
         image_size=int(sides.pop()),
-        mean=tuple(config.get("mean", CLIP.mean)),
-        std=tuple(config.get("std", CLIP.std)),
+        mean=config.get("mean", CLIP.mean),
+        std=config.get("std", CLIP.std),
         interpolation=config.get("interpolation", CLIP.interpolation),
         resize=config.get("resize_mode", CLIP.resize),
     )
