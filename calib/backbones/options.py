@@ -75,8 +75,9 @@ class BackboneOptions:
         """
         if self.tokenizer is not None:
             given = str(self.tokenizer)
-            on_hub = given.startswith(HUB)
-            return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES) if on_hub else Path(given)
+            if given.startswith(HUB):
+                return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES)
+            return Path(given).expanduser()
         places = [place for place in (found and found.folder, folder) if place]
         beside = next((file for place in places if (file := find_tokenizer_file(place))), None)
         if not beside:

@@ -24,7 +24,7 @@ from calib.commands.predict_decisions import Copies, DecisionColumns
 from calib.core.errors import first_line, meant_path
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.dicom import DicomView, view_of
-from calib.data.dicom_groups import patients_of_headers
+from calib.data.dicom.groups import patients_of_headers
 from calib.data.images import (
     IMAGE_SUFFIXES,
     check_image_suffix,

@@ -42,7 +42,7 @@ from torch.nn.functional import normalize as to_unit_norm
 
 from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
 from calib.core.errors import meant_path, unknown_name
-from calib.core.names import plain_name
+from calib.core.names import name_key
 from calib.core.text import few
 from calib.data.features import FeatureTable
 from calib.data.output_tables import check_names
@@ -184,7 +184,7 @@ def _check_names(arrays: Mapping[str, Any], path: Path, captions: bool) -> None:
     needed = [name for name in NEEDED if not (captions and name in OF_CLASSES)]
     missing = [name for name in needed if name not in arrays]
     if missing:
-        pairs = missing == ["labels"] and len(arrays["text_features"]) == len(arrays["image_features"])
+        pairs = missing == ["labels"] and arrays["text_features"].shape == arrays["image_features"].shape
         hint = " For pairs of images and captions set embeddings.captions=true." if pairs else ""
         raise ValueError(f"{path} lacks {few(missing)}; it has {few(sorted(arrays), 10) or 'nothing'}.{hint}")
     given = [name for name in OF_CLASSES if name in arrays]
@@ -253,7 +253,9 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
         values = values[:, 0]
     if values.shape == (n,) and values.dtype.kind == "U" and "class_names" in arrays:
         values = _by_name(values, _strings(arrays, "class_names", size, path) or [], f"{path}: {name}")
-    elif values.dtype.kind == "b" or (values.dtype.kind == "f" and (values == np.floor(values)).all()):
+    elif values.dtype.kind == "b" or (
+        values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all()
+    ):
         values = values.astype(np.int64)
     if values.shape != (n,) or values.dtype.kind not in "iu":
         raise ValueError(
@@ -271,11 +273,11 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
 
 def _by_name(values: np.ndarray, class_names: list[str], what: str) -> np.ndarray:
     """Return the class indices (N,) of labels that are class names."""
-    index = {plain_name(name): label for label, name in enumerate(class_names)}
-    strangers = [str(value) for value in values if plain_name(str(value)) not in index]
+    index = {name_key(name): label for label, name in enumerate(class_names)}
+    strangers = [str(value) for value in values if name_key(str(value)) not in index]
     if strangers:
         raise ValueError(f"{what}: {unknown_name('class', strangers[0], class_names)}")
-    return np.array([index[plain_name(str(value))] for value in values], dtype=np.int64)
+    return np.array([index[name_key(str(value))] for value in values], dtype=np.int64)
 
 
 def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
@@ -285,9 +287,11 @@ def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
             f"{path} must hold either logit_scale (its log, 4.6 for 100) or scale (the scale itself), "
             f"{'not both' if given else 'and has neither'}."
         )
-    value = np.asarray(arrays[given[0]], dtype=np.float64)
-    if value.size != 1 or not np.isfinite(value).all():
-        raise ValueError(f"{path}: {given[0]} must be one finite number.")
+    value = arrays[given[0]]
+    if value.size != 1 or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        raise ValueError(
+            f"{path}: {given[0]} must be one finite number, not {tuple(value.shape)} {value.dtype}."
+        )
     number = float(value.reshape(()))
     if given[0] == "scale":
         if not number > 0:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from calib.core.checks import row_numbers
 from calib.core.text import few
 from calib.data.dicom import AS_FILED, DicomView
 from calib.data.images import check_image, file_id, open_image, read_image_file
@@ -219,8 +220,15 @@ class ImageTable:
         return self._sources[index].open(grey16_max=self.grey16_max, view=self.view, id=self._ids[index])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
-        """Return a table of some of the images, in the order of the indices."""
-        rows = [int(i) for i in indices]
+        """Return a table of some of the images, in the order of the indices.
+
+        Args:
+            indices: (n,) row numbers.
+
+        Raises:
+            ValueError: They are a mask of true and false.
+        """
+        rows = row_numbers(indices)
         return ImageTable(
             [self._sources[i] for i in rows],
             self.labels[torch.as_tensor(rows, dtype=torch.int64)],

@@ -49,6 +49,9 @@ class AbsentSplitError(ValueError):
         super().__init__(message)
         self.there = tuple(there)
 
+    def __reduce__(self) -> tuple[type[AbsentSplitError], tuple[str, tuple[str, ...]]]:
+        return AbsentSplitError, (str(self), self.there)
+
 
 @dataclass
 class Splits:

@@ -16,7 +16,7 @@ from calib.core.optional import OPTIONAL, OptionalPart
 from calib.data import load_data
 from calib.data.cached import features_key
 from calib.data.dicom import DicomView, is_dicom_file, open_dicom, view_of
-from calib.data.dicom_groups import group_name
+from calib.data.dicom.groups import group_name
 from calib.data.images import file_id, looks_like_image, open_image
 from calib.vqa.adapters.task import from_task
 
@@ -300,6 +300,19 @@ def test_patients_stay_unknown_where_ids_say_nothing(clinic: Path, caplog) -> No
     write_dicom(clinic / "train/clear/0.dcm", GREYS, patient="")
     assert load_data("folder", clinic).train.groups is None
     assert "1 of 32 DICOM files have no patient id" in caplog.text
+
+
+def test_what_a_broken_patient_id_is_stays_in_its_file(clinic: Path) -> None:
+    """pydicom quoted it in a traceback: it had said to be a number of eight bytes."""
+    path = clinic / "train/clear/0.dcm"
+    write_dicom(path, GREYS, patient="Doe^Jo")
+    content = path.read_bytes()
+    at = content.index(b"\x10\x00\x20\x00LO") + 4  # the kind of the element with the patient's id
+    path.write_bytes(content[:at] + b"FD" + content[at + 2 :])
+    with pytest.raises(ValueError, match=r"0\.dcm is a damaged DICOM file") as caught:
+        load_data("folder", clinic)
+    assert "Doe" not in f"{caught.value} {caught.value.__cause__}"
+    assert load_data("folder", clinic, patients=False).train.groups is None
 
 
 def test_the_same_number_of_two_hospitals_is_two_patients(clinic: Path) -> None:

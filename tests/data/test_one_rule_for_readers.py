@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,9 @@ def test_images_for_training_only_are_enough_to_train_on(
     for needs in (("test",), ("train", "test")):
         with pytest.raises(AbsentSplitError, match="test") as refused:
             load_data(*given, needs=needs)
-        assert refused.value.there == ("train",)
+        told = pickle.loads(pickle.dumps(refused.value))  # to the other processes of a job
+        assert told.there == refused.value.there == ("train",)
+        assert str(told) == str(refused.value)
 
 
 # Without splits

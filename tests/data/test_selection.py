@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 
 from calib.core.byname import settings
 from calib.data.selection import NEED_MODEL, STRATEGIES, Selection, select
-from calib.data.selection_doubt import align
-from calib.data.selection_gain import _gain, _Head
-from calib.data.selection_pool import Picks, Pool, head_of
-from calib.data.selection_spread import spherical_clusters
+from calib.data.selection.doubt import align
+from calib.data.selection.gain import _gain, _Head
+from calib.data.selection.pool import Picks, Pool, head_of
+from calib.data.selection.spread import spherical_clusters
 from calib.posthoc.not_drawn import RANDOM
 
 N, DIM, CLASSES = 60, 6, 3
@@ -217,6 +217,8 @@ def test_the_head_that_learns_from_labels_is_the_most_probable_one() -> None:
         ),
         ({"labelled": {"f" * 64: 0}}, "1 labelled images are not in the pool"),
         ({"strategy": "entropy", "weight": None}, "needs a model: class names"),
+        ({"strategy": "entropy", "labelled": {pool()[1][0]: 3}}, "classes from 0 to 2, got 3"),
+        ({"strategy": "entropy", "weight": torch.ones(3, 5)}, r"weight must be \(C, 6\), as wide"),
         ({"strategy": "aligned"}, "source=FOLDER"),
         ({"strategy": "typicality", "neighbours": 0}, "neighbours must be"),
         ({"strategy": "epig", "head_sd": 0.0}, "head_sd must be above 0"),

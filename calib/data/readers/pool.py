@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calib.core.errors import meant_path
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, file_id, has_image_suffix, odd_kind
+from calib.data.images import IMAGE_SUFFIXES, file_id, looks_like_image, odd_kind
 from calib.data.readers.table import TABLE_SUFFIXES
 from calib.data.readers.table_paths import check_files, check_links, is_file, native, within
 from calib.data.readers.table_rows import read_rows
@@ -57,9 +57,10 @@ def load_unlabelled(root: str | Path) -> ImageTable:
     """Return all images of a pool; their labels are all 0 and mean nothing.
 
     Args:
-        root: A folder, which is searched in depth; or a CSV, TSV or Parquet table with a column for the file
-            and, if there is one, for the group (see `calib.data.readers.table_rows.COLUMNS`), whose paths
-            start from its folder. Rows of another split than train are left out.
+        root: A folder, which is searched in depth (links to folders are not followed); or a CSV, TSV or
+            Parquet table with a column for the file and, if there is one, for the group (see
+            `calib.data.readers.table_rows.COLUMNS`), whose paths start from its folder. Rows of another split
+            than train are left out.
 
     Raises:
         FileNotFoundError: It does not exist.
@@ -105,9 +106,9 @@ def _folder_of(root: str | Path) -> Path:
 
 
 def _is_image(file: Path, base: Path) -> bool:
-    """Return whether a path is an image of the pool: no hidden one, and none that a link leads elsewhere."""
+    """Return whether a path is an image of the pool, by its name or as a DICOM file, and no hidden one."""
     hidden = any(part.startswith(".") for part in file.relative_to(base).parts)
-    return not hidden and has_image_suffix(file) and file.is_file()
+    return not hidden and looks_like_image(file) and file.is_file()
 
 
 def _check_unchanged(chosen: ShotList, base: Path) -> None:

@@ -15,10 +15,10 @@ from calib.core.byname import check_settings, settings
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm, check_whole
 from calib.core.errors import unknown_name
 from calib.core.text import few
-from calib.data.selection_doubt import aligned, dual, entropy, margin
-from calib.data.selection_gain import epig
-from calib.data.selection_pool import Picks, Pool
-from calib.data.selection_spread import k_centre, random, typicality
+from calib.data.selection.doubt import aligned, dual, entropy, margin
+from calib.data.selection.gain import epig
+from calib.data.selection.pool import Picks, Pool
+from calib.data.selection.spread import k_centre, random, typicality
 
 NEAR = 0.95  # cosine around the pool's mean: copies saved again or resized have more, other images less
 
@@ -133,7 +133,7 @@ def select(
     pool = Pool(
         features=values[kept],
         ids=[ids[row] for row in kept],
-        weight=None if weight is None else weight.detach().cpu().double().numpy(),
+        weight=None if weight is None else _weight(weight, values.shape[1], marks),
         bias=_bias(weight, bias),
         groups=None if groups is None else [str(groups[row]) for row in kept],
         labelled=np.array(sorted(place[id_] for id_ in marks), dtype=np.int64),
@@ -174,6 +174,15 @@ def _too_few(pool: Pool, picks: Picks, per_group: int | None, near: float) -> st
         f"alike (near={near:g}) the {len(pool)} different images are used up. Give a "
         f"smaller budget, {more}or near=1."
     )
+
+
+def _weight(weight: Tensor, width: int, labels: Mapping[str, int]) -> np.ndarray:
+    if weight.dim() != 2 or weight.shape[1] != width:
+        raise ValueError(f"weight must be (C, {width}), as wide as features, not {tuple(weight.shape)}.")
+    strange = [label for label in labels.values() if not 0 <= label < len(weight)]
+    if strange:
+        raise ValueError(f"labelled must say classes from 0 to {len(weight) - 1}, got {strange[0]}.")
+    return np.asarray(weight.detach().cpu().double().numpy())
 
 
 def _bias(weight: Tensor | None, bias: Tensor | None) -> np.ndarray | None:
