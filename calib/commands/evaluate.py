@@ -30,8 +30,9 @@ from calib.report.tables import differences_table, markdown, results_table
 from calib.runs.entries import Entry, find_entries
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.folder import RunFolder
+from calib.runs.material import Material, of_entry
 from calib.runs.prepare import features_of, load_task, restored_backbone
-from calib.runs.reports import Material, document_from, of_entry
+from calib.runs.reports import document_from
 
 log = logging.getLogger(__name__)
 
