@@ -45,6 +45,11 @@ class Entry:
         return int(self.prompt.training.get("seed") or 0)
 
 
+def looked_at(entries: Sequence[Entry]) -> Entry:
+    """Return the entry whose single predictions a report is about: of the first method that of least seed."""
+    return min((each for each in entries if each.method == entries[0].method), key=lambda each: each.seed)
+
+
 def find_entries(config: EvaluateRun) -> list[Entry]:
     """Return the exports that the settings name, with their baselines, data and names in the tables.
 

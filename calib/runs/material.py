@@ -25,7 +25,7 @@ from calib.posthoc.familiarity import Familiarity
 from calib.prompts.export import Prompt
 from calib.report.sections.provenance import Origin
 from calib.report.subject import Review, Sets
-from calib.runs.entries import Entry, find_entries, method_of
+from calib.runs.entries import Entry, find_entries, looked_at, method_of
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import own_data_of
 from calib.runs.origins import origin_of
@@ -143,7 +143,7 @@ def _of_prompts(config: ReportRun, tested: bool) -> Material:
                 "out=FOLDER. Then: calib report FOLDER."
             )
         by_method.setdefault(entry.method, {})[entry.seed] = Predictions.load(path)
-    return replace(of_entry(found[0]), by_method=by_method)
+    return replace(of_entry(looked_at(found)), by_method=by_method)
 
 
 def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
@@ -250,6 +250,6 @@ def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
     except (FileNotFoundError, ValueError) as error:  # the prompts have moved; the predictions are here
         log.warning("The prompts of '%s' are not at hand: %s", folder.path, error)
         return Material(by_method=by_method, main=main, split=settings.split)
-    entry = next((each for each in entries if each.method == main), entries[0])
+    entry = looked_at([each for each in entries if each.method == main] or entries)
     names = next(iter(by_method[main].values())).class_names
     return replace(of_entry(entry, entry.prompt.in_order(names)), by_method=by_method, split=settings.split)
