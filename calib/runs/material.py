@@ -33,6 +33,7 @@ from calib.runs.origins import origin_of
 log = logging.getLogger(__name__)
 STACK = "doubt"  # what a failure run's own combination of scores is called
 COMPARED = 4  # further scores beside the doubt and the confidence
+ROUNDING = 1e-4  # of the largest logit: the same prompt on another processor
 
 
 @dataclass
@@ -142,7 +143,13 @@ def _of_prompts(config: ReportRun, tested: bool) -> Material:
                 f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} data.root=IMAGES "
                 "out=FOLDER. Then: calib report FOLDER."
             )
-        by_method.setdefault(entry.method, {})[entry.seed] = Predictions.load(path)
+        found_here = Predictions.load(path)
+        if not is_said_by(entry.prompt, found_here):
+            raise ValueError(
+                f"{path} holds what another prompt said than {entry.path}. Evaluate this one first: calib "
+                f"evaluate {entry.path} out=FOLDER. Then: calib report FOLDER."
+            )
+        by_method.setdefault(entry.method, {})[entry.seed] = found_here
     return replace(of_entry(looked_at(found)), by_method=by_method)
 
 
@@ -250,6 +257,29 @@ def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
     except (FileNotFoundError, ValueError) as error:  # the prompts have moved; the predictions are here
         log.warning("The prompts of '%s' are not at hand: %s", folder.path, error)
         return Material(by_method=by_method, main=main, split=settings.split)
-    entry = looked_at([each for each in entries if each.method == main] or entries)
-    names = next(iter(by_method[main].values())).class_names
-    return replace(of_entry(entry, entry.prompt.in_order(names)), by_method=by_method, split=settings.split)
+    seed, said = min(by_method[main].items())
+    same = (each for each in entries if each.seed == seed and is_said_by(each.prompt, said))
+    entry = next(same, None)
+    if entry is None:
+        log.warning(
+            "The prompts that '%s' names are others by now than those that it evaluated: the report says "
+            "nothing of their settings, thresholds and sets. Evaluate them again: calib evaluate.",
+            folder.path,
+        )
+        return Material(by_method=by_method, main=main, split=settings.split)
+    known = of_entry(entry, entry.prompt.in_order(said.class_names))
+    return replace(known, by_method=by_method, main=main, split=settings.split)
+
+
+def is_said_by(prompt: Prompt, found: Predictions) -> bool:
+    """Return whether predictions are what a prompt says of their images, but for rounding.
+
+    Args:
+        prompt: The prompt.
+        found: The predictions, with the features of their images.
+    """
+    try:
+        own = prompt.in_order(found.class_names).logits(found.image_features)
+    except ValueError:  # of other classes, or of a backbone of another width
+        return False
+    return bool((own - found.logits).abs().max() <= ROUNDING * found.logits.abs().max().clamp_min(1))

@@ -18,9 +18,10 @@ from calib.commands.evaluate import evaluate
 from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
 from calib.data.judged import rounded_doubt
+from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
-from calib.posthoc import PredictionSets, ReviewThreshold
+from calib.posthoc import PredictionSets, ReviewThreshold, TemperatureScaling
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 from calib.runs.decisions import keep_decisions
@@ -143,6 +144,30 @@ def test_sets_and_provenance_are_of_the_seed_that_is_looked_at(
         assert "All that follows on single images is of seed 1." in sections["overview"]["said"][0]
         assert "50 %" in sections["sets"]["said"][0]
         assert sections["provenance"]["tables"]["settings"]["rows"]["seed"]["value"] == "1"
+
+
+def test_what_another_prompt_said_is_not_reported_as_this_ones(
+    decided: dict[int, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside a prompt lay what it said without its calibrator; an evaluated run was trained anew since."""
+    run, folder = tmp_path / "run", tmp_path / "e"
+    shutil.copytree(decided[1], run)
+    config = load_config([f"out={folder}", "report=false", *QUICK], task="evaluate")
+    config.runs = [str(run)]
+    evaluate(config)
+    assert "sets" in reported(tmp_path / "same.html", folder)["sections"]
+    prompt = Prompt.load(run / "prompt.safetensors")
+    said = Predictions.load(run / "predictions.safetensors")
+    fitted = OutputMapping(prompt.class_names, TemperatureScaling().fit(said.logits, said.labels))
+    prompt.mapped(fitted).save(run / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"another prompt said than .*mine\.safetensors\. Evaluate this one"):
+        report_of(ReportRun(runs=[str(run / "mine.safetensors")]))
+    replace(prompt.bare(), temperature=1.1, decisions=None).save(run / "prompt.safetensors")
+    keep_decisions(run / "prompt.safetensors", {}, sets=prompt.decisions.sets)
+    sections = reported(tmp_path / "other.html", folder)["sections"]
+    assert "sets" not in sections
+    assert "settings" not in sections["provenance"]["tables"]
+    assert "are others by now than those that it evaluated" in caplog.text
 
 
 def test_a_threshold_accepts_on_the_page_what_predict_accepts(calibrated: Path, tmp_path: Path) -> None:
