@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def _of_files(files: Sequence[Path], config: ReportRun) -> Material:
 
 def _of_prompts(config: ReportRun, tested: bool) -> Material:
     """Return what finished runs of prompts hold: each method and seed, its baselines and its bare prompt."""
-    found = find_entries(EvaluateRun(runs=list(config.runs)))
+    found = find_entries(EvaluateRun(runs=list(config.runs), data=config.data), with_data=False)
     by_method: dict[str, dict[int, Predictions]] = {}
     for entry in found:
         path = RunFolder(entry.path.parent).predictions
@@ -150,15 +150,16 @@ def _of_prompts(config: ReportRun, tested: bool) -> Material:
                 f"evaluate {entry.path} out=FOLDER. Then: calib report FOLDER."
             )
         by_method.setdefault(entry.method, {})[entry.seed] = found_here
-    return replace(of_entry(looked_at(found)), by_method=by_method)
+    return replace(of_entry(looked_at(found), images=config.images), by_method=by_method)
 
 
-def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
+def of_entry(entry: Entry, prompt: Prompt | None = None, *, images: bool = True) -> Material:
     """Return what the export of an evaluated prompt adds to its predictions.
 
     Args:
         entry: The prompt, with its name in the tables.
         prompt: The same with its classes in the order of the predictions. None: it is in that order.
+        images: Whether images are looked for; where they are not known, that is said, and there are none.
     """
     prompt = prompt or entry.prompt
     calibration = None if prompt.calibration is None else prompt.calibration.record()
@@ -167,11 +168,20 @@ def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
         by_method={},
         main=entry.method,
         origin=origin_of(prompt.training, prompt.backbone, entry.path, calibration=calibration),
-        data=entry.data,
+        data=_where(lambda: entry.data) if images else None,
         review=held.review,
         sets=held.sets,
         familiarity=held.familiarity,
     )
+
+
+def _where(data: Callable[[], DataConfig | None]) -> DataConfig | None:
+    """Return where images are. None: an export does not say, or would have to be asked for it."""
+    try:
+        return data()
+    except ValueError as error:
+        log.warning("There are no images: %s", error)
+        return None
 
 
 def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
@@ -206,8 +216,8 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
     backbone = head.backbone if prompt is None else prompt.backbone
     values = (head.training.get("config") or {}).get("data")
     data = None
-    if values is not None and values.get("name"):
-        data = own_data_of(head, str(folder.failure), config.data)
+    if config.images and values is not None and values.get("name"):
+        data = _where(lambda: own_data_of(head, str(folder.failure), config.data))
     return Material(
         by_method={method: {int(written["seed"]): predictions}},
         main=method,
@@ -253,7 +263,7 @@ def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
     settings = load_config([str(folder.evaluation)], task="evaluate")
     settings.data = replace(settings.data, root=config.data.root or settings.data.root)
     try:
-        entries = find_entries(settings)
+        entries = find_entries(settings, with_data=False)
     except (FileNotFoundError, ValueError) as error:  # the prompts have moved; the predictions are here
         log.warning("The prompts of '%s' are not at hand: %s", folder.path, error)
         return Material(by_method=by_method, main=main, split=settings.split)
@@ -267,7 +277,7 @@ def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
             folder.path,
         )
         return Material(by_method=by_method, main=main, split=settings.split)
-    known = of_entry(entry, entry.prompt.in_order(said.class_names))
+    known = of_entry(entry, entry.prompt.in_order(said.class_names), images=config.images)
     return replace(known, by_method=by_method, main=main, split=settings.split)
 
 
