@@ -128,9 +128,8 @@ class FailurePredictionModule(LightningModule):
         of_one = len(self.folds) == 0 and (self.text_features is None or len(self.text_features) == 1)
         if ROWS in batch or "source" not in batch or of_one:
             return batch
-        found = batch_rows(
-            batch["source"], batch.get("index"), len(self.text_features), self.fold_of, len(self.folds)
-        )
+        index = batch.get("index") if self.training else None  # validation images are rows of another table
+        found = batch_rows(batch["source"], index, len(self.text_features), self.fold_of, len(self.folds))
         return {**batch, ROWS: found.to(batch["source"].device)}
 
     def _shared(self, batch: Mapping[str, Any]) -> SharedInputs | None:
