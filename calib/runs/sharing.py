@@ -20,7 +20,8 @@ from calib.report.subject import Subject
 from calib.runs.exports import of_segmentation
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.hub import HUB, Shared
-from calib.runs.reports import Material, document_of_material, material_of
+from calib.runs.material import Material, material_of
+from calib.runs.reports import document_of_material
 
 CARD = "README.md"  # which the hub shows
 Export = TypeVar("Export", Prompt, FailureHead)

@@ -19,6 +19,8 @@ from toy_head import SMALL, C, D, N, prompt, table
 from calib.commands.failure.run import loss_settings
 from calib.config import FailureRun
 from calib.failure.cases import FailureCases
+from calib.failure.data import FrozenClassifier
+from calib.failure.evaluation import head_uncertainty
 from calib.failure.export import FailureHead
 from calib.failure.fit import fit_failure_head, fit_head, new_head
 from calib.failure.module import FailurePredictionModule
@@ -59,6 +61,24 @@ def test_the_seed_alone_decides_and_random_states_stay() -> None:
     assert same(fit_failure_head(prompt(), table(), **SMALL), first)
     assert not same(fit_failure_head(prompt(), table(), seed=2, **SMALL), first)
     assert not first.head.training
+
+
+def test_more_images_validate_than_are_learned_from() -> None:
+    """Rows of the validation images were looked up among the folds of those that are learned from."""
+    judged = prompt()
+    seen, judges = (FailureCases.of_prompt(judged, each) for each in (table().subset(range(30)), table(1)))
+    watched: list[float] = []
+
+    def train(module: FailurePredictionModule, *batches: Any) -> None:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+        trainer.fit(module, *batches)
+        watched.append(float(trainer.callback_metrics["val/auroc"]))
+
+    made = new_head(D, logit_scale=judged.logit_scale, seed=1, hidden=(6,))
+    head = fit_head(made, seen, FrozenClassifier.of(judged), train=train, val=judges)
+    doubt = head_uncertainty(head, judges, by="head")
+    assert watched == [pytest.approx(float(auroc(doubt, judges.failure)), abs=1e-6)]
 
 
 def test_views_are_trained_on_in_turn() -> None:
