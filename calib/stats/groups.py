@@ -17,7 +17,7 @@ def group_numbers(groups: Groups | None, n: int) -> np.ndarray:
         n: How many samples there are.
 
     Raises:
-        ValueError: There is not one group for each sample, or a sample has none.
+        ValueError: There is not one group for each sample, or a sample has none (None, NaN).
 
     Example:
         >>> group_numbers(["b", "a", "b"], 3).tolist(), group_numbers(None, 3).tolist()
@@ -27,7 +27,11 @@ def group_numbers(groups: Groups | None, n: int) -> np.ndarray:
         return np.arange(n)
     if len(groups) != n:
         raise ValueError(f"Expected one group per sample: {n} samples but {len(groups)} groups.")
-    if any(group is None for group in groups):
-        raise ValueError("Every sample needs a group, some have None; groups=None: each is by itself.")
-    index: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1]
+    # A missing entry of a table is NaN, and all such rows would be one group.
+    if any(group is None or (isinstance(group, float | np.floating) and np.isnan(group)) for group in groups):
+        raise ValueError("Every sample needs a group, some have None or NaN; groups=None: each is by itself.")
+    names = np.asarray(groups)
+    if names.ndim != 1:
+        raise ValueError(f"groups must be (n,) names or numbers, one for each sample, not {names.shape}.")
+    index: np.ndarray = np.unique(names, return_inverse=True)[1]
     return index
