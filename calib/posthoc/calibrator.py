@@ -76,8 +76,7 @@ class Calibrator(ABC):
         Args:
             logits: (N, C), C at least 2, finite.
             labels: (N,) class indices.
-            weights: (N,) at least 0 (`class_weights`); only their ratios count. Rows of weight 0 are left
-                out.
+            weights: (N,) at least 0, of mean 1 (`class_weights`). Rows of weight 0 are left out.
 
         Raises:
             ValueError: As `fit`, or the weights are not as above.
@@ -97,9 +96,9 @@ class Calibrator(ABC):
                 f"another, and '{self.name}' has parameters for each. Fit on rows of several classes, or use "
                 "'temperature'."
             )
-        counted = as_float64(weights).cpu()[counts]
-        # Of mean 1 over the rows that count: against a prior, n rows weigh as n do.
-        found = self._fitted(values, classes, counted / counted.mean())
+        # Of mean 1 over the rows that count: against a prior n rows weigh as n, not as all there are.
+        shared = as_float64(weights).cpu()[counts] * (len(values) / len(labels))
+        found = self._fitted(values, classes, shared)
         self.classes, self.rows, self.parameters = logits.shape[1], len(values), found
         return self
 

@@ -143,7 +143,9 @@ def test_hard_rows_end_in_a_fit_or_in_a_reason(name: str) -> None:
         probs = fresh.fit(logits, right)(logits)
         assert bool(probs.isfinite().all())
         assert torch.equal(probs.argmax(dim=1), right)
-        assert bool((make_calibrator(name).fit(logits[:3], right[:3])(logits).sum(dim=1) - 1 < 1e-9).all())
+        assert bool(
+            (make_calibrator(name).fit(logits[:3], right[:3])(logits).sum(dim=1) - 1).abs().max() < 1e-9
+        )
     absent, labels = outputs()
     labels = labels.clamp_max(1)  # class 2 never occurs
     probs = make_calibrator(name).fit(absent, labels)(absent)
@@ -161,7 +163,7 @@ def test_hard_rows_end_in_a_fit_or_in_a_reason(name: str) -> None:
         )
     huge = 1e6 * torch.randn(40, C, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(40) % C
-    assert bool(make_calibrator(name).fit(huge, labels)(huge).isfinite().all()) or name == "temperature"
+    assert bool(make_calibrator(name).fit(huge, labels)(huge).isfinite().all())
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
