@@ -9,6 +9,19 @@ import numpy as np
 Groups = Sequence[object] | np.ndarray
 
 
+def is_missing(group: object) -> bool:
+    """Return whether a sample has no group: None, or NaN as in a table. All such would be one patient.
+
+    Args:
+        group: Of one sample.
+
+    Example:
+        >>> is_missing(None), is_missing(float("nan")), is_missing("nan")
+        (True, True, False)
+    """
+    return group is None or (isinstance(group, float | np.floating) and bool(np.isnan(group)))
+
+
 def group_numbers(groups: Groups | None, n: int) -> np.ndarray:
     """Return the number of every sample's group, (n,) int64 from 0, in the order of the groups' names.
 
@@ -27,8 +40,7 @@ def group_numbers(groups: Groups | None, n: int) -> np.ndarray:
         return np.arange(n)
     if len(groups) != n:
         raise ValueError(f"Expected one group per sample: {n} samples but {len(groups)} groups.")
-    # A missing entry of a table is NaN, and all such rows would be one group.
-    if any(group is None or (isinstance(group, float | np.floating) and np.isnan(group)) for group in groups):
+    if any(map(is_missing, groups)):
         raise ValueError("Every sample needs a group, some have None or NaN; groups=None: each is by itself.")
     names = np.asarray(groups)
     if names.ndim != 1:
