@@ -139,6 +139,8 @@ def test_what_is_given_is_checked() -> None:
         ({"folds": 1}, "folds must be a whole number of at least 2"),
         ({"margin": -1.0}, "margin must be"),
         ({"groups": ["a"]}, "30 names, one per row"),
+        ({"groups": ["a", None] * 15}, "Every row needs a group"),
+        ({"groups": ["a", math.nan] * 15}, "Every row needs a group"),
         ({"shares": [0.5, 0.4]}, "3 numbers"),
     ):
         with pytest.raises(ValueError, match=message):

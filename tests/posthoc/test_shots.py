@@ -31,7 +31,7 @@ def world(n: int, *, factor: float, seed: int = 0, n_classes: int = 3, dim: int 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_scale_recovers_a_known_over_or_underconfidence(factor: float) -> None:
-    shots, weight, fixed = world(3000, factor=factor)
+    shots, weight, fixed = world(1000, factor=factor)
     found = calibrate_from_shots(shots, weight, fixed, method="scale")
     assert found.weights["prompt"] == pytest.approx(1 / factor, rel=0.15)
     torch.testing.assert_close(found.weight, found.weights["prompt"] * weight)

@@ -50,7 +50,7 @@ def test_dac_is_that_of_its_authors() -> None:
     expected = (logits * factors[[1, 3], None]).softmax(dim=1)
     assert torch.equal(found(logits), expected)
     assert found.keeps_argmax
-    assert found.as_linear(1.0, torch.eye(4)) is None
+    assert found.linear_map() is None
     again = calibrator_from_record(json.loads(json.dumps(found.to_record())))
     assert torch.equal(again(logits), expected)
 
