@@ -234,7 +234,7 @@ def test_without_monai_the_command_that_installs_it_is_said(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(networks, "import_module", absent)
-    with pytest.raises(ValueError, match=r"needs monai: pip install 'calib\[segment\]'"):
+    with pytest.raises(ValueError, match=r"needs monai: pip install 'monai>=1\.3'"):
         build_network("unet", [4, 8], 2, size=16)
 
 
