@@ -25,6 +25,15 @@ class OptionalPart:
         """Return whether it could be imported; nothing is."""
         return all(importlib.util.find_spec(name) is not None for name in self.modules)
 
+    def check(self) -> None:
+        """Refuse to begin what needs it; whether it can really be imported shows later.
+
+        Raises:
+            ValueError: It is not here; the message says how to install it.
+        """
+        if not self.is_here():
+            raise ValueError(self.missing())
+
     def missing(self) -> str:
         """Return what is said where it is missing.
 

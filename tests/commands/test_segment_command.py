@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import calib
 from calib.cli import main
 from calib.commands.segment.train import segment
 from calib.config import load_config
+from calib.core.optional import OPTIONAL
 from calib.runs.folder import RunFolder
 from calib.runs.results import results_of
 from calib.segmentation.evaluation import Evaluated
@@ -236,6 +238,15 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
     (root / "test" / "masks" / "2.png").unlink()
     assert "have no mask of the same name" in refused(root, out)
     assert "has no images for training" in refused(root / "train", out)
+
+
+def test_a_missing_monai_is_said_before_an_image_is_read_and_needed_by_no_finished_run(
+    run, root, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(OPTIONAL, "segment", replace(OPTIONAL["segment"], modules=("no_such_module",)))
+    bad = write_pixels(tmp_path / "bad", {"train": 1}, value=9)
+    assert "calib segment needs no_such_module: pip install" in refused(bad, tmp_path / "out")
+    assert segment(config(root, run[0], ACE))["reused"]
 
 
 def refused_without_root(out: Path) -> str:

@@ -14,6 +14,7 @@ from lightning import seed_everything
 
 from calib.config import SegmentRun, check_config, to_dict
 from calib.core import ranks
+from calib.core.optional import OPTIONAL
 from calib.core.text import few, printable
 from calib.io.files import MARK, write_json, write_text
 from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
@@ -69,9 +70,10 @@ def segment(config: SegmentRun) -> dict[str, Any]:
                 job.lock()
                 _write_report(config, folder)
         else:
+            OPTIONAL["segment"].check()
             tables = tables_of(config)
-            record = ranks.decided(lambda: data_record(tables))
             _try(config, tables, objective)
+            record = ranks.decided(lambda: data_record(tables))  # reads every image and mask
             job.claim(record)
             _train(config, folder, objective, tables)
     return _results(config, folder, reused=job.finished)
