@@ -22,6 +22,7 @@ from calib.runs.folder import RunFolder
 from calib.runs.results import results_of
 from calib.segmentation.evaluation import Evaluated
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MaskClasses
 
 QUICK = [
     "data.size=16",
@@ -143,7 +144,7 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / "new.png")
     out = tmp_path / "masks"
     assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 0
-    assert "1 mask with probabilities" in capsys.readouterr().out
+    assert f"Written to {out}: 1 mask, with the probabilities" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["new.png", "new.square.png", "predictions.csv"]
     mask, probability = (np.asarray(Image.open(out / name)) for name in ("new.png", "new.square.png"))
     assert mask.shape == probability.shape == (12, 20)
@@ -183,7 +184,8 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
     capsys.readouterr()
     assert main(["segment", "evaluate", str(plain), str(folder), "--resamples", "50"]) == 0
     text = capsys.readouterr().out
-    assert "ACE to first" in text
+    assert "ACE minus first" in text
+    assert "the first run, plain, are paired" in text
     assert f"{100 * results['test']['dice']:.1f}" in text
     other = write_pixels(tmp_path / "other", {"x": 2}, size=24) / "x"
     out = tmp_path / "shift"
@@ -199,6 +201,12 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
         "unit_reliability.png",
     }
     assert main([*given[:-3], str(out)]) == 1
+    edge = replace(Segmenter.load(folder), classes=MaskClasses.given({"background": 0, "edge": 1}))
+    edge.save(tmp_path / "edge" / "segment.safetensors")
+    capsys.readouterr()
+    assert main(["segment", "evaluate", str(folder), str(tmp_path / "edge"), "--data", str(other)]) == 1
+    said = capsys.readouterr().err
+    assert "'ace' knows the classes background, square, and 'edge' background, edge: judge them one" in said
 
 
 def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, tmp_path, capsys):
@@ -210,7 +218,9 @@ def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, t
     table.write_text("\n".join(["file,mask", *(f"{image},{mask}" for image, mask in pairs)]))
     given = ["segment", "evaluate", str(folder), "--data", str(table), "--resamples", "20"]
     assert main(given) == 1
-    assert f"leads out of '{table.parent}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"leads out of '{table.parent}'" in said
+    assert "calib segment evaluate: --allow-outside)" in said
     assert main([*given, "--allow-outside"]) == 0
     assert "2 images" in capsys.readouterr().out
     assert main(["segment", "evaluate", str(folder), "--allow-outside"]) == 1

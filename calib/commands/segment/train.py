@@ -28,11 +28,12 @@ from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
 from calib.runs.opening import check_same_data, opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-from calib.segmentation.evaluation import Evaluated, evaluate, pixels_for_calibration, results_text
+from calib.segmentation.evaluation import Evaluated, evaluate, pixels_for_calibration
 from calib.segmentation.export import Segmenter
 from calib.segmentation.fit import fit_segmenter
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
+from calib.segmentation.words import results_text
 
 CHECKPOINTS = 20  # per run
 log = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ from calib.data.images import IMAGE_SUFFIXES, looks_like_image, why_no_file
 from calib.data.readers.table_rows import Row
 from calib.data.task import SPLITS
 
+ANY_PATH = "data.options.allow_outside=true; calib segment evaluate: --allow-outside"
+
 
 def tables_of(rows: Sequence[Row]) -> list[str]:
     """Return the tables that rows come from."""
@@ -48,8 +50,8 @@ def within(row: Row, root: Path) -> Row:
     else:
         return row
     raise ValueError(
-        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..' "
-        "(data.options.allow_outside=true, or --allow-outside, reads any path)."
+        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..', "
+        f"or let any path be read ({ANY_PATH})."
     )
 
 
@@ -91,7 +93,7 @@ def check_links(rows: Sequence[Row], root: Path) -> None:
         if not inside[path.parent] or (path.is_symlink() and not path.resolve().is_relative_to(base)):
             raise ValueError(
                 f"{row.where}: a link leads from '{row.file}' out of {root}, to {path.resolve()}. Copy the "
-                "images, or let any path be read (data.options.allow_outside=true)."
+                f"images, or let any path be read ({ANY_PATH})."
             )
 
 
