@@ -151,7 +151,7 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     assert np.array_equal(mask == 1, probability > 127)
     picture = Image.open(out / "new.png")  # numbers to a reader, colours to the eye
     assert picture.mode == "P"
-    assert picture.getpalette()[:6] == [0, 0, 0, 255, 38, 38]
+    assert picture.getpalette()[:6] == [0, 0, 0, 255, 230, 0]
     assert np.array_equal(Segmenter.load(folder / "segment.safetensors").classes.read(out / "new.png"), mask)
     with (out / "predictions.csv").open() as file:
         (row,) = csv.DictReader(file)
