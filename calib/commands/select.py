@@ -168,7 +168,11 @@ def _record(
         "seed": config.seed,
         "per_group": config.per_group if table.groups is not None else None,
         "near": config.near,
-        "pool": {"images": selection.pool, "digest": json_digest(sorted(table.ids))},
+        "pool": {
+            "images": selection.pool,
+            "groups": None if table.groups is None else len(set(table.groups)),
+            "digest": json_digest(sorted(table.ids)),
+        },
         "labelled_before": len(images.images) - len(selection.rows),
         "model": model.what,
         "backbone": model.backbone.describe(),
@@ -186,6 +190,7 @@ def main(config: SelectRun) -> int:
     chosen = done.selection
     say = [
         f"{len(chosen.rows)} of {chosen.pool} images chosen by {config.strategy}.",
+        _patients(config, done),
         f"Written: {done.folder / LIST}" + "".join(f", {path.name}" for path in done.sheets) + f", {RECORD}.",
         f"{'Fill in its column label, then' if config.data.name == POOL else 'Learn from them'}: "
         f"{_next(config, done)}",
@@ -194,6 +199,23 @@ def main(config: SelectRun) -> int:
         say.append(done.record["statement"])
     sys.stdout.write(printable("\n".join(say) + "\n"))
     return 0
+
+
+def _patients(config: SelectRun, done: Chosen) -> str:
+    """Return whether it is known whose the images are, and what follows."""
+    groups = done.record["pool"]["groups"]
+    if groups is None:
+        how = (
+            " Where a table with the columns file and patient says whose they are: calib select TABLE.csv ..."
+            if config.data.name == POOL
+            else ""
+        )
+        return (
+            "Patients are not known: several of these images may be of one patient, who may also be on the "
+            f"other side of a split.{how}"
+        )
+    most = "any number" if config.per_group is None else f"at most {config.per_group}"
+    return f"Patients (groups): {groups}, of each {most}."
 
 
 def _next(config: SelectRun, done: Chosen) -> str:

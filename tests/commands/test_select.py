@@ -43,7 +43,9 @@ def test_images_are_chosen_labelled_and_chosen_again(
     first, second = tmp_path / "first", tmp_path / "second"
     here.append("strategy=typicality")
     assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0
-    assert "5 of 18 images chosen by typicality." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("5 of 18 images chosen by typicality.\nPatients are not known: several")
+    assert (first / LIST).read_text().startswith("file,label,")  # what is to be filled in comes first
     assert {path.name for path in first.iterdir()} == {LIST, RECORD, "sheet-1.png"}
     record = json.loads((first / RECORD).read_text())
     assert (record["chosen"], record["model"]) == ({"typicality": 5}, "none")
@@ -166,6 +168,21 @@ def test_a_list_and_a_number_of_shots_exclude_each_other_and_only_prompts_learn_
     for task in ("failure", "evaluate", "report"):
         with pytest.raises(ValueError, match=r"data\.shots_from says which images a prompt learns from"):
             settings(task=task)
+
+
+def test_of_each_patient_of_a_table_as_many_are_chosen_as_may_be(
+    scans: Path, tiny: str, tmp_path: Path, capsys
+):
+    files = sorted(path.relative_to(scans).as_posix() for path in scans.rglob("*.png"))
+    table = scans / "all.csv"
+    table.write_text("\n".join(["file,patient", *(f"{file},{row % 3}" for row, file in enumerate(files))]))
+    words = ["select", str(table), tiny, f"data.cache_dir={tmp_path / 'cache'}", "near=1"]
+    assert main([*words, "budget=3", f"out={tmp_path / 'out'}"]) == 0
+    assert "images chosen by random.\nPatients (groups): 3, of each at most 1." in capsys.readouterr().out
+    assert len({each.group for each in read_shot_list(tmp_path / "out" / LIST).images}) == 3
+    table.write_text(f"file,patient\n{scans.absolute().parent / 'x.png'},1\n")
+    assert main([*words, "budget=1", f"out={tmp_path / 'none'}"]) == 1
+    assert capsys.readouterr().err.strip().endswith("without '..'.")  # no setting lets a pool read it
 
 
 def test_what_comes_next_keeps_the_template_and_can_be_typed(scans: Path, tmp_path: Path, capsys) -> None:

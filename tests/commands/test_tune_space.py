@@ -89,7 +89,7 @@ def test_a_missing_optuna_is_said_with_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *rest: None if name == "optuna" else find(name, *rest)
     )
-    with pytest.raises(ValueError, match=r"pip install 'calib\[tune\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'optuna>=4\.2'"):
         tune_settings(["optim.lr=0.1..0.2"])
 
 

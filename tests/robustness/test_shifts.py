@@ -19,6 +19,7 @@ from calib.robustness import (
     Draws,
     Protocol,
     Said,
+    changes,
     effective_robustness,
     findings,
     glance,
@@ -147,7 +148,13 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert usually.n == other.n == 20
     assert other.change.value == pytest.approx(other.value.value - usually.value.value)
     text = glance(found)
-    assert all(word in text for word in ("toy", "bare", "(class prior)", "→", "conf. follows"))
+    assert all(word in text for word in ("toy", "bare", "(class prior)", "→", "confidence %"))
+    accuracy = changes(found).splitlines()[2].split("|")
+    assert mean.change is not None
+    assert mean.kept is not None
+    assert [cell.strip() for cell in accuracy[1:4:2]] == ["accuracy %", f"{100 * mean.value.value:.1f}"]
+    assert accuracy[4].split()[0] == f"{100 * mean.change.value:+.1f}"
+    assert accuracy[5].split()[0] == f"{mean.kept.value:.3f}"
     assert any("worst under" in line for line in findings(found))
     whole = tables(found)
     assert "## toy: relative robustness" in whole
@@ -163,11 +170,12 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     shifted.shifted("site", halves, {"B": ~halves})
     alone = shifted.finished(about={"shifts": {"site": {"usual": ["A"]}}})
     assert "Each cell: site A (usual) (20 images) → site B (20 images)." in heading(alone)
+    assert f"{100 * other.value.value:.1f} |" in changes(alone)
     told = " ".join(findings(alone))
     assert "site B (20 images) against site A (usual) (20): accuracy" in told
     figure = severity_picture(found)
     assert figure is not None
-    assert [line.get_label() for line in figure.axes[0].lines] == ["toy", "bare"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["toy (95 % interval)", "bare"]
     assert severity_picture(judge(systems, usual, n_resamples=50)) is None
 
 

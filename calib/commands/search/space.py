@@ -151,8 +151,7 @@ def tune_settings(argv: Sequence[str]) -> tuple[TuneSettings, list[str]]:
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}.")
     if settings.sample_seed < 0:
         raise ValueError(f"sample_seed must be at least 0, got {settings.sample_seed}.")
-    if not OPTIONAL["tune"].is_here():
-        raise ValueError(OPTIONAL["tune"].missing())
+    OPTIONAL["tune"].check()
     return settings, rest
 
 

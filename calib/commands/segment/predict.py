@@ -79,7 +79,8 @@ def main(given: argparse.Namespace) -> int:
     segmenter = Segmenter.load(path)
     segmenter.network.to(quickest_device())
     n = write_predictions(segmenter, images, out, grey16_max=given.grey16_max)
-    sys.stdout.write(printable(f"{n} mask{'s' * (n != 1)} with probabilities in {out}, listed in {LIST}\n"))
+    what = f"{n} mask{'s' * (n != 1)}, with the probabilities of each class"
+    sys.stdout.write(printable(f"Written to {out}: {what}; shares and confidence: {out / LIST}\n"))
     return 0
 
 

@@ -14,6 +14,7 @@ from lightning import seed_everything
 
 from calib.config import SegmentRun, check_config, to_dict
 from calib.core import ranks
+from calib.core.optional import OPTIONAL
 from calib.core.text import few, printable
 from calib.io.files import MARK, write_json, write_text
 from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
@@ -27,11 +28,12 @@ from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
 from calib.runs.opening import check_same_data, opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-from calib.segmentation.evaluation import Evaluated, evaluate, pixels_for_calibration, results_text
+from calib.segmentation.evaluation import Evaluated, evaluate, pixels_for_calibration
 from calib.segmentation.export import Segmenter
 from calib.segmentation.fit import fit_segmenter
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
+from calib.segmentation.words import results_text
 
 CHECKPOINTS = 20  # per run
 log = logging.getLogger(__name__)
@@ -69,9 +71,10 @@ def segment(config: SegmentRun) -> dict[str, Any]:
                 job.lock()
                 _write_report(config, folder)
         else:
+            OPTIONAL["segment"].check()
             tables = tables_of(config)
-            record = ranks.decided(lambda: data_record(tables))
             _try(config, tables, objective)
+            record = ranks.decided(lambda: data_record(tables))  # reads every image and mask
             job.claim(record)
             _train(config, folder, objective, tables)
     return _results(config, folder, reused=job.finished)

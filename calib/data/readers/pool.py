@@ -80,11 +80,12 @@ def load_unlabelled(root: str | Path) -> ImageTable:
 def _of_table(path: Path) -> ImageTable:
     base = path.parent
     rows, *_ = read_rows(path, {"id": None}, None, None, (), labelled=False)
-    rows = [within(native(row, base), base) for row in rows if row.split != "test" and row.split != "val"]
+    rows = [row for row in rows if row.split != "test" and row.split != "val"]
+    rows = [within(native(row, base), base, how=None) for row in rows]
     if not rows:
         raise ValueError(f"{path} lists no images to choose from: all are of the splits test and val.")
     check_files(rows, base)
-    check_links(rows, base)
+    check_links(rows, base, how=None)
     grouped = rows[0].group is not None
     return ImageTable(
         [FileSource(base / row.file) for row in rows],

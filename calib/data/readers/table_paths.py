@@ -13,6 +13,8 @@ from calib.data.images import IMAGE_SUFFIXES, looks_like_image, why_no_file
 from calib.data.readers.table_rows import Row
 from calib.data.task import SPLITS
 
+ANY_PATH = "data.options.allow_outside=true; calib segment evaluate: --allow-outside"
+
 
 def tables_of(rows: Sequence[Row]) -> list[str]:
     """Return the tables that rows come from."""
@@ -27,8 +29,13 @@ def native(row: Row, root: Path) -> Row:
     return row
 
 
-def within(row: Row, root: Path) -> Row:
+def within(row: Row, root: Path, *, how: str | None = ANY_PATH) -> Row:
     """Return a row whose path starts from `root`, also where the table has it absolute.
+
+    Args:
+        row: The row.
+        root: Where its path has to start.
+        how: What lets any path be read, for the message. None: nothing does.
 
     Raises:
         ValueError: The path leads out of `root`, or may do so.
@@ -48,8 +55,8 @@ def within(row: Row, root: Path) -> Row:
     else:
         return row
     raise ValueError(
-        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..' "
-        "(data.options.allow_outside=true, or --allow-outside, reads any path)."
+        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..'"
+        f"{f', or let any path be read ({how})' if how else ''}."
     )
 
 
@@ -80,8 +87,8 @@ def check_files(rows: Sequence[Row], root: Path) -> None:
             )
 
 
-def check_links(rows: Sequence[Row], root: Path) -> None:
-    """Refuse paths that a link in the folder leads out of it."""
+def check_links(rows: Sequence[Row], root: Path, *, how: str | None = ANY_PATH) -> None:
+    """Refuse paths that a link in the folder leads out of it; `how` as in `within`."""
     base = root.resolve()
     inside: dict[Path, bool] = {}  # by folder: there are few, and resolving takes time
     for row in rows:
@@ -91,7 +98,7 @@ def check_links(rows: Sequence[Row], root: Path) -> None:
         if not inside[path.parent] or (path.is_symlink() and not path.resolve().is_relative_to(base)):
             raise ValueError(
                 f"{row.where}: a link leads from '{row.file}' out of {root}, to {path.resolve()}. Copy the "
-                "images, or let any path be read (data.options.allow_outside=true)."
+                f"images{f', or let any path be read ({how})' if how else ''}."
             )
 
 
