@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from calib.commands.vqa.arguments import Given
 
 DEMO = "demo"
+NEXT = """\
+Recorded: MobileVLM-1.7B, Yi-VL-34B, llava-v1.5-7b. Answered now: embedded, on images that come with calib.
+The latter step by step; with data=folder root=IMAGES and another model it is yours:
+
+  calib vqa items source=task data=cxr3 out=items.parquet
+  calib vqa items source=task data=cxr3 split=val out=val.parquet
+  calib vqa perturb items.parquet kind=replace_correct out=nota.parquet
+  calib vqa answer items.parquet nota.parquet model=embedded nota=threshold controls=val.parquet out=runs/vqa
+  calib vqa evaluate items.parquet nota.parquet runs/vqa out=runs/evaluation"""
 OUTPUTS = "outputs.parquet"  # in a folder of `calib vqa answer`
 
 
@@ -34,6 +43,8 @@ def main(given: Given) -> int:
     if asked["out"] is not None:
         written = result.save(asked["out"])
         print(f"\n{safe_path(Path(asked['out']) / 'report.html')} and {len(written) - 1} other files")
+    if list(given.files) == [DEMO]:
+        print(f"\n{NEXT}")
     return 0
 
 
@@ -83,11 +94,10 @@ def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     """Return the items and outputs of files: outputs are known by their column model_id."""
-    from calib.vqa.demo import demonstration
     from calib.vqa.tables import read_items, read_outputs
 
     if list(files) == [DEMO]:
-        return demonstration()
+        return _demonstration()
     if not files:
         raise ValueError(
             "Which answers? calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER, or calib vqa evaluate demo."
@@ -105,6 +115,16 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
             )
     read = read_items(*items)
     return read, read_outputs(*outputs, items=read)
+
+
+def _demonstration() -> tuple[Any, Any]:
+    """Return the items and outputs of the demonstration: recorded ones, and None of the above asked now."""
+    from calib.vqa.demo import demonstration, nota_demonstration
+    from calib.vqa.tables import join_items, join_outputs
+
+    both = (demonstration(), nota_demonstration())
+    items = join_items([items for items, _ in both])
+    return items, join_outputs([outputs for _, outputs in both], items)
 
 
 def _columns(path: Path) -> list[str]:

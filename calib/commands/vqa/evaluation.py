@@ -21,7 +21,7 @@ EVALUATE = Subcommand(
     usage="""\
 calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER
 
-  calib vqa evaluate demo out=runs/demo              (answers of three real models that come with calib)
+  calib vqa evaluate demo out=runs/demo              (three real models, and None of the above)
   calib vqa evaluate items.parquet nota.parquet runs/vqa/outputs.parquet out=runs/evaluation
   calib vqa evaluate items.parquet runs/a runs/b methods=all by=modality,question_type shift=scanner:A
 
