@@ -16,7 +16,6 @@ from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
 from calib.vqa.evaluation import shifts
 from calib.vqa.evaluation.tables import Field, ResultTable
-from calib.vqa.evaluation.words import _median
 from calib.vqa.schema import NOTA
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -307,11 +306,6 @@ def test_flips_are_drawn_with_the_seed_of_the_protocol(
     part = outputs.take(outputs.models == "toy-vlm-b")
     evaluate(items, part, Protocol(n_resamples=20, n_permutations=20, seed=7))
     assert set(seeds) == {7}
-
-
-def test_the_median_of_an_even_count_is_the_middle_of_two() -> None:
-    assert _median([0.4, 0.1, 0.2, 0.9]) == pytest.approx(0.3)
-    assert _median([0.4, 0.1, 0.9]) == 0.4
 
 
 def test_the_demonstration_is_small_and_says_something() -> None:

@@ -8,7 +8,8 @@ from calib.core.errors import unknown_name
 from calib.vqa.uncertainty import METHODS, PANEL
 from calib.vqa.uncertainty.evidence import SCORES
 
-ALWAYS = ("best_distractor", "random", "number_of_options", "dataset_prior", "no_image", "other_models")
+# Those that ask nothing of the answer first: a method that does not beat them is worth nothing.
+ALWAYS = ("random", "number_of_options", "dataset_prior", "no_image", "best_distractor", "other_models")
 
 
 @dataclass(frozen=True)
