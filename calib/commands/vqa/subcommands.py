@@ -161,7 +161,11 @@ the work. Results: outputs.parquet in the folder. What a model cannot say is not
             "weights": Option(None, "the backbone's weights"),
             "tokenizer": Option(None, "the backbone's tokenizer"),
             "template": Option(None, "a text with {option} (default: the items' own)"),
-            "nota": Option("text", "None of the above as text, or as threshold"),
+            "nota": Option(
+                "text",
+                "None of the above as text, or as threshold",
+                allowed=("calib.vqa.answerers.zero_shot", "NOTA_WAYS"),
+            ),
             "controls": Option(None, "items whose right option is there, to fit the threshold on"),
             "false_rate": Option(0.05, "of controls that may be answered by None of the above", float, 0),
             "scoring": Option(["letters", "texts"], "what is scored: letters, texts, or both", words),
