@@ -51,6 +51,9 @@ def test_what_cannot_be_evaluated_is_said(
 ) -> None:
     items, answers = tables
     (tmp_path / "cut.parquet").write_bytes((answers / "outputs.parquet").read_bytes()[:300])
+    for name in ("begun", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begun" / "answers.json").write_text("{}")
     (tmp_path / "cut.jsonl").write_text('{"item_id": "q0", "opt')
     for given, told in (
         ([], "Which answers?"),
@@ -59,6 +62,9 @@ def test_what_cannot_be_evaluated_is_said(
         ([str(items), str(tmp_path / "none.parquet")], "There is no file"),
         ([str(items), str(tmp_path / "cut.parquet")], "cannot be read as Parquet"),
         ([str(tmp_path / "cut.jsonl"), str(answers)], "first line: no JSON"),
+        ([str(items), str(tmp_path / "begun")], "begun are not finished: the same calib vqa answer goes on"),
+        ([str(items), str(tmp_path / "empty")], "empty holds no answers (outputs.parquet)"),
+        ([str(items), str(answers), "methods="], "methods names none; allowed: panel, all, option_msp"),
         ([str(items), str(answers), "shift=scanner"], "expected COLUMN:VALUE"),
         ([str(items), str(answers), "show=error"], "Did you mean 'errors'"),
         ([str(items), str(answers), "budgets=a"], "budgets=a: expected"),

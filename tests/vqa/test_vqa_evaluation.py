@@ -261,6 +261,12 @@ def test_names_and_numbers_out_of_range_are_refused() -> None:
             Protocol(**settings)  # type: ignore[arg-type]
 
 
+def test_the_reference_is_always_among_the_methods_and_words_stand_for_several() -> None:
+    assert Protocol(methods=("verbalised",)).chosen == ("option_msp", "verbalised")
+    assert Protocol(methods=("verbalised",), reference="verbalised").chosen == ("verbalised",)
+    assert {"dataset_prior", "vase", "p_true"} <= set(Protocol(methods=("panel", "vase")).chosen)
+
+
 def test_files_hold_what_tables_hold_and_the_page_is_safe(
     golden: tuple[Items, Outputs], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ The latter step by step; with data=folder root=IMAGES and another model it is yo
   calib vqa perturb items.parquet kind=replace_correct out=nota.parquet
   calib vqa answer items.parquet nota.parquet model=embedded nota=threshold controls=val.parquet out=runs/vqa
   calib vqa evaluate items.parquet nota.parquet runs/vqa out=runs/evaluation"""
-OUTPUTS = "outputs.parquet"  # in a folder of `calib vqa answer`
+OUTPUTS, RECORD = "outputs.parquet", "answers.json"  # of `calib vqa answer`: when it is done, from the start
 
 
 def main(given: Given) -> int:
@@ -85,8 +85,6 @@ def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
             if not (column and colon and usual):
                 raise ValueError(f"shift={value}: expected COLUMN:VALUE, VALUE being what is usual.")
             made[name] = (column, usual)
-        elif name == "methods" and value == ["panel"]:
-            continue
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return made
@@ -105,7 +103,7 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     items: list[Path] = []
     outputs: list[Path] = []
     for name in files:
-        path = Path(name) / OUTPUTS if Path(name).is_dir() else Path(name)
+        path = _outputs_of(Path(name)) if Path(name).is_dir() else Path(name)
         (outputs if "model_id" in _columns(path) else items).append(path)
     for kind, found, column in (("items", items, "option_ids"), ("outputs", outputs, "model_id")):
         if not found:
@@ -115,6 +113,18 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
             )
     read = read_items(*items)
     return read, read_outputs(*outputs, items=read)
+
+
+def _outputs_of(folder: Path) -> Path:
+    """Return the outputs in a folder of `calib vqa answer`, which has them once all items are answered."""
+    if not (folder / OUTPUTS).is_file():
+        begun = (folder / RECORD).is_file()
+        raise FileNotFoundError(
+            f"The answers in {folder} are not finished: the same calib vqa answer goes on."
+            if begun
+            else f"The folder {folder} holds no answers ({OUTPUTS}): calib vqa answer makes such folders."
+        )
+    return folder / OUTPUTS
 
 
 def _demonstration() -> tuple[Any, Any]:
