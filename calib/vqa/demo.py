@@ -33,8 +33,8 @@ def nota_demonstration() -> tuple[Items, Outputs]:
     One question for each test image of two tasks: what does it show? Then the same with the right option
     replaced by None of the above (condition nota) and, as a control, with a wrong one replaced
     (nota_control). The backbone takes the option whose text is most like the image. Of None of the above it
-    knows nothing, so this has one logit for all questions: the one that 5 % of the validation images fall
-    below in their original form (`ZeroShot.fit_nota`). Some 3,000 answers in a second or two.
+    knows nothing, so this has one logit for all questions, fitted so that of the controls of the validation
+    images 5 % are answered by it at most (`ZeroShot.fit_nota`). Some 3,000 answers in a second or two.
     """
     from calib.backbones import create_backbone
     from calib.data.specs import load_data
@@ -49,7 +49,8 @@ def nota_demonstration() -> tuple[Items, Outputs]:
         task = load_data(name)
         items = from_task(task)
         changed = [perturb(items, kind) for kind in ("replace_correct", "replace_distractor")]
-        answerer = ZeroShot(backbone, nota="threshold").fit_nota(from_task(task, split="val"))
+        controls = perturb(from_task(task, split="val"), "replace_distractor")
+        answerer = ZeroShot(backbone, nota="threshold").fit_nota(controls)
         asked.append(join_items([items, *changed]))
         said.append(answer(answerer, asked[-1]))
     every = join_items(asked)

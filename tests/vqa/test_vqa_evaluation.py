@@ -256,6 +256,9 @@ def test_names_and_numbers_out_of_range_are_refused() -> None:
         ({"budgets": (10.0,)}, "budgets must be numbers between 0 and 1"),
         ({"min_cases": 0}, "min_cases must be a whole number of at least 1"),
         ({"margin": 0.0}, "margin must be above 0"),
+        ({"methods": "option_msp"}, "methods must be a tuple, not 'option_msp'"),
+        ({"budgets": 0.1}, "budgets must be a tuple, not 0.1"),
+        ({"shift": "scanner"}, "shift must be .column, usual value., not 'scanner'"),
     ):
         with pytest.raises(ValueError, match=told):
             Protocol(**settings)  # type: ignore[arg-type]

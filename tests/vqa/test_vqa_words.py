@@ -129,3 +129,11 @@ def test_a_baseline_that_is_the_same_for_all_questions_of_a_data_set_ranks_none_
     assert not found.rows("errors", method="number_of_options")
     (row,) = found.rows("methods", method="number_of_options")
     assert row["why"] == "it is the same for every question"
+
+
+def test_answers_to_changed_questions_alone_are_no_findings() -> None:
+    items, said = hidden(5, np.random.default_rng(1), "m", "four", 4)
+    table = Items.of_rows(items)
+    found = evaluate(table, Outputs.of_rows(said[1::2], table), QUICK)
+    assert found.sentences[0].startswith("No answer to an original question was given")
+    assert "right option hidden" not in found.text()

@@ -19,9 +19,11 @@ Recorded: MobileVLM-1.7B, Yi-VL-34B, llava-v1.5-7b. Answered now: embedded, on i
 The latter step by step; with data=folder root=IMAGES and another model it is yours:
 
   calib vqa items source=task data=cxr3 out=items.parquet
-  calib vqa items source=task data=cxr3 split=val out=val.parquet
   calib vqa perturb items.parquet kind=replace_correct out=nota.parquet
-  calib vqa answer items.parquet nota.parquet model=embedded nota=threshold controls=val.parquet out=runs/vqa
+  calib vqa items source=task data=cxr3 split=val out=val.parquet
+  calib vqa perturb val.parquet kind=replace_distractor out=val_control.parquet
+  calib vqa answer items.parquet nota.parquet model=embedded nota=threshold controls=val_control.parquet \\
+    out=runs/vqa
   calib vqa evaluate items.parquet nota.parquet runs/vqa out=runs/evaluation"""
 OUTPUTS, RECORD = "outputs.parquet", "answers.json"  # of `calib vqa answer`: when it is done, from the start
 

@@ -114,8 +114,9 @@ class ZeroShot:
         """Fit the logit of None of the above so that it is rarely chosen where the right option is there.
 
         Args:
-            controls: Items whose right option is there (originals or nota_control), not those that results
-                are reported on.
+            controls: Items whose right option is there, not those that results are reported on. Best of
+                condition nota_control: originals have one option more, so that under nota_control more than
+                `false_rate` are answered by None of the above.
             false_rate: At most this share of them may be answered by None of the above.
 
         Raises:

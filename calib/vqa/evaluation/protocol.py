@@ -65,6 +65,11 @@ class Protocol:
     folds: int = 5
 
     def __post_init__(self) -> None:
+        for name in ("methods", "by", "budgets", "tolerated"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise ValueError(f"{name} must be a tuple, not {getattr(self, name)!r}.")
+        if self.shift is not None and (isinstance(self.shift, str) or len(self.shift) != 2):
+            raise ValueError(f"shift must be (column, usual value), not {self.shift!r}.")
         if not self.methods:
             raise ValueError(f"methods names none; allowed: {', '.join([*SETS, *METHODS])}.")
         for name in self.methods:

@@ -50,6 +50,12 @@ def sentences(result: Evaluation, protocol: Protocol) -> list[str]:
         protocol: How it was made.
     """
     places = [place_of(row) for row in result.rows("overview", condition=ORIGINAL)]
+    if not places:
+        said = [
+            "No answer to an original question was given: nothing is said in words. What changed questions "
+            "do is seen beside the originals; give their answers, too."
+        ]
+        return [*said, *filter(None, [_missing(result)])]
     if len(places) == 1:
         said = [f"{about}: {it}." for about, it in _of_place(result, places[0], protocol)]
     elif len(places) <= MANY:
