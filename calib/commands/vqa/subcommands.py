@@ -137,7 +137,8 @@ the text stand {question}, {options}, {letters}.
 calib vqa answer ITEMS... model=MODEL out=FOLDER
 
   calib vqa answer items.parquet nota.parquet model=embedded out=runs/vqa
-  calib vqa answer items.parquet nota.parquet model=runs/mine nota=threshold controls=val.parquet out=runs/vqa
+  calib vqa answer items.parquet nota.parquet model=runs/mine nota=threshold controls=val_control.parquet \\
+    out=runs/vqa
   calib vqa answer items.parquet answerer=hf model=MODELS/medgemma-4b samples=10 p_true=true out=runs/medgemma
   calib vqa answer items.parquet answerer=recorded answers=gpt.jsonl out=runs/gpt
 
@@ -161,8 +162,12 @@ the work. Results: outputs.parquet in the folder. What a model cannot say is not
             "weights": Option(None, "the backbone's weights"),
             "tokenizer": Option(None, "the backbone's tokenizer"),
             "template": Option(None, "a text with {option} (default: the items' own)"),
-            "nota": Option("text", "None of the above as text, or as threshold"),
-            "controls": Option(None, "items whose right option is there, to fit the threshold on"),
+            "nota": Option(
+                "text",
+                "None of the above as text, or as threshold",
+                allowed=("calib.vqa.answerers.zero_shot", "NOTA_WAYS"),
+            ),
+            "controls": Option(None, "items of kind=replace_distractor, to fit the threshold on"),
             "false_rate": Option(0.05, "of controls that may be answered by None of the above", float, 0),
             "scoring": Option(["letters", "texts"], "what is scored: letters, texts, or both", words),
             "greedy": Option(True, "whether an answer is generated", truth),

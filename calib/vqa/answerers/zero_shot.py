@@ -79,6 +79,8 @@ class ZeroShot:
         assert backbone is not None
         if template is not None and templates is not None:
             raise ValueError("template or templates, not both.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         for text in [*([template] if template else []), *(templates or {}).values()]:
             _check_template(text)
         self.backbone, self.prompt, self.nota, self.root = backbone, prompt, nota, root
@@ -112,8 +114,9 @@ class ZeroShot:
         """Fit the logit of None of the above so that it is rarely chosen where the right option is there.
 
         Args:
-            controls: Items whose right option is there (originals or nota_control), not those that results
-                are reported on.
+            controls: Items whose right option is there, not those that results are reported on. Best of
+                condition nota_control: originals have one option more, so that under nota_control more than
+                `false_rate` are answered by None of the above.
             false_rate: At most this share of them may be answered by None of the above.
 
         Raises:
@@ -125,10 +128,12 @@ class ZeroShot:
         """
         if self.nota != "threshold":
             raise ValueError('fit_nota needs nota="threshold".')
-        if not 0 < false_rate < 1 or len(controls) < 1 / false_rate:
+        if not 0 < false_rate < 1:
+            raise ValueError(f"false_rate must lie between 0 and 1, not {false_rate:g}.")
+        if len(controls) < 1 / false_rate:
             raise ValueError(
-                f"A rate of {false_rate:g} needs at least {math.ceil(1 / max(false_rate, 1e-9))} controls; "
-                f"there are {len(controls)}."
+                f"A rate of {false_rate:g} needs at least {math.ceil(1 / false_rate)} controls; there are "
+                f"{len(controls)}."
             )
         if (controls.correct == controls.places(NOTA)).any():
             raise ValueError("Controls are items whose right option is there, not None of the above.")

@@ -11,6 +11,7 @@ from calib.report.document import Document, Picture, Section, Table, Value
 from calib.report.page import as_html
 from calib.report.svg import Chart
 from calib.report.tables import Cell
+from calib.vqa.evaluation.phrases import counted
 from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
@@ -60,8 +61,8 @@ def page(tables: Mapping[str, ResultTable], sentences: Sequence[str], about: Map
         Document(
             title="Uncertainty of answers to visual questions",
             subtitle=(
-                f"{about['outputs']:,} answers of {len(about['systems'])} system(s) to {about['items']:,} "
-                f"items of {len(about['datasets'])} data set(s)."
+                f"{counted(about['outputs'], 'answer')} of {counted(len(about['systems']), 'system')} to "
+                f"{counted(about['items'], 'item')} of {counted(len(about['datasets']), 'data set')}."
             ),
             sections=sections,
         )
@@ -101,7 +102,7 @@ def _column(column: Field) -> Column:
     )
     if not percent:  # a fraction would be shown in percent
         title = title.replace(" %", " percent")
-    decimals = {"share": 1, "points": 1, "count": 0}.get(column.form, 3)
+    decimals = {"share": 1, "points": 1, "mean": 1, "count": 0}.get(column.form, 3)
     return Column(title, decimals=decimals, signed=column.form == "points")
 
 
