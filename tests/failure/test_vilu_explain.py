@@ -117,8 +117,8 @@ def test_sentences_name_the_rival_and_every_part_with_its_number():
     change = float(why.contributions["confidence"][0])
     assert doubtful.startswith(f"Predicted tumour, score for being wrong {1 - ours:.0%}; weighed against ")
     assert doubtful.endswith(
-        f" stroma (attention {other:.0%}). Against the average training image, doubt is raised by the model's "
-        f"probability of {ours:.0%} against {other:.0%} for stroma ({change:+.2f})."
+        f" stroma (attention {other:.0%}). Against the average training image, doubt is raised by the "
+        f"model's probability of {ours:.0%} against {other:.0%} for stroma ({change:+.2f})."
     )
     assert (
         f"doubt is lowered by the model's probability of 100% against 0% for stroma ({-change:+.2f})" in sure
