@@ -20,10 +20,10 @@ from calib.commands.exit_codes import DONE, FAILED
 from calib.commands.failure.images import resolve
 from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core.names import hard_to_read, plain_name
+from calib.core.problems import collected
 from calib.core.text import few, printable
 from calib.data import FeatureTable, FewShotSplit, ImageTable, TaskData, check_overlap
 from calib.data.inspection import Inspection
-from calib.data.task import AbsentSplitError
 from calib.losses import Objective, resolve_terms
 from calib.prompts.learner import PromptLearner
 from calib.prompts.shots import folds_of
@@ -94,17 +94,11 @@ def _task(
     """Return the data with whatever splits there are. None: they cannot be read at all."""
     look, refused = partial(seen.look, wholly=wholly), found["refused"]
     data = replace(config.data, options={**config.data.options, "look": look})
-    try:
-        return load_task(data, needs=("train",) if isinstance(config, PromptRun) else ("train", "test"))
-    except AbsentSplitError as error:
-        refused.append(str(error))
-    except (ValueError, OSError) as error:
-        refused.append(str(error))
-        return None
-    try:
-        return load_task(data, needs=())
-    except (ValueError, OSError):  # what was said is the reason, too
-        return None
+    task = None
+    with collected() as problems:
+        task = load_task(data, needs=("train",) if isinstance(config, PromptRun) else ("train", "test"))
+    refused += map(str, problems)
+    return task
 
 
 def _counts(table: ImageTable | FeatureTable, class_names: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calib.core.names import composed
+from calib.core.names import composed, plain_name
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.task import ClassNames, number_classes
 
@@ -57,6 +58,16 @@ def number_labels(
         ({'0': 0, '2': 2}, ['A', 'B', 'C'])
     """
     found = sorted(labels, key=composed)
+    try:
+        return _numbered(found, labels, class_names, what, hint)
+    except ValueError as error:
+        note(error)
+        return {label: index for index, label in enumerate(found)}, [plain_name(label) for label in found]
+
+
+def _numbered(
+    found: list[str], labels: Mapping[str, str], class_names: ClassNames | None, what: str, hint: str
+) -> tuple[dict[str, int], list[str]]:
     indices = _indices(found)
     if isinstance(class_names, Mapping) or not indices or (class_names and set(found) <= set(class_names)):
         return number_classes(found, class_names, what=what)

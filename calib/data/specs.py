@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import unknown_name
+from calib.core.names import check_class_names
+from calib.core.problems import note, noted
 from calib.data.dicom import view_of
 from calib.data.dicom.groups import grouped_by_patient
 from calib.data.first_look import looked_at
@@ -23,7 +25,15 @@ from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.pool import load_pool
 from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
-from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
+from calib.data.task import (
+    DEFAULT_TEMPLATE,
+    ClassNames,
+    Splits,
+    Table,
+    TaskData,
+    check_template,
+    put_in_order,
+)
 
 POOL = "pool"  # images without labels, of which a list says those that were labelled since
 logger = logging.getLogger(__name__)
@@ -136,15 +146,19 @@ def load_data(
     splits = grouped_by_patient(splits) if patients else splits
     for split in (*needs, "test") if "train" in needs else needs:
         if split in splits.tables and not len(splits.tables[split]):  # all of its images were left out
-            raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
-    for note in splits.notes:
-        logger.warning("%s: %s", name, note)
+            note(ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}"))
+    for said in splits.notes:
+        logger.warning("%s: %s", name, said)
     warn_of_absent_classes(splits.class_names, {name: table.labels for name, table in splits.tables.items()})
-    nothing = ImageTable([], [], [])
+    nothing, template = ImageTable([], [], []), spec.template if template is None else template
+    with noted():
+        check_template(template)
+    with noted():
+        check_class_names(splits.class_names)
     return TaskData(
         name=spec.name,
         class_names=splits.class_names,
-        template=spec.template if template is None else template,
+        template=template,
         train=splits.tables.get("train", nothing),
         test=splits.tables.get("test", nothing),
         val=splits.tables.get("val"),

@@ -193,11 +193,12 @@ class PredictionSets:
         """What is promised, of whom, and what is not, in plain sentences; classes are numbers there."""
         return self.described()
 
-    def described(self, class_names: Sequence[str] | None = None) -> str:
+    def described(self, class_names: Sequence[str] | None = None, *, between: str = " ") -> str:
         """Return the guarantee with the names of the classes.
 
         Args:
             class_names: C names. None: "class 0", ...
+            between: What stands between its points.
 
         Raises:
             ValueError: Not fitted, or there is not one name for each class.
@@ -217,7 +218,7 @@ class PredictionSets:
             left_out=cells.left_out,
             chosen=cells.chosen,
         )
-        return " ".join(found)
+        return between.join(found)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return between which values the coverage over new cases lies, at this number of calibration cases.

@@ -46,6 +46,10 @@ def test_a_file_is_fitted_judged_and_applied(tmp_path: Path, capsys, monkeypatch
     write(tmp_path / "new.csv", 40, 4, labelled=False)
     assert run("val.csv", "coverage=0.8", "score=aps", "--test", "test.csv") == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("Sets:     ")
+    assert re.search(
+        r"none \(90 calibration cases\)\.\nCoverage: 80 % on average; of these very sets", printed
+    )
     assert "90 labelled rows (no finding" in printed
     assert "At least 80 % of new cases have their class in their set" in printed
     assert "On test.csv: coverage with 95 % intervals" in printed
@@ -57,7 +61,7 @@ def test_a_file_is_fitted_judged_and_applied(tmp_path: Path, capsys, monkeypatch
     assert f"{100 * low:.1f} to {100 * high:.1f} %" in printed
     assert run("sets.json", "--apply", "new.csv", "--out", "done.csv") == 0
     said = capsys.readouterr()
-    assert "Of the 40 rows" in said.out
+    assert "none (40 rows)" in said.out
     assert "At least 80 %" in said.err
     logits, _ = outputs(40, 4, 1.0)
     wanted = file.sets(logits.double().softmax(dim=1)).tolist()

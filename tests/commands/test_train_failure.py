@@ -874,7 +874,7 @@ def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
         for run in (image_runs, tmp_path)
     )
     for row in [*cold, *warm]:
-        quoted = re.search(r"the model's confidence of (\d+)%", row["why"])
+        quoted = re.search(r"the model's probability of (\d+)%", row["why"])
         assert quoted is None or int(quoted[1]) == round(100 * float(row["confidence"]))
     assert any("the model's confidence" in row["why"] for row in warm)
     assert [row["uncertainty"] for row in warm] == [row["uncertainty"] for row in cold]

@@ -184,7 +184,7 @@ def test_the_explanation_adds_up_to_the_probability(head: FailureHead) -> None:
     risk = float(head.uncertainty(images, picked)[0])
     assert text[0].startswith(f"Predicted {'abc'[int(picked[0])]}, probability of being wrong {risk:.0%}; ")
     assert any("how the image lies among those of each class (+" in sentence for sentence in text)
-    for part, words in (("mcp", "the model's confidence of"), ("image_prototypes", "from the average a (")):
+    for part, words in (("mcp", "the model's probability of"), ("image_prototypes", "from the average a (")):
         told = any(words in sentence for sentence in text)
         assert told == bool((why.contributions[part].abs() > 0.005)[picked == 0].any()), part
 

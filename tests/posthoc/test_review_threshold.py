@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.posthoc.review import ReviewThreshold
-from calib.posthoc.review_words import percent
+from calib.posthoc.review_words import percent, result_of
 from calib.stats.bounds import fewest_cases, p_value
 
 RNG = np.random.default_rng(3)
@@ -310,3 +311,45 @@ def test_a_record_that_was_changed_is_refused(change: Callable[[dict[str, Any]],
     change(record)
     with pytest.raises(ValueError, match=message):
         ReviewThreshold.from_record(record)
+
+
+@pytest.mark.parametrize(
+    ("settings", "n", "wrong", "lines"),
+    [
+        (
+            {},
+            400,
+            slice(320, None),
+            ["below 0.8625", "86.2 % of the labelled", "25 of 345 .* at most 10 % with"],
+        ),
+        ({}, 400, slice(0), ["all", "100 % of", r"0 of 400 accepted cases \(0 %\); at most 10 % with"]),
+        (
+            {"rule": "workload", "workload": 0.2},
+            400,
+            slice(0),
+            ["below 0.8", "80 %", "0 of 320 .* at most 0.7 %"],
+        ),
+        (
+            {"max_error": 0.05},
+            20,
+            slice(0, 1),
+            ["nothing: at most 5 % .* with 20", "0 %", "at least 45 .* so few"],
+        ),
+        ({"max_error": 0.05}, 60, slice(0, 30), ["nothing", "0 %", "^how many cannot be told from so few$"]),
+        ({"max_error": 0.05}, 20, slice(0), ["nothing", "0 %", "about 260 labelled cases"]),
+        ({"max_error": 0.05}, 400, slice(0, None, 2), ["nothing", "0 %", "more cases alone will not do"]),
+        ({"rule": "batch"}, 400, slice(0), ["when one comes", "at most 10 % wrong, on average"]),
+        ({"rule": "batch", "max_error": 0.01}, 20, slice(0), ["at most 1 % .* with 20", "at least 99 cases"]),
+    ],
+)
+def test_the_result_comes_first_in_a_few_short_lines(
+    settings: dict[str, Any], n: int, wrong: slice, lines: list[str]
+) -> None:
+    failure = torch.zeros(n, dtype=torch.bool)
+    failure[wrong] = True
+    review = ReviewThreshold(**{"max_error": 0.1, **settings}).fit(torch.linspace(0, 1, n + 1)[:-1], failure)
+    found = result_of(review)
+    assert len(found) == len(lines)
+    for (_, said), pattern in zip(found, lines, strict=True):
+        assert re.search(pattern, said)
+        assert len(said) < 100

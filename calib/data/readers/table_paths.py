@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, looks_like_image, why_no_file
 from calib.data.readers.table_rows import Row
@@ -60,31 +61,50 @@ def within(row: Row, root: Path, *, how: str | None = ANY_PATH) -> Row:
     )
 
 
-def check_files(rows: Sequence[Row], root: Path) -> None:
-    """Refuse rows whose files are no images, are missing, or are listed twice in a split."""
+def check_files(rows: Sequence[Row], root: Path) -> list[Row]:
+    """Return the rows whose files are there; others, and what is listed twice in a split, are refused.
+
+    Raises:
+        ValueError: A file is no image, is missing or listed twice (inside `calib.core.problems.together` at
+            its end).
+    """
+    kept: list[Row] = []
+    missing: list[str] = []
+    refused: list[ValueError] = []
     for row in rows:
-        if not looks_like_image(root / row.file):
-            raise ValueError(
-                f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
-            )
-    missing = [row.file for row in rows if not is_file(root / row.file)]
-    for row in rows if missing else ():
-        if os.path.exists(root / row.file) and not is_file(root / row.file):
-            raise ValueError(f"{row.where}: '{row.file}' is {why_no_file(root / row.file)}.")
+        path = root / row.file
+        if not looks_like_image(path):
+            said = f"does not end like an image ({', '.join(IMAGE_SUFFIXES)})"
+        elif is_file(path):
+            kept.append(row)
+            continue
+        elif os.path.exists(path):
+            said = f"is {why_no_file(path)}"
+        else:
+            missing.append(row.file)
+            continue
+        refused.append(ValueError(f"{row.where}: '{row.file}' {said}."))
+        note(refused[-1], like=said)
     if missing:
-        raise ValueError(
+        said = (
             f"{len(missing)} of the {len(rows)} images in the table {few(tables_of(rows))} do not exist in "
             f"{root}, where its paths start: {few(missing)}."
         )
+        refused.append(ValueError(said))
+        note(refused[-1])
+    if {row.split for row in rows} - {row.split for row in kept}:
+        raise refused[0]  # nothing is left of a split to find a problem in
     for split in SPLITS:
         files = [(os.path.normpath(row.file), row.name) for row in rows if row.split == split]
         counts = Counter(file for file, _ in files)
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
-            raise ValueError(
+            said = (
                 f"{few(tables_of(rows))}: {len(twice)} images are listed more than once in '{split}': "
                 f"{few(list(twice.values()))}."
             )
+            note(ValueError(said))
+    return kept
 
 
 def check_links(rows: Sequence[Row], root: Path, *, how: str | None = ANY_PATH) -> None:
