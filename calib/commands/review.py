@@ -15,6 +15,7 @@ from torch import Tensor
 from calib import __version__
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out
+from calib.commands.shared_arguments import check_read
 from calib.core.errors import meant_path
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
@@ -202,10 +203,7 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     digest = export.doubt_digest()
     if given.out is not None and given.apply is None:
         raise ValueError(f"--out is for --apply: the threshold of a run is kept in {path}.")
-    if all(each is None for each in (given.on, given.unlabelled, given.apply)):
-        useless = [f"--{name}" for name in OF_FILES if getattr(given, name) is not None]
-        if useless:
-            raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
+    check_read(given, ("on", "unlabelled", "apply"), OF_FILES)
     cases = _cases(given, allowed, names)  # read before anything is kept
     judged, what = _judged(given, path, export, allowed)
     others = _unlabelled(given, allowed, names)

@@ -9,6 +9,7 @@ from typing import Any
 from calib.commands.shared_arguments import (
     add_moved,
     check_kind,
+    check_moved,
     number_or_nan,
     one_of,
     settings_of,
@@ -132,8 +133,5 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with {given.source}, which knows its doubt."
             )
-    if given.on is not None and (given.weights is not None or given.tokenizer is not None):
-        raise ValueError(
-            "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
-        )
+    check_moved(given)
     check_kind(given.kind)

@@ -15,6 +15,7 @@ from calib import __version__
 from calib.commands.calibrate import in_class_order
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out, outputs_to_apply
+from calib.commands.shared_arguments import check_read
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
 from calib.data.outputs import Outputs, read_outputs
@@ -207,6 +208,7 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
         raise ValueError(f"--out is for files: the sets of a run are kept in {path}.")
     if given.classes is not None:
         raise ValueError("--classes: the classes are those of the run, in its order.")
+    check_read(given, ("on", "test"))
     if given.by not in (None, BY_CLASS):
         raise ValueError(
             f"by={given.by}: images say nothing of such a column to calib predict. Fit on a file of outputs: "

@@ -11,6 +11,7 @@ from calib.commands.shared_arguments import (
     add_columns,
     add_moved,
     check_kind,
+    check_moved,
     classes_of,
     number_or_nan,
     one_of,
@@ -159,6 +160,7 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
             )
+    check_moved(given)
     check_kind(given.kind)
     if {"penalty", "free"} & asked.keys() and not asked.get("score", "lac").startswith("raps"):
         raise ValueError("penalty and free are settings of score=raps and score=raps_randomized.")

@@ -28,6 +28,41 @@ def add_moved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
 
 
+def check_moved(given: argparse.Namespace) -> None:
+    """Refuse to say where a run's backbone is where it is not used: outputs in a file are there.
+
+    Raises:
+        ValueError: It was said beside --on.
+    """
+    if given.on is not None and (given.weights is not None or given.tokenizer is not None):
+        raise ValueError(
+            "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
+        )
+
+
+def check_read(
+    given: argparse.Namespace, files: Sequence[str], options: Sequence[str] = ("kind", "label", "group")
+) -> None:
+    """Refuse options that say how a file is read, of a run of which none is.
+
+    Args:
+        given: The arguments.
+        files: Those that name a file.
+        options: Those that say how it is read.
+
+    Raises:
+        ValueError: There is such an option and no file.
+
+    Example:
+        >>> check_read(argparse.Namespace(on=None, kind=None, label="y", group=None), ["on"])
+        Traceback (most recent call last):
+        ValueError: --label: no file is read here. Labelled outputs: --on FILE.
+    """
+    useless = [f"--{name}" for name in options if getattr(given, name) is not None]
+    if useless and all(getattr(given, name) is None for name in files):
+        raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
+
+
 def check_kind(kind: str | None) -> None:
     """Refuse a kind of outputs that is unknown.
 

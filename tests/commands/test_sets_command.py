@@ -136,6 +136,8 @@ def test_a_run_keeps_its_sets(calibrated: Path, tmp_path: Path, capsys) -> None:
         assert (after.text_features == before.text_features).all()
         assert run(calibrated, "--on", calibrated / "predictions.safetensors", "by=class") == 0
         assert Prompt.load(calibrated / "prompt.safetensors").decisions.sets.per_class
+        assert run(calibrated, "--group", "site") == 1
+        assert "--group: no file is read here" in capsys.readouterr().err
         assert run(calibrated, "by=site") == 1
         assert "by=site" in capsys.readouterr().err
         assert run(calibrated, "cases=validation") == 1
@@ -181,6 +183,7 @@ def test_a_run_with_validation_images_is_fitted_on_these(runs: dict[int, Path], 
         (["sets.json"], "is applied with --apply"),
         (["sets.json", "--apply", "b.csv"], "--apply needs --out"),
         (["sets.json", "--apply", "b.csv", "--out", "c.csv", "coverage=0.8"], "coverage: nothing is fitted"),
+        (["runs/mine", "--on", "b.csv", "--weights", "w"], "not for --on FILE"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: list[str], message: str) -> None:
