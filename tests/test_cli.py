@@ -219,7 +219,11 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr("calib.commands.train.train", interrupted)
     assert run("train", []) == 130
-    assert "goes on from the last finished epoch" in capsys.readouterr().err
+    assert "goes on from the last finished epoch: calib train\n" in capsys.readouterr().err
+    assert run("train", ["seed=2", "out=my run"]) == 130
+    assert capsys.readouterr().err.endswith(" epoch: calib train seed=2 'out=my run'\n")
+    assert run("train", [f"out={'x' * 200}"]) == 130
+    assert capsys.readouterr().err.endswith(" goes on from the last finished epoch.\n")
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
     assert capsys.readouterr().err == "\ncalib predict: interrupted. Nothing was written.\n"
