@@ -10,8 +10,9 @@ import pytest
 
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate
 from calib.vqa.evaluation.foresight import ONE_LOGIT
+from calib.vqa.evaluation.page import page
 from calib.vqa.evaluation.phrases import probability
-from calib.vqa.evaluation.tables import ResultTable
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.evaluation.words import MANY, sentences
 
 METHODS = ("option_msp", "number_of_options", "best_distractor")
@@ -137,3 +138,14 @@ def test_answers_to_changed_questions_alone_are_no_findings() -> None:
     found = evaluate(table, Outputs.of_rows(said[1::2], table), QUICK)
     assert found.sentences[0].startswith("No answer to an original question was given")
     assert "right option hidden" not in found.text()
+
+
+def test_no_p_value_is_nought_on_the_page() -> None:
+    fields = (Field("system", "system"), Field("p", "p", "p"))
+    rows = [{"system": name, "p": p} for name, p in (("m", 0.0004), ("k", 0.25), ("l", math.nan))]
+    about: dict[str, Any] = {"outputs": 1, "items": 1, "systems": ["m"], "datasets": ["d"]}
+    shown = page({"shift": ResultTable("Shift", "", fields, rows)}, [], about)
+    assert "≤0.001" in shown
+    assert "0.250" in shown
+    assert "0.000" not in shown
+    assert "1 answer of 1 system to 1 item of 1 data set." in shown
