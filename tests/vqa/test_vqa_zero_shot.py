@@ -105,9 +105,7 @@ def test_prompts_with_other_calibrations_are_other_models(backbone: Any, task: A
         ZeroShot(backbone, prompt=dataclasses.replace(prompt, calibration=each)).describe()["prompt"]
         for each in (None, whole, tilted)
     ]
-    assert (
-        len(set(described)) == 3
-    )  # a stated prevalence shifts the bias alone: answers to go on with are others
+    assert len(set(described)) == 3  # a stated prevalence shifts the bias alone
 
 
 def test_several_templates_are_several_prompts(backbone: Any, items: Items) -> None:
