@@ -59,6 +59,12 @@ def test_of_one_case_the_baselines_are_told_and_tenths_of_a_point_are_no_differe
     assert said_of(1, gap=0.004)[2].startswith("Confidence: as high as accuracy")
 
 
+def test_of_a_few_cases_each_has_a_paragraph() -> None:
+    two = said_of(2)
+    assert [each.split(":")[0] for each in two[:2]] == ["m0 on d", "m1 on d"]
+    assert all(". Wrong answers: option_msp tells them" in each for each in two[:2])
+
+
 def test_of_many_cases_it_is_counted_where_a_method_beats_asking_nothing() -> None:
     many = MANY + 1
     prior = {"auroc": 0.74, "difference": -0.01, "p_holm": 0.4}
