@@ -146,11 +146,16 @@ def test_answers_to_changed_questions_alone_are_no_findings() -> None:
     assert "right option hidden" not in found.text()
 
 
-def test_no_p_value_is_nought_on_the_page() -> None:
-    fields = (Field("system", "system"), Field("p", "p", "p"))
-    rows = [{"system": name, "p": p} for name, p in (("m", 0.0004), ("k", 0.25), ("l", math.nan))]
+def test_no_p_value_is_nought_on_the_page_and_nought_is_not_negative() -> None:
+    fields = (Field("system", "system"), Field("p", "p", "p"), Field("gap", "gap", "points"))
+    rows = [
+        {"system": name, "p": p, "gap": -0.0004} for name, p in (("m", 0.0004), ("k", 0.25), ("l", math.nan))
+    ]
     about: dict[str, Any] = {"outputs": 1, "items": 1, "systems": ["m"], "datasets": ["d"]}
-    shown = page({"shift": ResultTable("Shift", "", fields, rows)}, [], about)
+    table = ResultTable("Shift", "", fields, rows)
+    shown = page({"shift": table}, [], about)
+    assert "+0.0" in shown
+    assert "+0.0" in table.markdown()
     assert "≤0.001" in shown
     assert "0.250" in shown
     assert "0.000" not in shown

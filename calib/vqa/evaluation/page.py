@@ -114,6 +114,8 @@ def _value(row: Mapping[str, Any], column: Field) -> Value:
         return int(value)
     if column.form == "p":  # of three decimals a small one would be 0.000
         return shown(row, column)
+    if column.form == "points":
+        value = round(value, 3) + 0.0  # no -0.0
     ends = [row.get(f"{column.key}_{end}") for end in ("low", "high")]
     if any(not isinstance(end, float) or math.isnan(end) for end in ends):
         return Cell(float(value))
