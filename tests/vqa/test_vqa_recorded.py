@@ -153,6 +153,12 @@ def test_bad_recorded_answers_are_refused_by_line(items: Items, tmp_path: Path) 
         ('{"item_id": "q0#original", "response": "A", "confidence": 80}', "confidence must be 0 to 1"),
         ('{"item_id": "q0#original", "answer": "A"}', "no row has the field 'response', which columns names"),
         ("", "has no answers"),
+        ('{"item_id": ["q0"], "response": "A"}', "line 1: item_id must be a text, not .'q0'."),
+        ('{"item_id": "q0#original", "response": "A", "model_id": {}}', "line 1: model_id must be a text"),
+        (
+            '{"item_id": "q0#original", "response": "A", "letter_logprobs": "A"}',
+            "must be an object or a list",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=said):

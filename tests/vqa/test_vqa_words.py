@@ -10,8 +10,9 @@ import pytest
 
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate
 from calib.vqa.evaluation.foresight import ONE_LOGIT
+from calib.vqa.evaluation.page import page
 from calib.vqa.evaluation.phrases import probability
-from calib.vqa.evaluation.tables import ResultTable
+from calib.vqa.evaluation.tables import Field, ResultTable
 from calib.vqa.evaluation.words import MANY, sentences
 
 METHODS = ("option_msp", "number_of_options", "best_distractor")
@@ -56,6 +57,12 @@ def test_of_one_case_the_baselines_are_told_and_tenths_of_a_point_are_no_differe
     assert sure == "Confidence: 8 points above accuracy in the mean (ECE 11 %, after one temperature 10 %)."
     assert last == "Not known here, and why stands in the table methods: p_true and verbalised."
     assert said_of(1, gap=0.004)[2].startswith("Confidence: as high as accuracy")
+
+
+def test_of_a_few_cases_each_has_a_paragraph() -> None:
+    two = said_of(2)
+    assert [each.split(":")[0] for each in two[:2]] == ["m0 on d", "m1 on d"]
+    assert all(". Wrong answers: option_msp tells them" in each for each in two[:2])
 
 
 def test_of_many_cases_it_is_counted_where_a_method_beats_asking_nothing() -> None:
@@ -137,3 +144,19 @@ def test_answers_to_changed_questions_alone_are_no_findings() -> None:
     found = evaluate(table, Outputs.of_rows(said[1::2], table), QUICK)
     assert found.sentences[0].startswith("No answer to an original question was given")
     assert "right option hidden" not in found.text()
+
+
+def test_no_p_value_is_nought_on_the_page_and_nought_is_not_negative() -> None:
+    fields = (Field("system", "system"), Field("p", "p", "p"), Field("gap", "gap", "points"))
+    rows = [
+        {"system": name, "p": p, "gap": -0.0004} for name, p in (("m", 0.0004), ("k", 0.25), ("l", math.nan))
+    ]
+    about: dict[str, Any] = {"outputs": 1, "items": 1, "systems": ["m"], "datasets": ["d"]}
+    table = ResultTable("Shift", "", fields, rows)
+    shown = page({"shift": table}, [], about)
+    assert "+0.0" in shown
+    assert "+0.0" in table.markdown()
+    assert "≤0.001" in shown
+    assert "0.250" in shown
+    assert "0.000" not in shown
+    assert "1 answer of 1 system to 1 item of 1 data set." in shown

@@ -94,7 +94,8 @@ calib vqa perturb ITEMS... kind=KIND out=FILE
   calib vqa perturb items.parquet kind=swapped_image within=modality seed=1 out=swapped.parquet
   calib vqa perturb items.parquet kind=two_by_two out=two_by_two.parquet
 
-Items that cannot be changed so are left out, and counted by reason; left_out=FILE lists them.
+Items that cannot be changed so are left out, and counted by reason; left_out=FILE lists them. The table has
+the changed items alone; that of two_by_two has the originals, too.
 """,
         options={
             "kind": Option(None, "what is changed", allowed=("calib.vqa.perturbations", "PERTURBATIONS")),

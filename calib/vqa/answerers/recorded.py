@@ -136,6 +136,11 @@ def recorded(
             f"{source}: no row has {', '.join(ANSWERS[:-1])} or {ANSWERS[-1]}; the first has "
             f"{few([name for name in rows[0] if name != '_where'], 20)}. The answer's field is called text."
         )
+    for number, row in enumerate(rows, start=1):
+        for name in ("item_id", "model_id", "prompt_id"):
+            if not isinstance(row.get(name), str | None):
+                where = row.get("_where", f"{source}, row {number}")
+                raise ValueError(f"{where}: {name} must be a text, not {row[name]!r}.")
     wanted = {row.get("item_id") for row in rows}
     known = {row["item_id"]: row for row in items.take([id_ in wanted for id_ in items.ids]).rows()}
     asked: Counter[tuple[Any, ...]] = Counter()
@@ -189,7 +194,7 @@ def _order(given: Any, item: Mapping[str, Any], where: str) -> list[int]:
         return list(range(len(ids)))
     if not isinstance(given, list) or sorted(map(str, given)) != sorted(ids):
         raise ValueError(f"{where}: option_order must name each of the item's option ids once: {ids}.")
-    return [ids.index(each) for each in given]
+    return [ids.index(str(each)) for each in given]
 
 
 def _parsed(text: Any, item: Mapping[str, Any], order: Sequence[int], where: str) -> Parsed:
@@ -229,6 +234,8 @@ def _letters(given: Any, order: Sequence[int], where: str, absent: float | None)
     """Return the log-probability of every option's letter; spellings of one letter are summed."""
     if given is None:
         return None
+    if not isinstance(given, Mapping | list):
+        raise ValueError(f"{where}: letter_logprobs must be an object or a list, not {given!r}.")
     pairs = (
         given.items()
         if isinstance(given, Mapping)

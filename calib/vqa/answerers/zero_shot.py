@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ class ZeroShot:
             "answerer": "zero_shot",
             "model_id": self.model_id,
             "backbone": self.backbone.describe(),
-            "prompt": None if self.prompt is None else _digest(self.prompt),
+            "prompt": None if self.prompt is None else self.prompt.doubt_digest(),
             "templates": self.templates,
             "nota": self.nota,
             "threshold": None if self.nota == "text" else self.threshold,
@@ -266,14 +265,3 @@ class ZeroShot:
 def _check_template(text: str) -> None:
     if ("{option}" in text) + ("{}" in text) != 1:
         raise ValueError(f"A template needs {{option}} or {{}} for the option, once; got {text!r}.")
-
-
-def _digest(prompt: Prompt) -> dict[str, Any]:
-    weights = prompt.text_features if prompt.calibration is None else prompt.calibration.weight
-    return {
-        "class_names": list(prompt.class_names),
-        "logit_scale": prompt.logit_scale,
-        "temperature": prompt.temperature,
-        "weights": hashlib.sha256(weights.float().contiguous().numpy().tobytes()).hexdigest(),
-        "calibrated": prompt.calibration is not None,
-    }

@@ -12,7 +12,7 @@ from calib.report.page import as_html
 from calib.report.svg import Chart
 from calib.report.tables import Cell
 from calib.vqa.evaluation.phrases import counted
-from calib.vqa.evaluation.tables import Field, ResultTable
+from calib.vqa.evaluation.tables import Field, ResultTable, shown
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
@@ -41,11 +41,11 @@ def page(tables: Mapping[str, ResultTable], sentences: Sequence[str], about: Map
     """
     sections = [Section(name="summary", title="In words", said=list(sentences))]
     for name, title, keys in SECTIONS:
-        shown = [(key, tables[key]) for key in keys if key in tables and tables[key].rows]
-        if not shown:
+        filled = [(key, tables[key]) for key in keys if key in tables and tables[key].rows]
+        if not filled:
             continue
         section = Section(name=name, title=title)
-        for key, table in shown:
+        for key, table in filled:
             section.tables.append(_table(key, table))
             section.notes.append(f"{table.title}. {table.note}")
             if len(table.printed) > MOST:
@@ -112,6 +112,10 @@ def _value(row: Mapping[str, Any], column: Field) -> Value:
         return value
     if column.form == "count":
         return int(value)
+    if column.form == "p":  # of three decimals a small one would be 0.000
+        return shown(row, column)
+    if column.form == "points":
+        value = round(value, 3) + 0.0  # no -0.0
     ends = [row.get(f"{column.key}_{end}") for end in ("low", "high")]
     if any(not isinstance(end, float) or math.isnan(end) for end in ends):
         return Cell(float(value))

@@ -132,7 +132,7 @@ def _number(value: Any, form: Form) -> str:
     if form == "share":
         return f"{100 * value:.1f}"
     if form == "points":
-        return f"{100 * value:+.1f}"
+        return f"{round(100 * value, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
     if form == "mean":
         return f"{value:.1f}"
     if form == "p":

@@ -12,6 +12,7 @@ from calib.vqa.evaluation.phrases import (
     THAN,
     Place,
     Row,
+    apart,
     beside,
     between,
     case,
@@ -60,7 +61,7 @@ def sentences(result: Evaluation, protocol: Protocol) -> list[str]:
         said = [f"{about}: {it}." for about, it in _of_place(result, places[0], protocol)]
     elif len(places) <= MANY:
         told = {place: _of_place(result, place, protocol) for place in places}
-        said = [f"{'; '.join(f'{about}: {it}' for about, it in parts)}." for parts in told.values()]
+        said = [" ".join(f"{about}: {it}." for about, it in parts) for parts in told.values()]
     else:
         said = _of_many(result, places, protocol)
     said += [_hidden(result), _equivalence(result, protocol), _tracking(result, protocol), _missing(result)]
@@ -247,7 +248,7 @@ def _collapse_of_many(result: Evaluation, protocol: Protocol) -> list[str]:
     own = [row for row in ranked_rows(rows) if not math.isnan(row.get("null_p_bh", math.nan))]
     if not own:
         return []
-    beyond = sum(row["null_p_bh"] <= 0.05 for row in own)
+    beyond = sum(apart(row["null_p_bh"], protocol) for row in own)
     return [
         f"Collapse under nota: foreseen beyond the strength of the best rival in {beyond} of {len(own)} "
         "methods and cases."
@@ -280,7 +281,7 @@ def _tracking(result: Evaluation, protocol: Protocol) -> str:
     own = [row for row in rows if not METHODS[row["method"]].baseline]
     if not own:
         return ""
-    with_it = sum(row["p_holm"] <= 0.05 and row["rho"] > 0 for row in own)
+    with_it = sum(apart(row["p_holm"], protocol) and row["rho"] > 0 for row in own)
     row = chosen(own, protocol)
     return (
         f"Quality follows accuracy for {with_it} of {len(own)} methods (Spearman of AUROC and accuracy over "
