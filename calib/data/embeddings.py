@@ -44,11 +44,9 @@ from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
 from calib.core.errors import meant_path, unknown_name
 from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.arrays import ARRAYS, read_arrays, strings_in
 from calib.data.features import FeatureTable
 from calib.data.output_tables import check_names
-from calib.io.npz import plain_npz
-from calib.io.strictjson import parse_json
-from calib.io.tensors import read_safetensors
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
@@ -138,7 +136,9 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of embeddings '{path}'.{meant_path(path)}")
-    arrays = _read(path)
+    if path.suffix.lower() not in ARRAYS:
+        raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
+    arrays = read_arrays(path, STRINGS)
     for name in arrays:
         if name not in KNOWN:
             raise ValueError(f"{path}: {unknown_name('array', name, KNOWN)}")
@@ -167,12 +167,12 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     table = FeatureTable(
         image_features=images,
         labels=labels,
-        ids=_strings(arrays, "ids", len(images), path) or _content_ids(images),
-        names=_strings(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
-        groups=_strings(arrays, "groups", len(images), path),
+        ids=strings_in(arrays, "ids", len(images), path) or _content_ids(images),
+        names=strings_in(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
+        groups=strings_in(arrays, "groups", len(images), path),
     )
     split = _split(arrays, len(images), path)
-    names = [] if captions else _strings(arrays, "class_names", len(texts), path)
+    names = [] if captions else strings_in(arrays, "class_names", len(texts), path)
     if names is None:
         names = [f"class {c}" for c in range(len(texts))]
     if names:
@@ -206,27 +206,6 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, atol=1e-5)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the file's arrays, and its lists of strings, by name."""
-    if path.suffix == ".npz":
-        return plain_npz(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
-    tensors, metadata = read_safetensors(path)
-    arrays = {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in tensors.items()
-    }
-    return arrays | {name: _json_list(metadata[name], name, path) for name in STRINGS if name in metadata}
-
-
-def _json_list(text: str, name: str, path: Path) -> np.ndarray:
-    values = parse_json(text, source=f"The metadata '{name}' of {path}, to be a JSON list of strings,")
-    if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
-        raise ValueError(f"{path}: the metadata '{name}' must be a JSON list of strings.")
-    return np.asarray([str(value) for value in values], dtype=np.str_)
-
-
 def _features(arrays: Mapping[str, Any], name: str, path: Path, normalize: bool) -> Tensor:
     values = arrays[name]
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind != "f":
@@ -252,7 +231,7 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
     if values.shape == (n, 1):
         values = values[:, 0]
     if values.shape == (n,) and values.dtype.kind == "U" and "class_names" in arrays:
-        values = _by_name(values, _strings(arrays, "class_names", size, path) or [], f"{path}: {name}")
+        values = _by_name(values, strings_in(arrays, "class_names", size, path) or [], f"{path}: {name}")
     elif values.dtype.kind == "b" or (
         values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all()
     ):
@@ -304,19 +283,8 @@ def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
     return number
 
 
-def _strings(arrays: Mapping[str, Any], name: str, count: int, path: Path) -> list[str] | None:
-    if name not in arrays:
-        return None
-    values = arrays[name]
-    if values.shape != (count,) or values.dtype.kind not in "Uiu":
-        raise ValueError(
-            f"{path}: {name} must be {count} strings or integers, not {tuple(values.shape)} {values.dtype}."
-        )
-    return [str(value) for value in values.tolist()]
-
-
 def _split(arrays: Mapping[str, Any], count: int, path: Path) -> list[str] | None:
-    split = _strings(arrays, "split", count, path)
+    split = strings_in(arrays, "split", count, path)
     for row, name in enumerate(split or ()):
         if name not in SPLITS:
             raise ValueError(f"{path}: split of row {row}: {unknown_name('split', name, SPLITS)}")

@@ -22,6 +22,7 @@ from torch import Tensor
 from calib.core.errors import meant_path
 from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.arrays import ARRAYS, strings_in
 from calib.data.labels import WHOLE_NUMBER, label_text
 from calib.data.output_tables import (
     CLASS_COLUMN,
@@ -33,7 +34,7 @@ from calib.data.output_tables import (
     label_indices,
     read_output_table,
 )
-from calib.data.outputs import ARRAYS, Outputs, read_arrays, read_outputs
+from calib.data.outputs import Outputs, arrays_of_others, read_outputs
 
 DOUBTS = ("doubt", "uncertainty", "confidence")  # in the order in which they are taken
 OUTCOMES = ("correct", "failure")
@@ -115,7 +116,7 @@ def read_judged(
         named = _Names(kind, class_names, label, group)
         return _of_table(read_output_table(path), outcomes, (doubt, allowed), named)
     if path.suffix.lower() in ARRAYS:
-        arrays = read_arrays(path)
+        arrays = arrays_of_others(path)
         if arrays is not None and any(name in arrays for name in (*DOUBTS, *OUTCOMES)):
             return _of_arrays(arrays, path, outcomes, (doubt, allowed))
     _source((doubt, allowed), [CLASSES], f"{path} has no", "; it has outputs for every class")
@@ -294,13 +295,8 @@ def _of_arrays(
         if not plain:
             raise ValueError(f"{path}: {name} must be ({n},) true or false, not {said.shape} {said.dtype}.")
         wrong = torch.from_numpy(said.astype(bool) == (name == "failure"))
-    groups = arrays.get("groups")
-    if groups is not None and (groups.shape != (n,) or groups.dtype.kind not in "Uiu"):
-        raise ValueError(
-            f"{path}: groups must be {n} strings or integers, not {groups.shape} {groups.dtype}."
-        )
-    names = None if groups is None else [str(each) for each in groups.tolist()]
-    return Judged(path, found, wrong, torch.full((n,), outcomes), names, source)
+    groups = strings_in(arrays, "groups", n, path)
+    return Judged(path, found, wrong, torch.full((n,), outcomes), groups, source)
 
 
 def _source(asked: tuple[str | None, Sequence[str]], there: Sequence[str], lacks: str, has: str) -> str:

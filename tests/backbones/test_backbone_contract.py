@@ -204,6 +204,19 @@ def test_tower_that_skips_its_token_table_is_refused(backbone, monkeypatch):
         backbone.encode_text(tokens, backbone.token_embeddings(tokens))
 
 
+def test_tower_that_looks_its_tokens_up_again_is_refused(backbone, monkeypatch):
+    """What it looks up the second time would be the prompts as well, whatever it asked for."""
+    tokens, whole = backbone.tokenize(TEXTS), backbone._text_features
+
+    def twice(tokens):
+        backbone.token_embedding(tokens)
+        return whole(tokens)
+
+    monkeypatch.setattr(backbone, "_text_features", twice)
+    with pytest.raises(RuntimeError, match="looked tokens up 2 times"):
+        backbone.encode_text(tokens, backbone.token_embeddings(tokens))
+
+
 def test_hook_of_one_thread_leaves_others_alone(backbone):
     tokens = backbone.tokenize(TEXTS)
     expected, found = backbone.encode_text(tokens), []

@@ -102,6 +102,14 @@ def test_the_whole_range_of_stored_bits_is_shown_where_an_image_fills_it(tmp_pat
     ]
 
 
+def test_contrast_is_a_share_of_the_whole_range_of_signed_values_too(tmp_path: Path) -> None:
+    pixels = np.array([[-1000, 0], [3000, 9000]], dtype=np.int16)  # 10,000 of 65,535; a quarter is 16,384
+    with pytest.raises(ValueError, match="says no window, and its values, -1000 to 9000, are a small part"):
+        open_image(write_dicom(tmp_path / "a.dcm", pixels))
+    pixels[0, 0] = -9000
+    assert open_image(write_dicom(tmp_path / "b.dcm", pixels)).mode == "RGB"
+
+
 def test_without_a_window_an_image_of_no_contrast_is_refused_and_the_advice_works(tmp_path: Path) -> None:
     path = OWN / "CT_small.dcm"
     with pytest.raises(

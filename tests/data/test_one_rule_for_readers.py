@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from calib.data import TaskData, load_data
+from calib.data.labels import number_labels
 from calib.data.task import AbsentSplitError
 
 Content = dict[str, list[Any]]  # split to the labels of its images
@@ -148,6 +149,8 @@ def test_numbers_are_indices_and_need_names(tmp_path: Path, write: Writer) -> No
     assert task.class_names == ELEVEN
     assert sorted(task.train.labels.tolist()) == [0, 1, 2, 10]  # not in the order of the words "0", "1", "10"
     assert sorted(task.test.labels.tolist()) == [2, 10]
+    with pytest.raises(ValueError, match=r"row 4: label -1 has no name; data\.class_names goes up to 2"):
+        number_labels({"0": "row 1", "-1": "row 4"}, ["a", "b", "c"])  # not the last class
     with pytest.raises(ValueError, match=r"10 has no name; data\.class_names goes up to 2"):
         load_data(*given, class_names=["x", "y", "z"])
 

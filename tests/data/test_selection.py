@@ -125,6 +125,14 @@ def test_typicality_takes_the_middle_of_each_cloud_and_no_outlier() -> None:
     assert len(select(points, ids, 3, strategy="typicality", near=1.0, seed=2**40).rows) == 3
 
 
+def test_typicality_looks_at_half_of_a_small_cluster_at_most() -> None:
+    """Of five images and three farther on: the middle of the five, and not that of all eight."""
+    angles = torch.tensor([0.0, 1, 2, 3, 4, 14, 15, 16]).deg2rad()
+    points = torch.stack([angles.cos(), angles.sin()], dim=1)
+    found = select(points, [f"{row:064x}" for row in range(8)], 1, strategy="typicality", near=1.0)
+    assert found.rows == [2]
+
+
 def test_entropy_and_margin_take_what_lies_between_classes() -> None:
     angles = torch.tensor([0.0, 20, 44, 60, 90])
     points = torch.stack([angles.deg2rad().cos(), angles.deg2rad().sin()], dim=1)
