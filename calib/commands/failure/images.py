@@ -26,6 +26,7 @@ from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.marks import NAMES
 from calib.runs.prepare import (
     check_own_backbone,
     facts_of,
@@ -185,7 +186,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
 def _known_rows(record: Mapping[str, Any], table: Table) -> FewShotSplit:
     """Return the images of a written split that are among these; of another data set, perhaps none."""
     there = set(table.ids)
-    kept = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept: dict[str, Any] = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept |= dict.fromkeys(NAMES)  # those of other images, once some are left out or added
     return FewShotSplit.from_dict({**record, **kept}, table.ids)
 
 
