@@ -207,6 +207,10 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
         "unit_reliability.png",
     }
     assert main([*given[:-3], str(out)]) == 1
+    sums = plain / "image_sums.safetensors"
+    Evaluated.load(sums).save(sums, run="of another run")
+    assert main(["segment", "evaluate", str(plain)]) == 1
+    assert f"{sums} belongs to another run than its folder" in capsys.readouterr().err
 
 
 def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, tmp_path, capsys):

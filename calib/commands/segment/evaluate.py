@@ -17,6 +17,7 @@ from calib.report.tables import aligned
 from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
 from calib.runs.folder import RunFolder
+from calib.runs.marks import check_file
 from calib.segmentation.evaluation import FALL, MEAN, METRICS, Evaluated, evaluate, results_text, shown
 from calib.segmentation.export import Segmenter
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
@@ -115,7 +116,9 @@ def main(given: argparse.Namespace) -> int:
 def _measured(path: Path, given: argparse.Namespace) -> Evaluated:
     """Return what a run left on its own test images, or leaves on others now."""
     if given.data is None:
-        stored = RunFolder(path.parent).image_sums
+        folder = RunFolder(path.parent)
+        stored = folder.image_sums
+        check_file(stored, folder.mark)
         if not stored.is_file():
             raise FileNotFoundError(
                 f"{path} has no test images of its own ({stored.name} is missing). Give images: --data ROOT."
