@@ -26,7 +26,7 @@ from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
-from calib.runs.marks import NAMES
+from calib.runs.marks import BACKBONE, NAMES
 from calib.runs.prepare import (
     check_own_backbone,
     facts_of,
@@ -87,6 +87,7 @@ def from_images(config: FailureRun) -> FailureData:
         "fit_on": "all" if prompt.context is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
         "prompt": prompt_digest(prompt),
+        BACKBONE: backbone.weights_digest,
         "test": fingerprint(task.test),
         "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
         "overlap": check_overlap(task).to_dict(),
