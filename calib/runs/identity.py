@@ -49,7 +49,8 @@ def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
     """Return the default name of a run's folder.
 
     Settings that differ from their defaults and are not among the words of the name end it as six digits, so
-    that two runs have one name only if they are the same run.
+    that two runs have one name only if they are the same run; or failure runs of prompts in folders of one
+    name, of which the second is refused.
 
     Example:
         >>> run_name(PromptRun())

@@ -32,6 +32,7 @@ from calib.processes.devices import quickest_device
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
+from calib.runs.marks import BACKBONE
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class SharedInputs:
         task: The data set.
         test: Features of the test split. None: the data have none.
         text_features: (C, D) of the template's sentences.
-        record: What split.json says about the data.
+        record: What split.json says about the data and the backbone.
     """
 
     backbone: Backbone
@@ -103,7 +104,7 @@ def load_shared(config: PromptRun) -> SharedInputs:
         with noted():
             class_tokens(backbone, task.class_names, task.template)
     say_sentence(task)
-    record = describe_data(task)
+    record = {**describe_data(task), BACKBONE: backbone.weights_digest}
     return SharedInputs(
         backbone=backbone,
         task=task,

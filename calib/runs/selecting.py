@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.config import DataConfig, PoolConfig, SelectRun, part_from_dict
-from calib.core.names import same_names
+from calib.core.names import name_key
 from calib.core.tables import names_in
 from calib.core.text import few
 from calib.data import FeatureTable
@@ -106,7 +106,7 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
         backbone = restored_backbone(
             prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
         )
-        if names is not None and not same_names(sorted(names), sorted(prompt.class_names)):
+        if names is not None and sorted(map(name_key, names)) != sorted(map(name_key, prompt.class_names)):
             raise ValueError(
                 f"{path} knows the classes {few(prompt.class_names)}, and the images are of {few(names)}."
             )

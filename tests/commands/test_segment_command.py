@@ -160,6 +160,16 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     assert "holds files, which are not replaced" in capsys.readouterr().err
 
 
+def test_predict_replaces_no_file_by_another(run, tmp_path, capsys):
+    """The probability of one image's class took the place of another image's mask, without a word."""
+    for name in ("new.png", "new.square.png"):
+        Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / name)
+    out = tmp_path / "masks"
+    assert main(["segment", "predict", str(run[0]), str(tmp_path), "--out", str(out)]) == 1
+    assert "new.square.png: two files would be called so" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):
     folder = str(run[0])
     image = tmp_path / "x.png"
@@ -207,6 +217,10 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
     assert main(["segment", "evaluate", str(folder), str(tmp_path / "edge"), "--data", str(other)]) == 1
     said = capsys.readouterr().err
     assert "'ace' knows the classes background, square, and 'edge' background, edge: judge them one" in said
+    sums = plain / "image_sums.safetensors"
+    Evaluated.load(sums).save(sums, run="of another run")
+    assert main(["segment", "evaluate", str(plain)]) == 1
+    assert f"{sums} belongs to another run than its folder" in capsys.readouterr().err
 
 
 def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, tmp_path, capsys):

@@ -19,6 +19,7 @@ from calib.commands.train import shown
 from calib.config import PromptRun, load_config
 from calib.data.shot_list import ShotList, read_shot_list
 from calib.prompts.export import Prompt
+from calib.runs.selecting import model_of
 
 NAMES = '"data.class_names=[class 0,class 1,class 2]"'.strip('"')
 
@@ -29,6 +30,16 @@ def fill(path: Path, label_of: Callable[[str], str | None]) -> ShotList:
     filled = ShotList(tuple(images), str(path))
     filled.save(path)
     return filled
+
+
+def test_classes_are_those_of_the_prompt_in_any_spelling(runs: dict[int, Path], tmp_path: Path) -> None:
+    """An underscore stands elsewhere in the alphabet than a blank: the same names were refused."""
+    path = tmp_path / "prompt.safetensors"
+    replace(Prompt.load(runs[1] / "prompt.safetensors"), class_names=["T cell", "TB", "other"]).save(path)
+    config = load_config([f"prompt={path}"], task="select")
+    assert model_of(config, ["TB", "T_cell", "other"], "a {}.").class_names == ["T cell", "TB", "other"]
+    with pytest.raises(ValueError, match="knows the classes T cell, TB, other, and the images are of TB, T"):
+        model_of(config, ["TB", "T_cells", "other"], "a {}.")
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_a_drawn_number_as_it_is_trained(span: Span, value: float, text: str) ->
         (["optim.lr=0.1..0.2", "calibrate.method=none"], "data.val_shots must be above 0, or calibrate"),
         (["data.val_shots=0..8", "calibrate.method=none"], "data.val_shots must be above 0, or"),
         (["calibrate.method=auto,none"], "data.val_shots must be above 0, or"),
+        (["data.val_shots=0..4"], "cannot be compared. Let data.val_shots be above 0 for all"),
         (["optim.lr=0.1..0.2", "overwrite=true"], "give another folder"),
         (["optim.lr=0.1..0.2", "task=failure"], "task 'failure'"),
         (["optim.lr=0.1..0.2", "by=ecce"], "Unknown value of by 'ecce'. Did you mean 'ece'"),

@@ -562,6 +562,8 @@ def test_what_cannot_stand_in_one_report_is_refused(tmp_path: Path) -> None:
         calib.report(said(), page, main="min")
     with pytest.raises(ValueError, match=r"Unknown baseline 'coop'"):
         calib.report(said(), page, baseline="coop")
+    with pytest.raises(ValueError, match=r"'mine' \(seeds \[1\]\) and 'coop' \(seeds \[2\]\) share no seed"):
+        calib.report([said(), said(method="coop", seed=2)], page, baseline="coop")
     with pytest.raises(ValueError, match=r"The calibrator returned \(60, 2\)"):
         calib.report(said(), page, calibrator=lambda logits: logits[:, :2])
     assert not list(tmp_path.iterdir())

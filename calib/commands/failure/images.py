@@ -26,6 +26,7 @@ from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.marks import BACKBONE, NAMES
 from calib.runs.prepare import (
     check_own_backbone,
     facts_of,
@@ -86,6 +87,7 @@ def from_images(config: FailureRun) -> FailureData:
         "fit_on": "all" if prompt.context is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
         "prompt": prompt_digest(prompt),
+        BACKBONE: backbone.weights_digest,
         "test": fingerprint(task.test),
         "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
         "overlap": check_overlap(task).to_dict(),
@@ -185,7 +187,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
 def _known_rows(record: Mapping[str, Any], table: Table) -> FewShotSplit:
     """Return the images of a written split that are among these; of another data set, perhaps none."""
     there = set(table.ids)
-    kept = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept: dict[str, Any] = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept |= dict.fromkeys(NAMES)  # those of other images, once some are left out or added
     return FewShotSplit.from_dict({**record, **kept}, table.ids)
 
 

@@ -236,9 +236,11 @@ def _seeds(value: str) -> list[int]:
 
 def _check(search: Search) -> None:
     """Check every bound and value beside the first ones of the others."""
+    chosen: set[bool] = set()  # on validation images, or on the shots
     for key, one in search.space.items():
         for value in one.ends:
             config = search.config({**search.first, key: value}, search.seeds[0])
+            chosen.add(config.data.val_shots > 0)
             if not config.data.val_shots and config.calibrate.method == "none":
                 raise ValueError(
                     "Settings are chosen on validation images, or on the shots by the prompts of folds: "
@@ -250,3 +252,8 @@ def _check(search: Search) -> None:
                 )
             if config.out is not None:
                 raise ValueError("The folder of a search is given once, out=FOLDER, not in a settings file.")
+    if len(chosen) > 1:
+        raise ValueError(
+            "Settings with validation images are chosen on these, and settings without on the shots: they "
+            "cannot be compared. Let data.val_shots be above 0 for all, or 0 for all."
+        )

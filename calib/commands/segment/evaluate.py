@@ -17,6 +17,7 @@ from calib.report.tables import aligned
 from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
 from calib.runs.folder import RunFolder
+from calib.runs.marks import check_file
 from calib.segmentation.evaluation import FALL, MEAN, METRICS, Evaluated, evaluate
 from calib.segmentation.export import Segmenter
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
@@ -114,7 +115,9 @@ def _stored(paths: Mapping[str, Path]) -> dict[str, Evaluated]:
     """Return what runs left on their own test images."""
     found = {}
     for name, path in paths.items():
-        stored = RunFolder(path.parent).image_sums
+        folder = RunFolder(path.parent)
+        stored = folder.image_sums
+        check_file(stored, folder.mark)
         if not stored.is_file():
             raise FileNotFoundError(
                 f"{path} has no test images of its own ({stored.name} is missing). Give images: --data ROOT."
