@@ -18,8 +18,9 @@ SAME = 0.05  # a tuned text this near to a base class is one of the base classes
 def sample_adaptive_scaling(logits: Tensor, logits_zs: Tensor) -> Tensor:
     """Return tuned logits in the range that the zero-shot logits of the same sample have, (N, C) float64.
 
-    (z - min z) / (max z - min z) (max z0 - min z0) + min z0. The predicted class stays. A row whose tuned
-    logits are all equal says nothing, and becomes the mean of its zero-shot logits.
+    (z - min z) / (max z - min z) (max z0 - min z0) + min z0. The predicted class stays, unless all zero-shot
+    logits of the row are equal: then there is no range, and all become that number. A row whose tuned logits
+    are all equal says nothing, and becomes the mean of its zero-shot logits.
 
     Args:
         logits: (N, C) of the tuned model, finite.
