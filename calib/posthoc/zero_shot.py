@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -59,7 +59,7 @@ class DistanceAwareCalibration(Calibrator):
     g_c = exp(-d_c) / exp(-d0_c), d_c the mean distance from class c to its k nearest base classes among the
     tuned texts, d0_c among the zero-shot texts; 1 where the nearest is within 0.05: a base class itself.
 
-    It learns from texts, by `from_texts`; `fit` has nothing to do.
+    It learns from texts, by `from_texts`; `fit` refuses.
 
     Attributes:
         parameters: factors (C,), above 0.
@@ -76,6 +76,7 @@ class DistanceAwareCalibration(Calibrator):
 
     name: ClassVar[str] = "dac"
     keeps_argmax: ClassVar[bool] = True
+    needs_two_classes: ClassVar[bool] = False
 
     @classmethod
     def from_texts(
@@ -119,14 +120,6 @@ class DistanceAwareCalibration(Calibrator):
         calibrator.classes, calibrator.rows = len(tuned), len(base_tuned)
         calibrator.parameters = {"factors": torch.where(near[:, 0] < SAME, 1.0, factors).cpu()}
         return calibrator
-
-    def fit(
-        self, logits: Tensor, labels: Tensor, *, shares: Sequence[float] | Tensor | None = None
-    ) -> DistanceAwareCalibration:
-        """Raise ValueError: it learns from texts, see `from_texts`."""
-        raise ValueError(
-            "'dac' learns from texts, not from labels: call DistanceAwareCalibration.from_texts."
-        )
 
     def _fitted(self, values: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
         raise ValueError(
