@@ -15,6 +15,7 @@ from run_facts import metric_names
 
 import calib
 from calib.cli import main
+from calib.commands.segment.predict import write_predictions
 from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.core.optional import OPTIONAL
@@ -158,6 +159,22 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     assert float(row["share(square)"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
     assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 1
     assert "holds files, which are not replaced" in capsys.readouterr().err
+
+
+def test_predict_writes_no_file_over_another_and_every_mask_alike(run, tmp_path):
+    segmenter = Segmenter.load(run[0] / "segment.safetensors")
+    paths = [tmp_path / name for name in ("a.png", "a.square.png")]
+    for path in paths:
+        Image.new("RGB", (8, 8), (30, 30, 30)).save(path)
+    with pytest.raises(ValueError, match=r"a\.square\.png: more than one mask or probability"):
+        write_predictions(segmenter, paths, tmp_path / "out")
+    deep = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 300}))
+    assert write_predictions(deep, paths[:1], tmp_path / "out") == 1
+    with Image.open(tmp_path / "out" / "a.png") as mask:
+        assert mask.mode == "I;16"  # also of an image without a pixel of 300
+    large = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 70000}))
+    with pytest.raises(ValueError, match="The value 70000 of a class does not fit into a PNG"):
+        write_predictions(large, paths[:1], tmp_path / "none")
 
 
 def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):

@@ -25,6 +25,7 @@ from calib.segmentation.tables import images_in
 
 log = logging.getLogger(__name__)
 LIST = "predictions.csv"
+LARGEST = 65536  # values that a PNG can hold
 
 
 def write_predictions(
@@ -39,19 +40,32 @@ def write_predictions(
         grey16_max: The white of 16-bit images.
 
     Raises:
-        ValueError: Two images have one name, the folder holds something, or an image cannot be read.
+        ValueError: Two images have one name, or two files would; a value does not fit into a PNG; the folder
+            holds something; or an image cannot be read.
     """
     counts = Counter(path.stem for path in images)
     twice = [stem for stem, count in counts.items() if count > 1]
     if twice:
         raise ValueError(f"{few(twice)}: more than one image has this name, and masks are called as images.")
+    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
+    files = Counter(file for path in images for file in _files(path.stem, names))
+    same = [file for file, count in files.items() if count > 1]
+    if same:
+        raise ValueError(
+            f"{few(same)}: more than one mask or probability would be called so. Rename the images, or "
+            "predict them into folders of their own; names of classes are to differ in letters and digits."
+        )
+    if not segmenter.classes.colours and max(values) >= LARGEST:
+        raise ValueError(
+            f"The value {max(values)} of a class does not fit into a PNG (at most {LARGEST - 1}): train with "
+            "smaller values."
+        )
     blocking = blocking_file(out)
     if blocking is not None:
         raise ValueError(f"--out {out}: '{blocking}' is a file.")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} holds files, which are not replaced. Give a new or an empty folder.")
     out.mkdir(parents=True, exist_ok=True)
-    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
     rows = [["file", *(f"share({name})" for name in names), "confidence"]]
     progress = ProgressLog(log, "segmenting images", len(images))
     for done, path in enumerate(images, start=1):
@@ -60,8 +74,8 @@ def write_predictions(
         mask = segmenter.mask(probs)
         _write_mask(out / f"{path.stem}.png", mask, values, colours=segmenter.classes.colours)
         levels = (probs * 255).round().numpy().astype(np.uint8)
-        for number, name in enumerate(names[1:], start=1):
-            _write(out / f"{path.stem}.{_in_name(name)}.png", Image.fromarray(levels[number]))
+        for number, file in enumerate(_files(path.stem, names)[1:], start=1):
+            _write(out / file, Image.fromarray(levels[number]))
         chosen = probs.argmax(0)
         shares = [float((chosen == number).float().mean()) for number in range(len(names))]
         confidence = float(probs.max(0).values.mean())
@@ -86,7 +100,7 @@ def main(given: argparse.Namespace) -> int:
 
 def _write_mask(path: Path, mask: np.ndarray, values: Sequence[int], *, colours: bool) -> None:
     """Write a mask in the values of its classes, which a palette shows in colours where they fit into one."""
-    if not colours and mask.max() < SIZE:
+    if not colours and max(values) < SIZE:
         _write(path, coloured(mask, values))
     elif colours:
         bands = np.stack([mask >> 16, mask >> 8 & 255, mask & 255], axis=-1).astype(np.uint8)
@@ -100,6 +114,9 @@ def _write(path: Path, image: Image.Image) -> None:
         image.save(part, format="PNG")
 
 
-def _in_name(name: str) -> str:
-    """Return a class's name as part of a file's."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+def _files(stem: str, names: Sequence[str]) -> list[str]:
+    """Return what is written of an image: its mask, and the probability of each class but the background."""
+    plain = [
+        "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name) for name in names
+    ]
+    return [f"{stem}.png", *(f"{stem}.{name}.png" for name in plain[1:])]
