@@ -16,14 +16,12 @@ from PIL import Image
 from calib.commands.data_verdict import verdict
 from calib.commands.segment.palette import NAMED as COLOURS
 from calib.commands.segment.palette import outlined
-from calib.commands.segment.train import tables_of
+from calib.commands.segment.train import check_trainable, tables_of
 from calib.config import SegmentRun
 from calib.core.text import few
 from calib.data.notices import ProgressLog
-from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 from calib.report.contact_sheet import SheetRow, save_contact_sheet
 from calib.report.tables import aligned
-from calib.segmentation.network import build_network
 from calib.segmentation.tables import PixelTable
 
 NAMED = 10
@@ -133,13 +131,8 @@ def _judge(config: SegmentRun, tables: Mapping[str, PixelTable], found: dict[str
     trained = found["splits"]["train"]["classes"]
     if absent := [name for name, seen in trained.items() if not seen["images"]]:
         refused.append(f"No training mask has a pixel of {few(absent)} (data.classes).")
-    if config.calibrate != "none" and "val" not in tables:
-        refused.append("calibrate=temperature is fitted to validation images; there are none (a split val).")
     with _refusal(refused):
-        terms = resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS)
-        n_classes = len(tables["train"].classes.names)
-        Objective(terms).try_on(n_classes)
-        build_network(config.network.name, config.network.channels, n_classes, size=config.data.size)
+        check_trainable(config, tables)
     rare = [f"{name} ({seen['images']})" for name, seen in trained.items() if 0 < seen["images"] < RARE]
     if rare and found["splits"]["train"]["n"] >= RARE:
         warnings.append(
@@ -160,7 +153,7 @@ def _judge(config: SegmentRun, tables: Mapping[str, PixelTable], found: dict[str
 
 
 def _counts(copies: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} in {'both of ' * ('/' in split)}{split}" for split, n in copies.items())
+    return ", ".join(f"{n} in {split.replace('/', ' and ')}" for split, n in copies.items())
 
 
 def _drawn(table: PixelTable) -> list[Image.Image]:

@@ -23,7 +23,9 @@ from calib.metrics.segmentation import (
     per_image,
     summarize_segmentation,
 )
+from calib.segmentation.batches import scaled_mask, to_input
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MEAN
 from calib.segmentation.tables import PixelTable
 from calib.stats import Interval, MeanStatistic, bootstrap_interval, paired_bootstrap
 
@@ -31,7 +33,6 @@ KIND = "image sums"
 METRICS: tuple[SegmentationMetric, ...] = get_args(SegmentationMetric)
 FALL = 0.2  # of the Dice of an image, to be named
 log = logging.getLogger(__name__)
-MEAN = "mean"  # over classes but the background
 ALIKE = "Give the same images: calib segment evaluate RUN RUN --data ROOT."
 
 
@@ -298,8 +299,6 @@ def pixels_for_calibration(
         most: Pixels in all.
         seed: Of the draw.
     """
-    from calib.segmentation.batches import scaled_mask, to_input
-
     each = max(1, most // len(table))
     logits, labels = [], []
     for row in range(len(table)):

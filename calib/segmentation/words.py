@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calib.report.tables import aligned
-from calib.segmentation.evaluation import MEAN, METRICS
+from calib.segmentation.evaluation import METRICS
+from calib.segmentation.masks import MEAN
 
 TITLES = {"dice": "Dice", "ace": "ACE", "ece": "ECE", "mce": "MCE"}
 

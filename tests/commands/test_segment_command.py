@@ -15,6 +15,7 @@ from run_facts import metric_names
 
 import calib
 from calib.cli import main
+from calib.commands.segment.predict import write_predictions
 from calib.commands.segment.train import segment
 from calib.config import load_config
 from calib.core.optional import OPTIONAL
@@ -168,6 +169,19 @@ def test_predict_replaces_no_file_by_another(run, tmp_path, capsys):
     assert main(["segment", "predict", str(run[0]), str(tmp_path), "--out", str(out)]) == 1
     assert "new.square.png: two files would be called so" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_predict_writes_every_mask_alike(run, tmp_path):
+    segmenter = Segmenter.load(run[0] / "segment.safetensors")
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), (30, 30, 30)).save(image)
+    deep = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 300}))
+    assert write_predictions(deep, [image], tmp_path / "out") == 1
+    with Image.open(tmp_path / "out" / "a.png") as mask:
+        assert mask.mode == "I;16"  # also of an image without a pixel of 300
+    large = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 70000}))
+    with pytest.raises(ValueError, match="The value 70000 of a class does not fit into a PNG"):
+        write_predictions(large, [image], tmp_path / "none")
 
 
 def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):

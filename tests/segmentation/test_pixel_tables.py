@@ -79,7 +79,7 @@ def test_layouts_that_are_none_are_explained(tmp_path):
     with pytest.raises(ValueError, match="There are no images in"):
         load_pixels(tmp_path)
     (tmp_path / "t.csv").write_text("image,label_map,split\na.png,b.png,train\n")
-    with pytest.raises(ValueError, match=r"has no column 'mask' \(data\.options\.columns\.label=mask\)"):
+    with pytest.raises(ValueError, match=r"has no column 'mask' \(data\.options\.columns\.mask=mask\)"):
         load_pixels(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="1 of the 1 images in the table"):
         load_pixels(tmp_path / "t.csv", columns={"mask": "label_map"})
@@ -87,6 +87,15 @@ def test_layouts_that_are_none_are_explained(tmp_path):
         ValueError, match=r"Unknown key of data\.options\.columns 'msk'\. Did you mean 'mask'"
     ):
         load_pixels(tmp_path / "t.csv", columns={"msk": "x"})
+
+
+def test_of_several_tables_one_is_to_be_named(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("file,mask\n")
+    with pytest.raises(
+        ValueError, match=r"has several tables \(a\.csv, b\.csv\): name the one, as .*a\.csv\."
+    ):
+        load_pixels(tmp_path)
 
 
 def test_a_path_out_of_the_folder_is_refused(tmp_path):

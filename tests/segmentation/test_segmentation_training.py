@@ -11,6 +11,7 @@ from pixel_files import write_pixels
 from torch import nn
 
 from calib.commands.segment.evaluate import compare, comparison_text
+from calib.io.tensors import load_tensors, save_tensors
 from calib.losses import Objective
 from calib.metrics import image_sums
 from calib.segmentation.evaluation import Evaluated, evaluate
@@ -142,6 +143,11 @@ def test_a_damaged_file_is_refused(trained, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.safetensors"):
         Segmenter.load(tmp_path / "x.safetensors")
+    tensors, record = load_tensors(path, kind="segment")
+    for key, value in (("temperature", -1.0), ("size", 7), ("channels", [8])):
+        save_tensors(tmp_path / "y.safetensors", tensors, record | {key: value})
+        with pytest.raises(ValueError, match=rf"y\.safetensors: .*{key}"):
+            Segmenter.load(tmp_path / "y.safetensors")
 
 
 def sums_of(values, *, cells=10, n_bins=20):
@@ -253,5 +259,8 @@ def test_a_temperature_needs_validation_images_and_a_preset_must_be_known(traine
     _, tables, _ = trained
     with pytest.raises(ValueError, match="fitted to validation images"):
         fit_segmenter(tables["train"], calibrate=True, **SMALL)
+    other = replace(tables["val"], classes=MaskClasses.given({"background": 0, "square": [1, 2]}))
+    with pytest.raises(ValueError, match="validation masks have the classes background = 0, square = 1 or 2"):
+        fit_segmenter(tables["train"], other, **SMALL)
     with pytest.raises(ValueError, match="Unknown loss preset 'calibprompt'"):
         objective_of("calibprompt")

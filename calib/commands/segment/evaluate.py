@@ -18,8 +18,9 @@ from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
 from calib.runs.folder import RunFolder
 from calib.runs.marks import check_file
-from calib.segmentation.evaluation import FALL, MEAN, METRICS, Evaluated, evaluate
+from calib.segmentation.evaluation import FALL, METRICS, Evaluated, evaluate
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MEAN
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
 from calib.segmentation.words import TITLES, means_in_words, results_text, shown
 

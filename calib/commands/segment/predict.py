@@ -25,6 +25,7 @@ from calib.segmentation.tables import images_in
 
 log = logging.getLogger(__name__)
 LIST = "predictions.csv"
+LARGEST = 65536  # values that a PNG can hold
 
 
 def write_predictions(
@@ -39,16 +40,22 @@ def write_predictions(
         grey16_max: The white of 16-bit images.
 
     Raises:
-        ValueError: Two files would have one name, the folder holds something, or an image cannot be read.
+        ValueError: Two files would have one name, a value does not fit into a PNG, the folder holds something, or
+            an image cannot be read.
     """
     _check_names(images, segmenter.class_names)
+    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
+    if not segmenter.classes.colours and max(values) >= LARGEST:
+        raise ValueError(
+            f"The value {max(values)} of a class does not fit into a PNG (at most {LARGEST - 1}): train with "
+            "smaller values."
+        )
     blocking = blocking_file(out)
     if blocking is not None:
         raise ValueError(f"--out {out}: '{blocking}' is a file.")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} holds files, which are not replaced. Give a new or an empty folder.")
     out.mkdir(parents=True, exist_ok=True)
-    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
     rows = [["file", *(f"share({name})" for name in names), "confidence"]]
     progress = ProgressLog(log, "segmenting images", len(images))
     for done, path in enumerate(images, start=1):
@@ -83,7 +90,7 @@ def main(given: argparse.Namespace) -> int:
 
 def _write_mask(path: Path, mask: np.ndarray, values: Sequence[int], *, colours: bool) -> None:
     """Write a mask in the values of its classes, which a palette shows in colours where they fit into one."""
-    if not colours and mask.max() < SIZE:
+    if not colours and max(values) < SIZE:
         _write(path, coloured(mask, values))
     elif colours:
         bands = np.stack([mask >> 16, mask >> 8 & 255, mask & 255], axis=-1).astype(np.uint8)
