@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.config import DataConfig, PoolConfig, SelectRun, part_from_dict
+from calib.core.errors import meant_path
 from calib.core.names import name_key
 from calib.core.tables import names_in
 from calib.core.text import few
@@ -149,5 +150,10 @@ def source_of(config: SelectRun, backbone: Backbone) -> Tensor | None:
         data = part_from_dict(DataConfig, {"name": config.source}, source="source", prefix="data.")
         table: Table = load_task(data).train
     else:
-        table = load_unlabelled(Path(config.source).expanduser())
+        path = Path(config.source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(
+                f"source={config.source} is neither a data set nor a folder or table.{meant_path(path)}"
+            )
+        table = load_unlabelled(path)
     return encoded(table, backbone, config.data).image_features

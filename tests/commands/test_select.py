@@ -92,6 +92,10 @@ def test_images_are_chosen_labelled_and_chosen_again(
             "Unknown setting of strategy 'typicality' 'clu",
         ),
         (["budget=4", "strategy=aligned"], "source=FOLDER"),
+        (
+            ["budget=4", "strategy=aligned", "source=no", NAMES],
+            "source=no is neither a data set nor a folder",
+        ),
         (["budget=4", "source=cxr3"], "source is for strategy=aligned"),
         (["budget=4", "near=1.5"], "near must be at most 1"),
         (["budget=4", "data.options.flag=x"], "data.options.flag is for other data"),
@@ -179,6 +183,14 @@ def test_a_list_and_a_number_of_shots_exclude_each_other_and_only_prompts_learn_
     for task in ("failure", "evaluate", "report"):
         with pytest.raises(ValueError, match=r"data\.shots_from says which images a prompt learns from"):
             settings(task=task)
+
+
+def test_what_a_pool_cannot_give_is_said_before_an_image_is_encoded(
+    scans: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.commands.select.encoded", lambda *_: pytest.fail("images were encoded"))
+    for words in (["budget=19"], ["budget=4", "strategy=aligned", "source=no", NAMES]):
+        assert main(["select", str(scans), tiny, f"out={tmp_path / 'out'}", *words]) == 1
 
 
 def test_of_each_patient_of_a_table_as_many_are_chosen_as_may_be(

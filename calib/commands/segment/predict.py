@@ -40,8 +40,8 @@ def write_predictions(
         grey16_max: The white of 16-bit images.
 
     Raises:
-        ValueError: Two files would have one name, a value does not fit into a PNG, the folder holds something, or
-            an image cannot be read.
+        ValueError: Two files would have one name, a value does not fit into a PNG, the folder holds
+            something, or an image cannot be read.
     """
     _check_names(images, segmenter.class_names)
     names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +142,7 @@ def select(
         source=None if source is None else _rows_of(source, "source"),
         class_names=class_names,
     )
-    left = len(pool) - len(marks)
-    if budget > left:
-        raise ValueError(
-            f"budget={budget} is more than the pool has: {left} different images without a label. "
-            f"Give budget={left} or less, or more images."
-        )
+    left = check_budget(budget, pool.ids, marks)
     picks = Picks(pool, budget, per_group=per_group, near=near, seed=seed)
     with threadpool_limits(1):  # sums of several threads round otherwise, and clusters may follow
         STRATEGIES[strategy](pool, picks, **asked)
@@ -162,6 +157,30 @@ def select(
         settings={**known, **asked},
         pool=left,
     )
+
+
+def check_budget(budget: int, ids: Sequence[str], labelled: Collection[str] = ()) -> int:
+    """Return how many different images there are without a label; they have to be enough.
+
+    Args:
+        budget: How many are to be chosen.
+        ids: Content ids of the images.
+        labelled: Content ids of those with a label.
+
+    Raises:
+        ValueError: There are fewer.
+
+    Example:
+        >>> check_budget(1, ["a", "b", "b"], ["a"])
+        1
+    """
+    left = len({*ids} - {*labelled})
+    if budget > left:
+        more = f"Give budget={left} or less, or more images." if left else "Give more images."
+        raise ValueError(
+            f"budget={budget} is more than the pool has: {left} different images without a label. {more}"
+        )
+    return left
 
 
 def _too_few(pool: Pool, picks: Picks, per_group: int | None, near: float) -> str:
