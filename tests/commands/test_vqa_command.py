@@ -95,6 +95,7 @@ WRONG = [
     (["perturb", "i.jsonl", "kind=drop", "out=o.jsonl", "left_out=o.jsonl"], "out=o.jsonl would replace"),
     (["requests", "i.jsonl", "out=./i.jsonl"], "out=./i.jsonl would replace another file"),
     (["items", "source=task", "data=cxr3", "out=o.csv"], "expected a file that ends in .parquet or .jsonl"),
+    (["items", "source=task", "data=cxr3", "split=tset", "out=o.jsonl"], "Did you mean 'test'?"),
     (["answer", "i", "model=x", "nota=thresold", "out=o"], "Did you mean 'threshold'?"),
     (["perturb", "none.parquet", "kind=drop", "out=o.parquet"], "There is no file none.parquet"),
     (["items", "source=task", "out=o"], "source=task and data=NAME go together"),

@@ -51,6 +51,7 @@ def test_what_cannot_be_evaluated_is_said(
 ) -> None:
     items, answers = tables
     (tmp_path / "cut.parquet").write_bytes((answers / "outputs.parquet").read_bytes()[:300])
+    (tmp_path / "empty.jsonl").write_text("\n")
     for name in ("begun", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "begun" / "answers.json").write_text("{}")
@@ -65,6 +66,8 @@ def test_what_cannot_be_evaluated_is_said(
         ([str(items), str(tmp_path / "begun")], "begun are not finished: the same calib vqa answer goes on"),
         ([str(items), str(tmp_path / "empty")], "empty holds no answers (outputs.parquet)"),
         ([str(items), str(answers), "methods="], "methods names none; allowed: panel, all, option_msp"),
+        ([str(items), str(tmp_path / "empty.jsonl")], "empty.jsonl has no rows"),
+        ([str(items), str(answers), f"out={items}/found"], "there is a file"),
         ([str(items), str(answers), "shift=scanner"], "expected COLUMN:VALUE"),
         ([str(items), str(answers), "show=error"], "Did you mean 'errors'"),
         ([str(items), str(answers), "budgets=a"], "budgets=a: expected"),

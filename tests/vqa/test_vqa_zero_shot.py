@@ -15,6 +15,7 @@ from PIL import Image
 
 import calib
 from calib.vqa import Items, ZeroShot, answer, from_task, join_items, perturb
+from calib.vqa.answerers.base import device_of
 from calib.vqa.run import PARTS, RESULT
 
 
@@ -95,6 +96,17 @@ def test_what_a_prompt_cannot_compare_is_refused(backbone: Any, task: Any, items
         ZeroShot(backbone, nota="txt")
     with pytest.raises(ValueError, match="A template needs"):
         ZeroShot(backbone, template="An image.")
+
+
+def test_devices_that_are_none_or_not_here_are_refused() -> None:
+    assert device_of("cpu").type == "cpu"
+    for name, told in (
+        ("cdua", "expected cpu, cuda"),
+        ("meta", "expected cpu"),
+        ("cuda:64", "can be used here"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            device_of(name)
 
 
 def test_prompts_with_other_calibrations_are_other_models(backbone: Any, task: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few, printable, safe_path
+from calib.io.files import blocking_file
 
 if TYPE_CHECKING:
     from calib.commands.vqa.arguments import Given
@@ -37,6 +38,8 @@ def main(given: Given) -> int:
     for name in asked["show"]:
         if name not in TABLES:
             raise unknown_name("table", name, TABLES)
+    if asked["out"] is not None and blocking_file(asked["out"]) is not None:
+        raise ValueError(f"out={asked['out']}: there is a file {blocking_file(asked['out'])}; name a folder.")
     items, outputs = _tables(given.files)
     result = evaluate(items, outputs, protocol)
     print(result.text())
@@ -153,6 +156,8 @@ def _columns(path: Path) -> list[str]:
             raise ValueError(f"{path} cannot be read as Parquet ({error}). Was it cut off?") from error
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = next((line for line in file if line.strip()), "")
+    if not line:
+        raise ValueError(f"{path} has no rows.")
     try:
         row = json.loads(line)
     except ValueError as error:

@@ -75,7 +75,7 @@ calib vqa items source=SOURCE out=FILE
             "root": Option(None, "the folder of the images"),
             "images": Option(None, "where images may be written that have no file of their own"),
             "options": Option(4, "options of a question about a task", int, 2),
-            "split": Option("test", "which split of the task"),
+            "split": Option("test", "which split of the task", allowed=("calib.data.task", "SPLITS")),
             "limit": Option(None, "at most so many images of the task", int, 1),
             "seed": Option(0, "of draws", int),
             "out": Option(None, "the table, .parquet or .jsonl"),

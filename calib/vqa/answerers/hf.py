@@ -13,6 +13,7 @@ from PIL import Image
 from calib.core.errors import first_line
 from calib.core.hashing import stable_hash
 from calib.core.optional import OPTIONAL
+from calib.vqa.answerers.base import device_of
 from calib.vqa.answerers.generation import Drawn, check_settings, drawn_answers, processing_digest
 from calib.vqa.answerers.requests import PLAIN, filled
 from calib.vqa.answerers.scoring import SCORING, OptionScorer, letter_ids
@@ -132,7 +133,7 @@ class HuggingFaceVLM:
 
         Raises:
             FileNotFoundError: There is no such folder.
-            ValueError: It is no such model, a setting is none, or it needs a package that is not here.
+            ValueError: It is no such model, a setting is none, or a device or package is not here.
         """
         check_settings(settings)  # before gigabytes are read
         from transformers import AutoModelForImageTextToText, AutoProcessor, __version__
@@ -142,7 +143,7 @@ class HuggingFaceVLM:
         if local and not Path(name).is_dir():
             raise FileNotFoundError(f"There is no folder {name}. On the hub: {HUB}owner/name.")
         source = name.removeprefix(HUB)
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device_of(device)
         common: dict[str, Any] = {"local_files_only": local, "revision": revision, "trust_remote_code": False}
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"dtype is 'auto' or a floating-point type such as bfloat16, not {dtype!r}.")
