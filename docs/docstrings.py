@@ -23,8 +23,8 @@ class Docstrings(Extension):
 def as_it_stands(text: str) -> str:
     """Return the text with formulas and columns of the description as code, so that lines stay lines.
 
-    Those are paragraphs before the first section whose lines all have an equals sign, or have columns; one
-    line alone starts with what it defines.
+    Those are paragraphs before the first section whose lines all have an equals sign or columns; a line
+    alone starts with what it defines.
     """
     head, sections = divided(text)
     paragraphs = head.split("\n\n")
