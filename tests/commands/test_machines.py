@@ -43,7 +43,8 @@ def test_statuses_are_those_of_the_table(monkeypatch, capsys) -> None:
         capsys.readouterr()
         assert main([name, word]) == exit_codes.INTERRUPTED
         said = capsys.readouterr().err
-        assert said == f"\ncalib {name}: interrupted.{row.after.interruption}\n"
+        kept = row.after.told(row.after.interruption, name, [word])
+        assert said == f"\ncalib {name}: interrupted.{kept}\n"
         assert row.after.interruption, f"calib {name} {word} does not say what is kept"
         assert row.after.stop, f"calib {name} {word} does not say what is kept"
     assert set(SUBCOMMANDS) - set(COMMANDS["vqa"].forms) == {"answer"}  # which alone goes on
