@@ -83,10 +83,8 @@ def heading(found: Robustness) -> str:
         done = f" {ARROW} ".join(
             f"{in_words(found, row.condition.name)} ({row.n} images)" for row in rows if row is not None
         )
-    return (
-        f"{about.get('data', 'Data')}: {about['images']} images{of}. Each cell: {done}. In brackets: what "
-        "sees nothing, on all images as they are."
-    )
+    blind = " In brackets: what sees nothing, on all images as they are." if found.sanity else ""
+    return f"{about.get('data', 'Data')}: {about['images']} images{of}. Each cell: {done}.{blind}"
 
 
 def tables(found: Robustness) -> str:

@@ -30,6 +30,7 @@ from calib.robustness import (
     split_by_column,
     tables,
 )
+from calib.robustness.assess import some_of
 from calib.robustness.measures import measured, of_counts
 from calib.robustness.tables import as_record, csv_rows, heading
 from calib.robustness.words import _sees_nothing
@@ -195,6 +196,39 @@ def test_a_mean_over_corruptions_leaves_out_where_nothing_is_accepted() -> None:
     values = [row.value.value for row in rows if row is not None]
     assert np.isnan(values[1])
     assert values[2] == values[0]
+
+
+def test_what_one_seed_lacks_is_left_out_and_a_promise_is_that_of_all_seeds() -> None:
+    """Review thresholds and sets are added run by run: seeds may differ in what they hold."""
+
+    class Promising:
+        sets = type("Sets", (), {"coverage": 0.9})()
+
+        def __call__(self, features: FeatureTable) -> Said:
+            return said_of(features)
+
+    class Less(Promising):
+        sets = type("Sets", (), {"coverage": 0.8})()
+
+    usual = table()
+    conditions = [(Condition.of_corruption("noise", 5), noisy(usual, 9.0))]
+    full, less = Promising(), lambda features: said_of(features, full=False)
+    found = judge({"toy": {1: full, 2: less}}, usual, conditions, n_resamples=20)
+    assert found.find("toy", "noise 5", "coverage") is None
+    assert found.find("toy", "noise 5", "auroc:margin") is None
+    row = found.find("toy", "as it is", "accuracy")
+    alone = judge({"toy": {1: full}}, usual, conditions, n_resamples=20).find("toy", "as it is", "accuracy")
+    assert row is not None
+    assert alone is not None
+    assert row.value.value == alone.value.value
+    assert found.promised == {"toy": {}}
+    assert judge({"toy": {1: full, 2: Less()}}, usual, n_resamples=20).promised == {"toy": {}}
+    assert "In brackets" not in heading(found)
+
+
+def test_images_that_are_fewer_than_any_group_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images=3 is less than any group .*: give at least images=20"):
+        some_of(table(groups=["a"] * 20 + ["b"] * 20), 3)
 
 
 def test_broken_promises_are_counted() -> None:
