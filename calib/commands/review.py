@@ -16,7 +16,7 @@ from calib import __version__
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out
 from calib.commands.shared_arguments import check_read
-from calib.core.errors import meant_path
+from calib.core.errors import meant_run
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
 from calib.data.judged import CLASSES, SOURCES, UNLIKE, Judged, read_judged
@@ -253,7 +253,7 @@ def _of_shots(path: Path) -> str:
 
 def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     if not Path(given.source).exists():
-        raise FileNotFoundError(f"There is no run and no file '{given.source}'.{meant_path(given.source)}")
+        raise FileNotFoundError(f"There is no run and no file '{given.source}'.{meant_run(given.source)}")
     for name in ("on", "weights", "tokenizer"):
         if getattr(given, name) is not None:
             raise ValueError(f"--{name} is for runs: {given.source} is a file of doubts itself.")

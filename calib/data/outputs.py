@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import as_float64
-from calib.core.errors import meant_path
+from calib.core.errors import meant_path, meant_run
 from calib.core.hashing import json_digest
 from calib.core.text import few
 from calib.data.arrays import ARRAYS, read_arrays, strings_in
@@ -115,6 +115,8 @@ def read_outputs(
     """
     path = Path(path)
     if not path.is_file():
+        if not path.suffix:
+            raise FileNotFoundError(f"There is no run and no file '{path}'.{meant_run(path)}")
         raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() in TABLES:
         return _of_table(read_output_table(path), kind, class_names, label, group, labelled)

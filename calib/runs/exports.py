@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from calib.core.errors import meant_path, unknown_name
+from calib.core.errors import meant_run, unknown_name
 from calib.data.features import FeatureTable
 from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
@@ -39,7 +39,7 @@ def failure_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    return _export_path(path, "failure", "failure head", "train.py task=failure")
+    return _export_path(path, "failure", "failure head", "calib train task=failure")
 
 
 def prompt_path(path: str | Path) -> Path:
@@ -48,7 +48,7 @@ def prompt_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    return _export_path(path, "prompt", "exported prompt", "train.py")
+    return _export_path(path, "prompt", "exported prompt", "calib train")
 
 
 def segment_path(path: str | Path) -> Path:
@@ -63,7 +63,7 @@ def segment_path(path: str | Path) -> Path:
 def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
     found = Path(path)
-    hint = f"{meant_path(found)} Train one with {made_by}, or name the file."
+    hint = f"{meant_run(found)} Train one ({made_by}), or name the file."
     if found.is_dir():
         folder = RunFolder(found)
         found = folder.path / FILES[name].path

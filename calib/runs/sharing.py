@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from calib.config import ReportRun, find_setting
 from calib.config.schema import SCHEMAS
-from calib.core.errors import meant_path
+from calib.core.errors import meant_run
 from calib.data.images import file_id
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
@@ -52,7 +52,7 @@ def share(
     """
     folder, target = RunFolder(run), Path(out)
     if not folder.path.is_dir():
-        raise FileNotFoundError(f"There is no folder of a run at '{run}'.{meant_path(run)}")
+        raise FileNotFoundError(f"There is no folder of a run at '{run}'.{meant_run(run)}")
     if folder.evaluation.is_file() and not folder.prompt.is_file():
         raise ValueError(
             f"'{run}' is an evaluation; export the run it is of: calib export RUN out={target}. Its runs "
