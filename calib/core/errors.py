@@ -125,8 +125,8 @@ def meant_run(path: str | Path) -> str:
         path: No run is there.
 
     Returns:
-        The newest finished runs of the folder that was named, else of the one it would lie in, else of the folder
-        runs; empty: there are none.
+        The newest finished runs of the folder that was named, else of the one it would lie in, else of the
+        folder runs; empty: there are none.
     """
     wanted = Path(path)
     if meant := meant_path(wanted):
