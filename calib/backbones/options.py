@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.backbones.same import FP32
 from calib.backbones.tokenization import find_tokenizer_file
 from calib.backbones.weights.reading import HUB, RANDOM, TOKENIZER_NAMES, WeightFile, download, find_weights
 from calib.core.errors import unknown_name
@@ -26,7 +27,7 @@ class BackboneOptions:
     quick_gelu: bool | None = None
     seed: int = 0
     parity: Mapping[str, bool] = field(default_factory=dict)
-    encode_precision: str = "fp32"
+    encode_precision: str = FP32
 
     def choose_preprocessing(self, own: Preprocessing) -> Preprocessing:
         """Return the backbone's own preprocessing, a preset at the same image size, or the one given."""

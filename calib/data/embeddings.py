@@ -47,13 +47,13 @@ from calib.core.text import few
 from calib.data.arrays import ARRAYS, read_arrays, strings_in
 from calib.data.features import FeatureTable
 from calib.data.output_tables import check_names
+from calib.data.task import SPLITS
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
 STRINGS = ("class_names", "split", "ids", "names", "groups")
 KNOWN = (*NEEDED, *SCALES, "predictions", *STRINGS)
 OF_CLASSES = ("labels", "predictions", "class_names")  # what pairs of images and captions have not
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,13 @@ from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_text
 from calib.data.labels import indices_of, label_text
-from calib.data.readers.table_rows import read_parquet
+from calib.data.readers.table_rows import COLUMNS, DELIMITERS, read_parquet
 from calib.io.files import atomic_path, write_text
 
-TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
+TABLES = {**DELIMITERS, ".parquet": ""}
 PREFIXES = {"probs": "p", "logits": "logit"}
 CLASS_COLUMN = re.compile(r"(p|logit)\((.+)\)", re.DOTALL)
-GROUPS = ("group", "patient", "patient_id")  # columns that say what belongs together, where none is named
+GROUPS = COLUMNS["group"]  # columns that say what belongs together, where none is named
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ class ImageTable:
         view: Which frame of DICOM files, and through which window.
 
     Raises:
-        ValueError: The lengths differ, a label is negative, or a name occurs twice.
+        ValueError: The lengths differ, a label is negative or no whole number, or a name occurs twice.
     """
 
     def __init__(
@@ -148,7 +148,10 @@ class ImageTable:
         grey16_max: int | None = None,
         view: DicomView = AS_FILED,
     ) -> None:
-        self.labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        given = torch.as_tensor(labels).reshape(-1)
+        if given.is_floating_point() and len(given):  # of which the fraction would be cut off
+            raise ValueError(f"Labels are class indices, whole numbers; they came as {given.dtype}.")
+        self.labels = given.to(torch.int64)
         self.names = list(names)
         self.groups = None if groups is None else [str(group) for group in groups]
         self.grey16_max, self.view = grey16_max, view
