@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from calib.commands.data_arguments import DataCheck
 from calib.commands.data_words import words_of
 from calib.commands.exit_codes import DONE, FAILED
 from calib.commands.failure.images import resolve
+from calib.commands.machine import to_json
 from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core.names import hard_to_read, plain_name
 from calib.core.problems import collected
@@ -265,8 +265,8 @@ def main(asked: DataCheck) -> int:
     found, words = _found(asked)
     if found is None:
         return DONE
-    text = json.dumps(found, indent=1, ensure_ascii=False) if asked.json else words(found)
-    sys.stdout.write(printable(f"{text}\n"))
+    text = to_json(found) if asked.json else printable(words(found))
+    sys.stdout.write(f"{text}\n")
     return FAILED if found["refused"] else DONE
 
 

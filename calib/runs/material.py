@@ -15,6 +15,7 @@ from calib.config import DataConfig, EvaluateRun, ReportRun, load_config
 from calib.core.text import safe_path
 from calib.data import ImageTable
 from calib.data.predictions import Predictions
+from calib.data.specs import POOL
 from calib.failure.evaluation import BASELINE
 from calib.failure.export import FailureHead
 from calib.io.files import read_json
@@ -138,10 +139,11 @@ def _of_prompts(config: ReportRun, tested: bool) -> Material:
         if not path.is_file():
             if not tested:
                 continue
+            other = "data.name=folder " if entry.own is not None and entry.own.name == POOL else ""
             raise ValueError(
                 f"There are no predictions beside {entry.path}: the run has no test images, or the file was "
-                f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} data.root=IMAGES "
-                "out=FOLDER. Then: calib report FOLDER."
+                f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} {other}"
+                "data.root=IMAGES out=FOLDER. Then: calib report FOLDER."
             )
         found_here = Predictions.load(path)
         if not is_said_by(entry.prompt, found_here):

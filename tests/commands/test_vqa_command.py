@@ -45,6 +45,21 @@ def test_from_a_task_to_answers(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "holds answers of another run" in capsys.readouterr().err
 
 
+def test_names_in_tables_of_others_give_a_terminal_no_commands(tmp_path: Path, capsys) -> None:
+    rows = [
+        {"item_id": f"i{k}", "option_ids": ["a", "b"], "correct_index": 0, "question": "?"} for k in (0, 1)
+    ]
+    rows = [{**row, "options": ["x", "y"], "condition": "cond\x1b[2J"} for row in rows]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = [{"item_id": row["item_id"], "pred_index": 0, "model_id": "m\x1b]0;x"} for row in rows]
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    words = ["answerer=recorded", f"answers={tmp_path / 'given.jsonl'}", f"out={tmp_path / 'o'}"]
+    assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "cond\\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
 def test_recorded_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"item_id": "a", "options": ["CT", "MRI"], "option_ids": ["o0", "o1"], "correct_index": 1}
     (tmp_path / "items.jsonl").write_text(json.dumps(row))
