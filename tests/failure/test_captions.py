@@ -55,6 +55,7 @@ def test_every_image_is_compared_with_as_many_captions_at_test(size: int, blocks
     assert found.rows.shape == (blocks, count)
     assert cases.logits.shape == (1, N, count)
     assert sorted(found.rows.flatten().unique().tolist()) == list(range(N))
+    assert int((cases.source == blocks - 1).sum()) == N - (blocks - 1) * count  # the last is filled up
     for row in range(N):
         members = found.rows[cases.source[row]].tolist()
         assert len(set(members)) == count

@@ -110,6 +110,15 @@ def test_with_unlabelled_doubts_nothing_of_the_labelled_ones_has_a_part_in_the_t
     assert float((others < first[0]).double().mean()) * N >= 52  # of so many two may be wrong
 
 
+def test_the_first_of_them_accepts_more_than_are_needed_as_how_many_is_left_to_chance() -> None:
+    others, few = (
+        torch.linspace(0, 0.6, 600).double(),
+        slice(0, 240, 4),
+    )  # 60 labelled, of which 22 are needed
+    found = ReviewThreshold(0.1, 0.1).fit(DOUBT[few], WRONG[few], unlabelled=others).tested[0].threshold
+    assert float((others < found).double().mean()) * 60 >= 25.9  # 22 and a standard deviation
+
+
 def test_no_label_has_a_part_in_the_thresholds() -> None:
     flipped = ReviewThreshold(0.1, 0.1).fit(DOUBT, WRONG.flip(0))
     first = fitted().tested[0]
@@ -179,7 +188,9 @@ def test_the_batch_rule_is_its_formula() -> None:
     assert torch.equal(again(new), found(new))
     assert not bool(found(torch.tensor([0.9, 0.8])).any())
     assert not ReviewThreshold(0.05, rule="batch").fit(DOUBT[:18], WRONG[:18]).achievable
-    assert ReviewThreshold(0.05, rule="batch").fit(DOUBT[:19], WRONG[:19]).achievable
+    least = ReviewThreshold(0.05, rule="batch").fit(DOUBT[:19], torch.zeros(19, dtype=torch.bool))
+    assert least.achievable
+    assert bool(least(new[:8]).all())  # (1 + 0) / 8 * 8 / (19 + 1) is 0.05
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"at {case['max_error']}")

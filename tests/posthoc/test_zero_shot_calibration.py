@@ -123,3 +123,11 @@ def test_a_two_signal_record_comes_back_and_damaged_ones_do_not() -> None:
             TwoSignalPlatt.from_record({**record, **change})
     with pytest.raises(ValueError, match="at least 0"):
         TwoSignalPlatt.from_record({**record, "coefficients": [1.0, -2.0, 0.0]})
+
+
+def test_rows_that_say_nothing_leave_the_log_odds_as_they_are() -> None:
+    """The prior is around a = 1 in the unit of the log-odds, however wide they are spread."""
+    log_odds = torch.tensor([100.0, -100.0, 100.0, -100.0])
+    found = TwoSignalPlatt().fit(log_odds, torch.zeros(4), log_odds > 0)
+    assert found.coefficients is not None
+    assert found.coefficients.tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
