@@ -60,8 +60,14 @@ def within(row: Row, root: Path, *, how: str | None = ANY_PATH) -> Row:
     )
 
 
-def check_files(rows: Sequence[Row], root: Path) -> None:
-    """Refuse rows whose files are no images, are missing, or are listed twice in a split."""
+def check_files(rows: Sequence[Row], root: Path, what: str = "images") -> None:
+    """Refuse rows whose files are no images, are missing, or are listed twice in a split.
+
+    Args:
+        rows: The rows.
+        root: Where their paths start.
+        what: What they are, for the messages.
+    """
     for row in rows:
         if not looks_like_image(root / row.file):
             raise ValueError(
@@ -73,7 +79,7 @@ def check_files(rows: Sequence[Row], root: Path) -> None:
             raise ValueError(f"{row.where}: '{row.file}' is {why_no_file(root / row.file)}.")
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(rows)} images in the table {few(tables_of(rows))} do not exist in "
+            f"{len(missing)} of the {len(rows)} {what} in the table {few(tables_of(rows))} do not exist in "
             f"{root}, where its paths start: {few(missing)}."
         )
     for split in SPLITS:
@@ -82,7 +88,7 @@ def check_files(rows: Sequence[Row], root: Path) -> None:
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
             raise ValueError(
-                f"{few(tables_of(rows))}: {len(twice)} images are listed more than once in '{split}': "
+                f"{few(tables_of(rows))}: {len(twice)} {what} are listed more than once in '{split}': "
                 f"{few(list(twice.values()))}."
             )
 
