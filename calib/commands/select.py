@@ -213,7 +213,7 @@ def _patients(config: SelectRun, done: Chosen) -> str:
     groups = done.record["pool"]["groups"]
     if groups is None:
         how = (
-            " Where a table with the columns file and patient says whose they are: calib select TABLE.csv ..."
+            " A table with the columns file and patient says whose they are: calib select TABLE.csv ..."
             if config.data.name == POOL
             else ""
         )

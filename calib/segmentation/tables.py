@@ -238,7 +238,8 @@ def _of_table(
             str(error).replace("data.options.columns.label=", "data.options.columns.mask=")
         ) from None
     masks = [replace(row, file=row.label, name=row.label) for row in rows]
-    rows, masks = _checked(rows, root, allow_outside), _checked(masks, root, allow_outside)
+    rows = _checked(rows, root, allow_outside, "images")
+    masks = _checked(masks, root, allow_outside, "masks")
     found: dict[str, Found] = {}
     for row, mask in zip(rows, masks, strict=True):
         split = row.split if unsplit is None else UNSPLIT
@@ -248,10 +249,10 @@ def _of_table(
     return {split: found[split] for split in (*SPLITS, UNSPLIT) if split in found}
 
 
-def _checked(rows: list[Row], root: Path, allow_outside: bool) -> list[Row]:
+def _checked(rows: list[Row], root: Path, allow_outside: bool, what: str) -> list[Row]:
     rows = [native(row, root) for row in rows]
     rows = rows if allow_outside else [within(row, root) for row in rows]
-    check_files(rows, root)
+    check_files(rows, root, what)
     if not allow_outside:
         check_links(rows, root)
     return rows

@@ -330,6 +330,7 @@ SITES = ["A"] * 30 + ["B"] * 30 + ["C"] * 3
             r"none is new to the model.*say which value is usual: usual=\[A\]",
         ),
         (SITES, {"trained": ["D"]}, r"that the training images have \(D\)"),
+        (["A"] * 30 + ["usual"] * 30, {"usual": ["A"]}, "has a value 'usual', which is what several"),
     ],
 )
 def test_columns_that_are_no_shift_are_refused(
@@ -343,8 +344,8 @@ def test_a_shift_by_site_and_what_is_said_of_it() -> None:
     groups = [f"p{row % 30}" for row in range(63)]
     shift = split_by_column(SITES + ["D"] * 25, "site", trained=["A"], groups=[*groups, *["q"] * 25])
     assert shift.usual_values == ("A",)
-    assert list(shift.others) == ["B", "D", "others"]
-    assert int(shift.others["others"].sum()) == 55
+    assert list(shift.others) == ["B", "D", "all others"]
+    assert int(shift.others["all others"].sum()) == 55
     assert any("left out, with fewer than 20 images: C (3)" in note for note in shift.notes)
     assert any("30 of 31 groups" in note for note in shift.notes)
     asked = split_by_column(SITES, "site", ["A"], trained=["A", "B"])

@@ -83,6 +83,9 @@ def test_layouts_that_are_none_are_explained(tmp_path):
         load_pixels(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="1 of the 1 images in the table"):
         load_pixels(tmp_path / "t.csv", columns={"mask": "label_map"})
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"1 of the 1 masks in the table .*: b\.png"):
+        load_pixels(tmp_path / "t.csv", columns={"mask": "label_map"})
     with pytest.raises(
         ValueError, match=r"Unknown key of data\.options\.columns 'msk'\. Did you mean 'mask'"
     ):

@@ -61,8 +61,13 @@ def within(row: Row, root: Path, *, how: str | None = ANY_PATH) -> Row:
     )
 
 
-def check_files(rows: Sequence[Row], root: Path) -> list[Row]:
+def check_files(rows: Sequence[Row], root: Path, what: str = "images") -> list[Row]:
     """Return the rows whose files are there; others, and what is listed twice in a split, are refused.
+
+    Args:
+        rows: The rows.
+        root: Where their paths start.
+        what: What they are, for the messages.
 
     Raises:
         ValueError: A file is no image, is missing or listed twice (inside `calib.core.problems.together` at
@@ -87,7 +92,7 @@ def check_files(rows: Sequence[Row], root: Path) -> list[Row]:
         note(refused[-1], like=said)
     if missing:
         said = (
-            f"{len(missing)} of the {len(rows)} images in the table {few(tables_of(rows))} do not exist in "
+            f"{len(missing)} of the {len(rows)} {what} in the table {few(tables_of(rows))} do not exist in "
             f"{root}, where its paths start: {few(missing)}."
         )
         refused.append(ValueError(said))
@@ -100,7 +105,7 @@ def check_files(rows: Sequence[Row], root: Path) -> list[Row]:
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
             said = (
-                f"{few(tables_of(rows))}: {len(twice)} images are listed more than once in '{split}': "
+                f"{few(tables_of(rows))}: {len(twice)} {what} are listed more than once in '{split}': "
                 f"{few(list(twice.values()))}."
             )
             note(ValueError(said))
