@@ -11,6 +11,7 @@ from calib.commands.shared_arguments import (
     check_kind,
     number_or_nan,
     one_of,
+    refuse_dashes,
     settings_of,
     whole,
 )
@@ -81,6 +82,7 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
+    refuse_dashes(argv, READERS)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib review", example="error=0.05 confidence=0.9")
     _check(given, asked)
