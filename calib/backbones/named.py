@@ -12,7 +12,7 @@ from typing import Any
 from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
-from calib.backbones.weights.reading import download, hub_source, on_hub
+from calib.backbones.weights.reading import HUB, download, hub_source, on_hub
 from calib.core.errors import unknown_name
 from calib.io.files import read_mapping
 
@@ -127,6 +127,11 @@ def embedded(options: BackboneOptions) -> OpenClipBackbone:
     if not os.path.isfile(folder / CONFIG_NAME):
         raise FileNotFoundError(
             f"This installation lacks the embedded model: there is no {folder / CONFIG_NAME}."
+        )
+    if options.weights is not None and str(options.weights).startswith(HUB):
+        raise ValueError(
+            f"backbone.weights={options.weights} is of another model than backbone.name=embedded: name it "
+            "as well, e.g. backbone.name=plip."
         )
     backbone = local_dir(folder, options, name="embedded")
     if options.weights is None:

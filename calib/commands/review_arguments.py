@@ -12,6 +12,7 @@ from calib.commands.shared_arguments import (
     check_moved,
     number_or_nan,
     one_of,
+    refuse_dashes,
     settings_of,
     whole,
 )
@@ -82,6 +83,7 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
+    refuse_dashes(argv, READERS)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib review", example="error=0.05 confidence=0.9")
     _check(given, asked)

@@ -15,6 +15,7 @@ from calib.commands.shared_arguments import (
     classes_of,
     number_or_nan,
     one_of,
+    refuse_dashes,
     settings_of,
     shares_of,
     whole,
@@ -78,6 +79,7 @@ def sets_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
+    refuse_dashes(argv, READERS)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib sets", example="coverage=0.9 by=class")
     _check(given, asked)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from calib.core.errors import unknown_name
+from calib.core.errors import UsageError, unknown_name
 
 KINDS = ("probs", "logits")
 
@@ -102,6 +102,27 @@ def settings_of(
             raise ValueError(f"{key} was given twice.")
         found[key] = readers[key](key, value)
     return found
+
+
+def refuse_dashes(argv: Sequence[str], readers: Mapping[str, Any]) -> None:
+    """Refuse settings that are written as options.
+
+    Args:
+        argv: The arguments as they were typed.
+        readers: Those of `settings_of`.
+
+    Raises:
+        UsageError: One is.
+
+    Example:
+        >>> refuse_dashes(["run", "--error", "0.1"], {"error": float})
+        Traceback (most recent call last):
+        calib.core.errors.UsageError: There is no option --error; it is a setting: error=VALUE.
+    """
+    for word in argv:
+        key = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and key in readers:
+            raise UsageError(f"There is no option --{key}; it is a setting: {key}=VALUE.")
 
 
 def number_or_nan(text: str) -> float:

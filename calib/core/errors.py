@@ -88,7 +88,10 @@ def unknown_name(
     """
     known = sorted(allowed)
     if meant is None:
-        meant = [prefix + near for near in difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)]
+        lower = {each.lower(): each for each in reversed(known)}
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        near = near or [lower[each] for each in difflib.get_close_matches(str(name).lower(), lower, n=1)]
+        meant = [prefix + each for each in near]
     hint = f" Did you mean {' or '.join(repr(each) for each in meant)}?" if meant else ""
     given = f"{prefix}{name}" if prefix else name
     shown = ", ".join(prefix + each for each in known)
@@ -125,11 +128,11 @@ def meant_run(path: str | Path) -> str:
         path: No run is there.
 
     Returns:
-        The newest finished runs of the folder that was named, else of the one it would lie in, else of the
-        folder runs; empty: there are none.
+        The newest finished runs of the folder that was named, else of the one it would lie in, else of runs;
+        empty: there are none.
     """
     wanted = Path(path)
-    if meant := meant_path(wanted):
+    if not wanted.exists() and (meant := meant_path(wanted)):
         return meant
     with contextlib.suppress(OSError):
         for folder in (wanted, *wanted.parents[:1], Path(RUNS)):

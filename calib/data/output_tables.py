@@ -303,6 +303,12 @@ def _text(path: Path, delimiter: str) -> tuple[list[str], list[list[Any]], list[
             rows = [(f"{path}, line {reader.line_num}", row) for row in reader if any(map(str.strip, row))]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a UTF-8 table ({error}).") from error
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{path} has a single column, '{header[0]}': save it with '{delimiter}' between the values "
+            "(and points in decimal numbers)."
+        )
     for where, row in rows:
         if len(row) != len(header):
             raise ValueError(f"{where} has {len(row)} values, and the first line {len(header)}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calib.core.errors import meant_run, unknown_name
 from calib.data.features import FeatureTable
+from calib.data.images import has_image_suffix
 from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
 from calib.data.review_file import ReviewFile
@@ -69,6 +70,8 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
         found = folder.path / FILES[name].path
         check_file(found, folder.mark)
         hint = _instead(folder, name) or hint
+    if has_image_suffix(found) and found.is_file():
+        raise ValueError(f"'{found}' is an image, where a run or its export is expected: it comes first.")
     if not found.is_file():
         raise FileNotFoundError(f"There is no {what} at '{found}'.{hint}")
     return found
@@ -77,6 +80,8 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
 def _instead(folder: RunFolder, wanted: str) -> str:
     """Return what a run folder holds in the place of what was wanted, and what may be done with it."""
     path = folder.path
+    if folder.config.is_file() and not folder.finished:
+        return f" '{path}' is a run that is not finished: the command that began it goes on."
     if wanted != "segment" and folder.segment.is_file():
         return f" {of_segmentation(path)}"
     if wanted == "segment" and folder.prompt.is_file():

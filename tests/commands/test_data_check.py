@@ -109,7 +109,10 @@ def test_copies_leaks_kinds_and_sizes_are_found(images: Path, capsys) -> None:
         (["data.shots=5", "loss.smac.alpha=-1"], "alpha"),
         (["data.class_names=[same,same,other]"], "same"),
         (["data.options.grey16_max=70000"], "grey16_max"),
-        (["data.root=images/train", "data.name=folder"], "has no 'train' and 'test' folders"),
+        (
+            ["data.root=images/train", "data.name=folder"],
+            "train is itself a 'train' folder: give the folder it lies in, images.",
+        ),
     ],
 )
 def test_training_refuses_in_the_same_words(images: Path, settings: list[str], said: str, capsys) -> None:
@@ -247,10 +250,13 @@ def test_a_place_says_which_reader_it_is_for(tmp_path: Path) -> None:
         (["check", "images", "images"], "One folder or table is checked at a time"),
         (["check", "images", "--jsn"], "There is no option '--jsn'"),
         (["check", "images", "data.shot=3"], "Did you mean 'data.shots'?"),
+        (["check", "cxr3"], "There is no folder or table 'cxr3'. A data set by that name: data.name=cxr3."),
+        (["check", "cases.xlsx"], "'cases.xlsx' is a spreadsheet: save it as CSV"),
         (["check", "images/train/class_0/0.png"], "is no data: give a folder of class folders, a table"),
     ],
 )
 def test_wrong_usage_is_answered(images: Path, arguments: list[str], message: str, capsys) -> None:
+    Path("cases.xlsx").touch()
     usage = "subcommand" in message or "option" in message
     assert main(["data", *arguments]) == (USAGE if usage else FAILED)
     assert message in capsys.readouterr().err

@@ -78,6 +78,10 @@ def _no_split(base: Path, split: str, unsplit: bool) -> str:
     if not unsplit:
         empty = f"no images in its '{split}' folder" if (base / split).is_dir() else f"no '{split}' folder"
         return f"{base} has {empty}; it has: {listed}."
+    if base.name in SPLITS:
+        return f"{base} is itself a '{base.name}' folder: give the folder it lies in, {base.parent}."
+    loose = sum(path.is_file() and looks_like_image(path) for path in base.iterdir())
+    listed += f" (and {loose} images, which belong in class folders)" if loose else ""
     return (
         f"{base} has no 'train' and 'test' folders; it has: {listed}. Expected "
         "<root>/train/<class>/* and, for test results, <root>/test/<class>/*. Images not split yet can be "
@@ -190,7 +194,10 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            nested = f"{path} is a folder inside a class folder; images must lie directly in {folder}."
+            nested = (
+                f"{path} is a folder inside a class folder; images must lie directly in {folder}, or be "
+                "listed in a table, which can name the patients, too (data.name=table)."
+            )
             note(ValueError(nested), like="nested")
         elif _is_image(path, root, skipped):
             images.append(path)
