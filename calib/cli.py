@@ -23,6 +23,7 @@ from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
 from calib.processes.threads import prepare_threads
 
 HELP = ("-h", "--help")
+MEANT = {"failure": "train task=failure", "why": "predict RUN IMAGES --failure FAILURE_RUN", "help": "--help"}
 LESS_MEMORY = "Close other programs, or take less at once (data.encode_batch_size, stack, --batch-size)."
 
 
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def answer(_: _Screen) -> int:
         given = parser.parse_args(arguments)
-        parser.error(str(unknown_name("command", given.command, COMMANDS)))
+        meant = MEANT.get(given.command)
+        parser.error(
+            str(unknown_name("command", given.command, COMMANDS, meant=None if meant is None else [meant]))
+        )
 
     return _on_screen("", answer)
 

@@ -80,6 +80,11 @@ def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys
             ["review", "semi.csv"],
             "calib review: semi.csv has a single column, 'confidence;label': save it with",
         ),
+        (
+            ["export", "begun", "out=e"],
+            "calib export: 'begun' is a run that is not finished: the command that",
+        ),
+        (["export", "images", "out=e"], "calib export: 'images' is no run: there is nothing to share."),
         (["sets", "runs/x"], "calib sets: There is no run and no file 'runs/x'."),
     ],
 )
@@ -223,6 +228,9 @@ def test_a_command_that_does_not_exist_is_answered_with_the_one_meant(capsys) ->
         main(["predct", "x.png"])
     assert end.value.code == 2
     assert "Unknown command 'predct'. Did you mean 'predict'? Known: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["failure"])
+    assert "Did you mean 'train task=failure'?" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_answered_alike_before_and_after_torch_is_imported() -> None:

@@ -277,8 +277,11 @@ def usable_device(device: str | torch.device) -> torch.device:
         usable = torch.device(device)
         torch.zeros(1, device=usable).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
+        reason = first_line(error)
+        if reason.startswith("Expected one of"):  # all kinds of devices that PyTorch could be built for
+            reason = "devices are called cpu, cuda, cuda:1, mps"
         raise ValueError(
-            f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
+            f"--device {device} cannot be used here ({reason}). Use --device cpu, or leave it out."
         ) from error
     return usable
 

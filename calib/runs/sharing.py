@@ -61,7 +61,11 @@ def share(
     if folder.segment.is_file() and not folder.prompt.is_file():
         raise ValueError(f"There is no card for a segmentation network. {of_segmentation(run)}")
     folder.check_marks()
-    if not folder.finished or not folder.prompt.is_file():
+    if folder.config.is_file() and not folder.finished:
+        raise ValueError(f"'{run}' is a run that is not finished: the command that began it goes on.")
+    if not folder.config.is_file():
+        raise ValueError(f"'{run}' is no run: there is nothing to share.{meant_run(run)}")
+    if not folder.prompt.is_file():
         raise ValueError(
             f"'{run}' holds no finished run with a prompt: there is nothing to share. A head for embeddings "
             "of an unknown model has none."
