@@ -251,7 +251,7 @@ def _read_yaml(file: str) -> dict[str, Any]:
                 " A pipe belongs to the process it was given to: where torchrun or srun start several, write "
                 "the settings to a file."
             )
-        if path.is_dir():
+        if os.path.isdir(path):  # however long it is
             more = f" '{file}' is a folder: that of images is data.name=folder data.root={file}."
         raise FileNotFoundError(
             f"There is no settings file '{file}' (settings are changed as key=value).{more}"

@@ -14,7 +14,7 @@ from typing import Any
 from calib.core.text import few
 
 RUNS = "runs"  # where run folders are made, so that a name alone may be one there
-FINISHED = "metrics.json"  # what makes a folder that of a finished run
+FINISHED = "metrics.json"  # what makes a folder that of a finished run; named here, where runs are proposed
 MOST_BESIDE = 5000  # entries of a folder that are looked at
 _NO_ROOM = "Make room there, or choose another folder."
 _NOT_ALLOWED = "Choose a folder that you may write to."

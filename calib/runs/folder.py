@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import FailureRun, PromptRun, SegmentRun, load_config, task_of, to_yaml
-from calib.core.errors import unknown_name
+from calib.core.errors import FINISHED, unknown_name
 from calib.io.files import (
     MARK,
     blocking_file,
@@ -75,7 +75,7 @@ FILES: dict[str, RunFile] = {
     "uncertainties": RunFile("uncertainties.safetensors", by=("failure",), marked=True),
     "failures": RunFile("failures.csv", by=("failure",)),
     "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
-    "metrics": RunFile("metrics.json", by=(*TRAINED, "evaluate", "robustness")),
+    "metrics": RunFile(FINISHED, by=(*TRAINED, "evaluate", "robustness")),
     "table": RunFile("table.md", by=(*TRAINED, "evaluate", "robustness", "sweep", "tune"), report=True),
     "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True, of_test=True),
     "report": RunFile("report.html", by=(*RUN, "evaluate")),

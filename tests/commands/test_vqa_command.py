@@ -51,7 +51,7 @@ def test_names_in_tables_of_others_give_a_terminal_no_commands(tmp_path: Path, c
     ]
     rows = [{**row, "options": ["x", "y"], "condition": "cond\x1b[2J"} for row in rows]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    answers = [{"item_id": row["item_id"], "pred_index": 0, "model_id": "m\x1b]0;x"} for row in rows]
+    answers = [{"item_id": row["item_id"], "text": "A", "model_id": "m\x1b]0;x"} for row in rows]
     (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     words = ["answerer=recorded", f"answers={tmp_path / 'given.jsonl'}", f"out={tmp_path / 'o'}"]
     assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 0

@@ -316,7 +316,11 @@ SITES = ["A"] * 30 + ["B"] * 30 + ["C"] * 3
             {},
             "99 different values among 99 images.*Put numbers such as ages",
         ),
-        (SITES, {"usual": ["a"]}, r"Unknown value of the column 'site' \(usual\) 'a'. Known: A, B, C"),
+        (
+            SITES,
+            {"usual": ["a"]},
+            r"Unknown value of the column 'site' \(usual\) 'a'\. Did you mean 'A'\? Known: A, B, C",
+        ),
         (SITES, {"usual": ["A", "B", "C"]}, "Every value of 'site' is usual"),
         (SITES, {"usual": ["A", "B"]}, "Too few images.*60 usual images, 3 of 'C', and at least 20.*least=N"),
         (
