@@ -157,16 +157,6 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     assert "holds files, which are not replaced" in capsys.readouterr().err
 
 
-def test_predict_replaces_no_file_by_another(run, tmp_path, capsys):
-    """The probability of one image's class took the place of another image's mask, without a word."""
-    for name in ("new.png", "new.square.png"):
-        Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / name)
-    out = tmp_path / "masks"
-    assert main(["segment", "predict", str(run[0]), str(tmp_path), "--out", str(out)]) == 1
-    assert "new.square.png: two files would be called so" in capsys.readouterr().err
-    assert not out.exists()
-
-
 def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):
     folder = str(run[0])
     image = tmp_path / "x.png"

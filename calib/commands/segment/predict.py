@@ -39,9 +39,12 @@ def write_predictions(
         grey16_max: The white of 16-bit images.
 
     Raises:
-        ValueError: Two files would have one name, the folder holds something, or an image cannot be read.
+        ValueError: Two images have one name, the folder holds something, or an image cannot be read.
     """
-    _check_names(images, segmenter.class_names)
+    counts = Counter(path.stem for path in images)
+    twice = [stem for stem, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"{few(twice)}: more than one image has this name, and masks are called as images.")
     blocking = blocking_file(out)
     if blocking is not None:
         raise ValueError(f"--out {out}: '{blocking}' is a file.")
@@ -55,10 +58,10 @@ def write_predictions(
         image = open_image(path, grey16_max=grey16_max)
         probs = segmenter.probs(image)
         mask = segmenter.mask(probs)
-        _write_mask(out / _file_of(path.stem), mask, values, colours=segmenter.classes.colours)
+        _write_mask(out / f"{path.stem}.png", mask, values, colours=segmenter.classes.colours)
         levels = (probs * 255).round().numpy().astype(np.uint8)
         for number, name in enumerate(names[1:], start=1):
-            _write(out / _file_of(path.stem, name), Image.fromarray(levels[number]))
+            _write(out / f"{path.stem}.{_in_name(name)}.png", Image.fromarray(levels[number]))
         chosen = probs.argmax(0)
         shares = [float((chosen == number).float().mean()) for number in range(len(names))]
         confidence = float(probs.max(0).values.mean())
@@ -96,27 +99,6 @@ def _write(path: Path, image: Image.Image) -> None:
         image.save(part, format="PNG")
 
 
-def _check_names(images: Sequence[Path], class_names: Sequence[str]) -> None:
-    """Refuse images and classes of which one's file would take the place of another's, on any file system."""
-    stems = Counter(path.stem for path in images)
-    if twice := [stem for stem, count in stems.items() if count > 1]:
-        raise ValueError(f"{few(twice)}: more than one image has this name, and masks are called as images.")
-    files = Counter(_file_of(stem, name).casefold() for stem in stems for name in (None, *class_names[1:]))
-    if twice := [file for file, count in files.items() if count > 1]:
-        raise ValueError(
-            f"{few(twice)}: two files would be called so. NAME.png is the mask of an image NAME, and "
-            "NAME.CLASS.png the probability of a class: give such images one by one, each another --out."
-        )
-
-
-def _file_of(stem: str, class_name: str | None = None) -> str:
-    """Return what the mask of an image is called, or the probability of a class.
-
-    Example:
-        >>> _file_of("7"), _file_of("7", "tumour bed")
-        ('7.png', '7.tumour_bed.png')
-    """
-    if class_name is None:
-        return f"{stem}.png"
-    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in class_name)
-    return f"{stem}.{plain}.png"
+def _in_name(name: str) -> str:
+    """Return a class's name as part of a file's."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
