@@ -193,3 +193,6 @@ def test_auto_is_left_where_the_shots_speak_against_it_by_three_standard_errors(
         "experts": _Candidate(calibration, plain + worse + away, rows),
     }
     assert _choice(found) == chosen
+    pairs = [f"{row % 2} {row // 4}" for row in range(16)]  # two shots of a patient say the same: 1.134
+    assert _choice(found, pairs) == "experts"
+    assert _choice(found, [str(row) for row in range(16)]) == chosen

@@ -19,7 +19,7 @@ from calib.data.task import AbsentSplitError, Table
 from calib.failure.cases import FailureCases
 from calib.failure.data import NEEDS_TEST, CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
 from calib.failure.digests import prompt_digest
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 from calib.processes.join import pick_device
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
@@ -175,8 +175,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
         if drawn is not None and drawn.digest() == digest:
             return drawn
     written = RunFolder(prompt_path(str(config.prompt)).parent).split
-    if digest is not None and written.is_file() and read_json(written).get("digest") == digest:
-        return _known_rows(read_json(written), table)
+    if digest is not None and written.is_file() and read_mapping(written).get("digest") == digest:
+        return _known_rows(read_mapping(written), table)
     raise ValueError(
         f"Which images the prompt '{config.prompt}' was trained on cannot be found out: these images give "
         f"another draw (its own has the digest {str(digest)[:12]}), and there is no split.json beside it. "
