@@ -876,7 +876,7 @@ def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
     for row in [*cold, *warm]:
         quoted = re.search(r"the model's probability of (\d+)%", row["why"])
         assert quoted is None or int(quoted[1]) == round(100 * float(row["confidence"]))
-    assert any("the model's confidence" in row["why"] for row in warm)
+    assert any("the model's probability" in row["why"] for row in warm)
     assert [row["uncertainty"] for row in warm] == [row["uncertainty"] for row in cold]
     assert all(float(w["confidence"]) < float(c["confidence"]) for w, c in zip(warm, cold, strict=True))
 
