@@ -23,6 +23,7 @@ from calib.processes.signals import LAUNCHER, Preempted, preemptible, requeue
 from calib.processes.threads import prepare_threads
 
 HELP = ("-h", "--help")
+MEANT = {"failure": "train task=failure", "why": "predict RUN IMAGES --failure FAILURE_RUN", "help": "--help"}
 LESS_MEMORY = "Close other programs, or take less at once (data.encode_batch_size, stack, --batch-size)."
 
 
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def answer(_: _Screen) -> int:
         given = parser.parse_args(arguments)
-        parser.error(str(unknown_name("command", given.command, COMMANDS)))
+        meant = MEANT.get(given.command)
+        parser.error(
+            str(unknown_name("command", given.command, COMMANDS, meant=None if meant is None else [meant]))
+        )
 
     return _on_screen("", answer)
 
@@ -134,7 +138,8 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
                 return _run(command, row, argv)
             except Preempted as stop:
                 if LAUNCHER not in os.environ:  # else the process that started this one says why the job ends
-                    sys.stderr.write(f"calib {command}: stopped by {stop.name}.{row.after.stop}\n")
+                    said = f"stopped by {stop.name}.{row.after.told(row.after.stop, command, argv)}"
+                    sys.stderr.write(f"calib {command}: {printable(redacted(said))}\n")
                     requeue(stop)
                 return stop.status
     except WriteError as error:
@@ -149,11 +154,14 @@ def _answer(command: str, row: Command, argv: Sequence[str], screen: _Screen) ->
         if not _out_of_memory(error):
             raise
         sys.stderr.write(
-            f"calib {command}: there is not enough memory. {LESS_MEMORY}{row.after.interruption}\n"
+            f"calib {command}: there is not enough memory. {LESS_MEMORY}"
+            f"{printable(redacted(row.after.told(row.after.interruption, command, argv)))}\n"
         )
         return FAILED
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ncalib {command}: interrupted.{row.after.interruption}\n")
+    except KeyboardInterrupt as stop:
+        where = f" {stop}" if str(stop) else ""  # what of a run is saved
+        said = f"interrupted{where}.{row.after.told(row.after.interruption, command, argv)}"
+        sys.stderr.write(f"\ncalib {command}: {printable(redacted(said))}\n")
         return INTERRUPTED
 
 

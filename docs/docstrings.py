@@ -23,7 +23,8 @@ class Docstrings(Extension):
 def as_it_stands(text: str) -> str:
     """Return the text with formulas and columns of the description as code, so that lines stay lines.
 
-    Those are paragraphs before the first section whose lines all have an equals sign, or have columns.
+    Those are paragraphs before the first section whose lines all have an equals sign or columns; a line
+    alone starts with what it defines.
     """
     head, sections = divided(text)
     paragraphs = head.split("\n\n")
@@ -43,7 +44,8 @@ def is_formula(paragraph: str) -> bool:
         return False
     columns = any(re.search(r"\S {3,}\S", line) for line in lines)
     equations = len(lines) > 1 and all(re.search(r"\S += +\S", line) for line in lines)
-    return columns or equations
+    equation = len(lines) == 1 and re.match(r"\w+(\([^)]*\))? = \S", lines[0])
+    return bool(columns or equations or equation)
 
 
 def block(paragraph: str) -> str:

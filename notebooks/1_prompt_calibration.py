@@ -60,7 +60,8 @@ for name, said in predictions.items():
 #
 # ## Look at it
 #
-# Each dot is a bin of confidence. Grey is where 95 % of a calibrated model's dots would lie.
+# Each dot is a bin of confidence, the larger the more images. Grey is where 95 % of a calibrated model's dots
+# would lie: dots below it are over-confident, dots above it too timid.
 
 
 # %%
@@ -85,7 +86,7 @@ def reliability(axes, said, title):
 figure, panels = plt.subplots(1, 4, figsize=(13, 3.2), sharey=True)
 for panel, (name, said) in zip(panels, predictions.items(), strict=True):
     reliability(panel, said, name)
-panels[0].set_ylabel("right")
+panels[0].set_ylabel("share that is right")
 figure.tight_layout()
 
 # %% [markdown]
@@ -97,8 +98,8 @@ figure.tight_layout()
 
 # %%
 facts = prompts["calibrated"].calibration.facts
-print("weights:", {name: round(share, 2) for name, share in facts["expert_shares"].items()})
-print("NLL of the left-out shots:", {name: round(nll, 3) for name, nll in facts["left_out_nll"].items()})
+print("weights:", *(f"{name} {share:.0%}" for name, share in facts["expert_shares"].items()), sep="  ")
+print("NLL of the left-out shots:", *(f"{k} {v:.3f}" for k, v in facts["left_out_nll"].items()), sep="  ")
 
 # %% [markdown]
 # ## Your clinic is not balanced
@@ -130,8 +131,9 @@ folder = Path(tempfile.mkdtemp())
 prompts["calibrated"].save(folder / "prompt.safetensors")
 again = calib.load(folder / "prompt.safetensors")
 probs = again.logits(test_images.image_features[:3]).softmax(dim=1)
-print((folder / "prompt.safetensors").stat().st_size, "bytes;", again.class_names)
-print(probs.round(decimals=3))
+print(f"{(folder / 'prompt.safetensors').stat().st_size / 1000:.0f} kB")
+for row in probs:
+    print("  ".join(f"{name} {p:6.1%}" for name, p in zip(again.class_names, row, strict=True)))
 
 # %% [markdown]
 # ## More than one seed

@@ -26,9 +26,8 @@ import calib
 backbone = calib.create_backbone("embedded")
 task = calib.load_data("lc25000")
 prompt = calib.zero_shot(backbone, task)
-labelled = prompt.predict(
-    calib.encode(backbone, task.val, cache=None)
-)  # cases with labels, not used for training
+# Cases with labels that nothing was trained on:
+labelled = prompt.predict(calib.encode(backbone, task.val, cache=None))
 test = prompt.predict(calib.encode(backbone, task.test, cache=None))
 m = test.metrics()
 print(
@@ -121,4 +120,4 @@ page = calib.report(
 )
 print(*sorted(f"{path.name} {path.stat().st_size // 1000} kB" for path in folder.iterdir()), sep="\n")
 text = (folder / "report.md").read_text()
-print("\n" + text[:1500])
+print("\n" + text.split("## Comparison")[0])

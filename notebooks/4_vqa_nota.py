@@ -98,4 +98,3 @@ for row in result.rows("collapse"):
 
 # %%
 print(sorted(path.name for path in result.save(folder.parent / "evaluation") if path.suffix != ".csv"))
-print(result.table("collapse")[:1200])

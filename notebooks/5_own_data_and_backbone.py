@@ -85,7 +85,7 @@ import shutil
 embedded = Path(calib.__file__).parent / "assets" / "embedded"
 shutil.copytree(embedded, work / "my_model")
 backbone = calib.create_backbone(f"local-dir:{work / 'my_model'}")
-print(type(backbone).__name__, sum(p.numel() for p in backbone.parameters()), "parameters, all frozen")
+print(f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} million parameters, all frozen")
 
 # %% [markdown]
 # ## Train, calibrate, look
@@ -115,7 +115,7 @@ mine = calib.load(work / "prompt.safetensors")
 model = mine.restore_backbone()  # the same weights and preprocessing, or an error
 image = calib.open_image(work / "images/test/round/00.png")
 probs = mine.logits(model.encode_image(model.preprocess(image).unsqueeze(0))).softmax(dim=1)[0]
-print({name: round(float(p), 3) for name, p in zip(mine.class_names, probs, strict=True)})
+print("  ".join(f"{name} {p:.1%}" for name, p in zip(mine.class_names, probs, strict=True)))
 
 # %% [markdown]
 # ## A table instead of a folder
@@ -131,14 +131,8 @@ for path in sorted((work / "images").rglob("*.png")):
 (work / "table.csv").write_text("\n".join(rows))
 table = calib.load_data("table", work / "table.csv", template="A microscopy image of {} cells.")
 shots = table.draw(4, seed=1)
-print(
-    len(table.train),
-    "training images of",
-    len(set(table.train.groups)),
-    "patients;",
-    len(shots.train),
-    "shots",
-)
+patients = len(set(table.train.groups))
+print(f"{len(table.train)} training images of {patients} patients; {len(shots.train)} shots")
 
 # %% [markdown]
 # ## Outputs only, and the page
@@ -149,11 +143,7 @@ print(
 
 # %%
 said = prompt.predict(test_images)
-print(
-    {
-        name: round(calib.metrics.summarize(said.logits, said.labels)[name], 3)
-        for name in ("accuracy", "ece", "nll")
-    }
-)
+m = calib.metrics.summarize(said.logits, said.labels)
+print(f"accuracy {m['accuracy']:.1%}  NLL {m['nll']:.3f}  ECE {m['ece']:.1%}")
 page = calib.report(said, work / "report.html", images=task.test, n_resamples=200, title="My model")
 print(page.name, page.stat().st_size // 1000, "kB")

@@ -69,7 +69,7 @@ objectives = {
 
 
 def network():
-    torch.manual_seed(0)  # both start alike
+    torch.manual_seed(0)  # all start alike
     layers = [
         nn.Conv2d(1, 16, 5, padding=2),
         nn.ReLU(),
@@ -117,9 +117,8 @@ for name, each in sums.items():
 per_image = {name: calib.metrics.per_image(each, "ace")[:, 1].numpy() for name, each in sums.items()}
 for name in ("Dice", "Dice + CE"):
     gain = calib.stats.paired_bootstrap(lambda x: x.mean(), per_image[f"{name} + mL1-ACE"], per_image[name])
-    print(
-        f"{name:10} ACE with mL1-ACE minus without: {gain.estimate:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}]"
-    )
+    points = [f"{100 * value:+.1f}" for value in (gain.estimate, gain.low, gain.high)]
+    print(f"{name:9} ACE with mL1-ACE minus without: {points[0]} points [{points[1]}, {points[2]}]")
 
 # %% [markdown]
 # What the Dice loss breaks, mL1-ACE repairs, and so does cross-entropy; beside cross-entropy mL1-ACE adds a
@@ -127,23 +126,30 @@ for name in ("Dice", "Dice + CE"):
 #
 # ## What it looks like
 #
-# Left: an image, its mask, and the probability of "nucleus" by each network. Right: of the pixels that are
-# called a nucleus with such a probability, how many are?
+# An image, its mask, and the probability of "nucleus" by three of the networks.
 
 # %%
-figure, panels = plt.subplots(1, 6, figsize=(14, 2.6))
+figure, panels = plt.subplots(1, 5, figsize=(11, 2.5))
 shown = {"image": test[0][0, 0], "mask": test[1][0]}
 shown |= {name: probs[name][0, 1] for name in ("Dice", "Dice + CE", "Dice + CE + mL1-ACE")}
-for panel, (name, picture) in zip(panels, shown.items(), strict=False):
+for panel, (name, picture) in zip(panels, shown.items(), strict=True):
     panel.imshow(picture, cmap="gray", vmin=0, vmax=1)
-    panel.set_title(name, fontsize=8)
+    panel.set_title(name, fontsize=10)
     panel.axis("off")
+figure.tight_layout()
+
+# %% [markdown]
+# Of the pixels that are called a nucleus with some probability, how many are? On the dotted line as many as
+# was said.
+
+# %%
+figure, axes = plt.subplots(figsize=(6, 4))
 for name, each in sums.items():
     counts, said, true = (part[:, 1].sum(dim=0) for part in (each.counts, each.prob_sums, each.label_sums))
-    panels[-1].plot(said / counts, true / counts, "o-", ms=2, lw=1, label=name)
-panels[-1].plot([0, 1], [0, 1], ":", color="grey")
-panels[-1].set(xlabel="probability", title="share that is a nucleus")
-panels[-1].legend(fontsize=6)
+    axes.plot(said / counts, true / counts, "o-", ms=4, lw=1.2, label=name)
+axes.plot([0, 1], [0, 1], ":", color="grey")
+axes.set(xlabel="probability of nucleus", ylabel="share that is a nucleus")
+axes.legend()
 figure.tight_layout()
 
 # %% [markdown]

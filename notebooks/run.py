@@ -26,11 +26,14 @@ def main() -> None:
         start = time.perf_counter()
         notebook = jupytext.read(path)
         with tempfile.TemporaryDirectory() as folder:
-            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+            client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}})
+            client.coalesce_streams = True  # what is printed line by line is one output
+            client.execute()
         for place, cell in enumerate(notebook.cells):
             cell.id = f"cell-{place}"  # else they are drawn, and every run is a change
             cell.metadata.pop("execution", None)  # when it ran
         notebook.metadata.pop("language_info", None)  # the Python it ran with
+        notebook.metadata["jupytext"].pop("text_representation", None)  # the jupytext
         target = path.with_suffix(".ipynb")
         nbformat.write(notebook, target)
         print(f"{target.name}: {time.perf_counter() - start:.0f} s, {target.stat().st_size // 1000} kB")

@@ -143,6 +143,12 @@ def test_losses_of_ones_own_and_what_is_wrong_with_them(backbone: Any, task: Any
             calib.fit_prompt(backbone, task, objective=objective)
     with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, not 0"):
         calib.fit_prompt(backbone, task, shots=1, epochs=0)
+    for optimizer, message in (  # beside prompts of folds the first was passed over, the second divided by 0
+        ({"learning_rate": 0.1}, r"Unknown key 'optimizer\.learning_rate'.*Known: optimizer\.lr, "),
+        ({"lr": 0}, r"optimizer\.lr must be above 0, not 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            calib.fit_prompt(backbone, task, optimizer=optimizer)
     with pytest.raises(ValueError, match=r"Class 0 .* has .* different images"):
         calib.fit_prompt(backbone, task, shots=10**6)
 

@@ -56,13 +56,52 @@ def test_train_prints_the_table_and_where_the_export_lies(tmp_path: Path, capsys
         (["train", "nothing.yaml"], "calib train: There is no settings file 'nothing.yaml'"),
         (["evaluate", "nowhere"], "calib evaluate: There is no exported prompt at 'nowhere'"),
         (["predict", "nowhere", "x.png"], "calib predict: There is no exported prompt at 'nowhere'"),
+        (
+            ["train", "images"],
+            "calib train: There is no settings file 'images' (settings are changed as key=v",
+        ),
+        (["train", "backbone.name=PLIP"], "calib train: Unknown backbone 'PLIP'. Did you mean 'plip'?"),
+        (
+            ["train", "backbone.weights=hf://a/b"],
+            "calib train: backbone.weights=hf://a/b is of another model",
+        ),
+        (["predict", "a.png", "images"], "calib predict: 'a.png' is an image, where a run or its export is"),
+        (["predict", "begun", "a.png"], "calib predict: There is no exported prompt at 'begun/prompt.safete"),
+        (
+            ["predict", "run", "a.png", "out=p.csv"],
+            "calib predict: calib predict takes options, not settings",
+        ),
+        (
+            ["review", "run", "--error", "0.05"],
+            "calib review: There is no option --error; it is a setting: e",
+        ),
+        (["sets", "run", "--by=class"], "calib sets: There is no option --by; it is a setting: by=VALUE."),
+        (
+            ["review", "semi.csv"],
+            "calib review: semi.csv has a single column, 'confidence;label': save it with",
+        ),
+        (
+            ["export", "begun", "out=e"],
+            "calib export: 'begun' is a run that is not finished: the command that",
+        ),
+        (["export", "images", "out=e"], "calib export: 'images' is no run: there is nothing to share."),
+        (["sets", "runs/x"], "calib sets: There is no run and no file 'runs/x'."),
     ],
 )
-def test_expected_errors_are_one_line(arguments: list[str], message: str, capsys) -> None:
-    assert main(arguments) == 1
+def test_expected_errors_are_one_line(
+    arguments: list[str], message: str, capsys, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "begun"):
+        Path(name).mkdir()
+    Path("begun/config.yaml").touch()
+    Path("a.png").touch()
+    Path("semi.csv").write_text("confidence;label\n0,9;a\n")
+    assert main(arguments) in (1, 2)
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+    assert "begun" not in arguments or "is a run that is not finished" in error
 
 
 @pytest.mark.parametrize(
@@ -189,6 +228,9 @@ def test_a_command_that_does_not_exist_is_answered_with_the_one_meant(capsys) ->
         main(["predct", "x.png"])
     assert end.value.code == 2
     assert "Unknown command 'predct'. Did you mean 'predict'? Known: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["failure"])
+    assert "Did you mean 'train task=failure'?" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_answered_alike_before_and_after_torch_is_imported() -> None:
@@ -219,7 +261,11 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr("calib.commands.train.train", interrupted)
     assert run("train", []) == 130
-    assert "goes on from the last finished epoch" in capsys.readouterr().err
+    assert "goes on from the last finished epoch: calib train\n" in capsys.readouterr().err
+    assert run("train", ["seed=2", "out=my run"]) == 130
+    assert capsys.readouterr().err.endswith(" epoch: calib train seed=2 'out=my run'\n")
+    assert run("train", [f"out={'x' * 200}"]) == 130
+    assert capsys.readouterr().err.endswith(" goes on from the last finished epoch.\n")
     monkeypatch.setattr("calib.commands.predict.main", interrupted)
     assert run("predict", ["prompt", "image"]) == 130
     assert capsys.readouterr().err == "\ncalib predict: interrupted. Nothing was written.\n"

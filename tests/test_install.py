@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from calib.core.optional import OPTIONAL
+
 ROOT = Path(__file__).parents[1]
 ABOUT = ("README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff")
 IMPORT = "import calib; print(calib.__file__); calib.load_data('cxr3')"
@@ -52,6 +54,16 @@ def test_constraints_are_the_lowest_versions_that_are_allowed() -> None:
     promised = [line for part in needed for line in re.findall(r'"([^"]+)"', part)]
     lines = (ROOT / "constraints" / "lowest.txt").read_text(encoding="utf-8").splitlines()
     assert [line.replace("==", ">=") for line in lines if not line.startswith("#")] == promised
+
+
+def test_what_is_missing_is_installed_by_the_packages_of_its_extra() -> None:
+    """By their own names: `calib[segment]` is right for who has installed calib, and for nobody else."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in ("tune", "segment", "dicom", "vqa"):
+        (listed,) = re.findall(rf"^{extra} = \[(.*?)\]", text, flags=re.MULTILINE)
+        packages = re.findall(r'"([^"]+)"', listed)
+        assert OPTIONAL[extra].install == " ".join(["pip install", *(f"'{name}'" for name in packages)])
+        assert OPTIONAL[extra].install in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

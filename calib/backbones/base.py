@@ -14,7 +14,7 @@ from calib.backbones.fast.precision import encoded_in, use_precision
 from calib.backbones.fast.tower import FastTower
 from calib.backbones.placing import check_context, place_context, replaced_output
 from calib.backbones.preprocessing import Preprocessing
-from calib.backbones.same import FP32, weights_digest
+from calib.backbones.same import FP32, KnownDigest
 from calib.backbones.tokenization import PromptTokenizer
 from calib.core.checks import check_tensor
 from calib.core.errors import unknown_name
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
         self.build: dict[str, Any] | None = None
         self.parity = {quirk: bool((parity or {}).get(quirk, False)) for quirk in self.quirks}
         self.encode_precision = encode_precision
-        self._digest: tuple[object, str] | None = None
+        self._digest = KnownDigest()
         self._fast_tower: FastTower | None = None
         self._prompts = Kept(limit=4)
         rows = self.token_embedding.num_embeddings
@@ -298,13 +298,9 @@ class Backbone(nn.Module):
     def weights_digest(self) -> str:
         """Return the sha256 over names, types, shapes and bytes of all weights, in the order of their names.
 
-        Computed once and again after any weight was changed in place.
+        Computed once and again after any weight was changed in place or exchanged.
         """
-        state = self._named_weights()
-        key = tuple((name, state[name].dtype, state[name]._version) for name in sorted(state))
-        if self._digest is None or self._digest[0] != key:
-            self._digest = (key, weights_digest(state))
-        return self._digest[1]
+        return self._digest.of(self._named_weights())
 
     def describe(self) -> dict[str, Any]:
         """Return what defines this backbone's features as plain JSON values.
@@ -331,8 +327,8 @@ class Backbone(nn.Module):
         return self.describe() if self.build is None else {**self.describe(), "build": dict(self.build)}
 
     def _named_weights(self) -> dict[str, Tensor]:
-        """Return the weights under names that do not depend on library versions."""
-        return self.model.state_dict()
+        """Return the weights themselves under names that do not depend on library versions."""
+        return self.model.state_dict(keep_vars=True)
 
     def _check(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or tokens.shape[1] != self.context_length or tokens.dtype != torch.int64:

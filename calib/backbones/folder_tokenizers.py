@@ -10,7 +10,7 @@ from typing import Any
 
 from calib.backbones.bpe import clean_text
 from calib.backbones.tokenization import PromptTokenizer, WordPieces, from_simple, vocabulary_digest
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MARKS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -38,7 +38,7 @@ def folder_tokenizer(folder: Path, context_length: int) -> PromptTokenizer | Non
     path = folder / "tokenizer.json"
     if not os.path.isfile(path) or any(os.path.lexists(folder / name) for name in MORE):
         return None
-    config = read_json(folder / TOKENIZER_CONFIG)
+    config = read_mapping(folder / TOKENIZER_CONFIG)
     marks = {key: config[key] for key in MARKS if key in config}
     if not _is_plain(config) or "pad_token" not in marks:
         return None

@@ -127,7 +127,7 @@ class MedClipBackbone(Backbone):
         return self.model.text_model(tokens, (tokens != self.tokenizer.pad_id).long())
 
     def _named_weights(self) -> dict[str, Tensor]:
-        named = {swin_name(name): tensor for name, tensor in self.model.state_dict().items()}
+        named = {swin_name(name): tensor for name, tensor in super()._named_weights().items()}
         return {
             name: tensor for name, tensor in named.items() if not name.endswith("relative_position_index")
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 from calib.backbones.architectures import BIOMEDCLIP, CLIP_VIT_B32
 from calib.backbones.openclip import CONFIG_NAME, OpenClipBackbone, create_open_clip
 from calib.backbones.options import BackboneOptions
-from calib.backbones.weights.reading import download, hub_source
+from calib.backbones.weights.reading import HUB, download, hub_source, on_hub
 from calib.core.errors import unknown_name
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 
 PUBLISHED = {
     "clip": "openai/clip-vit-base-patch32 on the Hugging Face hub, or OpenAI's own ViT-B-32.pt",
@@ -88,9 +89,10 @@ def local_dir(folder: str | Path, options: BackboneOptions, *, name: str | None 
         raise FileNotFoundError(
             f"{folder} is not an open_clip model: it has no {CONFIG_NAME}.{_what_it_is(folder)}"
         )
-    content = read_json(path)
+    content = read_mapping(path)
     if "model_cfg" not in content:
         raise ValueError(f"{path} has no model_cfg; its keys are {', '.join(content)}.")
+    _check_parts(content, path)
     if options.weights is None:
         options = replace(options, weights=folder)
     return create_open_clip(
@@ -111,7 +113,9 @@ def hf_hub(hub_id: str, options: BackboneOptions) -> OpenClipBackbone:
         options: What the user said; `revision` picks the version.
     """
     folder = download(hub_id, options.revision)
-    backbone = local_dir(folder, replace(options, revision=None), name=f"hf-hub:{hub_id}")
+    elsewhere = options.weights is None or not on_hub(options.weights)  # where there are no revisions
+    inside = replace(options, revision=None) if elsewhere else options
+    backbone = local_dir(folder, inside, name=f"hf-hub:{hub_id}")
     if options.weights is None:
         backbone.weights = hub_source(hub_id, folder, options.revision)
     return backbone
@@ -124,16 +128,36 @@ def embedded(options: BackboneOptions) -> OpenClipBackbone:
         raise FileNotFoundError(
             f"This installation lacks the embedded model: there is no {folder / CONFIG_NAME}."
         )
+    if options.weights is not None and str(options.weights).startswith(HUB):
+        raise ValueError(
+            f"backbone.weights={options.weights} is of another model than backbone.name=embedded: name it "
+            "as well, e.g. backbone.name=plip."
+        )
     backbone = local_dir(folder, options, name="embedded")
     if options.weights is None:
         backbone.weights = "embedded"
     return backbone
 
 
+def _check_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration without the parts of which a model is made."""
+    model = content["model_cfg"]
+    parts = {"model_cfg": model, "preprocess_cfg": content.get("preprocess_cfg", {})}
+    if isinstance(model, Mapping):
+        parts |= {f"model_cfg.{tower}": model.get(tower) for tower in ("vision_cfg", "text_cfg")}
+    wrong = [name for name, part in parts.items() if not isinstance(part, Mapping)]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} must hold keys and values ({{...}}).")
+    if not isinstance(model.get("embed_dim"), int):
+        raise ValueError(
+            f"{path}: model_cfg.embed_dim must be a whole number, not {model.get('embed_dim')!r}."
+        )
+
+
 def _what_it_is(folder: Path) -> str:
     """Return what a folder that is no open_clip model holds instead, where its files say so."""
     path = folder / "config.json"
-    kind = read_json(path).get("model_type") if os.path.isfile(path) else None
+    kind = read_mapping(path).get("model_type") if os.path.isfile(path) else None
     if kind == "clip":
         return (
             " It holds a CLIP in Hugging Face form: give it as backbone.weights of the backbone with its "

@@ -24,7 +24,7 @@ from calib.backbones.towers.choice import own_model
 from calib.backbones.vocabularies import tokenizer_source, tower_numbers, tower_tokenizer
 from calib.backbones.weights.convert import is_openai_file, load_strictly
 from calib.backbones.weights.reading import WeightFile, read_weights
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -196,7 +196,7 @@ def _warn_if_activation_differs(
 ) -> None:
     """Warn where the weights, or else a configuration beside them, were made for the other activation."""
     said: dict[Path, bool | None] = {found.path: True} if is_openai_file(state) else {}
-    said = said or {path: _quick_gelu_said(read_json(path)) for path in _configurations(found.folder)}
+    said = said or {path: _quick_gelu_said(read_mapping(path)) for path in _configurations(found.folder)}
     for path, wanted in said.items():
         if wanted is not None and wanted != used:
             why = " (a file of OpenAI)" if path == found.path else ""
@@ -230,8 +230,8 @@ def _own_preprocessing(model: nn.Module, config: Mapping[str, Any]) -> Preproces
         raise ValueError(f"Only square images are supported, the image tower wants {size}.")
     return Preprocessing(
         image_size=int(sides.pop()),
-        mean=tuple(config.get("mean", CLIP.mean)),
-        std=tuple(config.get("std", CLIP.std)),
+        mean=config.get("mean", CLIP.mean),
+        std=config.get("std", CLIP.std),
         interpolation=config.get("interpolation", CLIP.interpolation),
         resize=config.get("resize_mode", CLIP.resize),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from calib.backbones.preprocessing import PREPROCESSINGS, Preprocessing
+from calib.backbones.same import FP32
 from calib.backbones.tokenization import find_tokenizer_file
 from calib.backbones.weights.reading import HUB, RANDOM, TOKENIZER_NAMES, WeightFile, download, find_weights
 from calib.core.errors import unknown_name
@@ -26,7 +27,7 @@ class BackboneOptions:
     quick_gelu: bool | None = None
     seed: int = 0
     parity: Mapping[str, bool] = field(default_factory=dict)
-    encode_precision: str = "fp32"
+    encode_precision: str = FP32
 
     def choose_preprocessing(self, own: Preprocessing) -> Preprocessing:
         """Return the backbone's own preprocessing, a preset at the same image size, or the one given."""
@@ -75,8 +76,9 @@ class BackboneOptions:
         """
         if self.tokenizer is not None:
             given = str(self.tokenizer)
-            on_hub = given.startswith(HUB)
-            return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES) if on_hub else Path(given)
+            if given.startswith(HUB):
+                return download(given.removeprefix(HUB), wanted=TOKENIZER_NAMES)
+            return Path(given).expanduser()
         places = [place for place in (found and found.folder, folder) if place]
         beside = next((file for place in places if (file := find_tokenizer_file(place))), None)
         if not beside:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from calib.core.checks import check_whole
 from calib.core.errors import unknown_name
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -56,17 +55,17 @@ class Preprocessing:
     grey: bool = False
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
+        if self.interpolation not in [*INTERPOLATIONS]:
             raise unknown_name("interpolation", self.interpolation, INTERPOLATIONS)
         if self.resize not in RESIZES:
             raise unknown_name("resize", self.resize, RESIZES)
-        if self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1 pixel, got {self.image_size}.")
+        check_whole(1, image_size=self.image_size)
         for field in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, field))
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{field} needs three finite numbers, one per channel, got {values}.")
-            object.__setattr__(self, field, values)  # lists (from JSON) become tuples, so equal means equal
+            values = getattr(self, field)
+            if not isinstance(values, Sequence) or len(values) != 3 or not all(map(_is_finite, values)):
+                raise ValueError(f"{field} needs three finite numbers, one per channel, got {values!r}.")
+            # Lists (from JSON) become tuples, so equal means equal.
+            object.__setattr__(self, field, tuple(float(value) for value in values))
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}.")
 
@@ -111,30 +110,10 @@ class Preprocessing:
         return self._to_tensor(view)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values; `from_dict` reads them back."""
+        """Return the fields as plain JSON values: two preprocessings agree exactly when theirs do."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """Return the preprocessing that `to_dict` described.
-
-        Raises:
-            ValueError: A field is unknown or one without a default is missing.
-        """
-        known = cls.__dataclass_fields__
-        for key in fields:
-            if key not in known:
-                raise unknown_name("preprocessing field", key, known)
-        missing = [key for key in ("image_size", "mean", "std") if key not in fields]
-        if missing:
-            raise ValueError(f"Preprocessing lacks {', '.join(missing)}.")
-        return cls(**fields)
-
-    def digest(self) -> str:
-        """Return the sha256 of the fields: two preprocessings agree exactly when their digests do."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
         if not isinstance(image, Image.Image):
@@ -173,6 +152,10 @@ class Preprocessing:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)  # (H, W, 3)
         mean, std = (np.asarray(each, dtype=np.float32) for each in (self.mean, self.std))
         return torch.from_numpy((pixels / np.float32(255) - mean) / std).permute(2, 0, 1)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _random_box(width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:

@@ -49,7 +49,7 @@ def said_precision(described: Mapping[str, Any]) -> dict[str, Any]:
 
 # What must agree, and where `Backbone.describe()` holds it.
 DEFINING: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "weights": lambda described: described.get("weights", {}).get("digest"),
+    "weights": lambda described: _digest_in(described.get("weights")),
     "preprocessing": lambda described: described.get("preprocessing"),
     "architecture": lambda described: described.get("architecture"),
     "parity": lambda described: described.get("parity"),
@@ -112,6 +112,33 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _digest_in(weights: object) -> Any:
+    """Return the digest in what a description, perhaps from a file of others, says of weights."""
+    return weights.get("digest") if isinstance(weights, Mapping) else weights
+
+
+class KnownDigest:
+    """The `weights_digest` of a model, computed once, and again after a weight was changed or exchanged."""
+
+    def __init__(self) -> None:
+        self._known: tuple[list[tuple[Any, ...]], list[Tensor], str] | None = None
+
+    def of(self, state: Mapping[str, Tensor]) -> str:
+        """Return the digest of weights.
+
+        Args:
+            state: Name to the weight itself, not a copy.
+        """
+        if any(tensor.is_inference() for tensor in state.values()):
+            return weights_digest(state)  # such tensors do not count their changes
+        facts = [(name, state[name].dtype, state[name]._version) for name in sorted(state)]
+        tensors = [state[name] for name in sorted(state)]
+        known = self._known
+        if known is None or known[0] != facts or list(map(id, known[1])) != list(map(id, tensors)):
+            self._known = known = (facts, tensors, weights_digest(state))
+        return known[2]
 
 
 def _short(value: Any) -> str:

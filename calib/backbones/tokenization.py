@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.backbones.bpe import ClipBpe, vocabulary_file
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 
 BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -252,7 +252,7 @@ def _read_vocab(path: Path) -> Any:
         raise ValueError(f"{path} is not a BERT vocabulary: it is not UTF-8 text ({error}).") from error
     _require_marks(vocab, path)
     config = path.parent / "tokenizer_config.json"
-    settings = read_json(config) if os.path.isfile(config) else {}
+    settings = read_mapping(config) if os.path.isfile(config) else {}
     lowercase = bool(settings.get("do_lower_case", True))
     return BertWordPieceTokenizer(vocab, lowercase=lowercase)
 

@@ -18,7 +18,7 @@ from calib.backbones.tokenization import (
 )
 from calib.backbones.weights.reading import WeightFile
 from calib.core.errors import first_line
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 
 WHITESPACE = "whitespace"  # how open_clip calls `clean_text`, which it does where nothing else is said
 
@@ -156,7 +156,7 @@ def tower_numbers(text: Mapping[str, Any], folders: Sequence[Path], name: str) -
         return TEXT_TOWERS.get(tower or "")
     for folder in folders:
         path = folder / "config.json"
-        numbers = read_json(path) if os.path.isfile(path) else {}
+        numbers = read_mapping(path) if os.path.isfile(path) else {}
         if "model_type" in numbers and "vision_config" not in numbers:
             return numbers
     looked = ", ".join(dict.fromkeys(map(str, folders))) or "nowhere: no folder was given"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import time
@@ -54,8 +55,11 @@ def cache_entries(folder: str | Path) -> list[CacheEntry]:
             f"There is no cache folder '{folder}' (data.cache_dir says where runs keep it)."
             f"{meant_path(folder)}"
         )
-    entries = [_file_entry(path) for path in folder.glob(f"*{CACHED}")]
-    entries += [_parts_entry(path) for path in folder.glob(f"*{PARTS}")]
+    entries = []
+    for ending, look in ((CACHED, _file_entry), (PARTS, _parts_entry)):
+        for path in folder.glob(f"*{ending}"):
+            with contextlib.suppress(FileNotFoundError):  # an encoding was finished or pruned meanwhile
+                entries.append(look(path))
     return sorted(entries, key=lambda entry: entry.used)
 
 

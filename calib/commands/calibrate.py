@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calib import __version__
 from calib.commands.out_files import check_out, outputs_to_apply
+from calib.commands.shared_arguments import check_read
 from calib.core.binning import bin_indices, sum_by_bin
 from calib.core.errors import unknown_name
 from calib.core.names import name_key
@@ -213,6 +214,7 @@ def outputs_of(given: argparse.Namespace) -> Outputs:
         return read_outputs(source, class_names=given.classes, **reading)
     if given.classes is not None:
         raise ValueError("--classes: the classes are those of the run, in its order.")
+    check_read(given, ("on",))
     if given.on is not None:
         names = Prompt.load(prompt_path(source)).class_names
         return read_outputs(given.on, class_names=names, **reading)

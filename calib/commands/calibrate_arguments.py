@@ -6,7 +6,14 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from calib.commands.shared_arguments import add_columns, add_moved, check_kind, classes_of, shares_of
+from calib.commands.shared_arguments import (
+    add_columns,
+    add_moved,
+    check_kind,
+    check_moved,
+    classes_of,
+    shares_of,
+)
 from calib.core.errors import unknown_name
 from calib.core.tables import names_in
 
@@ -115,6 +122,7 @@ def _check_source(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
+    check_moved(given)
     check_kind(given.kind)
     known = names_in("calib.posthoc.registry", "CALIBRATORS")
     if given.method is not None and given.method not in known:

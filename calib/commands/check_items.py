@@ -52,7 +52,7 @@ def check_items(paths: Sequence[str], root: str | None = None) -> dict[str, Any]
         "right": _right(items),
     }
     _look_at_images(items, root, found)
-    chance = 1 / float(items.n_options.mean())
+    chance = float((1 / items.n_options).mean())
     most = max(found["right"].items(), key=lambda each: each[1], default=None)
     if most is not None and most[1] > chance + ALIKE:
         found["warnings"].append(

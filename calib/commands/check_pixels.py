@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ import numpy as np
 from PIL import Image
 
 from calib.commands.data_verdict import verdict
-from calib.commands.segment.palette import overlaid
-from calib.commands.segment.train import tables_of
+from calib.commands.segment.palette import NAMED as COLOURS
+from calib.commands.segment.palette import outlined
+from calib.commands.segment.train import check_trainable, tables_of
 from calib.config import SegmentRun
 from calib.core.text import few
 from calib.data.notices import ProgressLog
-from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 from calib.report.contact_sheet import SheetRow, save_contact_sheet
 from calib.report.tables import aligned
-from calib.segmentation.network import build_network
 from calib.segmentation.tables import PixelTable
 
 NAMED = 10
-SHOWN = 12  # images of a split in the picture
+SHOWN, WIDE, SIDE = 12, 6, 200  # images of a split in the picture, side by side, and their pixels
 RARE = 20  # training images with a class, below which its Dice is to be looked at by itself
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def check_pixels(config: SegmentRun, picture: Path | None = None) -> dict[str, A
 
     Args:
         config: The settings of `calib segment`.
-        picture: The file for a picture of images under their masks. None: none is drawn.
+        picture: The file for a picture of images with the outlines of their masks. None: none is drawn.
 
     Returns:
         {"data": root and classes with their values, "splits": {split: images, groups, and for each class its
@@ -72,7 +71,7 @@ def check_pixels(config: SegmentRun, picture: Path | None = None) -> dict[str, A
     _judge(config, tables, found)
     if picture is not None and not found["unreadable"]:
         rows = [SheetRow(split, _drawn(table)) for split, table in tables.items()]
-        save_contact_sheet(rows, "images under their masks", picture, tagged=False)
+        save_contact_sheet(rows, _title(classes.names), picture, wide=WIDE, side=SIDE, tagged=False)
         found["picture"] = str(picture)
     return found
 
@@ -132,13 +131,8 @@ def _judge(config: SegmentRun, tables: Mapping[str, PixelTable], found: dict[str
     trained = found["splits"]["train"]["classes"]
     if absent := [name for name, seen in trained.items() if not seen["images"]]:
         refused.append(f"No training mask has a pixel of {few(absent)} (data.classes).")
-    if config.calibrate != "none" and "val" not in tables:
-        refused.append("calibrate=temperature is fitted to validation images; there are none (a split val).")
     with _refusal(refused):
-        terms = resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS)
-        n_classes = len(tables["train"].classes.names)
-        Objective(terms).try_on(n_classes)
-        build_network(config.network.name, config.network.channels, n_classes, size=config.data.size)
+        check_trainable(config, tables)
     rare = [f"{name} ({seen['images']})" for name, seen in trained.items() if 0 < seen["images"] < RARE]
     if rare and found["splits"]["train"]["n"] >= RARE:
         warnings.append(
@@ -159,12 +153,18 @@ def _judge(config: SegmentRun, tables: Mapping[str, PixelTable], found: dict[str
 
 
 def _counts(copies: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} in {'both of ' * ('/' in split)}{split}" for split, n in copies.items())
+    return ", ".join(f"{n} in {split.replace('/', ' and ')}" for split, n in copies.items())
 
 
 def _drawn(table: PixelTable) -> list[Image.Image]:
     step = max(1, len(table) // SHOWN)
-    return [overlaid(*table.read(row)) for row in range(0, len(table), step)][:SHOWN]
+    return [outlined(*table.read(row), SIDE) for row in range(0, len(table), step)][:SHOWN]
+
+
+def _title(names: Sequence[str]) -> str:
+    """Return what stands above the picture: the colours of the first classes."""
+    known = zip(names[1:], COLOURS, strict=False)  # further ones have colours without a name
+    return f"outlines of masks: {', '.join(f'{name} {colour}' for name, colour in known)}"
 
 
 @contextlib.contextmanager
@@ -194,7 +194,7 @@ def words_of_pixels(found: Mapping[str, Any]) -> str:
         if all(part["groups"] is None for part in splits.values()):
             lines.append("Patients: not known; images of one patient may be on both sides of a split.")
     if found["picture"] is not None:
-        lines.append(f"Images under their masks: {found['picture']}")
+        lines.append(f"Images with the outlines of their masks: {found['picture']}")
     return "\n".join([*lines, *verdict(found)])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 from collections import Counter
@@ -18,12 +17,13 @@ from calib.commands.data_arguments import DataCheck
 from calib.commands.data_words import words_of
 from calib.commands.exit_codes import DONE, FAILED
 from calib.commands.failure.images import resolve
+from calib.commands.machine import to_json
 from calib.config import FailureRun, PromptRun, SegmentRun
 from calib.core.names import hard_to_read, plain_name
+from calib.core.problems import collected
 from calib.core.text import few, printable
 from calib.data import FeatureTable, FewShotSplit, ImageTable, TaskData, check_overlap
 from calib.data.inspection import Inspection
-from calib.data.task import AbsentSplitError
 from calib.losses import Objective, resolve_terms
 from calib.prompts.learner import PromptLearner
 from calib.prompts.shots import folds_of
@@ -94,17 +94,11 @@ def _task(
     """Return the data with whatever splits there are. None: they cannot be read at all."""
     look, refused = partial(seen.look, wholly=wholly), found["refused"]
     data = replace(config.data, options={**config.data.options, "look": look})
-    try:
-        return load_task(data, needs=("train",) if isinstance(config, PromptRun) else ("train", "test"))
-    except AbsentSplitError as error:
-        refused.append(str(error))
-    except (ValueError, OSError) as error:
-        refused.append(str(error))
-        return None
-    try:
-        return load_task(data, needs=())
-    except (ValueError, OSError):  # what was said is the reason, too
-        return None
+    task = None
+    with collected() as problems:
+        task = load_task(data, needs=("train",) if isinstance(config, PromptRun) else ("train", "test"))
+    refused += map(str, problems)
+    return task
 
 
 def _counts(table: ImageTable | FeatureTable, class_names: Sequence[str]) -> dict[str, Any]:
@@ -271,8 +265,8 @@ def main(asked: DataCheck) -> int:
     found, words = _found(asked)
     if found is None:
         return DONE
-    text = json.dumps(found, indent=1, ensure_ascii=False) if asked.json else words(found)
-    sys.stdout.write(printable(f"{text}\n"))
+    text = to_json(found) if asked.json else printable(words(found))
+    sys.stdout.write(f"{text}\n")
     return FAILED if found["refused"] else DONE
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from calib.commands.shared_arguments import settings_of
 from calib.config import FailureRun, PromptRun, SegmentRun, load_config, split_arguments, task_of
 from calib.core.errors import UsageError, meant_path, unknown_name
+from calib.core.tables import names_in
 from calib.io.files import blocking_file
 
 HELP = ("-h", "--help")
@@ -37,6 +38,7 @@ out=FILE.png      a picture of the shots, by class; of images and masks, one ove
 --json            all of it as JSON on standard output
 """
 TABLES = (".csv", ".tsv", ".parquet")
+SHEETS = (".xlsx", ".xls", ".ods")
 OF_DATASETS = ("dataset_dict.json", "dataset_info.json", "state.json")
 MASKS = "masks"  # the folder of them, beside that of the images
 LONGEST = 100_000  # characters of a header
@@ -181,12 +183,16 @@ def kind_of_place(place: Path) -> str:
         tables = [name for name in names if name.lower().endswith(TABLES)]
         return "table" if tables and not names & set(PARTS) else "folder"
     if not place.exists():
-        raise FileNotFoundError(f"There is no folder or table '{place}'.{meant_path(place)}")
+        by_name = str(place) in names_in("calib.data.specs", "DATASETS")
+        hint = f" A data set by that name: data.name={place}." if by_name else meant_path(place)
+        raise FileNotFoundError(f"There is no folder or table '{place}'.{hint}")
     suffix = place.suffix.lower()
     if suffix in TABLES:
         return "table"
     if suffix == ".npz":
         return "medmnist"
+    if suffix in SHEETS:
+        raise ValueError(f"'{place}' is a spreadsheet: save it as CSV, and check that.")
     raise ValueError(
         f"'{place}' is no data: give a folder of class folders, a table ({', '.join(TABLES)}) or a MedMNIST "
         ".npz, or say data.name=..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import netrc
 import os
 import platform
@@ -19,6 +18,7 @@ from typing import Any
 
 import calib
 from calib.commands.doctor_words import words_of
+from calib.commands.machine import to_json
 from calib.config import DataConfig
 from calib.core.errors import first_line
 from calib.core.optional import OPTIONAL
@@ -274,6 +274,6 @@ def main(argv: Sequence[str]) -> int:
     )
     given = parser.parse_args(argv)
     found = examined(network=given.network)
-    text = json.dumps(found, indent=1, ensure_ascii=False) if given.json else words_of(found)
-    sys.stdout.write(printable(f"{text}\n"))
+    text = to_json(found) if given.json else printable(words_of(found))
+    sys.stdout.write(f"{text}\n")
     return int(bool(found["problems"]))

@@ -27,11 +27,12 @@ from calib.report.compare import compare, over_seeds
 from calib.report.document import Document
 from calib.report.plots import reliability_panels
 from calib.report.tables import differences_table, markdown, results_table
-from calib.runs.entries import Entry, find_entries
+from calib.runs.entries import Entry, find_entries, looked_at
 from calib.runs.evaluation_folder import EvaluationFolder, open_evaluation
 from calib.runs.folder import RunFolder
+from calib.runs.material import Material, of_entry
 from calib.runs.prepare import features_of, load_task, restored_backbone
-from calib.runs.reports import Material, document_from, of_entry
+from calib.runs.reports import document_from
 
 log = logging.getLogger(__name__)
 
@@ -167,14 +168,14 @@ def _differences_heading(first: Predictions, config: EvaluateRun) -> str:
 
 
 def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> tuple[list[Predictions], Material]:
-    """Return each entry's predictions, and what the first adds to the report.
+    """Return each entry's predictions, and what the one that is looked at adds to the report.
 
     A backbone is built and a data set encoded once.
     """
     backbones: dict[str, Backbone] = {}
     tables: dict[str, tuple[FeatureTable, list[str], ImageTable | None]] = {}
     reported: Material | None = None
-    predictions = []
+    shown, predictions = looked_at(entries), []
     for entry in entries:
         described = str(sorted((key, str(value)) for key, value in entry.prompt.backbone.items()))
         if described not in backbones:
@@ -190,7 +191,8 @@ def _predict_all(entries: Sequence[Entry], config: EvaluateRun) -> tuple[list[Pr
         except ValueError as error:
             raise ValueError(f"{entry.path} on {entry.data.name}: {error}") from error
         predictions.append(prompt.predict(table, data=entry.data.name))
-        reported = reported or replace(of_entry(entry, prompt), split=config.split, images=images)
+        if entry is shown:
+            reported = replace(of_entry(entry, prompt), split=config.split, images=images)
     assert reported is not None  # there is an entry
     return predictions, reported
 

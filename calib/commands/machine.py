@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from calib.core.text import printable
+
 
 def answered(found: dict[str, Any], run: Callable[[], int], *, as_json: bool) -> int:
     """Run a command and return its exit status; where JSON is asked for, what it found is said last.
@@ -27,13 +29,24 @@ def answered(found: dict[str, Any], run: Callable[[], int], *, as_json: bool) ->
 
 
 def to_json(found: Any) -> str:
-    """Return JSON that every reader takes: no number is NaN (null) or infinite ("inf", "-inf").
+    r"""Return JSON that every reader takes: no number is NaN (null) or infinite ("inf", "-inf").
+
+    What commands a terminal, as names may hold, is spelt out as JSON has it.
 
     Example:
         >>> to_json([float("nan"), float("inf"), 0.5]).split()
         ['[', 'null,', '"inf",', '0.5', ']']
+        >>> print(to_json("a\x7fb\u202e"))
+        "a\u007fb\u202e"
     """
-    return json.dumps(_plain(found), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(found), indent=1, ensure_ascii=False, allow_nan=False)
+    if printable(text) == text:
+        return text
+    return "".join(letter if printable(letter) == letter else _spelt_out(letter) for letter in text)
+
+
+def _spelt_out(letter: str) -> str:
+    return f"\\u{ord(letter):04x}" if letter.isascii() else json.dumps(letter)[1:-1]
 
 
 def _plain(value: Any) -> Any:

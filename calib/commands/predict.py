@@ -24,7 +24,7 @@ from calib.commands.predict_decisions import Copies, DecisionColumns
 from calib.core.errors import first_line, meant_path
 from calib.core.text import printable, safe_path, safe_text
 from calib.data.dicom import DicomView, view_of
-from calib.data.dicom_groups import patients_of_headers
+from calib.data.dicom.groups import patients_of_headers
 from calib.data.images import (
     IMAGE_SUFFIXES,
     check_image_suffix,
@@ -277,8 +277,11 @@ def usable_device(device: str | torch.device) -> torch.device:
         usable = torch.device(device)
         torch.zeros(1, device=usable).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
+        reason = first_line(error)
+        if reason.startswith("Expected one of"):  # all kinds of devices that PyTorch could be built for
+            reason = "devices are called cpu, cuda, cuda:1, mps"
         raise ValueError(
-            f"--device {device} cannot be used here ({first_line(error)}). Use --device cpu, or leave it out."
+            f"--device {device} cannot be used here ({reason}). Use --device cpu, or leave it out."
         ) from error
     return usable
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+
+from calib.core.errors import UsageError
 
 MORE = """\
 examples:
@@ -78,6 +81,12 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--group", metavar="COLUMN", help="that table's column of patients (default: group, patient)"
     )
     given = parser.parse_args(argv)
+    for word in given.images:
+        key, equals, value = word.partition("=")
+        known = vars(given).keys() - {"prompt", "images"}
+        if equals and key.replace("-", "_") in known and not Path(word).exists():
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"calib predict takes options, not settings: {option} {value}, not {word}.")
     check_numbers(given.batch_size, given.grey16_max)
     return given
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,10 +31,13 @@ from calib.config import (
     task_of,
 )
 
+AGAIN = "COMMAND"  # stands for the command that was typed
+LONG = 200  # letters of a command that is not repeated
+
 
 @dataclass(frozen=True)
 class After:
-    """What is said of going on, in the line that says why a command has ended.
+    """What is said of going on, in the line that says why a command has ended; `AGAIN` is the command itself.
 
     Attributes:
         interruption: After Ctrl-C.
@@ -44,6 +48,16 @@ class After:
     interruption: str = ""
     stop: str = ""
     write_error: str = ""
+
+    def told(self, text: str, command: str, argv: Sequence[str]) -> str:
+        """Return one of the sentences with the command that was typed; a long one is left out.
+
+        Example:
+            >>> After().told(f" Again: {AGAIN}", "train", ["out=my run"])
+            " Again: calib train 'out=my run'"
+        """
+        typed = shlex.join(["calib", command, *argv])
+        return text.replace(AGAIN, typed) if len(typed) < LONG else text.replace(f": {AGAIN}", ".")
 
 
 NOTHING_WRITTEN = After(
@@ -62,8 +76,8 @@ FEATURES_KEPT = After(
     stop=" Image features that were encoded are kept; the same command goes on from there.",
 )
 GOES_ON = After(
-    interruption=" The same command goes on from the last finished epoch.",
-    stop=" The same command goes on from what is saved.",
+    interruption=f" The same command goes on from the last finished epoch: {AGAIN}",
+    stop=f" The same command goes on from what is saved: {AGAIN}",
     write_error=" Then the same command goes on (out=FOLDER is where results go, data.cache_dir=FOLDER image "
     "features).",
 )

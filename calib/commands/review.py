@@ -15,7 +15,8 @@ from torch import Tensor
 from calib import __version__
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out
-from calib.core.errors import meant_path
+from calib.commands.shared_arguments import check_read
+from calib.core.errors import meant_run
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
 from calib.data.judged import CLASSES, SOURCES, UNLIKE, Judged, read_judged
@@ -26,7 +27,7 @@ from calib.posthoc.decisions import Decisions
 from calib.posthoc.not_drawn import not_drawn
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_counts import CurvePoint
-from calib.posthoc.review_words import percent
+from calib.posthoc.review_words import percent, result_of
 from calib.prompts.export import Prompt
 from calib.report.tables import aligned
 from calib.runs.decisions import export_of, is_export, judged_on_validation, keep_decisions
@@ -36,8 +37,8 @@ DEFAULT = "review.json"
 SHOWN = 10  # points of the curve in the table
 OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say how a file is read
 NOT_LOOKED_AT = (
-    "Which of these cases are unlike the shots was not looked at. calib predict sends such ones to review, "
-    "too: what is said here is of those it accepts together with them."
+    "Which of these cases are unlike the shots was not looked at: calib predict sends such ones to review, "
+    "too."
 )
 ONE_EACH = (
     "No column says whose a case is, so each counts as a patient of its own. Where several are of one, too "
@@ -78,11 +79,12 @@ def fit_review(
     others = torch.cat(parts) if any(map(len, parts)) else None
     failure = judged.failure[rows]
     threshold.fit(judged.doubt[rows], failure, groups=groups, unlabelled=others, chosen=chosen or {})
-    lines = [_heading(judged, threshold, int(failure.sum()), what), *_notes(judged, failure), ""]
-    # where nothing is achievable the summary says why
+    lines = [f"{title + ':':8} {said}" for title, said in result_of(threshold)]
+    lines += ["", _heading(judged, threshold, int(failure.sum()), what), "", _table(threshold), ""]
+    # where nothing is achievable the first lines say why
     promised = [threshold.guarantee] if threshold.achievable else [not_drawn(threshold.chosen)]
-    lines += [_table(threshold), "", threshold.summary, *filter(None, promised)]
-    return threshold, "\n".join(lines)
+    lines += [f"- {each}" for each in (*promised, *_notes(judged, failure)) if each]
+    return threshold, "\n".join(lines).rstrip()
 
 
 def _check_whole_patients(judged: Judged, half: Tensor, threshold: ReviewThreshold) -> None:
@@ -122,8 +124,8 @@ def _notes(judged: Judged, failure: Tensor) -> list[str]:
         notes.append(f"No labelled case is of class {few(missing)}: of such cases nothing is known.")
     elif len(counts) > 1 and len(set(counts.values())) == 1:
         notes.append(
-            "There are equally many of every class, as they were drawn. Where the classes occur otherwise, "
-            "the error among the accepted is another one: label cases as they come (--on FILE)."
+            "There are equally many of every class, as they were drawn. Where classes are not, the error is "
+            "another one: label cases as they come (--on FILE)."
         )
     return notes
 
@@ -201,20 +203,17 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     digest = export.doubt_digest()
     if given.out is not None and given.apply is None:
         raise ValueError(f"--out is for --apply: the threshold of a run is kept in {path}.")
-    if all(each is None for each in (given.on, given.unlabelled, given.apply)):
-        useless = [f"--{name}" for name in OF_FILES if getattr(given, name) is not None]
-        if useless:
-            raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
+    check_read(given, ("on", "unlabelled", "apply"), OF_FILES)
     cases = _cases(given, allowed, names)  # read before anything is kept
     judged, what = _judged(given, path, export, allowed)
     others = _unlabelled(given, allowed, names)
     chosen = strategies_of(export.training.get("chosen")) if what == "left-out shots" else None
     fitted, text = fit_review(judged, threshold, unlabelled=others, what=what, chosen=chosen)
     if what == "left-out shots":
-        text = f"{text}\n{_of_shots(path)}"
+        text = f"{text}\n- {_of_shots(path)}"
     known = export.decisions is not None and export.decisions.familiarity is not None
     looked_at = what == "validation images" or (judged.table is not None and UNLIKE in judged.table.header)
-    _say(text if looked_at or not known else f"{text}\n{NOT_LOOKED_AT}")
+    _say(text if looked_at or not known else f"{text}\n- {NOT_LOOKED_AT}")
     about = {
         "calib": __version__,
         "on": what if given.on is None else Path(given.on).name,
@@ -224,7 +223,7 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     given.found |= {**_record(fitted), "on": about["on"], "kept": str(path)}
     earlier = export.decisions is not None and export.decisions.review is not None
     instead = ", in the place of an earlier threshold" if earlier else ""
-    _say(f"Kept in {path}{instead}: calib predict says accept or review.")
+    _say(f"\nKept in {path}{instead}: calib predict says accept or review.")
     return _apply(given, decisions, cases)
 
 
@@ -246,15 +245,15 @@ def _judged(
 
 def _of_shots(path: Path) -> str:
     return (
-        "The left-out shots are few (up to 72 nearly never suffice), and the calibration was fitted on what "
-        "is judged here: take this as a hint. Better are other labelled images, drawn as they come: calib "
-        f"predict writes a table; fill in a column label for some rows, drawn at random: --on TABLE ({path})."
+        "The left-out shots are few (up to 72 nearly never suffice), and the calibration was fitted on them: "
+        "take this as a hint. Better: calib predict writes a table; fill in a column label for some rows, "
+        f"drawn at random, and: calib review {path.parent} --on TABLE"
     )
 
 
 def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     if not Path(given.source).exists():
-        raise FileNotFoundError(f"There is no run and no file '{given.source}'.{meant_path(given.source)}")
+        raise FileNotFoundError(f"There is no run and no file '{given.source}'.{meant_run(given.source)}")
     for name in ("on", "weights", "tokenizer"):
         if getattr(given, name) is not None:
             raise ValueError(f"--{name} is for runs: {given.source} is a file of doubts itself.")
@@ -273,7 +272,7 @@ def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
     ReviewFile(fitted, judged.source, names, about).save(out)
     given.found |= {**_record(fitted), "on": about["on"], "written": str(out)}
-    _say(f"Written: {out}. Apply it: calib review {out} --apply FILE --out FILE")
+    _say(f"\nWritten: {out}. Apply it: calib review {out} --apply FILE --out FILE")
     return _apply(given, Decisions(review=fitted), cases)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from calib.commands.shared_arguments import (
     add_moved,
     check_kind,
+    check_moved,
     number_or_nan,
     one_of,
+    refuse_dashes,
     settings_of,
     whole,
 )
@@ -81,6 +83,7 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
+    refuse_dashes(argv, READERS)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib review", example="error=0.05 confidence=0.9")
     _check(given, asked)
@@ -132,8 +135,5 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with {given.source}, which knows its doubt."
             )
-    if given.on is not None and (given.weights is not None or given.tokenizer is not None):
-        raise ValueError(
-            "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
-        )
+    check_moved(given)
     check_kind(given.kind)

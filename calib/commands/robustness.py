@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from calib.config import RobustnessRun
 from calib.core.text import printable
 from calib.processes.threads import thread_share
 from calib.robustness.assess import assess
 from calib.robustness.result import Robustness
-from calib.robustness.tables import glance, heading
+from calib.robustness.tables import changes, glance, heading
 from calib.robustness.words import findings
+from calib.runs.identity import data_word, robustness_name
 from calib.runs.judged_runs import judged_runs
 from calib.runs.robustness_folder import RobustnessFolder
 
@@ -26,7 +28,7 @@ def robustness(config: RobustnessRun) -> Robustness:
         FileNotFoundError: A run, its data or its weights are not there.
         ValueError: As `calib.runs.judged_runs.judged_runs`, or `out` belongs to something else.
     """
-    folder = RobustnessFolder(config.out or "runs/robustness")
+    folder = RobustnessFolder(_out(config))
     given = judged_runs(config)
     found = assess(
         given.systems,
@@ -49,7 +51,7 @@ def robustness(config: RobustnessRun) -> Robustness:
         level=config.level,
         seed=config.seed,
     )
-    about = {"data": given.data.name, "split": config.split, **found.about}
+    about = {"data": data_word(given.data), "split": config.split, **found.about}
     found = replace(found, about=about, notes=(*found.notes, *given.notes))
     folder.write(config, found)
     return found
@@ -59,7 +61,11 @@ def main(config: RobustnessRun) -> int:
     """Run `calib robustness` and print its table and findings. Returns the exit status."""
     found = robustness(config)
     told = "\n".join(f"- {line}" for line in findings(found))
-    out = config.out or "runs/robustness"
-    sys.stdout.write(printable(f"\n{heading(found)}\n\n{glance(found)}\n\n{told}\n\n"))
-    sys.stdout.write(printable(f"All tables, CSV, picture, metrics: {out}\n"))
+    parts = (heading(found), glance(found), changes(found), told)
+    sys.stdout.write(printable("\n" + "\n\n".join(parts) + "\n\n"))
+    sys.stdout.write(printable(f"All tables, CSV, picture, metrics: {_out(config)}\n"))
     return 0
+
+
+def _out(config: RobustnessRun) -> Path:
+    return Path(config.out) if config.out else Path("runs") / robustness_name(config)

@@ -15,7 +15,7 @@ from calib.core.hashing import json_digest
 from calib.core.text import printable
 from calib.data import ImageTable
 from calib.data.contact_sheet import save_sheets
-from calib.data.selection import Selection, select
+from calib.data.selection import Selection, check_budget, select
 from calib.data.shot_list import ListedImage, ShotList, read_shot_list
 from calib.data.specs import POOL
 from calib.data.task import Table
@@ -65,7 +65,9 @@ def choose(config: SelectRun) -> Chosen:
     table, names, template = pool_of(config.data)
     if earlier is not None:
         names, earlier = with_labels(earlier, table, names, own=config.data.name != POOL)
+    check_budget(config.budget, table.ids, _ids_of(earlier))
     model = model_of(config, names, template)
+    source = source_of(config, model.backbone)
     ids = table.ids  # in the order of contents: what is encoded together decides last bits
     table = table.subset(sorted(range(len(table)), key=lambda row: (ids[row], table.names[row])))
     features = encoded(table, model.backbone, config.data)
@@ -83,7 +85,7 @@ def choose(config: SelectRun) -> Chosen:
         near=config.near,
         labelled=labelled,
         learned=has_learned(config.prompt, labelled),
-        source=source_of(config, model.backbone),
+        source=source,
         class_names=model.class_names,
         **config.settings,
     )
@@ -111,8 +113,13 @@ def _check_out(folder: Path, labels: str | None) -> None:
         raise ValueError(
             f"{path} is the list to go on from; the new one goes to a folder of its own: out=FOLDER."
         )
-    if len(read_shot_list(path).unfilled) < len(read_shot_list(path).images):
+    there = read_shot_list(path)
+    if len(there.unfilled) < len(there.images):
         raise ValueError(f"{path} holds labels, which would be lost. Give another folder: out=FOLDER.")
+
+
+def _ids_of(earlier: ShotList | None) -> list[str]:
+    return [] if earlier is None else [each.content_id for each in earlier.images]
 
 
 def _labelled(earlier: ShotList | None, names: list[str] | None) -> dict[str, int]:
@@ -168,7 +175,11 @@ def _record(
         "seed": config.seed,
         "per_group": config.per_group if table.groups is not None else None,
         "near": config.near,
-        "pool": {"images": selection.pool, "digest": json_digest(sorted(table.ids))},
+        "pool": {
+            "images": selection.pool,
+            "groups": None if table.groups is None else len(set(table.groups)),
+            "digest": json_digest(sorted(table.ids)),
+        },
         "labelled_before": len(images.images) - len(selection.rows),
         "model": model.what,
         "backbone": model.backbone.describe(),
@@ -186,6 +197,7 @@ def main(config: SelectRun) -> int:
     chosen = done.selection
     say = [
         f"{len(chosen.rows)} of {chosen.pool} images chosen by {config.strategy}.",
+        _patients(config, done),
         f"Written: {done.folder / LIST}" + "".join(f", {path.name}" for path in done.sheets) + f", {RECORD}.",
         f"{'Fill in its column label, then' if config.data.name == POOL else 'Learn from them'}: "
         f"{_next(config, done)}",
@@ -194,6 +206,23 @@ def main(config: SelectRun) -> int:
         say.append(done.record["statement"])
     sys.stdout.write(printable("\n".join(say) + "\n"))
     return 0
+
+
+def _patients(config: SelectRun, done: Chosen) -> str:
+    """Return whether it is known whose the images are, and what follows."""
+    groups = done.record["pool"]["groups"]
+    if groups is None:
+        how = (
+            " A table with the columns file and patient says whose they are: calib select TABLE.csv ..."
+            if config.data.name == POOL
+            else ""
+        )
+        return (
+            "Patients are not known: several of these images may be of one patient, who may also be on the "
+            f"other side of a split.{how}"
+        )
+    most = "any number" if config.per_group is None else f"at most {config.per_group}"
+    return f"Patients (groups): {groups}, of each {most}."
 
 
 def _next(config: SelectRun, done: Chosen) -> str:

@@ -15,6 +15,7 @@ from calib import __version__
 from calib.commands.calibrate import in_class_order
 from calib.commands.machine import answered
 from calib.commands.out_files import check_out, outputs_to_apply
+from calib.commands.shared_arguments import check_read
 from calib.core.text import few, printable
 from calib.data.chosen_shots import strategies_of
 from calib.data.outputs import Outputs, read_outputs
@@ -72,8 +73,8 @@ def fit_sets(
         chosen=chosen or {},
     )
     about = {"calib": __version__, "rows": len(probs), "kind": outputs.kind, "left_out": left_out}
-    lines = [_heading(outputs, left_out), "", _thresholds(sets, names), "", sets.described(names), ""]
-    lines.append(_sizes(sets(probs, strata), "calibration cases"))
+    lines = [*_result(sets, sets(probs, strata)), "", _heading(outputs, left_out), ""]
+    lines += [_thresholds(sets, names), "", "- " + sets.described(names, between="\n- ")]
     return SetFile(list(names), sets, column, about), "\n".join(lines)
 
 
@@ -126,9 +127,22 @@ def judged(file: SetFile, outputs: Outputs) -> str:
             "",
             f"Classes differ from {percent(file.sets.coverage)} by {percent(found['class_gap'])} on average; "
             f"chance alone makes {percent(found['class_gap_by_chance'])}.",
-            _sizes(sets, "test cases"),
+            f"Sets hold {_sizes(sets, 'test cases')}",
         ]
     )
+
+
+def _result(sets: PredictionSets, held: Tensor) -> list[str]:
+    """Return what was found in two short lines: how large the sets are, and what coverage they have."""
+    rows = sets.table()
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    full = sum(row["threshold"] is None for row in rows)
+    sure = "on average" if sets.confidence is None else f"with a probability of {percent(sets.confidence)}"
+    said = f"{percent(sets.coverage)} {sure}; of these very sets {_ends((low, high))} (95 %)"
+    if full:
+        some = "" if full == len(rows) else " of some kinds"
+        said = f"too few calibration cases for {percent(sets.coverage)}: every class is in every set{some}"
+    return [f"Sets:     {_sizes(held, 'calibration cases')}", f"Coverage: {said}"]
 
 
 def _heading(outputs: Outputs, left_out: bool) -> str:
@@ -156,8 +170,8 @@ def _sizes(sets: Tensor, what: str) -> str:
     sizes = sets.sum(dim=1)
     shares = {name: float((sizes == size).double().mean()) for name, size in (("empty", 0), ("single", 1))}
     return (
-        f"Of the {len(sets)} {what}, sets hold {float(sizes.double().mean()):.2f} of {sets.shape[1]} "
-        f"classes on average; {percent(shares['single'])} hold one, {percent(shares['empty'])} none."
+        f"{float(sizes.double().mean()):.2f} of {sets.shape[1]} classes on average; "
+        f"{percent(shares['single'])} hold one, {percent(shares['empty'])} none ({len(sets)} {what})."
     )
 
 
@@ -179,7 +193,7 @@ def _run(given: argparse.Namespace) -> int:
         sets = file.apply(outputs, out)
         sizes = sets.sum(dim=1).double()
         given.found |= {"written": str(out), "cases": len(sets), "mean_size": float(sizes.mean())}
-        say(printable(f"{_sizes(sets, 'rows')} Written: {out}\n"))
+        say(printable(f"Sets hold {_sizes(sets, 'rows')} Written: {out}\n"))
         sys.stderr.write(printable(f"{file.sets.described(file.class_names)}\n"))
         return 0
     source = Path(given.source)
@@ -194,6 +208,7 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
         raise ValueError(f"--out is for files: the sets of a run are kept in {path}.")
     if given.classes is not None:
         raise ValueError("--classes: the classes are those of the run, in its order.")
+    check_read(given, ("on", "test"))
     if given.by not in (None, BY_CLASS):
         raise ValueError(
             f"by={given.by}: images say nothing of such a column to calib predict. Fit on a file of outputs: "
@@ -214,7 +229,7 @@ def _of_run(given: argparse.Namespace, source: Path) -> int:
     about = {**file.about, "on": _called(given, left_out)}
     keep_decisions(path, {"sets": about}, fitted_for=digest, sets=file.sets)
     given.found |= {**_record(file), "kept": str(path)}
-    _say(f"Kept in {path}: calib predict writes the set of every image.")
+    _say(f"\nKept in {path}: calib predict writes the set of every image.")
     return 0
 
 
@@ -254,7 +269,7 @@ def _of_file(given: argparse.Namespace, source: Path) -> int:
     _say(text, None if test is None else judged(file, test))
     file.save(out)
     given.found |= {**_record(file), "written": str(out)}
-    _say(f"Written: {out}. Apply it: calib sets {out} --apply FILE --out FILE")
+    _say(f"\nWritten: {out}. Apply it: calib sets {out} --apply FILE --out FILE")
     return 0
 
 

@@ -11,9 +11,11 @@ from calib.commands.shared_arguments import (
     add_columns,
     add_moved,
     check_kind,
+    check_moved,
     classes_of,
     number_or_nan,
     one_of,
+    refuse_dashes,
     settings_of,
     shares_of,
     whole,
@@ -77,6 +79,7 @@ def sets_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
+    refuse_dashes(argv, READERS)
     given = parser.parse_intermixed_args(argv)
     asked = settings_of(given.settings, READERS, command="calib sets", example="coverage=0.9 by=class")
     _check(given, asked)
@@ -159,6 +162,7 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
             raise ValueError(
                 f"{', '.join(useless)}: nothing is fitted with --apply, and its classes are known."
             )
+    check_moved(given)
     check_kind(given.kind)
     if {"penalty", "free"} & asked.keys() and not asked.get("score", "lac").startswith("raps"):
         raise ValueError("penalty and free are settings of score=raps and score=raps_randomized.")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from calib.core.errors import unknown_name
+from calib.core.errors import UsageError, unknown_name
 
 KINDS = ("probs", "logits")
 
@@ -26,6 +26,41 @@ def add_moved(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a run's backbone is now."""
     parser.add_argument("--weights", help="the run's backbone weights, where they have moved since training")
     parser.add_argument("--tokenizer", help="its tokenizer, where it has moved since training")
+
+
+def check_moved(given: argparse.Namespace) -> None:
+    """Refuse to say where a run's backbone is where it is not used: outputs in a file are there.
+
+    Raises:
+        ValueError: It was said beside --on.
+    """
+    if given.on is not None and (given.weights is not None or given.tokenizer is not None):
+        raise ValueError(
+            "--weights and --tokenizer are for a run's own validation images, not for --on FILE."
+        )
+
+
+def check_read(
+    given: argparse.Namespace, files: Sequence[str], options: Sequence[str] = ("kind", "label", "group")
+) -> None:
+    """Refuse options that say how a file is read, of a run of which none is.
+
+    Args:
+        given: The arguments.
+        files: Those that name a file.
+        options: Those that say how it is read.
+
+    Raises:
+        ValueError: There is such an option and no file.
+
+    Example:
+        >>> check_read(argparse.Namespace(on=None, kind=None, label="y", group=None), ["on"])
+        Traceback (most recent call last):
+        ValueError: --label: no file is read here. Labelled outputs: --on FILE.
+    """
+    useless = [f"--{name}" for name in options if getattr(given, name) is not None]
+    if useless and all(getattr(given, name) is None for name in files):
+        raise ValueError(f"{', '.join(useless)}: no file is read here. Labelled outputs: --on FILE.")
 
 
 def check_kind(kind: str | None) -> None:
@@ -67,6 +102,27 @@ def settings_of(
             raise ValueError(f"{key} was given twice.")
         found[key] = readers[key](key, value)
     return found
+
+
+def refuse_dashes(argv: Sequence[str], readers: Mapping[str, Any]) -> None:
+    """Refuse settings that are written as options.
+
+    Args:
+        argv: The arguments as they were typed.
+        readers: Those of `settings_of`.
+
+    Raises:
+        UsageError: One is.
+
+    Example:
+        >>> refuse_dashes(["run", "--error", "0.1"], {"error": float})
+        Traceback (most recent call last):
+        calib.core.errors.UsageError: There is no option --error; it is a setting: error=VALUE.
+    """
+    for word in argv:
+        key = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and key in readers:
+            raise UsageError(f"There is no option --{key}; it is a setting: {key}=VALUE.")
 
 
 def number_or_nan(text: str) -> float:

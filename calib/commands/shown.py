@@ -1,9 +1,13 @@
-"""What is shown of the log: warnings and errors, but not the libraries' remarks on what nobody chose."""
+"""What is shown: warnings and errors, no remarks of libraries on what nobody chose, no terminal commands."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
 from calib.core.text import printable, redacted
 
@@ -14,6 +18,26 @@ class SafeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a line, safe to show."""
         return printable(redacted(super().format(record)))
+
+
+class _Safe:
+    """A stream that is written to without terminal commands."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def shown_safely() -> Iterator[None]:
+    """Run a block whose text on standard output is shown without terminal commands, as names may hold."""
+    with contextlib.redirect_stdout(cast(TextIO, _Safe(sys.stdout))):
+        yield
 
 
 def show_warnings() -> None:

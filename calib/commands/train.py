@@ -282,7 +282,7 @@ def main(config: PromptRun) -> int:
     )
     say(f"\n{shown(config, tests, vals, shlex.quote(results['folder']))}\n\n")
     if results["calibration"] is not None:
-        say(about_calibration(results["calibration"]) + "\n")
+        say(about_calibration(results["calibration"], asked=config.calibrate.method) + "\n")
     if results["reused"]:
         say(REUSED)
     else:

@@ -40,7 +40,7 @@ samples=N (combinations drawn at random, sample_seed=0), stack=16 (prompts side 
 
 TUNE = """calib tune [CONFIG.yaml ...] key=low..high key=low..high:log key=a,b seed=1..3 trials=40
 
-Searches settings with Optuna (pip install 'calib[tune]'). low..high is a range: of whole numbers if both ends
+Searches settings with Optuna (pip install 'optuna>=4.2'). low..high is a range: of whole numbers if both ends
 are written so (4..16), else of any (0.0..0.1); :log makes every factor of ten as likely; a,b,c is a list to
 choose from; seed=1..3 are trained side by side in every trial. What is improved is the mean over seeds of a
 metric of the validation shots; test metrics stand in the table and decide nothing. A trial worse than the
@@ -98,7 +98,7 @@ SEGMENT = """calib segment data.root=FOLDER [CONFIG.yaml ...] [key=value ...]
 calib segment predict RUN IMAGES ... --out FOLDER        (--help)
 calib segment evaluate RUN ... [--data FOLDER]           (--help)
 
-Trains a small network of MONAI (pip install 'calib[segment]') that says the class of every pixel, and shows
+Trains a small network of MONAI (pip install 'monai>=1.3') that says the class of every pixel, and shows
 Dice beside calibration errors of the test images with intervals. preset=dice-ce-ace adds a loss for
 calibration, mL1-ACE: a lower calibration error of each image, at the risk that a rare kind of image is
 unlearned; evaluate, below, names images whose Dice it costs. The folder has train/images and train/masks

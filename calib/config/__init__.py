@@ -10,7 +10,6 @@ from calib.config.keys import dataclass_of, find_setting, keys_of, leaves
 from calib.config.loading import (
     check_config,
     from_dict,
-    handed_on,
     load_config,
     part_from_dict,
     split_arguments,
@@ -18,6 +17,7 @@ from calib.config.loading import (
     to_dict,
     to_yaml,
 )
+from calib.config.pipes import handed_on
 from calib.config.ranges import check_trainer_bounds
 from calib.config.schema import (
     SCHEMAS,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
+import os
 import re
-import tempfile
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from calib.config.given import note_given
 from calib.config.keys import check_keys, keys_of
 from calib.config.names import check_names
 from calib.config.packaged import nearest, packaged_file
+from calib.config.pipes import is_pipe, read_pipe
 from calib.config.ranges import check_part, check_ranges
 from calib.config.schema import SCHEMAS, TRAINED
-from calib.config.untrusted import MAX_YAML, SettingsError, check_values, check_yaml
+from calib.config.untrusted import SettingsError, check_values, check_yaml
 from calib.config.written import Written, from_argument, from_yaml, read
 from calib.core.errors import UsageError, first_line, meant_path, unknown_name
 from calib.core.text import redacted
@@ -46,15 +46,16 @@ def task_of(argv: Sequence[str]) -> str:
         ('failure', 'prompt')
     """
     task, source = TRAINED[0], ""
+    found: Any
     for given in [a for a in argv if not _is_change(a)] + [a for a in argv if _is_change(a)]:
-        if not _is_change(given):
-            found = _read_yaml(str(given)).get("task", Written(task))
-            source = f"{given}: "
-        elif given.split("=")[0] == "task":
-            found, source = from_argument(given.split("=", 1)[1]), ""
+        if _is_change(given):
+            key, _, value = given.partition("=")
+            said, found, at = key == "task", from_argument(value), ""
         else:
-            continue
-        task = _typed(found, str | None, "task", source=source)
+            values = _read_yaml(str(given))
+            said, found, at = "task" in values, values.get("task"), f"{given}: "
+        if said:
+            task, source = _typed(found, str | None, "task", source=at), at
     if task not in TRAINED:
         raise ValueError(f"{source}{unknown_name('task of train.py', task, TRAINED)}")
     return task
@@ -74,29 +75,10 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         for a in argv
         if a.endswith((".yaml", ".yml"))
         or a.startswith("-")
-        or ("=" in a and not Path(a).exists())
-        or Path(a).is_fifo()
+        or ("=" in a and not os.path.exists(a))  # for which no list of names is too long
+        or is_pipe(a)
     ]
     return settings, [a for a in argv if a not in settings]
-
-
-@contextlib.contextmanager
-def handed_on(argv: Sequence[str]) -> Iterator[list[str]]:
-    """Yield arguments for other processes, too: what a pipe held lies in a file while the block runs.
-
-    A pipe, such as <(...) of a shell, can be read once, and by the process that it was given to.
-
-    Args:
-        argv: Arguments that `load_config` has read in this process.
-    """
-    with contextlib.ExitStack() as stack:
-        given = list(argv)
-        for place, each in enumerate(argv):
-            if "=" not in each and Path(each).is_fifo():
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calib-settings-")))
-                given[place] = str(folder / "settings.yaml")
-                Path(given[place]).write_text(_read_pipe(each, Path(each).stat().st_ino), encoding="utf-8")
-        yield given
 
 
 def load_config(argv: Sequence[str], *, task: str) -> Any:
@@ -259,21 +241,23 @@ def _typed(value: Any, hint: Any, key: str, *, source: str) -> Any:
 
 def _read_yaml(file: str) -> dict[str, Any]:
     path = Path(file)
-    piped = path.is_fifo()  # such as <(...) of a shell
-    if not path.is_file() and not piped:
+    piped = is_pipe(file)
+    if not os.path.isfile(path) and not piped:
         path = packaged_file(file) or path
-    if not path.is_file() and not piped:
+    if not os.path.isfile(path) and not piped:
         more = nearest(file) or meant_path(path)
         if path.parts[:2] == ("/", "proc") or path.parts[:3] == ("/", "dev", "fd"):
             more = (
                 " A pipe belongs to the process it was given to: where torchrun or srun start several, write "
                 "the settings to a file."
             )
+        if os.path.isdir(path):  # however long it is
+            more = f" '{file}' is a folder: that of images is data.name=folder data.root={file}."
         raise FileNotFoundError(
             f"There is no settings file '{file}' (settings are changed as key=value).{more}"
         )
     try:
-        text = _read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
+        text = read_pipe(file, path.stat().st_ino) if piped else path.read_text(encoding="utf-8")
         loaded = from_yaml(check_yaml(text, file))
     except SettingsError:
         raise
@@ -282,20 +266,14 @@ def _read_yaml(file: str) -> dict[str, Any]:
         reason = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
         raise ValueError(f"{file} is not valid YAML: {reason}") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"{file} must hold keys and values (a mapping), not a list.")
+        found = "a list" if isinstance(loaded, list) else "a single value"
+        raise ValueError(f"{file} must hold keys and values (a mapping), not {found}.")
     if set(loaded) >= OF_SWEEPS:
         raise ValueError(
             f"{file} is a search for W&B's agent, not settings of a run: wandb sweep FILE ('calib configs' "
             "prints those that come with calib). Without W&B: calib sweep, calib tune."
         )
     return loaded
-
-
-@functools.lru_cache(maxsize=8)
-def _read_pipe(file: str, number: int) -> str:
-    """Return what a pipe of that inode number holds, which can be read once and is asked for twice."""
-    with open(file, encoding="utf-8") as pipe:
-        return pipe.read(MAX_YAML + 1)
 
 
 def _read_change(change: str) -> dict[str, Any]:

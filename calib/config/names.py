@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def check_root(data: Any) -> None:
     if what is None or data.root is None:
         return
     root = Path(data.root).expanduser()
-    if not (root.is_dir() if what == "folder" else root.exists()):
+    if not (os.path.isdir(root) if what == "folder" else os.path.exists(root)):  # however long it is
         raise FileNotFoundError(f"There is no {what} {root} (data.root).{meant_path(root)}")
 
 

@@ -7,6 +7,7 @@ its keyword-only parameters are its settings. The signature is the only place wh
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from calib.core.errors import unknown_name
 
 REQUIRED: Any = inspect.Parameter.empty  # stands for "no default"
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 def tensors(function: Callable[..., Any]) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def check_settings(
         if key not in known:
             raise _unknown_setting(key, [*also, *known], name)
         if not _same_kind(value, known[key]):
-            kind = "true or false" if isinstance(known[key], bool) else f"a {type(known[key]).__name__}"
+            kind = KINDS.get(type(known[key]), f"a {type(known[key]).__name__}")
             raise ValueError(f"Setting {key!r} of {name} must be {kind}, got {value!r}.")
 
 
@@ -163,5 +165,5 @@ def _same_kind(value: Any, default: Any) -> bool:
     if default is REQUIRED or default is None:
         return True
     if isinstance(default, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is type(default)

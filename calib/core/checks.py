@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,6 +110,30 @@ def check_whole(at_least: int, **numbers: object) -> None:
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise ValueError(f"{name} must be a whole number of at least {at_least}, not {value!r}.")
+
+
+def row_numbers(indices: Iterable[int] | Tensor) -> list[int]:
+    """Return row numbers as a list; refuse true and false, which would be taken for the rows 1 and 0.
+
+    Args:
+        indices: (n,) whole numbers.
+
+    Raises:
+        ValueError: They are a mask.
+
+    Example:
+        >>> row_numbers(torch.tensor([2, 0]))
+        [2, 0]
+        >>> row_numbers(torch.tensor([True, False]))
+        Traceback (most recent call last):
+        ValueError: Rows are chosen by their numbers, not by true and false: give mask.nonzero().flatten().
+    """
+    rows = indices.tolist() if isinstance(indices, Tensor) else list(indices)
+    if any(isinstance(row, bool | np.bool_) for row in rows):
+        raise ValueError(
+            "Rows are chosen by their numbers, not by true and false: give mask.nonzero().flatten()."
+        )
+    return [int(row) for row in rows]
 
 
 def check_unit_norm(features: Tensor, name: str, *, tolerance: float, advice: str = "") -> None:

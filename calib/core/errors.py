@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib.core.text import few
+
 RUNS = "runs"  # where run folders are made, so that a name alone may be one there
+FINISHED = "metrics.json"  # what makes a folder that of a finished run; named here, where runs are proposed
 MOST_BESIDE = 5000  # entries of a folder that are looked at
 _NO_ROOM = "Make room there, or choose another folder."
 _NOT_ALLOWED = "Choose a folder that you may write to."
@@ -85,7 +88,10 @@ def unknown_name(
     """
     known = sorted(allowed)
     if meant is None:
-        meant = [prefix + near for near in difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)]
+        lower = {each.lower(): each for each in reversed(known)}
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        near = near or [lower[each] for each in difflib.get_close_matches(str(name).lower(), lower, n=1)]
+        meant = [prefix + each for each in near]
     hint = f" Did you mean {' or '.join(repr(each) for each in meant)}?" if meant else ""
     given = f"{prefix}{name}" if prefix else name
     shown = ", ".join(prefix + each for each in known)
@@ -112,6 +118,29 @@ def meant_path(path: str | Path) -> str:
             found = place if place != wanted and place.exists() else _nearest_path(place)
             if found is not None:
                 return f" Did you mean '{found}'?"
+    return ""
+
+
+def meant_run(path: str | Path) -> str:
+    """Return the question whether another run was meant, or where none is like it, which runs there are.
+
+    Args:
+        path: No run is there.
+
+    Returns:
+        The newest finished runs of the folder that was named, else of the one it would lie in, else of runs;
+        empty: there are none.
+    """
+    wanted = Path(path)
+    if not wanted.exists() and (meant := meant_path(wanted)):
+        return meant
+    with contextlib.suppress(OSError):
+        for folder in (wanted, *wanted.parents[:1], Path(RUNS)):
+            if folder.is_dir():
+                results = [each for each in folder.glob(f"*/{FINISHED}") if each.is_file()]
+                newest = sorted(results, key=lambda each: -each.stat().st_mtime)
+                if newest:
+                    return f" Runs there are: {few([str(each.parent) for each in newest])}."
     return ""
 
 

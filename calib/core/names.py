@@ -115,7 +115,7 @@ def check_class_names(class_names: Sequence[str]) -> list[str]:
         raise ValueError(f"At least two classes are needed, got {list(class_names)!r} (data.class_names).")
     first: dict[str, str] = {}
     for index, name in enumerate(names):
-        key = one_form(name)
+        key = name_key(name)
         if not key:
             raise ValueError(
                 f"Class name number {index} is empty: {class_names[index]!r} (data.class_names)."

@@ -6,7 +6,9 @@ and `share` is called by all of them, in the same order.
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
@@ -68,6 +70,7 @@ def decided(decide: Callable[[], T]) -> T:
     if _deciding.get():
         raise RuntimeError("What the first process decides cannot ask all processes to decide.")
     told: list[Any] = [None, None]  # what came out, the error
+    own: Exception | None = None
     if rank() == 0:
         before = _deciding.set(True)
         try:
@@ -75,15 +78,25 @@ def decided(decide: Callable[[], T]) -> T:
         except Exception as error:  # whatever it is, it is raised in all
             if world_size() == 1:
                 raise
-            told[1] = error
+            told[1], own = _sent(error), error
         finally:
             _deciding.reset(before)
     if world_size() == 1:
         return told[0]
     distributed.broadcast_object_list(told, src=0)
     if told[1] is not None:
-        raise told[1]
+        raise own or told[1]
     return told[0]
+
+
+def _sent(error: Exception) -> Exception:
+    """Return an error as it can be told to other processes, which would wait for ever for one that cannot."""
+    try:
+        pickle.dumps(error)
+        copy.copy(error)  # made anew as it is elsewhere, of its class and what that was given
+    except Exception:  # of many types, as errors of others may hold anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def by_first(function: Callable[P, T]) -> Callable[P, T]:

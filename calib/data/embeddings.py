@@ -42,20 +42,18 @@ from torch.nn.functional import normalize as to_unit_norm
 
 from calib.core.checks import HALF_NORM, check_logit_scale, check_unit_norm
 from calib.core.errors import meant_path, unknown_name
-from calib.core.names import plain_name
+from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.arrays import ARRAYS, read_arrays, strings_in
 from calib.data.features import FeatureTable
 from calib.data.output_tables import check_names
-from calib.io.npz import plain_npz
-from calib.io.strictjson import parse_json
-from calib.io.tensors import read_safetensors
+from calib.data.task import SPLITS
 
 NEEDED = ("image_features", "text_features", "labels")
 SCALES = ("logit_scale", "scale")
 STRINGS = ("class_names", "split", "ids", "names", "groups")
 KNOWN = (*NEEDED, *SCALES, "predictions", *STRINGS)
 OF_CLASSES = ("labels", "predictions", "class_names")  # what pairs of images and captions have not
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +136,9 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of embeddings '{path}'.{meant_path(path)}")
-    arrays = _read(path)
+    if path.suffix.lower() not in ARRAYS:
+        raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
+    arrays = read_arrays(path, STRINGS)
     for name in arrays:
         if name not in KNOWN:
             raise ValueError(f"{path}: {unknown_name('array', name, KNOWN)}")
@@ -167,12 +167,12 @@ def load_embeddings(path: str | Path, *, normalize: bool = False, captions: bool
     table = FeatureTable(
         image_features=images,
         labels=labels,
-        ids=_strings(arrays, "ids", len(images), path) or _content_ids(images),
-        names=_strings(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
-        groups=_strings(arrays, "groups", len(images), path),
+        ids=strings_in(arrays, "ids", len(images), path) or _content_ids(images),
+        names=strings_in(arrays, "names", len(images), path) or [f"row {i}" for i in range(len(images))],
+        groups=strings_in(arrays, "groups", len(images), path),
     )
     split = _split(arrays, len(images), path)
-    names = [] if captions else _strings(arrays, "class_names", len(texts), path)
+    names = [] if captions else strings_in(arrays, "class_names", len(texts), path)
     if names is None:
         names = [f"class {c}" for c in range(len(texts))]
     if names:
@@ -184,7 +184,7 @@ def _check_names(arrays: Mapping[str, Any], path: Path, captions: bool) -> None:
     needed = [name for name in NEEDED if not (captions and name in OF_CLASSES)]
     missing = [name for name in needed if name not in arrays]
     if missing:
-        pairs = missing == ["labels"] and len(arrays["text_features"]) == len(arrays["image_features"])
+        pairs = missing == ["labels"] and arrays["text_features"].shape == arrays["image_features"].shape
         hint = " For pairs of images and captions set embeddings.captions=true." if pairs else ""
         raise ValueError(f"{path} lacks {few(missing)}; it has {few(sorted(arrays), 10) or 'nothing'}.{hint}")
     given = [name for name in OF_CLASSES if name in arrays]
@@ -204,27 +204,6 @@ def _picked(arrays: Mapping[str, Any], images: Tensor, texts: Tensor, path: Path
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, atol=1e-5)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the file's arrays, and its lists of strings, by name."""
-    if path.suffix == ".npz":
-        return plain_npz(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: embeddings are .npz or .safetensors files, not '{path.suffix}'.")
-    tensors, metadata = read_safetensors(path)
-    arrays = {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in tensors.items()
-    }
-    return arrays | {name: _json_list(metadata[name], name, path) for name in STRINGS if name in metadata}
-
-
-def _json_list(text: str, name: str, path: Path) -> np.ndarray:
-    values = parse_json(text, source=f"The metadata '{name}' of {path}, to be a JSON list of strings,")
-    if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
-        raise ValueError(f"{path}: the metadata '{name}' must be a JSON list of strings.")
-    return np.asarray([str(value) for value in values], dtype=np.str_)
 
 
 def _features(arrays: Mapping[str, Any], name: str, path: Path, normalize: bool) -> Tensor:
@@ -252,8 +231,10 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
     if values.shape == (n, 1):
         values = values[:, 0]
     if values.shape == (n,) and values.dtype.kind == "U" and "class_names" in arrays:
-        values = _by_name(values, _strings(arrays, "class_names", size, path) or [], f"{path}: {name}")
-    elif values.dtype.kind == "b" or (values.dtype.kind == "f" and (values == np.floor(values)).all()):
+        values = _by_name(values, strings_in(arrays, "class_names", size, path) or [], f"{path}: {name}")
+    elif values.dtype.kind == "b" or (
+        values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all()
+    ):
         values = values.astype(np.int64)
     if values.shape != (n,) or values.dtype.kind not in "iu":
         raise ValueError(
@@ -271,11 +252,11 @@ def _classes(arrays: Mapping[str, Any], name: str, shape: tuple[int, int], path:
 
 def _by_name(values: np.ndarray, class_names: list[str], what: str) -> np.ndarray:
     """Return the class indices (N,) of labels that are class names."""
-    index = {plain_name(name): label for label, name in enumerate(class_names)}
-    strangers = [str(value) for value in values if plain_name(str(value)) not in index]
+    index = {name_key(name): label for label, name in enumerate(class_names)}
+    strangers = [str(value) for value in values if name_key(str(value)) not in index]
     if strangers:
         raise ValueError(f"{what}: {unknown_name('class', strangers[0], class_names)}")
-    return np.array([index[plain_name(str(value))] for value in values], dtype=np.int64)
+    return np.array([index[name_key(str(value))] for value in values], dtype=np.int64)
 
 
 def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
@@ -285,9 +266,11 @@ def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
             f"{path} must hold either logit_scale (its log, 4.6 for 100) or scale (the scale itself), "
             f"{'not both' if given else 'and has neither'}."
         )
-    value = np.asarray(arrays[given[0]], dtype=np.float64)
-    if value.size != 1 or not np.isfinite(value).all():
-        raise ValueError(f"{path}: {given[0]} must be one finite number.")
+    value = arrays[given[0]]
+    if value.size != 1 or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        raise ValueError(
+            f"{path}: {given[0]} must be one finite number, not {tuple(value.shape)} {value.dtype}."
+        )
     number = float(value.reshape(()))
     if given[0] == "scale":
         if not number > 0:
@@ -300,19 +283,8 @@ def _logit_scale(arrays: Mapping[str, Any], path: Path) -> float:
     return number
 
 
-def _strings(arrays: Mapping[str, Any], name: str, count: int, path: Path) -> list[str] | None:
-    if name not in arrays:
-        return None
-    values = arrays[name]
-    if values.shape != (count,) or values.dtype.kind not in "Uiu":
-        raise ValueError(
-            f"{path}: {name} must be {count} strings or integers, not {tuple(values.shape)} {values.dtype}."
-        )
-    return [str(value) for value in values.tolist()]
-
-
 def _split(arrays: Mapping[str, Any], count: int, path: Path) -> list[str] | None:
-    split = _strings(arrays, "split", count, path)
+    split = strings_in(arrays, "split", count, path)
     for row, name in enumerate(split or ()):
         if name not in SPLITS:
             raise ValueError(f"{path}: split of row {row}: {unknown_name('split', name, SPLITS)}")

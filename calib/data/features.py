@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.backbones.same import OF_IMAGES, check_same_backbone
-from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm
+from calib.core.checks import FLOAT32_NORM, HALF_NORM, check_unit_norm, row_numbers
 from calib.core.text import few
 from calib.io.files import is_strings
 from calib.io.tensors import load_tensors, require_tensor, require_version, save_tensors
@@ -89,8 +89,15 @@ class FeatureTable:
         return 0 if self.augmented_features is None else self.augmented_features.shape[1]
 
     def subset(self, indices: Iterable[int] | Tensor) -> FeatureTable:
-        """Return a table of some of the images, in the order of the indices."""
-        rows = [int(i) for i in indices]
+        """Return a table of some of the images, in the order of the indices.
+
+        Args:
+            indices: (n,) row numbers.
+
+        Raises:
+            ValueError: They are a mask of true and false.
+        """
+        rows = row_numbers(indices)
         index = torch.as_tensor(rows, dtype=torch.int64)
         return FeatureTable(
             self.image_features[index],

@@ -14,6 +14,7 @@ from torch import Tensor
 from calib.core.hashing import json_digest
 from calib.core.text import few
 from calib.data.few_shot_draw import draw_at_most, draw_rows_of, pools_of
+from calib.io.files import is_strings
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,9 @@ class FewShotSplit:
         missing = {"seed", "shots", "val_shots", "grouped", "train", "val"} - record.keys()
         if missing:
             raise ValueError(f"A few-shot split needs {', '.join(sorted(missing))}.")
+        wrong = [key for key in ("train", "val") if not is_strings(record[key])]
+        if wrong:
+            raise ValueError(f"A few-shot split must say {wrong[0]} as a list of content ids.")
         rows = {id_: row for row, id_ in reversed(list(enumerate(ids)))}  # of copies, the first
         train_ids, val_ids = list(record["train"]), list(record["val"])
         absent = [id_ for id_ in train_ids + val_ids if id_ not in rows]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.records import ImageTable
 from calib.data.task import Splits
@@ -34,15 +35,16 @@ def looked_at(splits: Splits, *, skip_unreadable: bool = False) -> Splits:
     reasons = [reason for found in bad.values() for reason in found.values()]
     if not reasons:
         return splits
+    kept = {**splits.tables, **{split: _without(images[split], found) for split, found in bad.items()}}
     if not skip_unreadable:
-        raise ValueError(_message(reasons, sum(map(len, images.values()))))
+        note(ValueError(_message(reasons, sum(map(len, images.values())))))
+        return replace(splits, tables=kept)
     for reason in reasons[:NAMED]:
         logger.warning("left out: %s", reason)
-    kept = {split: _without(images[split], found) for split, found in bad.items()}
     names = [images[split].names[row] for split, found in bad.items() for row in found]
     counts = ", ".join(f"{len(found)} of {split}" for split, found in bad.items() if found)
-    note = f"Images that cannot be read were left out ({counts}): {few(names, NAMED)}."
-    return replace(splits, tables={**splits.tables, **kept}, notes=(*splits.notes, note))
+    left_out = f"Images that cannot be read were left out ({counts}): {few(names, NAMED)}."
+    return replace(splits, tables=kept, notes=(*splits.notes, left_out))
 
 
 def _without(table: ImageTable, rows: Mapping[int, str]) -> ImageTable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from calib.core.quiet import quiet
 from calib.data.dicom import DicomView, is_dicom, open_dicom
 from calib.data.images import read_image_file
 from calib.data.notices import ProgressLog
@@ -111,8 +111,7 @@ def kind_of(path: Path, view: DicomView) -> tuple[str, tuple[int, int], bool]:
     if is_dicom(content):
         opened = open_dicom(content, str(path), view)
         return f"DICOM {opened.bits}-bit {opened.kind}", opened.size, opened.burned_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images, texts: the reader has its own rules
+    with quiet():  # about large images, texts: the reader has its own rules
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     depth = "colour 16-bit" if is_deep(image) else MODES.get(image.mode, image.mode)
     return f"{image.format} {'grey 16-bit' if image.mode.startswith('I;16') else depth}", image.size, False

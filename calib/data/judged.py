@@ -10,7 +10,7 @@ groups; or what `calib.data.outputs` reads. A row with yes in a column unlike ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from torch import Tensor
 from calib.core.errors import meant_path
 from calib.core.names import name_key
 from calib.core.text import few
-from calib.data.labels import label_text
+from calib.data.arrays import ARRAYS, strings_in
+from calib.data.labels import WHOLE_NUMBER, label_text
 from calib.data.output_tables import (
     CLASS_COLUMN,
     GROUPS,
@@ -33,7 +34,7 @@ from calib.data.output_tables import (
     label_indices,
     read_output_table,
 )
-from calib.data.outputs import ARRAYS, Outputs, read_arrays, read_outputs
+from calib.data.outputs import Outputs, arrays_of_others, read_outputs
 
 DOUBTS = ("doubt", "uncertainty", "confidence")  # in the order in which they are taken
 OUTCOMES = ("correct", "failure")
@@ -115,7 +116,7 @@ def read_judged(
         named = _Names(kind, class_names, label, group)
         return _of_table(read_output_table(path), outcomes, (doubt, allowed), named)
     if path.suffix.lower() in ARRAYS:
-        arrays = read_arrays(path)
+        arrays = arrays_of_others(path)
         if arrays is not None and any(name in arrays for name in (*DOUBTS, *OUTCOMES)):
             return _of_arrays(arrays, path, outcomes, (doubt, allowed))
     _source((doubt, allowed), [CLASSES], f"{path} has no", "; it has outputs for every class")
@@ -215,8 +216,8 @@ def _outcomes(
         if outputs is not None:
             said = outputs.logits.argmax(dim=1)[rows]
         else:
-            cells = table.column("prediction")
-            said = label_indices([cells[row] for row in rows], where, class_names)
+            predicted = _predictions(table, texts)
+            said = label_indices([predicted[row] for row in rows], where, class_names)
         by_row = dict(zip(rows, (own != said).tolist(), strict=True))
         labels = [class_names[each] for each in own.tolist()]
         return *_known([by_row.get(row) for row in range(len(texts))], table.path), labels
@@ -225,15 +226,34 @@ def _outcomes(
             f"{table.path} has labels, and nothing that says what was predicted: a column prediction, or one "
             "p(CLASS) for every class."
         )
-    predicted = [name_key(str(cell)) for cell in table.column("prediction")]
-    keys = [None if own is None else name_key(own) for own in texts]
-    if not {key for key in keys if key is not None} & {*predicted}:
+    predicted = _predictions(table, texts)
+    key = _comparable([text for text in (*texts, *predicted) if text is not None])
+    keys, others = ([None if text is None else key(text) for text in each] for each in (texts, predicted))
+    if not {own for own in keys if own is not None} & {*others}:
+        called = few(sorted({other for other in others if other is not None}))
         raise ValueError(
-            f"{table.path}: no label is called as any prediction is ({few(sorted({*predicted}))}): every "
+            f"{table.path}: no label is called as any prediction is ({called}): every "
             "prediction would be wrong. Write both in the same names."
         )
-    wrong = [None if own is None else own != other for own, other in zip(keys, predicted, strict=True)]
+    wrong = [None if own is None else own != other for own, other in zip(keys, others, strict=True)]
     return *_known(wrong, table.path), [text for text in texts if text is not None]
+
+
+def _predictions(table: OutputTable, labels: Sequence[str | None]) -> list[str | None]:
+    """Return what was predicted in each row; a row with a label must say it, or it would count as wrong."""
+    cells = table.column("prediction")
+    found = [_label(cell, where, "prediction") for cell, where in zip(cells, table.where, strict=True)]
+    for own, other, where in zip(labels, found, table.where, strict=True):
+        if own is not None and other is None:
+            raise ValueError(f"{where} has a label and no prediction. Fill it in, or leave such rows out.")
+    return found
+
+
+def _comparable(texts: Sequence[str]) -> Callable[[str], str]:
+    """Return what makes equal names of texts equal; of whole numbers 1.0 is 1, as some programs write it."""
+    if all(map(WHOLE_NUMBER.fullmatch, texts)):
+        return lambda text: str(int(text.partition(".")[0]))
+    return name_key
 
 
 def _labels(table: OutputTable, label: str) -> list[str | None]:
@@ -245,11 +265,11 @@ def _labels(table: OutputTable, label: str) -> list[str | None]:
     return [_label(cell, where) for cell, where in zip(table.column(label), table.where, strict=True)]
 
 
-def _label(cell: Any, where: str) -> str | None:
+def _label(cell: Any, where: str, what: str = "label") -> str | None:
     try:
         return label_text(cell)
     except ValueError as error:
-        raise ValueError(f"{where}: the label {error}.") from error
+        raise ValueError(f"{where}: the {what} {error}.") from error
 
 
 def _of_arrays(
@@ -275,13 +295,8 @@ def _of_arrays(
         if not plain:
             raise ValueError(f"{path}: {name} must be ({n},) true or false, not {said.shape} {said.dtype}.")
         wrong = torch.from_numpy(said.astype(bool) == (name == "failure"))
-    groups = arrays.get("groups")
-    if groups is not None and (groups.shape != (n,) or groups.dtype.kind not in "Uiu"):
-        raise ValueError(
-            f"{path}: groups must be {n} strings or integers, not {groups.shape} {groups.dtype}."
-        )
-    names = None if groups is None else [str(each) for each in groups.tolist()]
-    return Judged(path, found, wrong, torch.full((n,), outcomes), names, source)
+    groups = strings_in(arrays, "groups", n, path)
+    return Judged(path, found, wrong, torch.full((n,), outcomes), groups, source)
 
 
 def _source(asked: tuple[str | None, Sequence[str]], there: Sequence[str], lacks: str, has: str) -> str:

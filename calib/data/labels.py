@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calib.core.names import composed
+from calib.core.names import composed, plain_name
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.task import ClassNames, number_classes
 
@@ -57,7 +58,17 @@ def number_labels(
         ({'0': 0, '2': 2}, ['A', 'B', 'C'])
     """
     found = sorted(labels, key=composed)
-    indices = _indices(found)
+    try:
+        return _numbered(found, labels, class_names, what, hint)
+    except ValueError as error:
+        note(error)
+        return {label: index for index, label in enumerate(found)}, [plain_name(label) for label in found]
+
+
+def _numbered(
+    found: list[str], labels: Mapping[str, str], class_names: ClassNames | None, what: str, hint: str
+) -> tuple[dict[str, int], list[str]]:
+    indices = indices_of(found)
     if isinstance(class_names, Mapping) or not indices or (class_names and set(found) <= set(class_names)):
         return number_classes(found, class_names, what=what)
     if class_names is None:
@@ -100,11 +111,16 @@ def check_texts(class_names: ClassNames | None) -> None:
 
 def are_indices(found: Sequence[str]) -> bool:
     """Return whether labels are indices already: whole numbers, or true and false."""
-    return bool(_indices(found))
+    return bool(indices_of(found))
 
 
-def _indices(found: Sequence[str]) -> dict[str, int]:
-    """Return the indices that labels are, of a single kind; nothing where some are words."""
+def indices_of(found: Sequence[str]) -> dict[str, int]:
+    """Return the indices that labels are, of a single kind; nothing where some are words.
+
+    Example:
+        >>> indices_of(["0", "2.0"]), indices_of(["True", "false"]), indices_of(["1", "one"])
+        ({'0': 0, '2.0': 2}, {'True': 1, 'false': 0}, {})
+    """
     if all(map(WHOLE_NUMBER.fullmatch, found)):
         return {label: int(label.partition(".")[0]) for label in found}
     if all(label.lower() in TRUTHS for label in found):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib.core.names import name_key
 from calib.core.text import few
+from calib.data.arrays import ARRAYS
 from calib.data.fitted_file import checked_record, names_and_facts, write_arrays
 from calib.data.output_tables import check_names, write_calibrated
 from calib.data.outputs import Outputs
@@ -153,7 +154,7 @@ def check_format(path: Path, out: Path) -> None:
         Traceback (most recent call last):
         ValueError: --out b.txt must end in .csv, as a.csv is written again in its own format.
     """
-    arrays = path.suffix.lower() in (".npz", ".safetensors")
+    arrays = path.suffix.lower() in ARRAYS
     wanted = ".npz" if arrays else path.suffix.lower()
     if out.suffix.lower() != wanted:
         why = "arrays are written so" if arrays else f"{path} is written again in its own format"

@@ -18,14 +18,14 @@ from torch import Tensor
 from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, safe_text
-from calib.data.labels import WHOLE_NUMBER, label_text
-from calib.data.readers.table_rows import read_parquet
+from calib.data.labels import indices_of, label_text
+from calib.data.readers.table_rows import COLUMNS, DELIMITERS, read_parquet
 from calib.io.files import atomic_path, write_text
 
-TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
+TABLES = {**DELIMITERS, ".parquet": ""}
 PREFIXES = {"probs": "p", "logits": "logit"}
 CLASS_COLUMN = re.compile(r"(p|logit)\((.+)\)", re.DOTALL)
-GROUPS = ("group", "patient", "patient_id")  # columns that say what belongs together, where none is named
+GROUPS = COLUMNS["group"]  # columns that say what belongs together, where none is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,9 @@ def check_names(class_names: Sequence[str], path: Path) -> None:
 
 
 def label_indices(labels: Sequence[Any], where: Sequence[str], class_names: Sequence[str]) -> Tensor:
-    """Return the class index of every label, (N,) int64: by name, or of whole numbers the index itself.
+    """Return the class index of every label, (N,) int64: by name, or the index that it is.
+
+    Whole numbers, and true and false, are indices where they are no names, as in every other data.
 
     Args:
         labels: N names or whole numbers.
@@ -217,15 +219,12 @@ def label_indices(labels: Sequence[Any], where: Sequence[str], class_names: Sequ
             raise ValueError(f"{place} has no label. Fill it in, or leave such rows out.")
         texts.append(text)
     index = {name_key(name): number for number, name in enumerate(class_names)}
-    whole = all(map(WHOLE_NUMBER.fullmatch, texts))
-    if whole and not {name_key(text) for text in texts} <= index.keys():
-        index = {str(number): number for number in range(len(class_names))}
-        texts = [str(int(text.partition(".")[0])) for text in texts]
-    found = []
-    for text, place in zip(texts, where, strict=True):
-        if name_key(text) not in index:
+    found = [index.get(name_key(text), -1) for text in texts]
+    if -1 in found and (numbers := indices_of(texts)):
+        found = [numbers[text] for text in texts]
+    for number, text, place in zip(found, texts, where, strict=True):
+        if not 0 <= number < len(class_names):
             raise ValueError(f"{place}: {unknown_name('class', text, class_names)}")
-        found.append(index[name_key(text)])
     return torch.tensor(found, dtype=torch.int64)
 
 
@@ -304,6 +303,12 @@ def _text(path: Path, delimiter: str) -> tuple[list[str], list[list[Any]], list[
             rows = [(f"{path}, line {reader.line_num}", row) for row in reader if any(map(str.strip, row))]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a UTF-8 table ({error}).") from error
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{path} has a single column, '{header[0]}': save it with '{delimiter}' between the values "
+            "(and points in decimal numbers)."
+        )
     for where, row in rows:
         if len(row) != len(header):
             raise ValueError(f"{where} has {len(row)} values, and the first line {len(header)}.")

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import as_float64
-from calib.core.errors import meant_path
+from calib.core.errors import meant_path, meant_run
 from calib.core.hashing import json_digest
 from calib.core.text import few
+from calib.data.arrays import ARRAYS, read_arrays, strings_in
 from calib.data.output_tables import (
     GROUPS,
     PREFIXES,
@@ -43,11 +44,8 @@ from calib.data.output_tables import (
     read_output_table,
 )
 from calib.data.predictions import KIND, Predictions
-from calib.io.npz import plain_npz
-from calib.io.strictjson import parse_json
-from calib.io.tensors import is_kind, read_safetensors
+from calib.io.tensors import is_kind
 
-ARRAYS = (".npz", ".safetensors")
 STRINGS = ("class_names", "groups", "ids", "labels")
 SUM_TOLERANCE = 1e-3  # by how much a row of probabilities may miss 1: it was printed with few digits
 
@@ -117,12 +115,14 @@ def read_outputs(
     """
     path = Path(path)
     if not path.is_file():
+        if not path.suffix:
+            raise FileNotFoundError(f"There is no run and no file '{path}'.{meant_run(path)}")
         raise FileNotFoundError(f"There is no file {path}.{meant_path(path)}")
     if path.suffix.lower() in TABLES:
         return _of_table(read_output_table(path), kind, class_names, label, group, labelled)
     if path.suffix.lower() not in ARRAYS:
         raise ValueError(f"{path}: outputs are read from {', '.join([*TABLES, *ARRAYS])} files.")
-    arrays = read_arrays(path)
+    arrays = arrays_of_others(path)
     if arrays is None:
         found = of_predictions(Predictions.load(path), path)
     else:
@@ -289,20 +289,20 @@ def _of_arrays(arrays: Mapping[str, Any], path: Path, kind: str | None, labelled
         )
     where = [f"{path}, row {i}" for i in range(len(values))]
     logits = logits_of(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)), given[0], where)
-    names = _strings(arrays, "class_names", values.shape[1], path)
+    names = strings_in(arrays, "class_names", values.shape[1], path)
     names = [f"class {c}" for c in range(values.shape[1])] if names is None else names
     check_names(names, path)
     labels = None
     if labelled:
         if "labels" not in arrays:
             raise ValueError(f"{path} has no array labels; it has {few(sorted(arrays), 10)}.")
-        given_labels = _strings(arrays, "labels", len(values), path) or []
+        given_labels = strings_in(arrays, "labels", len(values), path) or []
         labels = label_indices(given_labels, where, names)
-    groups, ids = (_strings(arrays, name, len(values), path) for name in ("groups", "ids"))
+    groups, ids = (strings_in(arrays, name, len(values), path) for name in ("groups", "ids"))
     return Outputs(path, logits, names, given[0], labels, groups, ids)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def arrays_of_others(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an npz or safetensors file of others. None: it is our own predictions.
 
     Args:
@@ -312,29 +312,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged.
     """
-    if path.suffix.lower() == ".npz":
-        return plain_npz(path)
-    if is_kind(path, KIND):
-        return None
-    tensors, metadata = read_safetensors(path)
-    arrays = {n: (t.double() if t.is_floating_point() else t).numpy() for n, t in tensors.items()}
-    for name in STRINGS:
-        if name in metadata:
-            values = parse_json(metadata[name], source=f"The metadata '{name}' of {path}")
-            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                raise ValueError(f"{path}: the metadata '{name}' must be a JSON list of strings.")
-            arrays[name] = np.asarray(values, dtype=np.str_)
-    return arrays
-
-
-def _strings(arrays: Mapping[str, Any], name: str, count: int, path: Path) -> list[str] | None:
-    if name not in arrays:
-        return None
-    values = arrays[name]
-    if values.shape == (count, 1):
-        values = values[:, 0]
-    if values.shape != (count,) or values.dtype.kind not in "Uiu":
-        raise ValueError(
-            f"{path}: {name} must be {count} strings or integers, not {tuple(values.shape)} {values.dtype}."
-        )
-    return [str(value) for value in values.tolist()]
+    ours = path.suffix.lower() == ".safetensors" and is_kind(path, KIND)
+    return None if ours else read_arrays(path, STRINGS)

@@ -106,24 +106,34 @@ def _by_table(files: Sequence[Path], path: Path, column: str | None) -> list[str
     table = read_output_table(path)
     file_column, patient_column = _column(table, COLUMNS["file"], None), _column(table, GROUPS, column)
     patients = table.groups(patient_column)
-    by_end: dict[tuple[str, ...], set[str]] = {}  # ends of paths, or the whole of one
-    for cell, patient in zip(table.column(file_column), patients, strict=True):
+    by_end: dict[tuple[str, ...], tuple[int, ...]] = {}  # rows, by ends of paths or the whole of one
+    for row, cell in enumerate(table.column(file_column)):
         listed = Path(str(cell).replace("\\", "/"))
         for place in {listed.parts, (path.parent / listed).resolve().parts}:
-            by_end.setdefault(place, set()).add(patient)
+            by_end[place] = (*by_end.get(place, ()), row)
     found: list[str] = []
     missing: list[str] = []
+    taken: dict[tuple[int, ...], set[Path]] = {}
     for file in files:
-        parts = file.resolve().parts
-        said: set[str] = next((by_end[parts[n:]] for n in range(len(parts)) if parts[n:] in by_end), set())
+        whole = file.resolve()
+        parts = whole.parts
+        rows = next((by_end[parts[n:]] for n in range(len(parts)) if parts[n:] in by_end), ())
+        said = {patients[row] for row in rows}
         if len(said) > 1:
             raise ValueError(
                 f"{path} says of {file.name} that it is of {few(sorted(said))}: write its whole path there."
             )
-        missing += [] if said else [str(file)]
+        missing += [] if rows else [str(file)]
         found += said
+        taken.setdefault(rows, set()).add(whole)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} of {len(files)} images: {few(missing, 3)}.")
+    several = next((sorted(map(str, each)) for rows, each in taken.items() if len(each) > len(rows)), None)
+    if several is not None:
+        raise ValueError(
+            f"{path} lists {Path(several[0]).name} for fewer images than are called so: {few(several, 3)}. "
+            "Write their whole paths there."
+        )
     return found
 
 

@@ -50,6 +50,8 @@ class Predictions:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.logits.dim() != 2:
+            raise ValueError(f"logits must be (N, C), not {tuple(self.logits.shape)}.")
         n, c = self.logits.shape
         parts = ("labels", "image_features", "ids", "names", *(["groups"] if self.groups is not None else []))
         wrong = {part: len(getattr(self, part)) for part in parts if len(getattr(self, part)) != n}

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from calib.core.checks import row_numbers
 from calib.core.text import few
 from calib.data.dicom import AS_FILED, DicomView
 from calib.data.images import check_image, file_id, open_image, read_image_file
@@ -133,7 +134,7 @@ class ImageTable:
         view: Which frame of DICOM files, and through which window.
 
     Raises:
-        ValueError: The lengths differ, a label is negative, or a name occurs twice.
+        ValueError: The lengths differ, a label is negative or no whole number, or a name occurs twice.
     """
 
     def __init__(
@@ -147,7 +148,10 @@ class ImageTable:
         grey16_max: int | None = None,
         view: DicomView = AS_FILED,
     ) -> None:
-        self.labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        given = torch.as_tensor(labels).reshape(-1)
+        if given.is_floating_point() and len(given):  # of which the fraction would be cut off
+            raise ValueError(f"Labels are class indices, whole numbers; they came as {given.dtype}.")
+        self.labels = given.to(torch.int64)
         self.names = list(names)
         self.groups = None if groups is None else [str(group) for group in groups]
         self.grey16_max, self.view = grey16_max, view
@@ -219,8 +223,15 @@ class ImageTable:
         return self._sources[index].open(grey16_max=self.grey16_max, view=self.view, id=self._ids[index])
 
     def subset(self, indices: Iterable[int] | Tensor) -> ImageTable:
-        """Return a table of some of the images, in the order of the indices."""
-        rows = [int(i) for i in indices]
+        """Return a table of some of the images, in the order of the indices.
+
+        Args:
+            indices: (n,) row numbers.
+
+        Raises:
+            ValueError: They are a mask of true and false.
+        """
+        rows = row_numbers(indices)
         return ImageTable(
             [self._sources[i] for i in rows],
             self.labels[torch.as_tensor(rows, dtype=torch.int64)],

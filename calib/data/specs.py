@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import unknown_name
+from calib.core.names import check_class_names
+from calib.core.problems import note, noted
 from calib.data.dicom import view_of
-from calib.data.dicom_groups import grouped_by_patient
+from calib.data.dicom.groups import grouped_by_patient
 from calib.data.first_look import looked_at
 from calib.data.labels import check_texts
 from calib.data.notices import warn_of_absent_classes
@@ -23,7 +25,15 @@ from calib.data.readers.medmnist import load_medmnist
 from calib.data.readers.pool import load_pool
 from calib.data.readers.table import load_table
 from calib.data.records import ImageTable
-from calib.data.task import DEFAULT_TEMPLATE, ClassNames, Splits, Table, TaskData, put_in_order
+from calib.data.task import (
+    DEFAULT_TEMPLATE,
+    ClassNames,
+    Splits,
+    Table,
+    TaskData,
+    check_template,
+    put_in_order,
+)
 
 POOL = "pool"  # images without labels, of which a list says those that were labelled since
 logger = logging.getLogger(__name__)
@@ -94,7 +104,7 @@ def load_data(
         skip_unreadable: Leave out images that cannot be read; see `calib.data.first_look.looked_at`.
         shots_from: For pool: the list of its images that were chosen by `calib select` and labelled.
         patients: Group DICOM images by the patient ids in their headers where no column says how they are
-            grouped; see `calib.data.dicom_groups`.
+            grouped; see `calib.data.dicom.groups`.
         look: What looks at all images before anything else, and returns the splits of those that can be
             read. None: `looked_at`, which refuses the others.
         options: Further arguments of the reader, e.g. `columns` for table or `keep_leaks` for rsna18.
@@ -136,15 +146,19 @@ def load_data(
     splits = grouped_by_patient(splits) if patients else splits
     for split in (*needs, "test") if "train" in needs else needs:
         if split in splits.tables and not len(splits.tables[split]):  # all of its images were left out
-            raise ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}")
-    for note in splits.notes:
-        logger.warning("%s: %s", name, note)
+            note(ValueError(f"The {split} split of data set '{name}' is empty. {' '.join(splits.notes)}"))
+    for said in splits.notes:
+        logger.warning("%s: %s", name, said)
     warn_of_absent_classes(splits.class_names, {name: table.labels for name, table in splits.tables.items()})
-    nothing = ImageTable([], [], [])
+    nothing, template = ImageTable([], [], []), spec.template if template is None else template
+    with noted():
+        check_template(template)
+    with noted():
+        check_class_names(splits.class_names)
     return TaskData(
         name=spec.name,
         class_names=splits.class_names,
-        template=spec.template if template is None else template,
+        template=template,
         train=splits.tables.get("train", nothing),
         test=splits.tables.get("test", nothing),
         val=splits.tables.get("val"),
@@ -168,17 +182,20 @@ def _load_rsna18(
 ) -> Splits:
     """Return RSNA18 with every patient once and in one split; `keep_leaks` leaves it as published.
 
-    The files are named by patient. A patient who is in test is taken out of the other splits.
+    The files are named by patient. A patient who is in test is taken out of the other splits, and one who is
+    in val out of train.
     """
     found = load_image_folder(_within(root, "rsna18"), class_names=class_names)
-    in_test = {Path(name).stem for name in found.tables["test"].names} if "test" in found.tables else set()
     tables: dict[str, Table] = {}
     notes = []
-    for split, table in found.tables.items():
+    taken: set[str] = set()
+    for split in sorted(found.tables, key=("test", "val", "train").index):
+        table = found.tables[split]
         assert isinstance(table, ImageTable)
         patients = [Path(name).stem for name in table.names]
         first = {patient: row for row, patient in reversed(list(enumerate(patients)))}
-        kept = sorted(row for patient, row in first.items() if split == "test" or patient not in in_test)
+        kept = sorted(row for patient, row in first.items() if patient not in taken)
+        taken.update(first)
         if len(kept) < len(patients):
             done = "kept, as published" if keep_leaks else "left out"
             notes.append(

@@ -21,6 +21,7 @@ from calib.core.names import (
     several_in_one,
     spelt_apart,
 )
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.features import FeatureTable
 from calib.data.few_shot import FewShotSplit, few_shot_split
@@ -48,6 +49,9 @@ class AbsentSplitError(ValueError):
     def __init__(self, message: str, there: Collection[str]) -> None:
         super().__init__(message)
         self.there = tuple(there)
+
+    def __reduce__(self) -> tuple[type[AbsentSplitError], tuple[str, tuple[str, ...]]]:
+        return AbsentSplitError, (str(self), self.there)
 
 
 @dataclass
@@ -79,7 +83,10 @@ class Splits:
         say = self.absent or (lambda split: f"{where} has no split '{split}'.")
         for split in needs:
             if split not in self.tables:
-                raise AbsentSplitError(say(split), self.tables)
+                absent = AbsentSplitError(say(split), self.tables)
+                if not self.tables:
+                    raise absent  # nothing is left to find a problem in
+                note(absent, first=True)
         if "train" in needs and "test" not in self.tables:
             logger.warning("%s Without test images there will be no test results.", say("test"))
 

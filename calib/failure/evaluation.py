@@ -18,7 +18,7 @@ from calib.failure.cases import FailureCases
 from calib.failure.doubt import HEAD
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
-from calib.metrics import FAILURE_METRICS, columns_of
+from calib.metrics import FAILURE_METRICS, METRICS, columns_of
 from calib.metrics.failure import failures_of_counts, summarize_failure
 from calib.scores import SCORES, ReadyScore, fit, needs_same_classes
 from calib.stats import MeanStatistic, bootstrap_interval, counted_resamples, resampled_interval
@@ -27,6 +27,7 @@ BASELINE = "mcp"  # what every score is compared with
 DOUBT = "doubt"  # what the stack is called in tables
 log = logging.getLogger(__name__)
 ECE, BINS = "ece", 10  # of P(wrong), for what is a probability
+ECE_KIND = METRICS[ECE].interval_kind  # noise raises it as it raises that of the confidence
 LOG_ODDS = ("mcp", "temperature_mcp", "logistic", "logit_scaling")  # scores that are log-odds of being wrong
 CAPTIONS_DIFFER = "it needs the same classes for all images, and captions are other ones in every batch"
 
@@ -198,7 +199,7 @@ def add_intervals(
     """Add `intervals` {metric: [low, high]} and `minus_mcp` {metric: [low, difference, high]} to the metrics.
 
     Groups are resampled where they are known. A metric that is undefined, or undefined in every resample, has
-    none.
+    none. Of the ECE it is the basic interval, see `calib.metrics.interval_statistic`: it may begin below 0.
 
     Args:
         metrics: What `metrics_of` returned.
@@ -246,7 +247,7 @@ def add_intervals(
                 break
         if name in judgements.probs and "no_interval" not in row:
             probs = judgements.probs[name].cpu().numpy()
-            interval = bootstrap_interval(ECE_OF_DOUBT, probs, failure, **settings)
+            interval = bootstrap_interval(ECE_OF_DOUBT, probs, failure, kind=ECE_KIND, **settings)
             row["intervals"][ECE] = [interval.low, interval.high]
 
 

@@ -39,6 +39,7 @@ class Explanation:
         of_stack: Whether the contributions are those of the scores of a stack (`calib.failure.doubt`), by
             their names, `head` being the failure head as a whole; the failure logit is then the log-odds of
             P(wrong).
+        attends: Whether the head has attention; without it, the weights are probabilities.
     """
 
     failure_logit: Tensor
@@ -51,10 +52,12 @@ class Explanation:
     contributions: dict[str, Tensor]
     baseline: float
     of_stack: bool = False
+    attends: bool = True
 
     def sentences(self, class_names: Sequence[str]) -> list[str]:
         """Return two plain sentences per image: what was weighed, and what raised and lowered the doubt.
 
+        Percentages say what they are: attention (of the head, among the classes) or the model's probability.
         Numbers behind the parts are their contributions, in log-odds; those that round to 0 are left out.
 
         Args:
@@ -70,7 +73,8 @@ class Explanation:
     def _sentence(self, i: int, names: Sequence[str]) -> str:
         risk = float(self.failure_logit[i].double().sigmoid())
         weights = zip(self.alternatives[i].tolist(), self.alternative_weights[i].tolist(), strict=True)
-        weighed = ", ".join(f"{names[c]} ({weight:.0%})" for c, weight in weights)
+        kind = "attention" if self.attends else "probability"
+        weighed = ", ".join(f"{names[c]} ({kind} {weight:.0%})" for c, weight in weights)
         what = "probability of being wrong" if self.of_stack else "score for being wrong"
         text = f"Predicted {names[int(self.predictions[i])]}, {what} {risk:.0%}"
         text += f"; weighed against {weighed}." if weighed else "."
@@ -101,8 +105,8 @@ class Explanation:
             "image": "the image itself",
             "alternatives": f"the classes it resembles, {resembled} first",
             "predicted": f"the prediction {predicted} as such",
-            "confidence": f"the model's confidence of {ours:.0%} against {theirs:.0%} for {rival}",
-            "mcp": f"the model's confidence of {ours:.0%} against {theirs:.0%} for {rival}",
+            "confidence": f"the model's probability of {ours:.0%} against {theirs:.0%} for {rival}",
+            "mcp": f"the model's probability of {ours:.0%} against {theirs:.0%} for {rival}",
             "class_gaussians": "how the image lies among those of each class",
             "image_prototypes": f"its distance from the average {predicted}",
             "logit_scaling": "how far the confidence holds for such images",
@@ -120,6 +124,7 @@ def explain_failure(
     logits: Tensor,
     predictions: Tensor,
     top: int,
+    attends: bool = True,
 ) -> Explanation:
     """Return the explanation of a head; `ViLU.explain` calls it.
 
@@ -132,6 +137,7 @@ def explain_failure(
         logits: (B, C) of the model that is judged, as its confidence is quoted elsewhere.
         predictions: (B,) int64.
         top: Alternatives per image, at least 1.
+        attends: Whether the weights are those of attention.
 
     Raises:
         ValueError: `means` has other parts, or `top` is below 1.
@@ -169,6 +175,7 @@ def explain_failure(
         probs=probs.gather(1, torch.cat([picked, rivals], dim=1).to(probs.device)),
         contributions=contributions,
         baseline=baseline,
+        attends=attends,
     )
 
 

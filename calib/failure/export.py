@@ -209,8 +209,8 @@ class FailureHead:
         if not same_text(self.text_features, text_features):
             mine, other = text_digest(self.text_features), text_digest(text_features)
             raise ValueError(
-                f"This failure head was trained with other text features ({mine[:12]}) than those at hand "
-                f"({other[:12]}): another prompt, template or text tower. Train one for these."
+                f"This failure head was trained with other text features ({mine[:12]}, not {other[:12]}): "
+                "another prompt, template or text tower. Train one: calib train task=failure prompt=RUN."
             )
 
     def check_backbone(self, backbone: Backbone) -> None:

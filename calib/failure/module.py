@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from calib.core import ranks
 from calib.core.byname import bind
@@ -20,7 +19,7 @@ from calib.failure.vilu import ViLU
 from calib.losses import check_finite
 from calib.losses.failure import FAILURE_LOSSES, outcome_counts
 from calib.metrics.failure import FAILURE_METRICS, summarize_failure
-from calib.training.optim import lr_after_linear_warmup, make_optimizer
+from calib.training.optim import clip_each, lr_after_linear_warmup, make_optimizer
 from calib.training.precision import full_precision
 
 
@@ -128,9 +127,8 @@ class FailurePredictionModule(LightningModule):
         of_one = len(self.folds) == 0 and (self.text_features is None or len(self.text_features) == 1)
         if ROWS in batch or "source" not in batch or of_one:
             return batch
-        found = batch_rows(
-            batch["source"], batch.get("index"), len(self.text_features), self.fold_of, len(self.folds)
-        )
+        index = batch.get("index") if self.training else None  # validation images are rows of another table
+        found = batch_rows(batch["source"], index, len(self.text_features), self.fold_of, len(self.folds))
         return {**batch, ROWS: found.to(batch["source"].device)}
 
     def _shared(self, batch: Mapping[str, Any]) -> SharedInputs | None:
@@ -215,13 +213,11 @@ class FailurePredictionModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient of every head by itself: one of a fold has no say in that of another."""
-        if not gradient_clip_val:
-            return
-        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        for head in self._heads():
-            clip(
-                [each for group in head.parameter_groups(0.0) for each in group["params"]], gradient_clip_val
-            )
+        parts = (
+            [each for group in head.parameter_groups(0.0) for each in group["params"]]
+            for head in self._heads()
+        )
+        clip_each(parts, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sum of the epoch's losses: every process takes up an equal part of that of all."""

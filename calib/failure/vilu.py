@@ -289,6 +289,7 @@ class ViLU(nn.Module):
                 if predictions is None
                 else predictions,
                 top=top,
+                attends=inputs.attention is not None,
             )
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ LARGEST_JSON = 256 << 20  # bytes; the records of a million images take less
 PART = ".part"  # how the names of files end that are being written
 PASSING = {errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ETIMEDOUT}
 PAUSES = (0.1, 0.5, 1.5)  # seconds before a file is renamed again after one of these errors
+_READING_UMASK = threading.Lock()
 # The folders that this process works in, each with a handle of it and its sign; see `kept`.
 _KEPT: ContextVar[tuple[tuple[str, int, _Sign | None], ...]] = ContextVar("kept", default=())
 
@@ -119,10 +121,8 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         os.close(handle)
         part = Path(name)
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
         with contextlib.suppress(OSError):  # some network file systems have no permissions to set
-            part.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are ordinary ones
+            part.chmod(0o666 & ~_umask())  # mkstemp makes files private; ours are ordinary ones
         if durable:
             _flush(part)
         _move(part, path)
@@ -137,6 +137,18 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         if part is not None:
             with contextlib.suppress(OSError):  # never hides the error before it
                 part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return what this process takes away from the permissions of new files.
+
+    It can be read by setting it only: of two threads at once, one would set for good what the other has set
+    for a moment, and every later file could be written by everybody.
+    """
+    with _READING_UMASK:
+        umask = os.umask(0)
+        os.umask(umask)
+    return umask
 
 
 def remove_unfinished(folder: str | Path, pattern: str = "*", *, deep: bool = False) -> None:
@@ -230,6 +242,19 @@ def read_json(path: str | Path) -> Any:
     if isinstance(value, dict) and CHECKSUM in value and value.pop(CHECKSUM) != _json_checksum(value):
         raise ValueError(changed(path))
     refuse_damaged_seal(value, path)
+    return value
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values in a JSON file that holds some, such as a configuration of others.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `read_json`, or it holds something else; the message names it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold keys and values ({{...}}), not a {type(value).__name__}.")
     return value
 
 

@@ -16,32 +16,6 @@ from torch.nn.functional import softplus
 from calib.core.errors import unknown_name
 
 WEIGHTINGS = ("static", "adaptive", "balanced")
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def is_failure(logits: Tensor, labels: Tensor, *, ties_fail: bool = True) -> Tensor:
-    """Return which predictions are wrong, `argmax_c z[b, c] != y_b`.
-
-    Args:
-        logits: (B, C). With captions C = B: image b against every caption of the batch.
-        labels: (B,) in [0, C); `arange(B)` with captions.
-        ties_fail: What happens where the label shares the largest logit with another class. True: the first
-            of them is the prediction, as everywhere here. False: it counts as right, as in ViLU's caption
-            mode.
-
-    Returns:
-        (B,) bool.
-
-    Example:
-        >>> logits, labels = torch.tensor([[2.0, 2.0], [0.0, 1.0]]), torch.tensor([1, 1])
-        >>> is_failure(logits, labels), is_failure(logits, labels, ties_fail=False)
-        (tensor([ True, False]), tensor([False, False]))
-
-    Source: ViLU, vilu/losses/bce.py, commit e4bf572 (`ties_fail=False`: its `batchwise_train`).
-    """
-    if ties_fail:
-        return logits.argmax(1) != labels
-    return logits.gather(1, labels[:, None]).squeeze(1) < logits.max(1).values
 
 
 def outcome_counts(failure: Tensor) -> Tensor:
@@ -119,7 +93,6 @@ def failure_bce(
     weighting: str = "adaptive",
     weight: float = 1.0,
     max_weight: float = 100.0,
-    reduction: str = "mean",
 ) -> Tensor:
     """Return the weighted binary cross-entropy, `mean_b w_b BCE(sigmoid(z_b), failure_b)`.
 
@@ -132,7 +105,6 @@ def failure_bce(
         weighting: See `failure_weights`.
         weight: See `failure_weights`.
         max_weight: See `failure_weights`.
-        reduction: "mean", "sum", or "none" for (B,).
 
     Returns:
         (), at least 0.
@@ -151,7 +123,7 @@ def failure_bce(
     _check_rows(failure_logits, failure)
     weights = failure_weights(failure, counts, weighting=weighting, weight=weight, max_weight=max_weight)
     signs = torch.where(failure, -1.0, 1.0).to(failure_logits)
-    return _reduce(weights.to(failure_logits) * softplus(signs * failure_logits), reduction)
+    return (weights.to(failure_logits) * softplus(signs * failure_logits)).mean()
 
 
 def tcp_regression(
@@ -165,7 +137,6 @@ def tcp_regression(
     weight: float = 1.0,
     max_weight: float = 100.0,
     entropy: float = 0.0,
-    reduction: str = "mean",
 ) -> Tensor:
     """Return the weighted squared error of the true class probability (TCP).
 
@@ -181,7 +152,6 @@ def tcp_regression(
         weight: See `failure_weights`.
         max_weight: See `failure_weights`.
         entropy: Weight of the entropy in the target, at least 0; ViLU's variant uses 0.1.
-        reduction: "mean", "sum", or "none" for (B,).
 
     Returns:
         (), at least 0.
@@ -205,7 +175,7 @@ def tcp_regression(
         )
     target = tcp_target(logits.detach().softmax(1), labels, entropy=entropy)
     weights = failure_weights(failure, counts, weighting=weighting, weight=weight, max_weight=max_weight)
-    return _reduce(weights.to(failure_logits) * ((-failure_logits).sigmoid() - target) ** 2, reduction)
+    return (weights.to(failure_logits) * ((-failure_logits).sigmoid() - target) ** 2).mean()
 
 
 def tcp_target(probs: Tensor, labels: Tensor, *, entropy: float = 0.0) -> Tensor:
@@ -238,12 +208,6 @@ def _check_rows(failure_logits: Tensor, failure: Tensor) -> None:
             f"failure_logits and failure must both be (B,), not {tuple(failure_logits.shape)} and "
             f"{tuple(failure.shape)}."
         )
-
-
-def _reduce(values: Tensor, reduction: str) -> Tensor:
-    if reduction not in REDUCTIONS:
-        raise unknown_name("reduction", reduction, REDUCTIONS)
-    return values if reduction == "none" else getattr(values, reduction)()
 
 
 FAILURE_LOSSES: dict[str, Callable[..., Tensor]] = {"bce": failure_bce, "tcp": tcp_regression}

@@ -41,11 +41,12 @@ def net_benefit(prob: Tensor, event: Tensor, thresholds: Tensor) -> Tensor:
         raise ValueError(f"event must be ({len(prob)},) bool: whether it is there, for each prob.")
     if thresholds.dim() != 1 or not bool(((thresholds > 0) & (thresholds < 1)).all()):
         raise ValueError("thresholds must be a list of numbers between 0 and 1, both excluded.")
-    values, at = as_float64(prob), as_float64(thresholds)
+    values = as_float64(prob)
+    at = as_float64(thresholds).to(values.device)
     n = len(values)
     order = values.sort()
     events = as_float64(event)[order.indices].flip(0).cumsum(0)  # among the k largest
-    acted = n - torch.searchsorted(order.values, at.to(values.device), right=False)  # p >= t
+    acted = n - torch.searchsorted(order.values, at, right=False)  # p >= t
     padded = torch.cat([events.new_zeros(1), events])
     hits = padded[acted]
     return hits / n - (acted - hits) / n * at / (1 - at)

@@ -189,7 +189,7 @@ def _expected(f: np.ndarray | float, score: Score) -> np.ndarray:
     if score == "brier":
         return np.asarray(f * (1 - f))
     both = np.stack([np.asarray(f, dtype=np.float64), 1 - np.asarray(f, dtype=np.float64)])
-    return -(both * np.log(np.where(both > 0, both, 1.0))).sum(axis=0)
+    return 0.0 - (both * np.log(np.where(both > 0, both, 1.0))).sum(axis=0)
 
 
 def _pooled(key: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -76,7 +76,7 @@ def kde_calibration_error(
     Differs: no floor under the denominator unless `official`; float64.
     """
     check_confidence(confidence, correct)
-    if p <= 0:
+    if not p > 0:
         raise ValueError(f"p must be positive, got {p!r}.")
     accuracy = smoothed_accuracy(confidence, correct, bandwidth=bandwidth, floor=_FLOOR if official else 0.0)
     return (as_float64(confidence) - accuracy).abs().pow(p).mean()

@@ -8,27 +8,28 @@ so under `.half()` and `.to(dtype)`; on MPS, which has no float64, they are floa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import torch
 import torchmetrics
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from calib.core.binning import bin_edges, sum_dtype
+from calib.core.binning import bin_edges
 from calib.core.errors import unknown_name
 from calib.metrics.calibration import Norm, error_from_sums
 from calib.metrics.kinds import BinSums, ClassCounts, Kind, MeanOverSamples, WholeSet
 from calib.metrics.outcomes import Outcomes
+from calib.metrics.pooled import NO_SAMPLE, Pooled
 from calib.metrics.registry import METRICS
 from calib.metrics.segmentation import ImageSums, image_sums, summarize_segmentation
 
 SUMS = tuple(each.name for each in fields(ImageSums))
 
 
-class OfKind(torchmetrics.Metric):
+class OfKind(Pooled):
     """Any metric, by its kind: states are what the kind keeps of a batch, added up or put side by side.
 
     Args:
@@ -48,9 +49,6 @@ class OfKind(torchmetrics.Metric):
         >>> float(metric.compute())
         0.75
     """
-
-    is_differentiable: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -83,30 +81,25 @@ class OfKind(torchmetrics.Metric):
             if self.kind.pooled == "sum":
                 setattr(self, name, state + value.to(state))
             else:
-                dtype = sum_dtype(self.device) if value.is_floating_point() else value.dtype
-                state.append(value.to(self.device, dtype))
+                state.append(self._as_state(value))
 
     def compute(self) -> Tensor:
         """Return the metric of everything so far, ()."""
-        states = [getattr(self, name) for name in self._names]
-        if not any(bool(state.any()) if self.kind.pooled == "sum" else len(state) for state in states):
-            raise ValueError("compute() before any update(): no sample, no metric.")
-        return self.kind.finish([dim_zero_cat(state) for state in states], self.n_bins)
+        summed = self.kind.pooled == "sum"
+        if not any(
+            bool(getattr(self, name).any()) if summed else self._samples(name) for name in self._names
+        ):
+            raise ValueError(NO_SAMPLE)
+        return self.kind.finish([dim_zero_cat(getattr(self, name)) for name in self._names], self.n_bins)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
-        """Move the states without rounding them; `.to("mps")` would refuse float64 otherwise."""
-
-        @functools.wraps(fn)  # torchmetrics reads the name of fn
-        def move(value: Tensor) -> Tensor:
-            if value.dtype != torch.float64:
-                return fn(value)
-            try:
-                device = fn(value).device
-            except TypeError:  # a device without float64
-                return fn(value.float())
-            return value.to(device, sum_dtype(device))
-
-        return super()._apply(move, exclude_state)
+    def nothing(self) -> dict[str, Tensor]:
+        """Return no rows of what is put side by side; sums have none."""
+        if self.kind.pooled == "sum":
+            return {}
+        size = self.num_classes or 2
+        one = Outcomes.from_probs(torch.full((1, size), 1 / size), torch.zeros(1, dtype=torch.int64))
+        kept = self.kind.kept(one, self.n_bins)
+        return {name: value[:0] for name, value in zip(self._names, kept, strict=True)}
 
 
 class CalibrationError(OfKind):
@@ -221,7 +214,7 @@ class SetCalibrationError(OfKind):
         super().__init__(n_bins=n_bins, **_row("set score", score, WholeSet), **settings)
 
 
-class SegmentationCalibration(torchmetrics.Metric):
+class SegmentationCalibration(Pooled):
     """Dice, ACE, ECE and MCE of images with a class per pixel, as `calib.metrics.summarize_segmentation`.
 
     States are a few sums per image, put side by side over batches and processes.
@@ -241,9 +234,6 @@ class SegmentationCalibration(torchmetrics.Metric):
         (1.0, 0.2)
     """
 
-    is_differentiable: ClassVar[bool] = False
-    full_state_update: ClassVar[bool] = False
-
     def __init__(
         self,
         class_names: Sequence[str],
@@ -259,12 +249,21 @@ class SegmentationCalibration(torchmetrics.Metric):
     def update(self, probs: Tensor, labels: Tensor) -> None:
         """Return nothing; add a batch of probs (B, C, *S) with labels (B, *S)."""
         for name, tensor in image_sums(probs, labels, n_bins=self.n_bins).tensors.items():
-            getattr(self, name).append(tensor.to(labels.device))
+            getattr(self, name).append(self._as_state(tensor))
 
     def compute(self) -> dict[str, Any]:
         """Return the metrics by name, see `calib.metrics.summarize_segmentation`."""
+        if not self._samples(SUMS[0]):
+            raise ValueError(NO_SAMPLE)
         sums = ImageSums(**{name: dim_zero_cat(getattr(self, name)).cpu() for name in SUMS})
         return summarize_segmentation(sums, self.class_names, include_background=self.include_background)
+
+    def nothing(self) -> dict[str, Tensor]:
+        """Return the sums of no image."""
+        size = len(self.class_names)
+        labels = torch.zeros((1, 1), dtype=torch.int64)
+        one = image_sums(torch.full((1, size, 1), 1 / size), labels, n_bins=self.n_bins)
+        return {name: tensor[:0] for name, tensor in one.tensors.items()}
 
 
 def metric_collection(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calib.core import byname
-from calib.core.checks import as_float64, check_labels, check_logit_scale, check_logits, check_tensor
+from calib.core.checks import as_float64, check_labels, check_logits
 from calib.core.errors import unknown_name
 from calib.posthoc.records import VERSION, Shape, check_record, numbers
 from calib.posthoc.shares import class_weights, mixed
@@ -96,7 +95,9 @@ class Calibrator(ABC):
                 f"another, and '{self.name}' has parameters for each. Fit on rows of several classes, or use "
                 "'temperature'."
             )
-        found = self._fitted(values, classes, as_float64(weights).cpu()[counts])
+        # Of mean 1 over the rows that count: against a prior n rows weigh as n, not as all there are.
+        shared = as_float64(weights).cpu()[counts] * (len(values) / len(labels))
+        found = self._fitted(values, classes, shared)
         self.classes, self.rows, self.parameters = logits.shape[1], len(values), found
         return self
 
@@ -119,31 +120,6 @@ class Calibrator(ABC):
         values = as_float64(logits.detach())
         probs = self._probs(values.cpu())
         return (mixed(probs, self.rows) if self.mix else probs).to(values.device)
-
-    def as_linear(self, logit_scale: float, text_features: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return W (C, D) and b (C,), float64, with which image features give the calibrated probabilities.
-
-        softmax(x W' + b) is what the calibrator makes of `logits = exp(logit_scale) * x @ text_features.T`.
-
-        Args:
-            logit_scale: Log of the scale.
-            text_features: (C, D).
-
-        Returns:
-            None where the calibrator is no linear map of logits.
-
-        Raises:
-            ValueError: Not fitted, or there is not one text feature for each class.
-        """
-        classes = self._require_fitted()
-        check_logit_scale(logit_scale)
-        check_tensor(text_features, "text_features")
-        if text_features.dim() != 2 or len(text_features) != classes:
-            raise ValueError(f"text_features must be ({classes}, D), not {tuple(text_features.shape)}.")
-        found = self.linear_map()
-        if found is None:
-            return None
-        return math.exp(logit_scale) * found[0] @ as_float64(text_features.detach()).cpu(), found[1]
 
     def linear_map(self) -> tuple[Tensor, Tensor] | None:
         """Return A (C, C) and b (C,), float64, with calibrated probabilities softmax(A z + b) of logits z.

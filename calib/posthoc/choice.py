@@ -16,6 +16,7 @@ from calib.posthoc.calibrator import Calibrator
 from calib.posthoc.records import check_positive
 from calib.posthoc.registry import CALIBRATORS, make_calibrator
 from calib.posthoc.shares import class_weights
+from calib.stats.groups import is_missing
 
 NONE = "none"  # the candidate that leaves everything as it is
 # Tried where none are named: what few rows move little. Among twelve, luck wins too often
@@ -238,5 +239,7 @@ def _group_indices(groups: Sequence[str] | None, rows: int) -> np.ndarray:
         return np.arange(rows)
     if len(groups) != rows:
         raise ValueError(f"groups must be {rows} names, one per row, not {len(groups)}.")
+    if any(map(is_missing, groups)):
+        raise ValueError("Every row needs a group, some have None or NaN; groups=None: every row by itself.")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(map(str, groups)))}
     return np.array([numbers[str(group)] for group in groups])

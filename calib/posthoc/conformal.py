@@ -123,7 +123,8 @@ class PredictionSets:
         """Return self, fitted.
 
         Args:
-            probs: (N, C) of cases the model was not trained on, C at least 2.
+            probs: (N, C) of cases the model was not trained on, C at least 2; nor was a calibrator of its
+                outputs, which on the same 60 cases of 4 classes makes 84 % (matrix) or 87 % (vector) of 90 %.
             labels: (N,) class indices.
             strata: (N,) what tells cases apart that each get a coverage of their own: hospital, device. They
                 must be known for new cases too, and not follow from the label. None: none.
@@ -191,11 +192,12 @@ class PredictionSets:
         """What is promised, of whom, and what is not, in plain sentences; classes are numbers there."""
         return self.described()
 
-    def described(self, class_names: Sequence[str] | None = None) -> str:
+    def described(self, class_names: Sequence[str] | None = None, *, between: str = " ") -> str:
         """Return the guarantee with the names of the classes.
 
         Args:
             class_names: C names. None: "class 0", ...
+            between: What stands between its points.
 
         Raises:
             ValueError: Not fitted, or there is not one name for each class.
@@ -215,7 +217,7 @@ class PredictionSets:
             left_out=cells.left_out,
             chosen=cells.chosen,
         )
-        return " ".join(found)
+        return between.join(found)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return between which values the coverage over new cases lies, at this number of calibration cases.

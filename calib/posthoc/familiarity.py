@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from calib.core.checks import HALF_NORM, as_float64, check_labels, check_tensor, check_unit_norm
 from calib.posthoc.not_drawn import KEY, others_of, read_chosen
 from calib.stats.bounds import check_share
+from calib.stats.groups import is_missing
 
 NAME = "familiarity"
 VERSION = 1
@@ -87,6 +88,8 @@ class Familiarity:
             raise ValueError(f"{len(features)} images say too little of what is familiar: it takes {LEAST}.")
         if owners is not None and len(owners) != len(features):
             raise ValueError(f"There are {len(features)} images and {len(owners)} owners.")
+        if any(map(is_missing, owners or ())):
+            raise ValueError("Every image needs an owner, some have None or NaN; owners=None: its own.")
         names = list(range(len(features))) if owners is None else [str(owner) for owner in owners]
         classes = labels.detach().cpu().long()
         sums, counts = _sums(features, classes)

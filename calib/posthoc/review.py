@@ -12,10 +12,10 @@ from torch import Tensor
 
 from calib.posthoc.not_drawn import others_of
 from calib.posthoc.review_counts import Counts, CurvePoint, check_doubt, count, point
-from calib.posthoc.review_fitted import FittedReview, last_passed
+from calib.posthoc.review_fitted import FittedReview, last_passed, passed
 from calib.posthoc.review_record import read_review, write_review
 from calib.posthoc.review_words import guarantee_of, summary_of
-from calib.stats.bounds import fewest_cases, most_wrong, p_value
+from calib.stats.bounds import fewest_cases, most_wrong
 
 CURVE = 50  # points of the curve, at equal steps of the accepted cases
 MARGIN = 1.0  # standard deviations by which the first threshold may accept fewer than are needed
@@ -194,11 +194,7 @@ class ReviewThreshold(FittedReview):
     def _test(self, counts: Counts, thresholds: np.ndarray) -> list[CurvePoint]:
         """Return what was seen at each threshold up to the first that does not pass."""
         points = counts.curve(thresholds, self.delta)
-        if not points:
-            return []
-        passes = p_value(np.array([x.wrong for x in points]), np.array([x.n for x in points]), self.max_error)
-        failed = np.flatnonzero(passes > self.delta)
-        return points[: failed[0] + 1] if len(failed) else points
+        return points[: passed(points, self.max_error, self.delta) + 1]
 
     def _fit_workload(self, counts: Counts, doubts: np.ndarray) -> None:
         assert self.workload is not None

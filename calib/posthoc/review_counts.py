@@ -15,6 +15,7 @@ from calib.core.checks import as_float64, check_tensor
 from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
 from calib.stats.bounds import upper_bound
+from calib.stats.groups import group_numbers, is_missing
 
 PATIENTS = ("any", "one")
 
@@ -117,7 +118,7 @@ def count(
         return Counts(everything, everything, np.sort(values[wrong]))
     if len(groups) != len(values):
         raise ValueError(f"There are {len(values)} doubts and {len(groups)} groups.")
-    if any(group is None or str(group) == "" for group in groups):
+    if any(is_missing(group) or str(group) == "" for group in groups):
         raise ValueError(
             "Every case needs a group (patient); some have none. Leave groups out, or fill them."
         )
@@ -128,7 +129,7 @@ def count(
             drawn[name] = min(drawn.get(name, (1 << 63, row)), (stable_hash("review", seed, name, row), row))
         rows = np.array(sorted(row for _, row in drawn.values()))
         return Counts(everything, np.sort(values[rows]), np.sort(values[rows][wrong[rows]]))
-    unit = np.unique(np.asarray(names), return_inverse=True)[1]
+    unit = group_numbers(names, len(names))
     firsts = np.full((2, int(unit.max()) + 1), np.inf)
     np.minimum.at(firsts[0], unit, values)
     np.minimum.at(firsts[1], unit[wrong], values[wrong])

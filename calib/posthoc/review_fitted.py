@@ -136,10 +136,9 @@ class FittedReview:
 
 def passed(tested: Sequence[CurvePoint], max_error: float, delta: float) -> int:
     """Return how many tested thresholds pass before the first that does not."""
-    for number, each in enumerate(tested):
-        if float(p_value(each.wrong, each.n, max_error)) > delta:
-            return number
-    return len(tested)
+    counts = np.array([(each.wrong, each.n) for each in tested], dtype=np.int64).reshape(-1, 2)
+    failed = np.flatnonzero(p_value(counts[:, 0], counts[:, 1], max_error) > delta)
+    return int(failed[0]) if len(failed) else len(tested)
 
 
 def last_passed(tested: Sequence[CurvePoint], max_error: float, delta: float) -> float | None:

@@ -71,6 +71,50 @@ def summary_of(fitted: FittedReview) -> str:
     )
 
 
+def result_of(fitted: FittedReview) -> list[tuple[str, str]]:
+    """Return what was found in two or three short lines, each with its title, for who reads no more."""
+    units, sure = _units(fitted), f"with probability {percent(1 - fitted.delta)}"
+    wanted = f"at most {percent(fitted.max_error)} wrong"
+    none = f"is not achievable with {fitted.units} labelled {units}"
+    if fitted.rule == "batch" and not fitted.achievable:
+        least = math.ceil(1 / fitted.max_error - 1e-9) - 1
+        return [("Accept", f"nothing: {wanted} on average {none}"), ("Needed", f"at least {least} {units}")]
+    if fitted.rule == "batch":
+        said = "what the batch allows as a whole, which is decided when one comes"
+        return [("Accept", said), ("Wrong", f"{wanted}, on average over batches")]
+    at = fitted.at
+    if at is None:
+        return [
+            ("Accept", f"nothing: {wanted} {sure} {none}"),
+            ("Passes", "0 %: every case goes to review"),
+            ("Needed", _needed(fitted)),
+        ]
+    promised = percent(at.upper if fitted.rule == "workload" else fitted.max_error)
+    where = "all" if at.accepted == 1 else "all but what is unlike the images seen"
+    if at.threshold < math.inf:
+        where = f"where the doubt is below {at.threshold:.6g}"
+    wrong = f"{at.wrong} of {at.n} accepted {units} ({percent(at.error)})"
+    return [
+        ("Accept", where),
+        ("Passes", f"{percent(at.accepted)} of the labelled cases; {percent(1 - at.accepted)} go to review"),
+        ("Wrong", f"{wrong}; at most {promised} {sure}"),
+    ]
+
+
+def _needed(fitted: FittedReview) -> str:
+    """Return what would do instead of labels that do not suffice."""
+    units, needed = _units(fitted), fitted.needed
+    least = fewest_cases(fitted.max_error, fitted.delta)
+    if needed is None and fitted.units >= FEW:
+        return f"a better model or doubt, or a larger error: more {units} alone will not do"
+    if needed is None:
+        first = f"at least {least} accepted {units}, all of them right; " if fitted.units < least else ""
+        return f"{first}how many cannot be told from so few"
+    if needed > fitted.units:
+        return f"about {_about(needed)} labelled {units}, judging by the errors seen so far"
+    return f"somewhat more labelled {units} are likely to do"
+
+
 def percent(share: float) -> str:
     """Return a share as percent, with as many digits as it needs.
 

@@ -193,8 +193,9 @@ def fit_cells(
         for those, columns in parts:
             weights = _each(owner, those) * heavy[labels[those]]
             size = float(round(float(weights.sum())))
-            if shares is not None:
-                size = float(weights.sum() ** 2 / weights.square().sum())
+            if shares is not None:  # of groups, where rows come in groups: copies of a patient are one case
+                units = weights if owner is None else torch.zeros(n).double().index_add_(0, owner, weights)
+                size = float(units.sum() ** 2 / units.square().sum())
             found[g, columns] = thresholds(own[those], weights, heavy[columns], level(size))
             cases[g, columns] = size
     return SetCells(

@@ -193,11 +193,10 @@ def thresholds(scores: Tensor, weights: Tensor, extra: Tensor, coverage: float) 
         return torch.full_like(extra, torch.inf)
     ordered, order = rounded(scores).sort()
     tail = weights[order].flip(0).cumsum(0).flip(0)  # of this score and all after it
-    first = torch.searchsorted(ordered, ordered)  # equal scores count together
-    tail = tail[first]
     total = weights.sum() + extra
     needed = (1 - coverage + SLACK) * total - extra  # (C,)
-    # Tails fall: those of the first `passing` scores are above what is needed.
+    # Tails fall: those of the first `passing` scores are above what is needed. Of equal scores the first has
+    # the tail of all of them, and whichever of them is the last to pass, the threshold is their score.
     passing = len(tail) - torch.searchsorted(tail.flip(0), needed, right=True)
     found = ordered[(passing - 1).clamp_min(0)]
     none = torch.where(passing == 0, -torch.inf, found)

@@ -25,6 +25,7 @@ from calib.posthoc.shot_parts import (
     ShotPriors,
     Shots,
 )
+from calib.stats.groups import group_numbers
 
 AGAINST = 3.0  # standard errors by which the shots must speak against a calibration for "auto" to leave it
 
@@ -58,9 +59,10 @@ def calibrate_from_shots(
     same condition.
 
     "auto" is "experts", unless the left-out shots speak against it: unless their negative log-likelihood is
-    higher than the prompt's own by more than three standard errors of the paired difference. A stricter gate
-    does harm: of a few dozen shots the likelihood is too rough, and the prior knows better. A class with a
-    single shot leaves nothing to judge by when that is left out; there the prior's medians are used.
+    higher than the prompt's own by more than three standard errors of the paired difference (of sums over
+    owners, where shots have some). A stricter gate does harm: of a few dozen shots the likelihood is too
+    rough, and the prior knows better. A class with a single shot leaves nothing to judge by when that is
+    left out; there the prior's medians are used.
 
     Args:
         shots: The labelled images.
@@ -97,7 +99,7 @@ def calibrate_from_shots(
     if method == "experts" or (method == "auto" and whole):
         found["experts"] = evidence.experts()
     nll = {name: each.mean for name, each in found.items() if each.losses is not None}
-    chosen = found[_choice(found) if method == "auto" else method]
+    chosen = found[_choice(found, shots.owners) if method == "auto" else method]
     return replace(chosen.calibration, nll=nll)
 
 
@@ -179,8 +181,8 @@ class _Candidate:
         return float((self.rows * self.losses).sum() / self.rows.sum())
 
 
-def _choice(found: Mapping[str, _Candidate]) -> str:
-    """Return the calibration that "auto" applies."""
+def _choice(found: Mapping[str, _Candidate], owners: Sequence[str] | None = None) -> str:
+    """Return the calibration that "auto" applies; shots of one owner say it once."""
     name = "experts" if "experts" in found else "scale"
     ours, plain = found[name], found["none"]
     if ours.losses is None:
@@ -188,7 +190,10 @@ def _choice(found: Mapping[str, _Candidate]) -> str:
     assert plain.losses is not None
     assert plain.rows is not None
     worse = plain.rows * (ours.losses - plain.losses)
-    error = float(worse.std()) / math.sqrt(len(worse)) if len(worse) > 1 else math.inf
+    of = torch.from_numpy(group_numbers(owners, len(worse)))
+    sums = torch.zeros(int(of.max()) + 1, dtype=worse.dtype).index_add_(0, of, worse - worse.mean())
+    n = len(sums)
+    error = math.sqrt(n / (n - 1) * float(sums.square().sum())) / len(worse) if n > 1 else math.inf
     return "none" if float(worse.mean()) > AGAINST * error else name
 
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from calib.core import byname
 from calib.core.checks import (
     HALF_NORM,
     as_float64,
     check_labels,
     check_logits,
+    check_probs,
     check_tensor,
     check_unit_norm,
     check_whole,
@@ -91,7 +93,7 @@ def smoothed_probs(
         neighbours: Nearest images that count, at least 1; all others where there are fewer.
         strength: At least 0; 0 leaves q as it is.
         steps: At least 0.
-        prior: Exponent of the mean probabilities; 0 leaves them out.
+        prior: Exponent of the mean probabilities, at least 0; 0 leaves them out.
 
     Raises:
         ValueError: An argument is not as above.
@@ -110,8 +112,10 @@ def smoothed_probs(
     if features.dim() != 2 or len(features) != len(probs):
         raise ValueError(f"features must be ({len(probs)}, D), not {tuple(features.shape)}.")
     check_unit_norm(features, "features", tolerance=HALF_NORM)
+    check_probs(probs)
     check_whole(1, neighbours=neighbours)
     check_whole(0, steps=steps)
+    check_positive("prior", prior, zero=True)
     check_positive("strength", strength, zero=True)
     values, images = as_float64(probs.detach()).cpu(), as_float64(features.detach()).cpu()
     kernel = (images @ images.T).fill_diagonal_(-2.0)
@@ -169,6 +173,9 @@ class TransductiveSets:
             raise ValueError("sets must be PredictionSets without a confidence.")
         if way == "lata" and shares is not None:
             raise ValueError("shares are for 'conf_ot'.")
+        known = byname.settings(transported_probs if way == "conf_ot" else smoothed_probs)
+        known.pop("shares", None)
+        byname.check_settings(settings, known, name=f"way '{way}'")
         check_positive("doubt_weight", doubt_weight, zero=True)
         check_positive("plausible_weight", plausible_weight, zero=True)
         check_whole(1, window=window)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -18,8 +18,9 @@ SAME = 0.05  # a tuned text this near to a base class is one of the base classes
 def sample_adaptive_scaling(logits: Tensor, logits_zs: Tensor) -> Tensor:
     """Return tuned logits in the range that the zero-shot logits of the same sample have, (N, C) float64.
 
-    (z - min z) / (max z - min z) (max z0 - min z0) + min z0. The predicted class stays. A row whose tuned
-    logits are all equal says nothing, and becomes the mean of its zero-shot logits.
+    (z - min z) / (max z - min z) (max z0 - min z0) + min z0. The predicted class stays, unless all zero-shot
+    logits of the row are equal: then there is no range, and all become that number. A row whose tuned logits
+    are all equal says nothing, and becomes the mean of its zero-shot logits.
 
     Args:
         logits: (N, C) of the tuned model, finite.
@@ -58,7 +59,7 @@ class DistanceAwareCalibration(Calibrator):
     g_c = exp(-d_c) / exp(-d0_c), d_c the mean distance from class c to its k nearest base classes among the
     tuned texts, d0_c among the zero-shot texts; 1 where the nearest is within 0.05: a base class itself.
 
-    It learns from texts, by `from_texts`; `fit` has nothing to do.
+    It learns from texts, by `from_texts`; `fit` refuses.
 
     Attributes:
         parameters: factors (C,), above 0.
@@ -75,6 +76,7 @@ class DistanceAwareCalibration(Calibrator):
 
     name: ClassVar[str] = "dac"
     keeps_argmax: ClassVar[bool] = True
+    needs_two_classes: ClassVar[bool] = False
 
     @classmethod
     def from_texts(
@@ -118,14 +120,6 @@ class DistanceAwareCalibration(Calibrator):
         calibrator.classes, calibrator.rows = len(tuned), len(base_tuned)
         calibrator.parameters = {"factors": torch.where(near[:, 0] < SAME, 1.0, factors).cpu()}
         return calibrator
-
-    def fit(
-        self, logits: Tensor, labels: Tensor, *, shares: Sequence[float] | Tensor | None = None
-    ) -> DistanceAwareCalibration:
-        """Raise ValueError: it learns from texts, see `from_texts`."""
-        raise ValueError(
-            "'dac' learns from texts, not from labels: call DistanceAwareCalibration.from_texts."
-        )
 
     def _fitted(self, values: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calib.backbones import rebuild_backbone
 from calib.backbones.base import Backbone
-from calib.backbones.same import check_same_backbone, said_precision
+from calib.backbones.same import check_same_backbone, encode_precision_of, said_precision
 from calib.core.checks import (
     FLOAT32_NORM,
     HALF_NORM,
@@ -79,6 +79,11 @@ class Prompt:
     training: dict[str, Any] = field(default_factory=dict, repr=False)
     calibration: Calibration | None = None
     decisions: Decisions | None = field(default=None, repr=False)
+
+    @property
+    def encode_precision(self) -> str:
+        """In what images are encoded for it: "fp32" or "bf16" (as in `create_backbone`)."""
+        return str(encode_precision_of(self.backbone))
 
     def bare(self) -> Prompt:
         """Return the prompt without its calibration: the logits it was trained with.

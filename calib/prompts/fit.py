@@ -11,6 +11,7 @@ from lightning import Trainer
 
 from calib.backbones.base import Backbone
 from calib.core.checks import check_kind, check_whole
+from calib.core.errors import unknown_name
 from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.datamodule import FewShotDataModule
 from calib.data.encode import encode
@@ -109,6 +110,12 @@ def fit_prompt(
     check_kind(objective, (str, Mapping), "objective", "Losses are given as {'ce': {}, 'smac': {}}.")
     check_whole(1, shots=1 if shots is None else shots, epochs=epochs, batch_size=batch_size, n_ctx=n_ctx)
     check_whole(0, seed=seed, val_shots=val_shots, views=views, warmup_epochs=warmup_epochs)
+    for name in optimizer:
+        if name not in OPTIMIZER:
+            raise unknown_name("key", name, OPTIMIZER, prefix="optimizer.")
+    optim = {**OPTIMIZER, **optimizer}
+    if not optim["lr"] > 0:
+        raise ValueError(f"optimizer.lr must be above 0, not {optim['lr']}.")
     terms = resolve_terms(objective) if isinstance(objective, str) else resolve_terms("none", objective)
     losses = Objective(terms)
     losses.try_on(len(task.class_names))
@@ -132,7 +139,6 @@ def fit_prompt(
     left_out = folds_of(table, settings, task.class_names)
     watched = trainer is not None and len(split.val) > 0  # a quiet one shows nothing
     val = encode(backbone, task.train.subset(split.val), cache=cache) if watched else None
-    optim = {**OPTIMIZER, **optimizer}
     prompts, batches = [], []
     for plan in plans_of(len(table), left_out, seed):
         learner = PromptLearner(backbone, task.class_names, **made, seed=plan.seed)  # type: ignore[arg-type]

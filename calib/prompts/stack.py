@@ -19,7 +19,7 @@ from calib.data.datamodule import FewShotDataModule
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner
 from calib.prompts.step import PromptStep, features_and_labels, loss_tensors, shares_classes
-from calib.training.optim import constant_warmup, make_optimizer
+from calib.training.optim import clip_each, constant_warmup, make_optimizer
 
 
 @dataclass
@@ -145,6 +145,13 @@ class PromptStackModule(LightningModule):
             if row not in self._moved:
                 prompt.learner.context.grad = None
         self._moved.clear()
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient of every context by itself: no prompt has a say in that of another."""
+        contexts = ([prompt.learner.context] for prompt in self.prompts)
+        clip_each(contexts, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""

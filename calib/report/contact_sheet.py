@@ -33,7 +33,13 @@ class SheetRow:
 
 
 def save_contact_sheet(
-    rows: Sequence[SheetRow], title: str, path: str | Path, *, wide: int = 12, tagged: bool = True
+    rows: Sequence[SheetRow],
+    title: str,
+    path: str | Path,
+    *,
+    wide: int = 12,
+    side: int = SIDE,
+    tagged: bool = True,
 ) -> None:
     """Write a picture of images by class as PNG; no name of a file stands on it.
 
@@ -42,6 +48,7 @@ def save_contact_sheet(
         title: The line above all.
         path: The file.
         wide: Images side by side at most.
+        side: Pixels of an image's longer side.
         tagged: Whether it stands beside the images what they are for.
 
     Raises:
@@ -60,13 +67,13 @@ def save_contact_sheet(
         2 * MARGIN
         + NAME
         + sum(
-            NAME + sum(-(-len(images) // columns) * (SIDE + GAP) for _, images in lines) + GAP
+            NAME + sum(-(-len(images) // columns) * (side + GAP) for _, images in lines) + GAP
             for _, lines in parts
         )
     )
     tag = 44 * tagged  # pixels for the word beside the images
     text_width = round(max(_font(15).getlength(title), *(_font(13).getlength(row.name) for row in rows)))
-    width = 2 * MARGIN + max(tag + columns * (SIDE + GAP), text_width)
+    width = 2 * MARGIN + max(tag + columns * (side + GAP), text_width)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN), title, fill=INK, font=_font(15))
@@ -77,14 +84,14 @@ def save_contact_sheet(
         for word, images in lines:
             pen.text((MARGIN, y + 4), word, fill=FAINT, font=_font(11))
             for place, image in enumerate(images):
-                left = MARGIN + tag + place % columns * (SIDE + GAP)
-                top = y + place // columns * (SIDE + GAP)
+                left = MARGIN + tag + place % columns * (side + GAP)
+                top = y + place // columns * (side + GAP)
                 small = image.copy()
-                small.thumbnail((SIDE, SIDE))
-                at = (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2)
+                small.thumbnail((side, side))
+                at = (left + (side - small.width) // 2, top + (side - small.height) // 2)
                 sheet.paste(small, at)
-                pen.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=FRAME)
-            y += -(-len(images) // columns) * (SIDE + GAP)
+                pen.rectangle((left, top, left + side - 1, top + side - 1), outline=FRAME)
+            y += -(-len(images) // columns) * (side + GAP)
         y += GAP
     with atomic_path(Path(path)) as part:
         sheet.save(part, format="PNG")

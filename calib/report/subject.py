@@ -221,13 +221,14 @@ def subject_of(
 
     Raises:
         ValueError: There are no predictions, they are of different images or classes, two have the same
-            method and seed, a name is unknown, or a part does not fit them.
+            method and seed, a name is unknown, the baseline shares no seed, or a part does not fit them.
     """
     by_method = _by_method(given)
     names = list(by_method)
     if main is not None and main not in by_method:
         raise unknown_name("method", main, names)
     main = names[0] if main is None else main
+    asked = baseline is not None
     if calibrator is not None:
         bare, main = main, f"{main} calibrated afterwards"
         runs: dict[int, Reported] = {
@@ -241,7 +242,12 @@ def subject_of(
     if baseline is None and others:
         baseline = next((name for name in others if name == "zero-shot"), others[0])
     if baseline is not None and not by_method[main].keys() & by_method[baseline].keys():
-        baseline = None  # nothing can be paired
+        if asked:
+            raise ValueError(
+                f"'{main}' (seeds {sorted(by_method[main])}) and '{baseline}' (seeds "
+                f"{sorted(by_method[baseline])}) share no seed: nothing can be paired. Leave baseline out."
+            )
+        baseline = None
     seed = min(by_method[main])
     first = by_method[main][seed]
     outcomes = Outcomes.from_logits(first.logits, first.labels)

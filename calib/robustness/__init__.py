@@ -8,7 +8,7 @@ Everything in one call: `assess`, which returns `Robustness`; what is judged bes
 (with a failure head) or any function from features to `Said`. Its parts: `corrupt`, `corrupted`,
 `encode_corrupted` and the table `CORRUPTIONS`; `split_by_column` for real shifts; `judge` for features that
 are already there; `relative_robustness`, `effective_robustness`, `sanity_baselines`. As text: `glance`,
-`findings`, `tables`; as a picture: `severity_picture`.
+`changes`, `findings`, `tables`; as a picture: `severity_picture`.
 """
 
 from calib.core.rooms import offered
@@ -24,7 +24,7 @@ from calib.robustness.protocol import Protocol, judge
 from calib.robustness.result import Condition, Robustness, Row, Value
 from calib.robustness.said import PromptSystem, Said
 from calib.robustness.shift import Shift, split_by_column
-from calib.robustness.tables import glance, heading, tables
+from calib.robustness.tables import changes, glance, heading, tables
 from calib.robustness.words import findings
 
 

@@ -165,6 +165,9 @@ def some_of(table: FeatureTable | ImageTable, most: int | None) -> list[int]:
         table: N images.
         most: How many. None: all.
 
+    Raises:
+        ValueError: No group has as few images.
+
     Example:
         >>> import torch
         >>> ids = [f"{row:064d}" for row in range(4)]
@@ -182,6 +185,12 @@ def some_of(table: FeatureTable | ImageTable, most: int | None) -> list[int]:
     for group in sorted(members, key=lambda name: stable_hash("robustness", name)):
         if len(taken) + len(members[group]) <= most:
             taken += members[group]
+    if not taken:
+        smallest = min(map(len, members.values()))
+        raise ValueError(
+            f"images={most} is less than any group (patient) has, and groups are kept whole: give at least "
+            f"images={smallest}."
+        )
     return sorted(taken)
 
 

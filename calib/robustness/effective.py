@@ -37,10 +37,16 @@ class Effective:
     cells: int
 
     def sentence(self) -> str:
-        """Return what it says in plain words."""
-        fell, moved = -100 * self.accuracy, 100 * self.confidence
+        """Return what it says in plain words.
+
+        Example:
+            >>> effective_robustness({("blur", 1): (-0.2, 0.05)}).sentence().partition(". ")[2]
+            'That is 25.0 points of overconfidence more.'
+        """
+        fell, moved, gap = -100 * self.accuracy, 100 * self.confidence, 100 * self.gap
+        turned = f"confidence {'falls' if moved <= 0 else 'rises'} by {abs(moved):.1f}"
         if self.followed is None:
-            return f"Accuracy does not fall ({-fell:+.1f} points); confidence changes by {moved:+.1f} points."
+            return f"Accuracy does not fall ({-fell:+.1f} points); {turned}."
         word = (
             "follows"
             if self.followed >= 0.75
@@ -51,13 +57,12 @@ class Effective:
         ranks = ""
         if self.ranks is not None:
             ranks = (
-                f" Is it lowered more by corruptions that cost more? Rank correlation within severities "
+                f" Do corruptions that cost more accuracy lower it more? Rank correlation within severities "
                 f"{self.ranks.rho:+.2f}, p = {self.ranks.p:.2g}."
             )
         return (
-            f"Confidence {word}: accuracy falls by {fell:.1f} points on average, confidence changes by "
-            f"{moved:+.1f} ({100 * self.followed:.0f} % of the fall), overconfidence by "
-            f"{100 * self.gap:+.1f}.{ranks}"
+            f"Confidence {word}: accuracy falls by {fell:.1f} points on average, and {turned}. That is "
+            f"{abs(gap):.1f} points of overconfidence {'more' if gap >= 0 else 'less'}.{ranks}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,15 +109,17 @@ def measured(said: Said) -> list[str]:
     return names + [f"{metric}{SEPARATOR}{doubt}" for doubt in said.others for metric in OF_DOUBT]
 
 
-def of_counts(said: Said, *, n_bins: int = 10) -> Callable[[np.ndarray], np.ndarray]:
+def of_counts(
+    said: Said, *, n_bins: int = 10, names: Sequence[str] | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from counts (R, N) of the images to the measures of each resample, (R, M).
 
-    The columns are those that `measured` names. An AUROC without a wrong or a right prediction, and an error
-    of no accepted image, is NaN.
+    An AUROC without a wrong or a right prediction, and an error of no accepted image, is NaN.
 
     Args:
         said: Of N images.
         n_bins: Bins of the ECE.
+        names: Some of what `measured` names, in the order of the columns. None: all.
 
     Example:
         >>> import torch
@@ -126,7 +128,7 @@ def of_counts(said: Said, *, n_bins: int = 10) -> Callable[[np.ndarray], np.ndar
         >>> dict(zip(measured(said), found.T.round(3).tolist()))["accuracy"]
         [0.667, 1.0]
     """
-    names = measured(said)
+    names = measured(said) if names is None else names
     means = {name: _means(name, said, n_bins) for name in names if _bare(name) not in OF_DOUBT}
     columns = [
         np.asarray(statistic.columns(*arrays), dtype=np.float64) for statistic, *arrays in means.values()

@@ -34,9 +34,11 @@ def severity_picture(found: Robustness) -> Figure | None:
         else Condition.of_corruption(kinds[0], severity).name
         for severity in severities
     }
+    level = f"{100 * found.about.get('level', 0.95):g} %"
     for above, below, measure in zip(*grid, PANELS, strict=True):
         for number, system in enumerate(found.systems):
-            _line(above, found, system, mean, measure, LINES[number % len(LINES)], system, band=not number)
+            style, label = LINES[number % len(LINES)], system if number else f"{system} ({level} interval)"
+            _line(above, found, system, mean, measure, style, label, band=not number)
         for number, kind in enumerate(kinds):
             names = {severity: Condition.of_corruption(kind, severity).name for severity in severities}
             style = (LINES[number % len(LINES)][0], "-" if number < len(LINES) else (0, (2, 1)))

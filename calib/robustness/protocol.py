@@ -57,7 +57,7 @@ class Protocol:
         self.systems, self.usual, self.n_bins = systems, usual, n_bins
         self._settings: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
         self._draws = self._drawn(usual)
-        self._names = {name: measured(next(iter(runs.values()))(usual)) for name, runs in systems.items()}
+        self._names = {name: _measured_by_all(runs.values(), usual) for name, runs in systems.items()}
         self._usual = self._values(usual, self._draws, 0)
         self._corrupted: dict[Condition, dict[str, np.ndarray]] = {}
         self.rows: list[Row] = []
@@ -123,7 +123,7 @@ class Protocol:
             tuple(self.rows),
             effective,
             {} if sanity is None else {name: self._sane(each) for name, each in sanity.items()},
-            {name: promises_of(next(iter(runs.values()))) for name, runs in self.systems.items()},
+            {name: _promises_of_all(runs.values()) for name, runs in self.systems.items()},
             tuple(notes),
             {**self._about(), **(about or {})},
         )
@@ -146,7 +146,10 @@ class Protocol:
         """Return for each model (S, 1 + R, M): its measures of the images, by seed and resample."""
         return {
             name: np.stack(
-                [draws.values(of_counts(run(features), n_bins=self.n_bins), side) for run in runs.values()]
+                [
+                    draws.values(of_counts(run(features), n_bins=self.n_bins, names=self._names[name]), side)
+                    for run in runs.values()
+                ]
             )
             for name, runs in self.systems.items()
         }
@@ -240,6 +243,18 @@ def promises_of(system: System) -> dict[str, float]:
     if review is not None and review.rule != "workload":
         found["error"] = float(review.max_error)
     return found
+
+
+def _measured_by_all(runs: Iterable[System], features: FeatureTable) -> list[str]:
+    """Return what can be measured of every seed: of one without prediction sets these are left out."""
+    first, *others = (measured(run(features)) for run in runs)
+    return [name for name in first if all(name in each for each in others)]
+
+
+def _promises_of_all(runs: Iterable[System]) -> dict[str, float]:
+    """Return the promises that all seeds give alike."""
+    first, *others = map(promises_of, runs)
+    return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
 
 
 def _over_seeds(by_seed: np.ndarray, draws: Draws) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib.core.errors import unknown_name
 from calib.core.text import few
+from calib.robustness.result import USUAL
 
 MOST = 20  # values of a column
 LEAST = 20  # images of a value, to be judged by itself
@@ -23,7 +24,7 @@ class Shift:
         column: What the values are of.
         usual: (N,) bool.
         others: Value to (N,) bool, for those with enough images; where there are several, all together as
-            well, by the name "others".
+            well, by the name "all others".
         usual_values: The values that are usual.
         notes: What a reader has to know: groups on both sides, values that were left out.
     """
@@ -35,7 +36,8 @@ class Shift:
     notes: tuple[str, ...] = ()
 
 
-TOGETHER = "others"
+TOGETHER = "all others"
+TAKEN = (TOGETHER, USUAL)  # what conditions are called beside those of single values
 
 
 def split_by_column(
@@ -62,7 +64,7 @@ def split_by_column(
 
     Raises:
         ValueError: There is one value only, or more than 20; a usual value is none of them; nothing is
-            unusual or usual; or there are too few images of either.
+            unusual or usual; there are too few images of either; or a value is called as several are.
 
     Example:
         >>> shift = split_by_column(["A"] * 3 + ["B"] * 2, "site", ["A"], least=2)
@@ -100,6 +102,12 @@ def split_by_column(
     if small:
         listed = few([f"{each} ({counts[each]})" for each in small], 10)
         notes.append(f"{column}: left out, with fewer than {least} images: {listed}.")
+    for value in TAKEN:
+        if value in kept:
+            raise ValueError(
+                f"The column '{column}' has a value '{value}', which is what several values are called in "
+                "tables: write another word for it."
+            )
     masks = {each: texts == each for each in kept}
     if len(kept) > 1:
         masks[TOGETHER] = np.isin(texts, kept)

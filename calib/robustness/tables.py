@@ -28,17 +28,42 @@ def glance(found: Robustness) -> str:
     rows = []
     for system in found.systems:
         cells = [_pair(found, system, before, after, name) for name in shown]
-        told = found.effective.get(system)
-        follows = "" if told is None or told.followed is None else f"{100 * told.followed:.0f} %"
-        rows.append([system, *cells, *([follows] if found.effective else [])])
+        rows.append([system, *cells])
     for name, values in found.sanity.items():
         calibrated = any(pair[1] is not None for pair in values.values())
         picked = {key: plain if fitted is None else fitted for key, (plain, fitted) in values.items()}
         cells = [cell_of(key, picked.get(key), there=key in picked) for key in shown]
         label = f"({name}{', calibrated' if calibrated else ''})"
-        rows.append([label, *cells, *([""] if found.effective else [])])
-    titles = [_title(found, name) for name in shown]
-    return aligned(["model", *titles, *(["conf. follows"] if found.effective else [])], rows)
+        rows.append([label, *cells])
+    return aligned(["model", *(_title(found, name) for name in shown)], rows)
+
+
+def changes(found: Robustness) -> str:
+    """Return a table of what the shift of `glance` does to the first model: a line per measure, intervals.
+
+    The change is paired; what is left is the relative robustness, of what is good or bad.
+    """
+    system = found.systems[0]
+    before, after = _ends(found)
+    body = []
+    for name in _shown(found):
+        pair = [found.find(system, each, name) for each in (before, after)]
+        if pair[0] is None or pair[1] is None or pair[1].change is None:
+            continue
+        column, change, left = measure_of(name).column, pair[1].change, pair[1].kept
+        interval = ends_of(change)
+        body.append(
+            [
+                _title(found, name),
+                cell_of(name, pair[0].value.value),
+                cell_of(name, pair[1].value.value),
+                format_cell(column, Cell(change.value, interval=interval), difference=True),
+                "" if left is None or not math.isfinite(left.value) else _ratio(pair[1]),
+            ]
+        )
+    level = f"{100 * found.about.get('level', 0.95):g} %"
+    head = [system, "before", "after", f"change [{level}]", f"share that is left [{level}]"]
+    return aligned(head, body)
 
 
 def heading(found: Robustness) -> str:
@@ -58,16 +83,14 @@ def heading(found: Robustness) -> str:
         done = f" {ARROW} ".join(
             f"{in_words(found, row.condition.name)} ({row.n} images)" for row in rows if row is not None
         )
-    return (
-        f"{about.get('data', 'Data')}: {about['images']} images{of}. Each cell: {done}. In brackets: what "
-        "sees nothing, on all images as they are."
-    )
+    blind = " In brackets: what sees nothing, on all images as they are." if found.sanity else ""
+    return f"{about.get('data', 'Data')}: {about['images']} images{of}. Each cell: {done}.{blind}"
 
 
 def tables(found: Robustness) -> str:
     """Return all tables in Markdown, with headings."""
     told = "\n".join(f"- {line}" for line in findings(found))
-    parts = ["# Robustness", heading(found), glance(found), told]
+    parts = ["# Robustness", heading(found), glance(found), changes(found), told]
     for system in found.systems:
         parts += [f"## {system}: values", _values(found, system)]
         parts += [
@@ -155,7 +178,7 @@ def _ends(found: Robustness) -> tuple[str, str]:
 
 def _shown(found: Robustness) -> list[str]:
     there = {row.measure for row in found.rows}
-    return [name for name in MEASURES if name in there and name not in ("set_size", "confidence")]
+    return [name for name in MEASURES if name in there and name != "set_size"]
 
 
 def _title(found: Robustness, name: str) -> str:

@@ -98,7 +98,7 @@ def _kept_under(worst: Row, broken: int, count: int) -> str:
         kept = "broken" if broken else "not surely broken (its interval reaches the promise)"
         return f"Under {where}: {kept}"
     said = (
-        f"Broken, beyond chance, under {broken} of {count} shifts"
+        f"Broken, interval and all, under {broken} of {count} shifts"
         if broken
         else f"Under none of {count} shifts is it surely broken"
     )

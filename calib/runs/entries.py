@@ -28,16 +28,37 @@ class Entry:
     Attributes:
         path: The export.
         prompt: What is in it.
-        data: The data set to apply it to.
+        own: The data settings it was trained with. None: it does not say.
+        asked: Those that this command was given.
         facts: What sets its training apart: method, changed loss settings, shots, n_ctx, backbone, data set.
         method: Its name in the tables, from the facts that differ between the entries.
     """
 
     path: Path
     prompt: Prompt
-    data: DataConfig
+    own: DataConfig | None
+    asked: DataConfig
     facts: dict[str, str]
     method: str = ""
+
+    @property
+    def data(self) -> DataConfig:
+        """The data set to apply it to.
+
+        Raises:
+            ValueError: The export does not say it, or asks for what was not said on this command.
+        """
+        asked = given(self.asked, EvaluateRun().data)
+        own = self.own or DataConfig(name="")
+        data = data_from_export(own, self.asked, asked, source=str(self.path))
+        if "root" in asked and "options" not in asked:
+            data = replace(data, options=_untrained(data.options))
+        if not data.name:
+            raise ValueError(
+                f"{self.path} does not say which data set it was trained on; give one: data.name=... "
+                "data.root=..."
+            )
+        return data
 
     @property
     def seed(self) -> int:
@@ -45,12 +66,22 @@ class Entry:
         return int(self.prompt.training.get("seed") or 0)
 
 
-def find_entries(config: EvaluateRun) -> list[Entry]:
+def looked_at(entries: Sequence[Entry]) -> Entry:
+    """Return the entry whose single predictions a report is about: of the first method that of least seed."""
+    return min((each for each in entries if each.method == entries[0].method), key=lambda each: each.seed)
+
+
+def find_entries(config: EvaluateRun, *, with_data: bool = True) -> list[Entry]:
     """Return the exports that the settings name, with their baselines, data and names in the tables.
+
+    Args:
+        config: The settings.
+        with_data: Whether data are read: then an export is refused of which they are not known.
 
     Raises:
         FileNotFoundError: A path holds no export.
-        ValueError: Nothing is named, or two different prompts would have the same name and seed.
+        ValueError: Nothing is named, two different prompts would have the same name and seed, or the data are
+            not known.
     """
     if not config.runs:
         raise ValueError("Nothing to evaluate: name run folders or prompt.safetensors files.")
@@ -64,6 +95,8 @@ def find_entries(config: EvaluateRun) -> list[Entry]:
                 RunFolder(folder).check_marks()
             paths += beside
     entries = [_entry(path, config.data) for path in dict.fromkeys(paths)]
+    for entry in entries if with_data else ():
+        entry.data  # noqa: B018 (refused before anything is encoded)
     _name_methods(entries)
     return _without_repeats(entries)
 
@@ -82,26 +115,18 @@ def _expanded(runs: Sequence[str]) -> list[str]:
 def _entry(path: Path, override: DataConfig) -> Entry:
     prompt = Prompt.load(path)
     training = prompt.training
-    own = own_data(prompt, str(path)) or DataConfig(name="")
-    asked = given(override, EvaluateRun().data)
-    data = data_from_export(own, override, asked, source=str(path))
-    if "root" in asked and "options" not in asked:
-        data = replace(data, options=_untrained(data.options))
-    if not data.name:
-        raise ValueError(
-            f"{path} does not say which data set it was trained on; give one: data.name=... data.root=..."
-        )
+    own = own_data(prompt, str(path))
     learned = prompt.context is not None
     facts = {
         **_own_facts(prompt, path.parent.name),
         "n_ctx": f"n_ctx={prompt.prompt.get('n_ctx')}" if learned else "",
-        "shots": _shots_said(own) if learned else "",
+        "shots": _shots_said(own) if learned and own is not None else "",
         "backbone": prompt.backbone["name"],
-        "trained on": own.name,
+        "trained on": "" if own is None else own.name,
     }
     if learned:
         facts |= _other_settings(training.get("config") or {})
-    return Entry(path, prompt, data, facts)
+    return Entry(path, prompt, own, override, facts)
 
 
 def _shots_said(own: DataConfig) -> str:

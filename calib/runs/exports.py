@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from calib.core.errors import meant_path, unknown_name
+from calib.core.errors import meant_run, unknown_name
 from calib.data.features import FeatureTable
+from calib.data.images import has_image_suffix
 from calib.data.mapping import OutputMapping, is_mapping
 from calib.data.predictions import Predictions
 from calib.data.review_file import ReviewFile
@@ -39,7 +40,7 @@ def failure_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    return _export_path(path, "failure", "failure head", "train.py task=failure")
+    return _export_path(path, "failure", "failure head", "calib train task=failure")
 
 
 def prompt_path(path: str | Path) -> Path:
@@ -48,7 +49,7 @@ def prompt_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    return _export_path(path, "prompt", "exported prompt", "train.py")
+    return _export_path(path, "prompt", "exported prompt", "calib train")
 
 
 def segment_path(path: str | Path) -> Path:
@@ -63,12 +64,14 @@ def segment_path(path: str | Path) -> Path:
 def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
     """Return a file, or of a run folder the one of that name in `FILES`, once it is the run's own."""
     found = Path(path)
-    hint = f"{meant_path(found)} Train one with {made_by}, or name the file."
+    hint = f"{meant_run(found)} Train one ({made_by}), or name the file."
     if found.is_dir():
         folder = RunFolder(found)
         found = folder.path / FILES[name].path
         check_file(found, folder.mark)
         hint = _instead(folder, name) or hint
+    if has_image_suffix(found) and found.is_file():
+        raise ValueError(f"'{found}' is an image, where a run or its export is expected: it comes first.")
     if not found.is_file():
         raise FileNotFoundError(f"There is no {what} at '{found}'.{hint}")
     return found
@@ -77,6 +80,8 @@ def _export_path(path: str | Path, name: str, what: str, made_by: str) -> Path:
 def _instead(folder: RunFolder, wanted: str) -> str:
     """Return what a run folder holds in the place of what was wanted, and what may be done with it."""
     path = folder.path
+    if folder.config.is_file() and not folder.finished:
+        return f" '{path}' is a run that is not finished: the command that began it goes on."
     if wanted != "segment" and folder.segment.is_file():
         return f" {of_segmentation(path)}"
     if wanted == "segment" and folder.prompt.is_file():

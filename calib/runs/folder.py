@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.config import FailureRun, PromptRun, SegmentRun, load_config, task_of, to_yaml
-from calib.core.errors import unknown_name
+from calib.core.errors import FINISHED, unknown_name
 from calib.io.files import (
     MARK,
     blocking_file,
@@ -24,7 +24,7 @@ from calib.io.files import (
 )
 from calib.io.locks import BusyError, holds_nothing, is_held, locked
 from calib.runs.identity import describe_differences
-from calib.runs.marks import NAMES, check_file, checked_mark, mark_in, record_in, refuse_foreign
+from calib.runs.marks import check_file, checked_mark, data_differences, mark_in, record_in, refuse_foreign
 
 REUSED = "This run was finished before; these are its results. Train anew: overwrite=true.\n"
 OTHER = "Give another folder: out=FOLDER."
@@ -75,7 +75,7 @@ FILES: dict[str, RunFile] = {
     "uncertainties": RunFile("uncertainties.safetensors", by=("failure",), marked=True),
     "failures": RunFile("failures.csv", by=("failure",)),
     "risk_coverage": RunFile("risk_coverage.png", by=("failure",)),
-    "metrics": RunFile("metrics.json", by=(*TRAINED, "evaluate", "robustness")),
+    "metrics": RunFile(FINISHED, by=(*TRAINED, "evaluate", "robustness")),
     "table": RunFile("table.md", by=(*TRAINED, "evaluate", "robustness", "sweep", "tune"), report=True),
     "reliability": RunFile("reliability.png", by=("prompt", "evaluate"), report=True, of_test=True),
     "report": RunFile("report.html", by=(*RUN, "evaluate")),
@@ -308,13 +308,12 @@ class RunFolder:
             split: What the run would write to split.json.
 
         Raises:
-            ValueError: The draw or the test images differ; the message says in what.
+            ValueError: The draw, the test images or the backbone's weights differ; the message says in what.
         """
         if not self.split.is_file():
             return
         old = read_json(self.split)
-        differing = {key for key in old.keys() | split.keys() if old.get(key) != split.get(key)}
-        changed = sorted(differing - NAMES - {MARK})
+        changed = data_differences(self.path, old, split)
         if changed:
             more = " There are test images now: `calib evaluate` judges the finished run on them."
             raise ValueError(

@@ -34,7 +34,13 @@ def own_data(prompt: Prompt, source: str) -> DataConfig | None:
 
 
 def data_from_export(
-    own: DataConfig, here: DataConfig, asked: Collection[str], *, source: str, take: Collection[str] = ()
+    own: DataConfig,
+    here: DataConfig,
+    asked: Collection[str],
+    *,
+    source: str,
+    take: Collection[str] = (),
+    instead: str = "",
 ) -> DataConfig:
     """Return the data settings of a prompt, changed by what the user asked for on this command.
 
@@ -48,9 +54,11 @@ def data_from_export(
         asked: Names of the settings in `here` that the user gave.
         source: The export, for messages.
         take: Names of the settings that may come from the export. Empty: all.
+        instead: What to do, for a command that takes no settings of data. Empty: the words that would allow
+            it are said.
 
     Raises:
-        ValueError: The export asks for such a thing; the message says the words that would allow it.
+        ValueError: The export asks for such a thing.
     """
     own = replace(own, shots_from=None)  # a list of this machine; which shots they were, split.json says
     names = {each.name for each in fields(DataConfig)}
@@ -64,10 +72,8 @@ def data_from_export(
         data.options = {key: value for key, value in data.options.items() if key != "table"}  # root is one
     for name, value, why in _risks(data):
         if name not in asked:
-            raise ValueError(
-                f"{source} {why}, and what a file says is not done unasked. If it is what you want, say so "
-                f"on this command: {_words(name, value)}"
-            )
+            say = f"If it is what you want, say so on this command: {_words(name, value)}"
+            raise ValueError(f"{source} {why}, and what a file says is not done unasked. {instead or say}")
     return data
 
 

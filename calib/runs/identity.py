@@ -5,13 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from calib.config import Affects, FailureRun, PromptRun, SegmentRun, Setting, find_setting, to_dict
+from calib.config import (
+    Affects,
+    DataConfig,
+    FailureRun,
+    PromptRun,
+    RobustnessRun,
+    SegmentRun,
+    Setting,
+    find_setting,
+    to_dict,
+)
 
 OWN_IMAGES = ("folder", "table", "hf", "medmnist")  # readers whose name says nothing about the data
+
+LONGEST = 80  # letters of the names of several runs in one name
 
 
 def describe_differences(
@@ -37,7 +49,8 @@ def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
     """Return the default name of a run's folder.
 
     Settings that differ from their defaults and are not among the words of the name end it as six digits, so
-    that two runs have one name only if they are the same run.
+    that two runs have one name only if they are the same run; or failure runs of prompts in folders of one
+    name, of which the second is refused.
 
     Example:
         >>> run_name(PromptRun())
@@ -51,8 +64,7 @@ def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
         return _name(["segment", Path(str(config.data.root)).stem, config.preset], "", config)
     shots = "all" if config.data.shots is None else f"{config.data.shots}shot"
     shots = shots if config.data.shots_from is None else "chosen"
-    own = config.data.name in OWN_IMAGES and config.data.root
-    data = Path(str(config.data.root)).stem if own else config.data.name
+    data = data_word(config.data)
     if isinstance(config, PromptRun):
         words = [config.backbone.name, data, config.preset]
     elif config.embeddings.train is not None:
@@ -65,8 +77,34 @@ def run_name(config: PromptRun | FailureRun | SegmentRun) -> str:
     return _name(words, shots, config)
 
 
+def data_word(data: DataConfig) -> str:
+    """Return what data are called: a data set's name, or that of the folder or table of one's own images."""
+    own = data.name in OWN_IMAGES and data.root
+    return Path(str(data.root)).stem if own else data.name
+
+
+def robustness_name(config: RobustnessRun) -> str:
+    """Return the default name of a robustness check's folder: by the runs that are judged, and the shift.
+
+    Example:
+        >>> robustness_name(RobustnessRun(runs=["runs/mine"]))
+        'robustness-mine'
+        >>> robustness_name(RobustnessRun(runs=["runs/a", "x/b/prompt.safetensors"], shift_by="site"))
+        'robustness-a+b-site'
+    """
+    paths = [Path(run) for run in config.runs]
+    names = [path.parent.name if path.suffix == ".safetensors" else path.name for path in paths]
+    runs = "+".join(names)
+    if len(runs) > LONGEST:
+        runs = f"{names[0]}+{len(names) - 1}"
+    return _joined(["robustness", runs, *([config.shift_by] if config.shift_by else [])])
+
+
 def _name(words: list[str], shots: str, config: PromptRun | FailureRun | SegmentRun) -> str:
-    parts = [*words, *([shots] if shots else []), f"s{config.seed}", *_digits(config)]
+    return _joined([*words, *([shots] if shots else []), f"s{config.seed}", *_digits(config)])
+
+
+def _joined(parts: Sequence[str]) -> str:
     return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in parts)
 
 

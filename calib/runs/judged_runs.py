@@ -284,6 +284,6 @@ def _lacking(each: _Found) -> list[str]:
         return [f"{each.name}: its review threshold accepts nothing, so that there is no error of accepted."]
     if not missing:
         return []
-    listed = " and ".join(what for what, _ in missing)
+    listed = " and no ".join(what for what, _ in missing)
     how = " and ".join(command for _, command in missing)
     return [f"{each.name} holds no {listed}; {how} would add them."]

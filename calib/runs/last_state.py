@@ -205,3 +205,11 @@ def progress_of(checkpoint: Mapping[str, Any]) -> str:
         return f"after epoch {epochs['processed']}"
     steps = loops["epoch_loop.batch_progress"]["current"]["processed"]
     return f"after {steps} steps of epoch {epochs['processed'] + 1}"
+
+
+def saved_in(path: Path) -> str:
+    """Return how far the run of a checkpoint had come, in words, also where there is none yet."""
+    try:
+        return progress_of(read_checkpoint(path))
+    except Exception:  # of many types; that a file cannot be read is said when the run goes on
+        return "before the end of epoch 1"

@@ -14,6 +14,9 @@ from calib.io.tensors import mark_of
 from calib.runs.identity import each_setting, relevant_settings
 
 NAMES = {"train_names", "val_names"}  # in split.json, for readers: the same image may be called otherwise
+BACKBONE = (
+    "backbone"  # in split.json: the digest of its weights; older versions wrote none, and marks are without
+)
 SCHEME = 8  # letters of a mark that say which settings and defaults there were when it was made
 log = logging.getLogger(__name__)
 AGAIN = (
@@ -42,7 +45,7 @@ def run_mark(config: PromptRun | FailureRun | SegmentRun, record: Mapping[str, A
         >>> first == run_mark(PromptRun(out="x"), {}), first == other, _comparable(first, other)
         (True, False, True)
     """
-    images = {key: value for key, value in record.items() if key not in NAMES | {MARK}}
+    images = {key: value for key, value in record.items() if key not in NAMES | {MARK, BACKBONE}}
     scheme = json_digest(finite(relevant_settings(type(config)())))[:SCHEME]
     own = {
         key: value for key, value, one in each_setting(config) if one.affects != "nothing" and not one.place
@@ -123,6 +126,27 @@ def check_file(path: Path, own: str | None) -> None:
     except (ValueError, OSError):
         return
     refuse_foreign(path, found, own)
+
+
+def data_differences(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return in what the data that a run began with differ from those at hand: keys of split.json.
+
+    Args:
+        folder: The run's folder, for the message.
+        old: What its split.json says.
+        new: What it would say now.
+
+    Raises:
+        ValueError: The weights of the backbone are others, such as those of a file that was replaced. Where
+            one of the two does not say which they are, they pass.
+    """
+    if BACKBONE in old and BACKBONE in new and old[BACKBONE] != new[BACKBONE]:
+        raise ValueError(
+            f"The weights of the backbone have changed since the run in '{folder}' began. Put back those "
+            "that it began with, replace the run (overwrite=true), or give another folder (out=FOLDER)."
+        )
+    differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    return sorted(differing - NAMES - {MARK, BACKBONE})
 
 
 def refuse_foreign(path: Path, found: object, own: str | None, *, advice: str = AGAIN) -> None:

@@ -14,6 +14,7 @@ from calib.backbones.base import Backbone
 from calib.config import BackboneConfig, DataConfig, FailureRun, PromptRun, given, to_dict
 from calib.core.hashing import json_digest
 from calib.core.names import hard_to_read, plain_name
+from calib.core.problems import noted, together
 from calib.core.text import few
 from calib.data import (
     FeatureTable,
@@ -31,6 +32,7 @@ from calib.processes.devices import quickest_device
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import class_tokens, template_prompt, zero_shot_features
+from calib.runs.marks import BACKBONE
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class SharedInputs:
         task: The data set.
         test: Features of the test split. None: the data have none.
         text_features: (C, D) of the template's sentences.
-        record: What split.json says about the data.
+        record: What split.json says about the data and the backbone.
     """
 
     backbone: Backbone
@@ -94,11 +96,15 @@ def load_shared(config: PromptRun) -> SharedInputs:
     from calib.processes.join import pick_device  # takes seconds to import, and predictions do without
 
     backbone = make_backbone(config.backbone, parity_of(config)).to(pick_device(config.trainer))
-    task = load_task(config.data)
-    split_of(config, task)  # too few images and shared ones are said before any is encoded
-    class_tokens(backbone, task.class_names, task.template)  # and names that no prompt could tell apart
+    with together():  # all that can be found is said at once, before anything is encoded
+        task = load_task(config.data)
+        with noted():
+            if len(task.train):  # else that was said
+                split_of(config, task)
+        with noted():
+            class_tokens(backbone, task.class_names, task.template)
     say_sentence(task)
-    record = describe_data(task)
+    record = {**describe_data(task), BACKBONE: backbone.weights_digest}
     return SharedInputs(
         backbone=backbone,
         task=task,

@@ -2,79 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor
 
-from calib.config import DataConfig, EvaluateRun, ReportRun, load_config
-from calib.core.text import safe_path
+from calib.config import ReportRun
 from calib.data import ImageTable
-from calib.data.predictions import Predictions
-from calib.failure.evaluation import BASELINE
-from calib.failure.export import FailureHead
-from calib.io.files import read_json
-from calib.io.tensors import is_kind, load_tensors
-from calib.metrics.failure import aurc
-from calib.posthoc.decisions import Decisions
-from calib.posthoc.familiarity import Familiarity
-from calib.prompts.export import Prompt
 from calib.report.document import Document
 from calib.report.page import FEATURES_ONLY, document_of
 from calib.report.sections.overview import Metrics
 from calib.report.sections.provenance import Origin
-from calib.report.subject import Parts, Review, Sets, Subject, subject_of
+from calib.report.subject import Parts, Subject, subject_of
 from calib.runs.decisions import judged_doubt
-from calib.runs.entries import Entry, find_entries, method_of
-from calib.runs.folder import RunFolder
-from calib.runs.from_exports import own_data_of
-from calib.runs.origins import origin_of
+from calib.runs.material import Material, material_of
 from calib.runs.prepare import load_task
 from calib.runs.slices import read_slices
 
 log = logging.getLogger(__name__)
-STACK = "doubt"  # what a failure run's own combination of scores is called
-COMPARED = 4  # further scores beside the doubt and the confidence
 SWITCHED_OFF = "They were left out (images=false)."
-
-
-@dataclass
-class Material:
-    """What a report is made of, wherever it was found.
-
-    Attributes:
-        by_method: Method to seed to predictions.
-        main: The method that is reported.
-        origin: Where its predictions come from.
-        data: Where the images are. None: not known.
-        split: Of which split they are.
-        review: A review threshold. None: there is none.
-        sets: Prediction sets. None: there are none.
-        familiarity: Which images the threshold never accepts. None: nobody knows.
-        doubt: (N,) of the reported predictions. None: 1 - confidence.
-        doubt_name: What it is called.
-        others: Further scores by name.
-        why: (N,) reasons.
-        images: The images themselves, where they were read before. None: they are looked for.
-    """
-
-    by_method: Mapping[str, Mapping[int, Predictions]]
-    main: str
-    origin: Origin = field(default_factory=Origin)
-    data: DataConfig | None = None
-    split: str = "test"
-    review: Review | None = None
-    sets: Sets | None = None
-    familiarity: Familiarity | None = None
-    doubt: Tensor | None = None
-    doubt_name: str = "1 - confidence"
-    others: Mapping[str, Tensor] = field(default_factory=dict)
-    why: Sequence[str] | None = None
-    images: ImageTable | None = None
 
 
 def report_of(config: ReportRun) -> Document:
@@ -85,60 +31,6 @@ def report_of(config: ReportRun) -> Document:
         ValueError: The runs cannot stand in one report, or a file is damaged.
     """
     return document_from(material_of(config), config)
-
-
-def material_of(config: ReportRun, *, tested: bool = True) -> Material:
-    """Return what the folders that the settings name hold for a report; raises as `report_of`.
-
-    Args:
-        config: The settings.
-        tested: Whether predictions on test images are needed; else a run may lack them.
-    """
-    if not config.runs:
-        raise ValueError("Nothing to report: name run folders, or the folder of an evaluation.")
-    files = _prediction_files(config)
-    if files:
-        return _of_files(files, config)
-    folders = [RunFolder(run) for run in config.runs]
-    alone = [each for each in folders if each.failure.is_file() or each.evaluation.is_file()]
-    if alone and len(folders) > 1:
-        raise ValueError(
-            f"'{alone[0].path}' holds a failure run or an evaluation, which is reported alone: name one "
-            "folder."
-        )
-    if not alone:
-        return _of_prompts(config, tested)
-    if folders[0].failure.is_file():
-        return _of_failure(folders[0], config)
-    return _of_evaluation(folders[0], config)
-
-
-def _prediction_files(config: ReportRun) -> list[Path]:
-    """Return the files of predictions that are named, none where runs are; refuse both, and other files."""
-    files = [Path(run) for run in config.runs if Path(run).is_file()]
-    for file in files:
-        if file.suffix != ".safetensors":
-            raise ValueError(
-                f"'{file}' cannot be reported: RUN must be a run folder, the folder of an evaluation, or a "
-                "predictions.safetensors. Any other model's outputs are reported from Python: "
-                "calib.report(calib.Predictions(...), 'report.html')."
-            )
-    found = [file for file in files if is_kind(file, "predictions")]
-    if found and len(found) < len(config.runs):
-        raise ValueError(f"'{found[0]}' is a file of predictions: name such files alone, or run folders.")
-    return found
-
-
-def _of_files(files: Sequence[Path], config: ReportRun) -> Material:
-    """Return what files of predictions hold: each method and seed."""
-    by_method: dict[str, dict[int, Predictions]] = {}
-    for file in files:
-        each = Predictions.load(file)
-        method, seed = str(each.about.get("method") or file.stem), int(each.about.get("seed") or 0)
-        if seed in by_method.setdefault(method, {}):
-            raise ValueError(f"'{file}' is a second file of '{method}' with seed {seed}: name one of them.")
-        by_method[method][seed] = each
-    return Material(by_method, next(iter(by_method)), data=config.data if config.data.name else None)
 
 
 def document_from(material: Material, config: ReportRun, metrics: Metrics | None = None) -> Document:
@@ -191,139 +83,12 @@ def document_of_material(
     return document, subject
 
 
-def _of_prompts(config: ReportRun, tested: bool) -> Material:
-    """Return what finished runs of prompts hold: each method and seed, its baselines and its bare prompt."""
-    found = find_entries(EvaluateRun(runs=list(config.runs)))
-    by_method: dict[str, dict[int, Predictions]] = {}
-    for entry in found:
-        path = RunFolder(entry.path.parent).predictions
-        if not path.is_file():
-            if not tested:
-                continue
-            raise ValueError(
-                f"There are no predictions beside {entry.path}: the run has no test images, or the file was "
-                f"taken out of its folder. Evaluate it first: calib evaluate {entry.path} data.root=IMAGES "
-                "out=FOLDER. Then: calib report FOLDER."
-            )
-        by_method.setdefault(entry.method, {})[entry.seed] = Predictions.load(path)
-    return replace(of_entry(found[0]), by_method=by_method)
-
-
-def of_entry(entry: Entry, prompt: Prompt | None = None) -> Material:
-    """Return what the export of an evaluated prompt adds to its predictions.
-
-    Args:
-        entry: The prompt, with its name in the tables.
-        prompt: The same with its classes in the order of the predictions. None: it is in that order.
-    """
-    prompt = prompt or entry.prompt
-    calibration = None if prompt.calibration is None else prompt.calibration.record()
-    held: Any = prompt.decisions or Decisions()
-    return Material(
-        by_method={},
-        main=entry.method,
-        origin=origin_of(prompt.training, prompt.backbone, entry.path, calibration=calibration),
-        data=entry.data,
-        review=held.review,
-        sets=held.sets,
-        familiarity=held.familiarity,
-    )
-
-
 def _judged(material: Material) -> Tensor:
     """Return the doubts of the reported predictions, (N,), as `calib predict` judges them."""
     runs = material.by_method[material.main]
     found = runs[min(runs)]
     doubt = 1 - found.confidence if material.doubt is None else material.doubt
     return judged_doubt(doubt, found, material.familiarity)
-
-
-def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
-    """Return what a finished failure run holds: its predictions, its doubt, other scores, reasons."""
-    folder.check_marks()
-    written, head = folder.results(), FailureHead.load(folder.failure)
-    tensors, _ = load_tensors(folder.uncertainties, kind="uncertainties")
-    if "block" in tensors:
-        raise ValueError(
-            f"'{folder.path}' judges images by captions, other ones in every batch: there are no classes to "
-            "report on. Its tables are in table.md."
-        )
-    predictions = Predictions.load(folder.predictions)
-    scores = {
-        name.removeprefix("uncertainty."): tensor.double()
-        for name, tensor in tensors.items()
-        if name.startswith("uncertainty.")
-    }
-    name = STACK if STACK in scores else str(written["head"])
-    doubt = scores.pop(name)
-    best = sorted(
-        (each for each in scores if each != BASELINE),
-        key=lambda each: float(aurc(scores[each], predictions.failure)),
-    )
-    shown = [each for each in (BASELINE, *best[:COMPARED]) if each in scores]
-    prompt = Prompt.load(folder.prompt) if folder.prompt.is_file() else None
-    own: Any = head.decisions or Decisions()
-    theirs: Any = (None if prompt is None else prompt.decisions) or Decisions()
-    method = str(predictions.about.get("method") or "model")
-    if prompt is not None:  # as the report of the prompt's own run calls it
-        method = method_of(prompt, method)
-    backbone = head.backbone if prompt is None else prompt.backbone
-    values = (head.training.get("config") or {}).get("data")
-    data = None
-    if values is not None and values.get("name"):
-        data = own_data_of(head, str(folder.failure), config.data)
-    return Material(
-        by_method={method: {int(written["seed"]): predictions}},
-        main=method,
-        origin=origin_of(head.training, backbone, folder.failure),
-        data=data,
-        review=own.review,
-        sets=own.sets or theirs.sets,
-        familiarity=theirs.familiarity,
-        doubt=doubt,
-        doubt_name=name,
-        others={each: scores[each] for each in shown},
-        why=_reasons(folder, predictions),
-    )
-
-
-def _reasons(folder: RunFolder, predictions: Predictions) -> list[str] | None:
-    """Return the reasons of a failure run in the order of its predictions. None: its table is not there."""
-    if not folder.failures.is_file():
-        return None
-    with folder.failures.open(encoding="utf-8", newline="") as file:
-        said = {row["name"]: row.get("why", "") for row in csv.DictReader(file)}
-    found = [said.get(safe_path(name)) for name in predictions.names]
-    return None if any(each is None for each in found) else [str(each) for each in found]
-
-
-def _of_evaluation(folder: RunFolder, config: ReportRun) -> Material:
-    """Return what the folder of an evaluation holds."""
-    written = read_json(folder.metrics)
-    files = written.get("files") if isinstance(written, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise ValueError(
-            f"'{folder.path}' is not a finished evaluation, or one of an older version that does not say "
-            "which file is whose. Evaluate again: the report is then written with it."
-        )
-    by_method = {
-        name: {
-            int(seed): Predictions.load(folder.evaluated / f"{file}.safetensors")
-            for seed, file in runs.items()
-        }
-        for name, runs in files.items()
-    }
-    main = next(iter(by_method))
-    settings = load_config([str(folder.evaluation)], task="evaluate")
-    settings.data = replace(settings.data, root=config.data.root or settings.data.root)
-    try:
-        entries = find_entries(settings)
-    except (FileNotFoundError, ValueError) as error:  # the prompts have moved; the predictions are here
-        log.warning("The prompts of '%s' are not at hand: %s", folder.path, error)
-        return Material(by_method=by_method, main=main, split=settings.split)
-    entry = next((each for each in entries if each.method == main), entries[0])
-    names = next(iter(by_method[main].values())).class_names
-    return replace(of_entry(entry, entry.prompt.in_order(names)), by_method=by_method, split=settings.split)
 
 
 def _images(material: Material, config: ReportRun) -> tuple[ImageTable | None, str]:

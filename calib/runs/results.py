@@ -63,11 +63,13 @@ def methods_of(folder: RunFolder) -> dict[str, RunFolder]:
     return {name: each for name, each in folders.items() if each.finished}
 
 
-def about_calibration(record: Mapping[str, Any]) -> str:
+def about_calibration(record: Mapping[str, Any], *, asked: str = "auto") -> str:
     """Return in a few lines what the shots said about the confidences, for people.
 
     Args:
         record: What metrics.json says under "calibration".
+        asked: The setting `calibrate.method`. With auto it is said why a method is taken that is not the best
+            on the shots.
 
     Example:
         >>> print(about_calibration({"method": "experts", "shots": 24,
@@ -92,6 +94,12 @@ def about_calibration(record: Mapping[str, Any]) -> str:
     if stated:
         listed = ", ".join(f"{name} {100 * share:g} %" for name, share in stated.items())
         first += f"\nFor the stated class shares: {listed}, whatever those of the test images are."
+    nll = record["left_out_nll"]
+    if asked == "auto" and record["method"] in nll and nll[record["method"]] > min(nll.values()):
+        said += (
+            f"; {record['method']} all the same, as auto leaves it only where it is worse than none by three "
+            "standard errors (docs/shots.md#why-experts-stay)"
+        )
     return f"{first}\nNegative log-likelihood of the shots, each left out: {said}."
 
 

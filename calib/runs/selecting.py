@@ -10,7 +10,8 @@ from torch import Tensor
 
 from calib.backbones.base import Backbone
 from calib.config import DataConfig, PoolConfig, SelectRun, part_from_dict
-from calib.core.names import same_names
+from calib.core.errors import meant_path
+from calib.core.names import name_key
 from calib.core.tables import names_in
 from calib.core.text import few
 from calib.data import FeatureTable
@@ -106,7 +107,7 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
         backbone = restored_backbone(
             prompt, weights=config.backbone.weights, tokenizer=config.backbone.tokenizer
         )
-        if names is not None and not same_names(sorted(names), sorted(prompt.class_names)):
+        if names is not None and sorted(map(name_key, names)) != sorted(map(name_key, prompt.class_names)):
             raise ValueError(
                 f"{path} knows the classes {few(prompt.class_names)}, and the images are of {few(names)}."
             )
@@ -149,5 +150,10 @@ def source_of(config: SelectRun, backbone: Backbone) -> Tensor | None:
         data = part_from_dict(DataConfig, {"name": config.source}, source="source", prefix="data.")
         table: Table = load_task(data).train
     else:
-        table = load_unlabelled(Path(config.source).expanduser())
+        path = Path(config.source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(
+                f"source={config.source} is neither a data set nor a folder or table.{meant_path(path)}"
+            )
+        table = load_unlabelled(path)
     return encoded(table, backbone, config.data).image_features

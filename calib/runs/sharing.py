@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from calib.config import ReportRun, find_setting
 from calib.config.schema import SCHEMAS
-from calib.core.errors import meant_path
+from calib.core.errors import meant_run
 from calib.data.images import file_id
 from calib.failure.export import FailureHead
 from calib.io.files import blocking_file, write_text
@@ -20,7 +20,8 @@ from calib.report.subject import Subject
 from calib.runs.exports import of_segmentation
 from calib.runs.folder import FILES, RunFolder
 from calib.runs.hub import HUB, Shared
-from calib.runs.reports import Material, document_of_material, material_of
+from calib.runs.material import Material, material_of
+from calib.runs.reports import document_of_material
 
 CARD = "README.md"  # which the hub shows
 Export = TypeVar("Export", Prompt, FailureHead)
@@ -51,7 +52,7 @@ def share(
     """
     folder, target = RunFolder(run), Path(out)
     if not folder.path.is_dir():
-        raise FileNotFoundError(f"There is no folder of a run at '{run}'.{meant_path(run)}")
+        raise FileNotFoundError(f"There is no folder of a run at '{run}'.{meant_run(run)}")
     if folder.evaluation.is_file() and not folder.prompt.is_file():
         raise ValueError(
             f"'{run}' is an evaluation; export the run it is of: calib export RUN out={target}. Its runs "
@@ -60,7 +61,11 @@ def share(
     if folder.segment.is_file() and not folder.prompt.is_file():
         raise ValueError(f"There is no card for a segmentation network. {of_segmentation(run)}")
     folder.check_marks()
-    if not folder.finished or not folder.prompt.is_file():
+    if folder.config.is_file() and not folder.finished:
+        raise ValueError(f"'{run}' is a run that is not finished: the command that began it goes on.")
+    if not folder.config.is_file():
+        raise ValueError(f"'{run}' is no run: there is nothing to share.{meant_run(run)}")
+    if not folder.prompt.is_file():
         raise ValueError(
             f"'{run}' holds no finished run with a prompt: there is nothing to share. A head for embeddings "
             "of an unknown model has none."

@@ -30,7 +30,14 @@ from calib.processes.join import trainer_settings
 from calib.processes.signals import Preempted, deferred
 from calib.processes.threads import thread_share
 from calib.runs.folder import RunFolder
-from calib.runs.last_state import MARK_KEY, AtomicCheckpoints, RunCheckpoint, progress_of, read_checkpoint
+from calib.runs.last_state import (
+    MARK_KEY,
+    AtomicCheckpoints,
+    RunCheckpoint,
+    progress_of,
+    read_checkpoint,
+    saved_in,
+)
 from calib.runs.marks import refuse_foreign
 from calib.runs.results import results_of
 from calib.runs.wandb import WandbLogger, wanted
@@ -194,7 +201,7 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
         folder: The run's folder.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed; it says what is saved.
         Preempted: A signal asked to stop; the state is saved.
         ValueError: The checkpoint cannot be read, or trainer settings do not fit the number of batches.
     """
@@ -209,7 +216,7 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
     except MisconfigurationException as error:
         raise ValueError(f"The trainer settings do not fit this training: {first_line(error)}") from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
-        raise KeyboardInterrupt from stop
+        raise KeyboardInterrupt(f"{saved_in(folder.checkpoint)} of {trainer.max_epochs}") from stop
 
 
 def resume_point(folder: RunFolder) -> str | None:

@@ -42,7 +42,10 @@ def validation_predictions(
             f"{path} was trained with data.val_shots=0: there are no validation images to fit on, and those "
             "it was trained on are nearly all right. Give labelled outputs for others: --on FILE."
         )
-    data = data_from_export(own, DataConfig(name=""), set(), source=str(path))
+    instead = (
+        "Give labelled outputs for other images, such as a table of calib predict with labels: --on FILE."
+    )
+    data = data_from_export(own, DataConfig(name=""), set(), source=str(path), instead=instead)
     task = load_task(data, needs=("train",), among=prompt.class_names)
     split = shots_of_run(path, own, task, seed)
     if split is None or split.digest() != digest:

@@ -143,9 +143,9 @@ class WandbLogger(Logger):
         path = self._folder.wandb_rows
         try:
             if self._thread is None:
-                earlier = _rows_before(path, step)
+                earlier = _rows_before(path, step)  # written anew: a line that was cut off has no end
+                write_text(path, "".join(f"{json.dumps(each)}\n" for each in earlier))
                 self._put(lambda run: [run.log(each) for each in earlier], only="offline")
-            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except (OSError, TypeError, ValueError) as error:

@@ -1,9 +1,8 @@
-"""What a segmentation network is worth on images with masks: sums per image, intervals, tables."""
+"""What a segmentation network is worth on images with masks: sums per image, intervals, differences."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from calib.core import ranks
 from calib.core.binning import BinStatistics
-from calib.core.text import safe_text
+from calib.core.text import few, safe_text
 from calib.data.notices import ProgressLog
 from calib.io.tensors import load_tensors, require_keys, require_strings, save_tensors
 from calib.metrics.segmentation import (
@@ -24,8 +23,9 @@ from calib.metrics.segmentation import (
     per_image,
     summarize_segmentation,
 )
-from calib.report.tables import aligned
+from calib.segmentation.batches import scaled_mask, to_input
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MEAN
 from calib.segmentation.tables import PixelTable
 from calib.stats import Interval, MeanStatistic, bootstrap_interval, paired_bootstrap
 
@@ -33,7 +33,7 @@ KIND = "image sums"
 METRICS: tuple[SegmentationMetric, ...] = get_args(SegmentationMetric)
 FALL = 0.2  # of the Dice of an image, to be named
 log = logging.getLogger(__name__)
-MEAN = "mean"  # over classes but the background
+ALIKE = "Give the same images: calib segment evaluate RUN RUN --data ROOT."
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Evaluated:
         """Return this minus another network on the same images, with a paired interval; see `interval`.
 
         Raises:
-            ValueError: They are of other images or classes.
+            ValueError: They are of other images, masks, classes or bins.
         """
         self._check_same(other)
         a, b = self.values(row, metric), other.values(row, metric)
@@ -164,8 +164,22 @@ class Evaluated:
         return [(self.names[row], float(before[row]), float(after[row])) for row in order]
 
     def _check_same(self, other: Evaluated) -> None:
-        if self.names != other.names or self.class_names != other.class_names:
-            raise ValueError("Differences are taken on the same images and classes.")
+        """Refuse what is of other images, masks, classes or bins: a difference would mean nothing."""
+        bins = [each.sums.counts.shape[-1] for each in (self, other)]
+        same = {
+            f"classes ({few(self.class_names)}; {few(other.class_names)})": self.class_names
+            == other.class_names,
+            "images": self.names == other.names,
+            f"numbers of bins ({bins[0]}; {bins[1]})": bins[0] == bins[1],
+        }
+        for what, alike in same.items():
+            if not alike:
+                raise ValueError(f"These are of other {what}, and are not compared. {ALIKE}")
+        if not torch.equal(self.sums.true, other.sums.true):
+            raise ValueError(
+                "The images are called alike, but their masks have other pixels of each class: they are "
+                f"others, or data.classes gave the values of masks to other classes. {ALIKE}"
+            )
 
     def save(self, path: str | Path, *, run: str | None = None) -> None:
         """Write everything to one safetensors file, atomically; `run` is the mark of the run it is of."""
@@ -274,48 +288,6 @@ def _none_of(n_classes: int, n_bins: int) -> ImageSums:
     return ImageSums(*bins, *(torch.zeros(0, n_classes, dtype=torch.int64) for _ in range(3)))
 
 
-def results_text(metrics: Mapping[str, Any], *, level: float = 0.95) -> str:
-    """Return a table of what `Evaluated.metrics` says: a line per class, Dice beside the calibration errors.
-
-    Args:
-        metrics: From `Evaluated.metrics`.
-        level: Coverage of its intervals.
-    """
-    classes = metrics["classes"]
-    head = ["class", *(f"{_TITLES[metric]} %" for metric in METRICS), "pooled ACE %", "pooled ECE %"]
-    rows = []
-    all_rows = [*classes.items(), (MEAN, metrics)]
-    for name, values in all_rows if len(classes) > 2 else all_rows[:-1]:
-        ends = metrics["intervals"][name]
-        cells = [shown(values[metric], ends[metric]) for metric in METRICS]
-        rows.append([name, *cells, shown(values["micro_ace"]), shown(values["micro_ece"])])
-    n, groups = metrics["n"], metrics["groups"]
-    of = f"{n} image{'s' * (n != 1)}" + ("" if groups is None else f" of {groups} groups")
-    mean = f" '{MEAN}' is over the classes but {next(iter(classes))}." if len(classes) > 2 else ""
-    note = (
-        f"Means over {of}, with {100 * level:g} % intervals over the choice of "
-        f"{'images' if groups is None else 'groups'}.{mean} ACE: mean gap between probability and share of "
-        "pixels over the bins of an image; pooled: of all pixels as one image."
-    )
-    return f"{aligned(head, rows)}\n\n{note}"
-
-
-_TITLES = {"dice": "Dice", "ace": "ACE", "ece": "ECE", "mce": "MCE"}
-
-
-def shown(value: float | None, ends: Sequence[float] | None = None) -> str:
-    """Return a share in percent with its interval; a dash where it is not defined.
-
-    Example:
-        >>> shown(0.8312, [0.81, 0.852]), shown(None)
-        ('83.1 [81.0, 85.2]', '–')
-    """
-    if value is None:
-        return "–"
-    text = f"{100 * value:.1f}"
-    return text if ends is None else f"{text} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-
-
 def pixels_for_calibration(
     segmenter: Segmenter, table: PixelTable, *, most: int = 200_000, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -327,8 +299,6 @@ def pixels_for_calibration(
         most: Pixels in all.
         seed: Of the draw.
     """
-    from calib.segmentation.batches import scaled_mask, to_input
-
     each = max(1, most // len(table))
     logits, labels = [], []
     for row in range(len(table)):

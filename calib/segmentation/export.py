@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from calib.core.float32 import exact_float32
+from calib.core.optional import OPTIONAL
 from calib.core.text import few
 from calib.io.tensors import load_tensors, require_keys, require_strings, require_version, save_tensors
 from calib.segmentation.batches import to_input
@@ -142,11 +143,16 @@ class Segmenter:
             raise ValueError(f"{path}: channels, size, temperature or values of the classes are damaged.")
         if record["network"] not in NETWORKS:
             raise ValueError(f"{path} has the network {record['network']!r}; known: {', '.join(NETWORKS)}.")
-        network = build_network(record["network"], channels, len(names), size=size)
+        OPTIONAL["segment"].check()
         try:
+            network = build_network(record["network"], channels, len(names), size=size)
             network.load_state_dict(tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         except RuntimeError as error:
             raise ValueError(f"{path}: its weights are not those of its network ({error}).") from error
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"{path}: temperature must be a finite number above 0, got {temperature!r}.")
         broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if broken:
             raise ValueError(f"{path}: {broken[0]} holds NaN or infinite values.")

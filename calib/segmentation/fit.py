@@ -82,13 +82,19 @@ def fit_segmenter(
         about: What the export says of itself.
 
     Raises:
-        ValueError: A setting is not as above, or a temperature is asked for without validation images.
+        ValueError: A setting is not as above, a temperature is asked for without validation images, or these
+            have other classes.
         FloatingPointError: A loss became NaN or infinite.
     """
     if calibrate and val is None:
         raise ValueError("A temperature is fitted to validation images; there are none (a split val).")
     terms = objective if isinstance(objective, Objective) else objective_of(objective)
     classes = train.classes
+    if val is not None and val.classes != classes:
+        raise ValueError(
+            f"The validation masks have the classes {val.classes.described()}, those for training "
+            f"{classes.described()}: load both with the same classes."
+        )
     terms.try_on(len(classes.names))
     module = SegmentationModule(
         build_network(network, channels, len(classes.names), size=size, seed=seed),
@@ -110,5 +116,18 @@ def fit_segmenter(
     if not calibrate:
         return found
     assert val is not None
-    temperature = fit_temperature(*pixels_for_calibration(found, val, seed=seed))["temperature"]
-    return replace(found, temperature=temperature)
+    return with_temperature(found, val, seed=seed)
+
+
+def with_temperature(segmenter: Segmenter, val: PixelTable, *, seed: int = 0) -> Segmenter:
+    """Return the network with a temperature that is fitted to pixels of validation images; masks stay.
+
+    Args:
+        segmenter: The network, where it is to be computed.
+        val: Images with masks that it was not trained on.
+        seed: Of the draw of pixels.
+    """
+    bare = replace(segmenter, temperature=1.0)
+    return replace(
+        bare, temperature=fit_temperature(*pixels_for_calibration(bare, val, seed=seed))["temperature"]
+    )

@@ -15,6 +15,7 @@ from PIL import Image
 from calib.core.text import few
 from calib.data.images import check_image, read_image_file
 
+MEAN = "mean"  # what tables call the mean over classes
 MOST_CLASSES = 64  # more values in masks are numbers of objects, or of an image that JPEG has blurred
 WHOLE = ("L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -38,7 +39,8 @@ class MaskClasses:
         """Return the classes that somebody names: name to value, "#rrggbb", or a list of them.
 
         Raises:
-            ValueError: There are fewer than 2, a value is none, or belongs to two classes.
+            ValueError: There are fewer than 2, a value is none or belongs to two classes, or one is called
+                "mean".
 
         Example:
             >>> MaskClasses.given({"background": 0, "nucleus": [1, 2]}).values
@@ -55,6 +57,8 @@ class MaskClasses:
             raise ValueError(
                 f"data.classes names {len(classes)} classes; at most {MOST_CLASSES} are trained."
             )
+        if MEAN in classes:
+            raise ValueError(f"data.classes: '{MEAN}' is what tables call the mean over classes; rename it.")
         kinds, values = set(), []
         for name, given in classes.items():
             listed = [*given] if isinstance(given, list | tuple) else [given]

@@ -112,10 +112,9 @@ def load_pixels(
     """Return the images of every split with their masks.
 
     Folders: `ROOT/train/images/NAME.*` with `ROOT/train/masks/NAME.*`, likewise val and test; without these
-        and
-    without a table, `ROOT/images` and `ROOT/masks` are the split "all". A table (CSV, TSV, Parquet) has the
-    columns file (or image, path), mask, split and perhaps group (or patient), with paths that start from its
-    folder.
+    and without a table, `ROOT/images` and `ROOT/masks` are the split "all". A table (CSV, TSV, Parquet) has
+    the columns file (or image, path), mask, split and perhaps group (or patient), with paths that start from
+    its folder.
 
     Args:
         root: The folder, or the table.
@@ -220,17 +219,27 @@ def _of_table(
         named[COLUMN_KEYS[key]] = column  # type: ignore[assignment]
     if root.is_dir():
         tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
-        if table is None and len(tables) != 1:
+        if table is None and len(tables) > 1:
             raise ValueError(
-                f"{root} has neither folders images and masks (or train/images and train/masks, ...) nor one "
-                f"table (it has {few(tables) or 'none'}). Say which table: data.options.table=NAME."
+                f"{root} has several tables ({few(tables)}): name the one, as {root / tables[0]}."
+            )
+        if table is None and not tables:
+            raise ValueError(
+                f"{root} has neither folders images and masks (or train/images and train/masks, ...) nor a "
+                f"table ({', '.join(TABLE_SUFFIXES)})."
             )
         path = root / (table or tables[0])
     else:
         path, root = root, root.parent
-    rows, _, unsplit = read_rows(path, named, delimiter, None, skip_splits)
+    try:
+        rows, _, unsplit = read_rows(path, named, delimiter, None, skip_splits)
+    except ValueError as error:  # there the second path of a row is a label
+        raise ValueError(
+            str(error).replace("data.options.columns.label=", "data.options.columns.mask=")
+        ) from None
     masks = [replace(row, file=row.label, name=row.label) for row in rows]
-    rows, masks = _checked(rows, root, allow_outside), _checked(masks, root, allow_outside)
+    rows = _checked(rows, root, allow_outside, "images")
+    masks = _checked(masks, root, allow_outside, "masks")
     found: dict[str, Found] = {}
     for row, mask in zip(rows, masks, strict=True):
         split = row.split if unsplit is None else UNSPLIT
@@ -240,10 +249,10 @@ def _of_table(
     return {split: found[split] for split in (*SPLITS, UNSPLIT) if split in found}
 
 
-def _checked(rows: list[Row], root: Path, allow_outside: bool) -> list[Row]:
+def _checked(rows: list[Row], root: Path, allow_outside: bool, what: str) -> list[Row]:
     rows = [native(row, root) for row in rows]
     rows = rows if allow_outside else [within(row, root) for row in rows]
-    check_files(rows, root)
+    check_files(rows, root, what)
     if not allow_outside:
         check_links(rows, root)
     return rows

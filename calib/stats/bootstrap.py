@@ -87,6 +87,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the statistic and its bootstrap interval.
 
+    Of few samples it is somewhat too narrow: with 60, intervals of 95 % held the true accuracy, NLL or Brier
+    score of a simulated system in 89 % of draws, with 200 and 545 in 94 to 97 %.
+
     Each resample draws N samples with replacement; with groups, as many groups as there are, each with all
     its samples. With several runs it also draws S runs with replacement, uses the same samples for all of
     them, and averages the statistic over the drawn runs: the interval covers the choice of the test samples

@@ -20,7 +20,7 @@ def delong(
         groups: (n,) clusters (image, patient). None: rows are independent, which is DeLong's own case.
 
     Returns:
-        NaN covariances with fewer than 2 failures, 2 right ones or 2 groups.
+        NaN covariances with fewer than 2 failures or 2 right ones, or where either are of one group.
 
     Raises:
         ValueError: A number is NaN, or there is no failure or no right one.
@@ -50,13 +50,15 @@ def delong(
     if groups is None:
         return auroc, _covariance(of_wrong) / m + _covariance(of_right) / n
     g = int(index.max()) + 1
-    if g < 2:
+    g_wrong, g_right = (len(np.unique(index[rows])) for rows in (failure, ~failure))
+    if g_wrong < 2 or g_right < 2:
         return auroc, np.full((len(auroc),) * 2, math.nan)
     a = _sums(of_wrong - auroc, index[failure], g)
     b = _sums(of_right - auroc, index[~failure], g)
-    factor = g / (g - 1)
-    both = a.T @ b
-    return auroc, factor * (a.T @ a / m**2 + b.T @ b / n**2 + (both + both.T) / (m * n))
+    # Each sum has the groups it is of: of few groups with a failure, those few say how failures vary.
+    both = g / (g - 1) * (a.T @ b)
+    wrong_sums, right_sums = (k / (k - 1) * (x.T @ x) for k, x in ((g_wrong, a), (g_right, b)))
+    return auroc, wrong_sums / m**2 + right_sums / n**2 + (both + both.T) / (m * n)
 
 
 def delong_test(auroc: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:

@@ -79,6 +79,25 @@ def lr_after_linear_warmup(epoch: int, *, max_epochs: int, warmup_epochs: int, s
     return (start + (1 - start) * risen) * 0.5 * (1 + math.cos(math.pi * epoch / max_epochs))
 
 
+def clip_each(
+    parts: Iterable[Iterable[nn.Parameter]], limit: float | None, algorithm: str | None = None
+) -> None:
+    """Clip the gradients of models that are trained side by side, those of each by themselves.
+
+    Lightning would clip them together, and each would learn otherwise than alone.
+
+    Args:
+        parts: The parameters of each model.
+        limit: `gradient_clip_val` of the trainer. None or 0: nothing is clipped.
+        algorithm: `gradient_clip_algorithm`: "value", or "norm", which None means.
+    """
+    if not limit:
+        return
+    clip = nn.utils.clip_grad_value_ if algorithm == "value" else nn.utils.clip_grad_norm_
+    for part in parts:
+        clip(list(part), limit)
+
+
 def make_optimizer(
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     *,

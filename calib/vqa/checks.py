@@ -312,7 +312,8 @@ def _unique_rows(outputs: OutputArrays) -> None:
                 f"{what} '{key[row]}'" for what, key in zip(("", "prompt", "run", "item"), keys, strict=True)
             ).strip()
             + f" stands twice, before in {outputs.where(int(np.flatnonzero(seen == seen[row])[0]))}. Several "
-            "runs have several run_id."
+            "runs have several run_id; asked in another way, a model has another model_id "
+            "(calib vqa answer model_id=NAME)."
         ),
     )
 

@@ -73,7 +73,6 @@ _REFUSAL = re.compile(
     r"|\bas an ai\b|\bconsult (?:a|with a|your) (?:doctor|physician|medical|health)"
     r"|\b(?:no|without) (?:an |the )?image (?:was |is |has been )?(?:provided|attached|available|given)"
     r"|\b(?:lo siento|no puedo|desculpe|não posso|não consigo|sinto muito|lamento)\b"
-    r""
     r"|לצערי|אין לי אפשרות|cannot be (?:answered|determined)|image is not available"
     r"|申し訳|できません|すみません|מצטער|לא יכול|איני יכול|אינני יכול",
     re.I,

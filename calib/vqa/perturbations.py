@@ -162,6 +162,8 @@ def perturb(
     name, change = PERTURBATIONS[kind]
     allowed = {key: value for key, value in settings(change).items() if key != "seed"}
     for option in options:
+        if option not in allowed and not allowed:
+            raise ValueError(f"The perturbation '{kind}' has no setting {option}: it takes a seed only.")
         if option not in allowed:
             raise unknown_name(f"setting of the perturbation '{kind}'", option, allowed)
     within = options.get("within")

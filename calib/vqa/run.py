@@ -149,7 +149,7 @@ def _work(answerer: Answerer, items: Items, folder: Path, starts: Sequence[int],
             except BusyError:
                 busy = True
                 continue
-            progress.update(chunk * sum(map(_there, paths.values())))
+            progress.update(min(chunk * sum(map(_there, paths.values())), len(items)))
         if (folder / RESULT).is_file():
             return
         if not busy:
@@ -189,7 +189,7 @@ def _is_whole(path: Path) -> bool:
 
 def _answered(answerer: Answerer, items: Items, start: int, chunk: int) -> Outputs:
     asked = items.take(range(start, min(start + chunk, len(items))))
-    rows, size, made = asked.rows(), max(answerer.batch_size, 1), []
+    rows, size, made = asked.rows(), answerer.batch_size, []
     for first in range(0, len(rows), size):
         made += answerer.answer(rows[first : first + size])
     outputs = Outputs.of_rows(made, asked, source=f"answers of {answerer.model_id}")

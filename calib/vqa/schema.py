@@ -35,7 +35,10 @@
 | p_true | where the logits are not known: P(True) |
 | verbalized_confidence, verbalized_text | 0 to 1 |
 
-Other columns are kept: results can be split by them.
+Other columns are kept: results can be split by them. Of items, `template` (a text with {option}) says how
+image-text models are asked. Of outputs, some methods read what takes a model of language: the lists
+`answer_token_similarity` (of the answer with and without each token, 0 to 1), `sample_similarity` (S x S
+numbers of S samples, row by row), `sample_token_logprobs` and `sample_token_similarity` (a list a sample).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -13,6 +14,7 @@ from torch import nn
 
 from calib.backbones import BACKBONES
 from calib.backbones.placing import replaced_output
+from calib.backbones.same import check_same_backbone
 
 TEXTS = ["a normal lung.", "covid", "lung opacity, not normal."]
 NAMES = [" normal lung.", " covid.", " lung opacity, not normal."]
@@ -202,6 +204,19 @@ def test_tower_that_skips_its_token_table_is_refused(backbone, monkeypatch):
         backbone.encode_text(tokens, backbone.token_embeddings(tokens))
 
 
+def test_tower_that_looks_its_tokens_up_again_is_refused(backbone, monkeypatch):
+    """What it looks up the second time would be the prompts as well, whatever it asked for."""
+    tokens, whole = backbone.tokenize(TEXTS), backbone._text_features
+
+    def twice(tokens):
+        backbone.token_embedding(tokens)
+        return whole(tokens)
+
+    monkeypatch.setattr(backbone, "_text_features", twice)
+    with pytest.raises(RuntimeError, match="looked tokens up 2 times"):
+        backbone.encode_text(tokens, backbone.token_embeddings(tokens))
+
+
 def test_hook_of_one_thread_leaves_others_alone(backbone):
     tokens = backbone.tokenize(TEXTS)
     expected, found = backbone.encode_text(tokens), []
@@ -232,6 +247,30 @@ def test_digest_follows_every_weight(small):
     with torch.no_grad():
         weight.copy_(kept)
     assert backbone.weights_digest == before
+
+
+def test_digest_follows_a_weight_that_was_exchanged(small):
+    """It was asked of names, types and changes in place, which are the same of another parameter."""
+    backbone = small("medclip")
+    before, head = backbone.weights_digest, backbone.model.text_model.projection_head
+    kept = head.weight
+    head.weight = torch.nn.Parameter(kept.detach() * 2, requires_grad=False)
+    while head.weight._version < kept._version:
+        head.weight.mul_(1)
+    assert backbone.weights_digest != before
+    assert copy.deepcopy(backbone).weights_digest == backbone.weights_digest
+    head.weight = kept
+    assert backbone.weights_digest == before
+
+
+def test_a_description_of_another_shape_is_another_backbone():
+    """Such as in a file of others: it was an AttributeError."""
+    ours = {"name": "plip", "weights": {"digest": "5e1f" * 16}}
+    for said in ("other", ["digest"], 3):
+        with pytest.raises(
+            ValueError, match="Made for plip with weights 5e1f5e1f5e1f, and the backbone at hand"
+        ):
+            check_same_backbone(ours, {"weights": said}, what="Made for")
 
 
 def test_description_is_plain_json(backbone):

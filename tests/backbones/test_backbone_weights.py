@@ -182,6 +182,19 @@ def test_custom_text_layout_and_back(clip, tmp_path, configs):
     assert flat.weights_digest == clip.weights_digest
 
 
+def test_weights_that_a_file_holds_under_two_names_are_two_in_the_model():
+    """A step on one of them would otherwise change the other, too."""
+    from torch import nn
+
+    from calib.backbones.weights.convert import load_strictly
+
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    shared = torch.eye(2)
+    load_strictly(model, {"a.weight": shared, "b.weight": shared}, name="toy", source="here")
+    assert model["a"].weight.data_ptr() != model["b"].weight.data_ptr()
+    assert model["a"].weight.equal(model["b"].weight)
+
+
 # Files that are refused
 
 

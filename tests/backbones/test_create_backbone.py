@@ -170,6 +170,19 @@ def test_incomplete_local_folders(folder, tmp_path_factory):
     (empty / "open_clip_config.json").write_text('{"embed_dim": 3}')
     with pytest.raises(ValueError, match="has no model_cfg; its keys are embed_dim"):
         create_backbone(f"local-dir:{empty}")
+    for content, message in (
+        ("[1]", r"open_clip_config\.json must hold keys and values \({...}\), not a list"),
+        ('{"model_cfg": {}}', r"json: model_cfg\.vision_cfg, model_cfg\.text_cfg must hold keys"),
+        ('{"model_cfg": 3, "preprocess_cfg": []}', "json: model_cfg, preprocess_cfg must hold keys"),
+        ('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}', "embed_dim must be a whole number, not None"),
+    ):
+        (empty / "open_clip_config.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            create_backbone(f"local-dir:{empty}", weights="random")
+    (empty / "open_clip_config.json").unlink()
+    (empty / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json must hold keys and values"):
+        create_backbone(f"local-dir:{empty}")
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="looked for"):
         create_backbone(f"local-dir:{folder}")
@@ -182,6 +195,28 @@ def test_hub_folder_keeps_its_name(folder, monkeypatch):
     described = create_backbone("hf-hub:org/name", revision="v2").describe()
     assert described["name"] == "hf-hub:org/name"
     assert described["weights"]["source"] == "hf://org/name@v2"
+
+
+def test_a_revision_is_that_of_weights_on_the_hub_too(folder, monkeypatch):
+    """They came from the newest revision, while the description said another."""
+    from calib.backbones import named, options
+
+    asked = []
+    monkeypatch.setattr(named, "download", lambda hub_id, revision: folder)
+    monkeypatch.setattr(options, "find_weights", lambda *given: asked.append(given) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        create_backbone("hf-hub:org/name", weights="hf://org/other", revision="v2")
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        create_backbone("hf-hub:org/name", weights=str(folder), revision="v2")
+    assert asked == [("hf://org/other", "v2"), (str(folder), None)]
+
+
+def test_a_vocabulary_may_lie_in_ones_home(tmp_path, monkeypatch):
+    from calib.backbones.options import BackboneOptions
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = BackboneOptions(tokenizer="~/bert").find_tokenizer("toy", None, "org/name")
+    assert found == tmp_path / "bert"
 
 
 def test_coca_is_refused(configs):

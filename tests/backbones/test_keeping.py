@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -49,6 +51,18 @@ def test_results_can_be_used_in_training_and_inference_tensors_are_not_kept(make
         assert not kept.get([source], lambda: source + 1).is_inference()
         fleeting = torch.zeros(2)
     assert [kept.get([fleeting], make) for _ in range(2)] == [0, 1]
+
+
+def test_of_threads_that_ask_at_once_one_makes_it():
+    kept, source, made = Kept(), torch.zeros(2), []
+
+    def slowly() -> int:
+        time.sleep(0.005)
+        made.append(kept.get([source], lambda: "within", also="its own"))  # the same thread may ask again
+        return len(made)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: kept.get([source], slowly), range(3))) == [1, 1, 1]
 
 
 def test_a_copy_is_empty(make):

@@ -95,6 +95,24 @@ def test_packed_linear_takes_any_number_of_rows():
 
 
 @packed_only
+@pytest.mark.usefixtures("library")
+def test_what_another_thread_packs_meanwhile_is_not_multiplied():
+    """It was looked up again after packing: an error, or of MKL, with weights for other rows, NaN."""
+
+    class Raced(kernels.PackedLinear):
+        @property
+        def _packed(self):
+            return None  # another thread begins to pack for its own rows
+
+        @_packed.setter
+        def _packed(self, made):
+            pass
+
+    weight, x = random_like((11, 6)), random_like((4, 6))
+    torch.testing.assert_close(Raced(lambda: (weight, None)).product(x), x @ weight.t())
+
+
+@packed_only
 def test_steps_of_other_rows_are_not_packed_for_by_mkl(library, monkeypatch):
     monkeypatch.setenv("CALIB_LINEAR", "packed")
     weights = [random_like((3, 3))]

@@ -143,13 +143,11 @@ def test_deeper_images_are_refused(mode):
 
 
 @pytest.mark.parametrize("preprocessing", [CLIP, MEDCLIP], ids=["clip", "medclip"])
-def test_dictionary_round_trip_through_json(preprocessing):
-    fields = json.loads(json.dumps(preprocessing.to_dict()))
-    assert Preprocessing.from_dict(fields) == preprocessing
-    assert Preprocessing.from_dict(fields).digest() == preprocessing.digest()
+def test_what_was_written_as_json_makes_it_again(preprocessing):
+    assert Preprocessing(**json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
-def test_digest_tells_every_field_apart():
+def test_the_description_tells_every_field_apart():
     changes = [
         {},
         {"image_size": 160},
@@ -159,7 +157,7 @@ def test_digest_tells_every_field_apart():
         {"resize": "pad"},
         {"grey": True},
     ]
-    assert len({replace(CLIP, **change).digest() for change in changes}) == len(changes)
+    assert len({str(replace(CLIP, **change).to_dict()) for change in changes}) == len(changes)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,11 @@ def test_digest_tells_every_field_apart():
     [
         ({"interpolation": "bicubicc"}, "Did you mean 'bicubic'"),
         ({"resize": "longest"}, "Unknown resize 'longest'"),
-        ({"image_size": 0}, "at least 1 pixel, got 0"),
+        ({"image_size": 0}, "image_size must be a whole number of at least 1, not 0"),
+        ({"image_size": "224"}, "image_size must be a whole number of at least 1, not '224'"),
+        ({"interpolation": ["bicubic"]}, "Unknown interpolation"),
+        ({"mean": 0.5}, "mean needs three finite numbers, one per channel, got 0.5"),
+        ({"std": ("a", 1.0, 1.0)}, "std needs three finite numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
         ({"mean": (0.5,)}, "mean needs three finite numbers"),
         ({"mean": (0.5, 0.5, float("nan"))}, "mean needs three finite numbers"),
@@ -177,13 +179,6 @@ def test_digest_tells_every_field_apart():
 def test_wrong_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CLIP, **change)
-
-
-def test_from_dict_names_unknown_and_missing_fields():
-    with pytest.raises(ValueError, match="Did you mean 'resize'"):
-        Preprocessing.from_dict({**CLIP.to_dict(), "resise": "pad"})
-    with pytest.raises(ValueError, match="lacks mean, std"):
-        Preprocessing.from_dict({"image_size": 224})
 
 
 def test_the_arithmetic_is_torch_s_to_the_last_bit():

@@ -54,6 +54,20 @@ def test_it_lists_the_longest_unused_first_and_names_what_is_damaged(folder: Pat
     assert letters(cache_entries(folder)) == "abcd"
 
 
+def test_what_is_gone_before_it_is_looked_at_ends_nothing(folder: Path, monkeypatch) -> None:
+    """`calib cache` beside an encoding that was just finished, or another that prunes."""
+    load = FeatureTable.load
+
+    def gone(path: Path) -> FeatureTable:
+        if path.name.startswith("a"):
+            path.unlink()
+        return load(path)
+
+    monkeypatch.setattr("calib.commands.cache.FeatureTable.load", gone)
+    (folder / f"{'d' * 64}.parts" / "1.safetensors").symlink_to("nowhere")  # listed, and not there
+    assert letters(cache_entries(folder)) == "bc"
+
+
 def test_pruning_takes_the_old_and_the_damaged(folder: Path, capsys) -> None:
     assert main(["cache", str(folder), "--prune", "30"]) == 0
     assert "Removed 2 entries" in capsys.readouterr().out

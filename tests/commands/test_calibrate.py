@@ -134,6 +134,7 @@ def test_what_cannot_be_done_is_said_before_any_work(tmp_path: Path, capsys, mon
         (["val.csv", "--candidates", "svs,smss"], "Unknown calibrator 'smss'. Did you mean 'sms'"),
         (["val.csv", "--candidates", "svs", "--method", "svs"], "give one of them"),
         (["val.csv", "--weights", "w"], "--weights is for runs"),
+        (["runs/mine", "--on", "val.csv", "--tokenizer", "t"], "not for --on FILE"),
         (["val.csv", "--kind", "prob"], "Did you mean 'probs'"),
         (["val.csv", "--folds", "1"], "--folds must be at least 2"),
         (["val.csv", "--margin", "nan"], "--margin must be"),
@@ -215,8 +216,12 @@ def test_a_run_is_calibrated_on_its_validation_images(
         torch.tensor([[3.0, 1, 0], [0, 1, 2], [0, 0, 5]]), torch.tensor([0, 2, 1])
     )
     assert OutputMapping.load("other.json").calibrator.parameters == expected.parameters
-    assert run(trained, "--classes", "a,b") == 1
-    assert "the classes are those of the run" in capsys.readouterr().err
+    for words, message in (
+        (("--classes", "a,b"), "the classes are those of the run"),
+        (("--label", "y", "--kind", "probs"), "--kind, --label: no file is read here"),
+    ):
+        assert run(trained, *words) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_the_prompt_of_a_run_is_exported_calibrated(

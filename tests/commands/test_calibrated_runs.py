@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ def test_encoding_at_every_step_is_calibrated_too(image_folder: Path, tiny: str,
     data = [tiny, "data.name=folder", f"data.root={image_folder}", "data.cache=false", "trainer.max_epochs=1"]
     train(load_config([*QUICK, *data, f"out={tmp_path / 'r'}"], task="prompt"))
     assert Prompt.load(tmp_path / "r").calibration is not None
+
+
+def test_a_method_that_is_not_the_best_on_the_shots_is_explained_and_no_other() -> None:
+    record = {"method": "experts", "shots": 24, "expert_shares": {"prompt": 0.3, "images": 0.7}}
+    best = {"none": 0.754, "scale": 0.611, "experts": 0.598}
+    assert about_calibration({**record, "left_out_nll": best}).endswith("scale 0.611, experts 0.598.")
+    beaten = {**record, "left_out_nll": {**best, "scale": 0.5}}
+    said = about_calibration(beaten)
+    assert "experts 0.598; experts all the same, as auto leaves it only where" in said
+    assert "all the same" not in about_calibration(beaten, asked="experts")
+    page, _, anchor = re.search(r"docs/(\S+)#(\S+)\)", said)[0][:-1].partition("#")
+    assert f"## {anchor.replace('-', ' ').capitalize()}\n" in (Path(__file__).parents[2] / page).read_text()
 
 
 def test_one_shot_per_class_is_enough(tmp_path: Path) -> None:

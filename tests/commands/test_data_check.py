@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,10 @@ def test_copies_leaks_kinds_and_sizes_are_found(images: Path, capsys) -> None:
         (["data.shots=5", "loss.smac.alpha=-1"], "alpha"),
         (["data.class_names=[same,same,other]"], "same"),
         (["data.options.grey16_max=70000"], "grey16_max"),
-        (["data.root=images/train", "data.name=folder"], "has no 'train' and 'test' folders"),
+        (
+            ["data.root=images/train", "data.name=folder"],
+            "train is itself a 'train' folder: give the folder it lies in, images.",
+        ),
     ],
 )
 def test_training_refuses_in_the_same_words(images: Path, settings: list[str], said: str, capsys) -> None:
@@ -138,6 +142,50 @@ def test_all_that_cannot_be_read_is_named_at_once(images: Path, capsys) -> None:
     assert found["splits"]["train"]["n"] == 16
     skipped = checked(capsys, "images", "data.shots=2", "data.options.skip_unreadable=true")
     assert skipped["warnings"][-1].startswith("Left out: 3 images that cannot be read")
+
+
+def test_problems_of_every_kind_are_told_in_one_pass_the_most_basic_first(images: Path, capsys) -> None:
+    Path("images/train").rename("images/Training")
+    for number in range(3):
+        Path(f"images/Training/class_0/{number}.gif").write_bytes(b"GIF89a")
+    Path("images/Training/class_1/0.png").write_bytes(b"")
+    given = ["data.class_names=[a,b]", "data.shots=7"]
+    refused = checked(capsys, "images", *given, status=1)["refused"]
+    for said, problem in zip(
+        (
+            r"images/Training: please name this folder 'train'",
+            r"0\.gif is of a kind that is not read .* And 2 more like this\.",
+            r"There are 2 class names for 3 values of class folder",
+            r"1 images that cannot be read",
+            r"Class 0 \('class 0'\) has 6 different images in the training split; 7 training",
+        ),
+        refused,
+        strict=True,
+    ):
+        assert re.search(said, problem, re.DOTALL)
+    assert main(["train", *SHORT, "data.name=folder", "data.root=images", *given, "out=run"]) == 1
+    told = capsys.readouterr().err
+    assert "calib train: 5 problems, the most basic first:\n- images/Training: please name" in told
+    assert all(f"\n- {problem}" in told for problem in (refused[1], refused[2], refused[4]))
+    assert not Path("run").exists()
+
+
+def test_a_table_of_an_unexpected_kind_is_told_all_that_is_missing(images: Path, capsys) -> None:
+    rows = ["train/class_0/0.png;x;training", "train/class_0/1.png;y;training", "train/none.png;y;test"]
+    Path("images/cases.csv").write_text("\n".join(["file;diagnosis;set", *rows]))
+    refused = checked(capsys, "images/cases.csv", status=1)["refused"]
+    assert [each.split(". ")[0].split("(")[0].strip() for each in refused] == [
+        "images/cases.csv has a single column, 'file;diagnosis;set'",
+        "images/cases.csv has no column for the label",
+        "images/cases.csv has no split column",
+    ]
+    columns = ["data.options.columns.label=diagnosis", "data.options.columns.split=set"]
+    given = ["data.options.delimiter=;", *columns, "data.class_names=[one,two,three]"]
+    refused = checked(capsys, "images/cases.csv", *given, status=1)["refused"]
+    assert "Write 'train' instead" in refused[0]
+    assert refused[0].endswith("And 1 more like this.")
+    assert "There are 3 class names for 2 values of label" in refused[1]
+    assert "do not exist" in refused[2]
 
 
 def test_headers_alone_do_not_find_what_is_cut_off_behind_them(images: Path, capsys) -> None:
@@ -202,10 +250,13 @@ def test_a_place_says_which_reader_it_is_for(tmp_path: Path) -> None:
         (["check", "images", "images"], "One folder or table is checked at a time"),
         (["check", "images", "--jsn"], "There is no option '--jsn'"),
         (["check", "images", "data.shot=3"], "Did you mean 'data.shots'?"),
+        (["check", "cxr3"], "There is no folder or table 'cxr3'. A data set by that name: data.name=cxr3."),
+        (["check", "cases.xlsx"], "'cases.xlsx' is a spreadsheet: save it as CSV"),
         (["check", "images/train/class_0/0.png"], "is no data: give a folder of class folders, a table"),
     ],
 )
 def test_wrong_usage_is_answered(images: Path, arguments: list[str], message: str, capsys) -> None:
+    Path("cases.xlsx").touch()
     usage = "subcommand" in message or "option" in message
     assert main(["data", *arguments]) == (USAGE if usage else FAILED)
     assert message in capsys.readouterr().err

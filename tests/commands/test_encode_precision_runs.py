@@ -77,12 +77,20 @@ def wide_run(common: list[str], settings: Callable[..., Any], tmp_path_factory) 
     return folder
 
 
-def test_the_export_says_it_and_is_used_in_it(run: Path, image_folder: Path) -> None:
+def test_the_export_says_it_and_is_used_in_it(
+    run: Path, wide_run: Path, image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     prompt = Prompt.load(run / "prompt.safetensors")
     assert prompt.backbone["encode_precision"] == prompt.backbone["build"]["encode_precision"] == "bf16"
-    assert prompt.restore_backbone().encode_precision == "bf16"
+    assert prompt.restore_backbone().encode_precision == prompt.encode_precision == "bf16"
     known = Predictions.load(run / "predictions.safetensors")
+    caplog.set_level("INFO", logger="calib")
+    assert Prompt.load(wide_run / "prompt.safetensors").encode_precision == "fp32"
+    predict(wide_run, [str(image_folder / "test")])
+    said = "Images are encoded in bf16 (backbone.encode_precision)."
+    assert said not in caplog.messages
     rows = list(csv.DictReader(io.StringIO(predict(run, [str(image_folder / "test")]))))
+    assert said in caplog.messages
     assert len(rows) == len(known.names) == 9
     for row in rows:
         (index,) = (i for i, name in enumerate(known.names) if row["file"].endswith(name))

@@ -167,7 +167,7 @@ def test_only_an_earlier_export_is_replaced(calibrated: Path, exported: Path, tm
     (tmp_path / "empty").mkdir()
     for words, message in (
         ([str(tmp_path / "nowhere"), "out=x"], "no folder of a run at"),
-        ([str(tmp_path / "empty"), "out=x"], "holds no finished run"),
+        ([str(tmp_path / "empty"), "out=x"], "is no run: there is nothing to share"),
         ([str(calibrated)], "Say which folder to write: out=FOLDER"),
         ([str(calibrated), "out=x", "push=nobody"], "written owner/name"),
         ([str(calibrated), "out=x", "licenc=mit"], "Did you mean 'licence'? Known: licence, out"),

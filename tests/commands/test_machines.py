@@ -13,9 +13,11 @@ import pytest
 from calib.cli import main
 from calib.commands import completion, exit_codes
 from calib.commands.completion_arguments import words_of
+from calib.commands.machine import to_json
 from calib.commands.registry import COMMANDS
 from calib.commands.vqa.subcommands import SUBCOMMANDS
 from calib.config import SCHEMAS, keys_of
+from calib.core.text import printable
 from calib.data.notices import pace
 
 
@@ -43,10 +45,23 @@ def test_statuses_are_those_of_the_table(monkeypatch, capsys) -> None:
         capsys.readouterr()
         assert main([name, word]) == exit_codes.INTERRUPTED
         said = capsys.readouterr().err
-        assert said == f"\ncalib {name}: interrupted.{row.after.interruption}\n"
+        kept = row.after.told(row.after.interruption, name, [word])
+        assert said == f"\ncalib {name}: interrupted.{kept}\n"
         assert row.after.interruption, f"calib {name} {word} does not say what is kept"
         assert row.after.stop, f"calib {name} {word} does not say what is kept"
     assert set(SUBCOMMANDS) - set(COMMANDS["vqa"].forms) == {"answer"}  # which alone goes on
+
+
+def test_json_with_letters_that_command_a_terminal_is_json_without_them(tmp_path: Path, capsys) -> None:
+    """They were spelt out as in Python, which no reader of JSON takes."""
+    names = ["a\x7fb", "\x9b2J", "\u202ec", "\U000e0041d"]
+    assert json.loads(to_json(names)) == names
+    assert printable(to_json(names)) == to_json(names)
+    assert main(["data", "check", str(tmp_path / "a\x9bb.csv"), "--json"]) == 1  # there is none
+    (tmp_path / "a\x9bb.csv").write_text("file,label,split\nx.png,a,train\n")
+    capsys.readouterr()
+    assert main(["data", "check", str(tmp_path / "a\x9bb.csv"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["data"]["root"] == str(tmp_path / "a\x9bb.csv")
 
 
 # Every command with a typo of its own, and what it says no to before it does anything.

@@ -18,9 +18,10 @@ from calib.commands.evaluate import evaluate
 from calib.commands.failure.run import train_failure
 from calib.config import ReportRun, load_config
 from calib.data.judged import rounded_doubt
+from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
 from calib.io.files import read_json
-from calib.posthoc import ReviewThreshold
+from calib.posthoc import PredictionSets, ReviewThreshold, TemperatureScaling
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 from calib.runs.decisions import keep_decisions
@@ -112,6 +113,61 @@ def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
     assert f"- Review threshold in failure.safetensors: {review.guarantee} On the test images it" in decisions
     assert "- Unfamiliar images are marked by prompt.safetensors: " in decisions
     assert "- No prediction sets were fitted." in decisions
+
+
+@pytest.fixture(scope="module")
+def decided(runs: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Return the prompts by seed, each with prediction sets of a coverage of its own."""
+    folder = tmp_path_factory.mktemp("decided")
+    for seed, coverage in ((1, 0.5), (2, 0.99)):
+        shutil.copytree(runs[seed], folder / str(seed), ignore=shutil.ignore_patterns("baselines"))
+        said = Predictions.load(folder / str(seed) / "predictions.safetensors")
+        sets = PredictionSets(coverage=coverage).fit(said.probs, said.labels)
+        keep_decisions(folder / str(seed) / "prompt.safetensors", {}, sets=sets)
+    return {seed: folder / str(seed) for seed in runs}
+
+
+def test_sets_and_provenance_are_of_the_seed_that_is_looked_at(
+    decided: dict[int, Path], tmp_path: Path
+) -> None:
+    """Sets of the run that is named first were applied to the predictions of the least seed."""
+    config = load_config([f"out={tmp_path / 'e'}", *QUICK], task="evaluate")
+    config.runs = [str(decided[2]), str(decided[1])]
+    evaluate(config)
+    own = json.loads((tmp_path / "e" / "report.json").read_text(encoding="utf-8"))
+    pages = [
+        own,
+        reported(tmp_path / "r.html", decided[2], decided[1]),
+        reported(tmp_path / "e.html", tmp_path / "e"),
+    ]
+    for sections in (page["sections"] for page in pages):
+        assert "All that follows on single images is of seed 1." in sections["overview"]["said"][0]
+        assert "50 %" in sections["sets"]["said"][0]
+        assert sections["provenance"]["tables"]["settings"]["rows"]["seed"]["value"] == "1"
+
+
+def test_what_another_prompt_said_is_not_reported_as_this_ones(
+    decided: dict[int, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside a prompt lay what it said without its calibrator; an evaluated run was trained anew since."""
+    run, folder = tmp_path / "run", tmp_path / "e"
+    shutil.copytree(decided[1], run)
+    config = load_config([f"out={folder}", "report=false", *QUICK], task="evaluate")
+    config.runs = [str(run)]
+    evaluate(config)
+    assert "sets" in reported(tmp_path / "same.html", folder)["sections"]
+    prompt = Prompt.load(run / "prompt.safetensors")
+    said = Predictions.load(run / "predictions.safetensors")
+    fitted = OutputMapping(prompt.class_names, TemperatureScaling().fit(said.logits, said.labels))
+    prompt.mapped(fitted).save(run / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"another prompt said than .*mine\.safetensors\. Evaluate this one"):
+        report_of(ReportRun(runs=[str(run / "mine.safetensors")]))
+    replace(prompt.bare(), temperature=1.1, decisions=None).save(run / "prompt.safetensors")
+    keep_decisions(run / "prompt.safetensors", {}, sets=prompt.decisions.sets)
+    sections = reported(tmp_path / "other.html", folder)["sections"]
+    assert "sets" not in sections
+    assert "settings" not in sections["provenance"]["tables"]
+    assert "are others by now than those that it evaluated" in caplog.text
 
 
 def test_a_threshold_accepts_on_the_page_what_predict_accepts(calibrated: Path, tmp_path: Path) -> None:

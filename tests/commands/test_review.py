@@ -60,7 +60,10 @@ def test_a_threshold_for_any_model_is_written_shown_and_applied(tmp_path: Path, 
     assert run("old.csv", "error=0.05", "confidence=0.9") == 0
     printed = capsys.readouterr().out
     assert "Doubt: 1 - confidence. 400 labelled cases" in printed
-    assert "Accept where the doubt is below" in printed
+    assert printed.startswith("Accept:  where the doubt is below ")
+    assert re.search(
+        r"\nPasses:  [\d.]+ % of the labelled cases; .*\nWrong:   \d+ of \d+ accepted cases", printed
+    )
     assert "at most 5 % are wrong: true with probability 90 %" in printed
     file = ReviewFile.load("review.json")
     assert sum(line.rstrip(" |").endswith("x") for line in printed.splitlines()) == 1

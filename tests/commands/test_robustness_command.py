@@ -41,7 +41,8 @@ def test_a_run_and_its_baselines_in_one_table(trained: Path, tmp_path: Path, cap
         "zero-shot",
         "(class prior, calibrated)",
         "→",
-        "conf. follows",
+        "confidence %",
+        "change [95 %]",
         "worst under",
     )
     assert all(word in shown for word in (*words, "calib sets and calib review would add them"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from run_facts import metric_names
 
 import calib
 from calib.cli import main
+from calib.commands.segment.predict import write_predictions
 from calib.commands.segment.train import segment
 from calib.config import load_config
+from calib.core.optional import OPTIONAL
 from calib.runs.folder import RunFolder
 from calib.runs.results import results_of
 from calib.segmentation.evaluation import Evaluated
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MaskClasses
 
 QUICK = [
     "data.size=16",
@@ -141,20 +145,43 @@ def test_predict_writes_masks_in_the_values_of_the_masks(run, tmp_path, capsys):
     Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / "new.png")
     out = tmp_path / "masks"
     assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 0
-    assert "1 mask with probabilities" in capsys.readouterr().out
+    assert f"Written to {out}: 1 mask, with the probabilities" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["new.png", "new.square.png", "predictions.csv"]
     mask, probability = (np.asarray(Image.open(out / name)) for name in ("new.png", "new.square.png"))
     assert mask.shape == probability.shape == (12, 20)
     assert np.array_equal(mask == 1, probability > 127)
     picture = Image.open(out / "new.png")  # numbers to a reader, colours to the eye
     assert picture.mode == "P"
-    assert picture.getpalette()[:6] == [0, 0, 0, 255, 38, 38]
+    assert picture.getpalette()[:6] == [0, 0, 0, 255, 230, 0]
     assert np.array_equal(Segmenter.load(folder / "segment.safetensors").classes.read(out / "new.png"), mask)
     with (out / "predictions.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["share(square)"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
     assert main(["segment", "predict", str(folder), str(tmp_path / "new.png"), "--out", str(out)]) == 1
     assert "holds files, which are not replaced" in capsys.readouterr().err
+
+
+def test_predict_replaces_no_file_by_another(run, tmp_path, capsys):
+    """The probability of one image's class took the place of another image's mask, without a word."""
+    for name in ("new.png", "new.square.png"):
+        Image.new("RGB", (20, 12), (30, 30, 30)).save(tmp_path / name)
+    out = tmp_path / "masks"
+    assert main(["segment", "predict", str(run[0]), str(tmp_path), "--out", str(out)]) == 1
+    assert "new.square.png: two files would be called so" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_predict_writes_every_mask_alike(run, tmp_path):
+    segmenter = Segmenter.load(run[0] / "segment.safetensors")
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), (30, 30, 30)).save(image)
+    deep = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 300}))
+    assert write_predictions(deep, [image], tmp_path / "out") == 1
+    with Image.open(tmp_path / "out" / "a.png") as mask:
+        assert mask.mode == "I;16"  # also of an image without a pixel of 300
+    large = replace(segmenter, classes=MaskClasses.given({"background": 0, "square": 70000}))
+    with pytest.raises(ValueError, match="The value 70000 of a class does not fit into a PNG"):
+        write_predictions(large, [image], tmp_path / "none")
 
 
 def test_what_a_segmentation_run_is_for_is_said_where_a_prompt_was_expected(run, tmp_path, capsys):
@@ -181,7 +208,8 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
     capsys.readouterr()
     assert main(["segment", "evaluate", str(plain), str(folder), "--resamples", "50"]) == 0
     text = capsys.readouterr().out
-    assert "ACE to first" in text
+    assert "ACE minus first" in text
+    assert "the first run, plain, are paired" in text
     assert f"{100 * results['test']['dice']:.1f}" in text
     other = write_pixels(tmp_path / "other", {"x": 2}, size=24) / "x"
     out = tmp_path / "shift"
@@ -197,6 +225,16 @@ def test_evaluate_sets_runs_beside_each_other_on_their_own_images_or_others(run,
         "unit_reliability.png",
     }
     assert main([*given[:-3], str(out)]) == 1
+    edge = replace(Segmenter.load(folder), classes=MaskClasses.given({"background": 0, "edge": 1}))
+    edge.save(tmp_path / "edge" / "segment.safetensors")
+    capsys.readouterr()
+    assert main(["segment", "evaluate", str(folder), str(tmp_path / "edge"), "--data", str(other)]) == 1
+    said = capsys.readouterr().err
+    assert "'ace' knows the classes background, square, and 'edge' background, edge: judge them one" in said
+    sums = plain / "image_sums.safetensors"
+    Evaluated.load(sums).save(sums, run="of another run")
+    assert main(["segment", "evaluate", str(plain)]) == 1
+    assert f"{sums} belongs to another run than its folder" in capsys.readouterr().err
 
 
 def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, tmp_path, capsys):
@@ -208,7 +246,9 @@ def test_a_table_elsewhere_is_evaluated_where_it_is_allowed_to_lead_there(run, t
     table.write_text("\n".join(["file,mask", *(f"{image},{mask}" for image, mask in pairs)]))
     given = ["segment", "evaluate", str(folder), "--data", str(table), "--resamples", "20"]
     assert main(given) == 1
-    assert f"leads out of '{table.parent}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"leads out of '{table.parent}'" in said
+    assert "calib segment evaluate: --allow-outside)" in said
     assert main([*given, "--allow-outside"]) == 0
     assert "2 images" in capsys.readouterr().out
     assert main(["segment", "evaluate", str(folder), "--allow-outside"]) == 1
@@ -236,6 +276,15 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
     (root / "test" / "masks" / "2.png").unlink()
     assert "have no mask of the same name" in refused(root, out)
     assert "has no images for training" in refused(root / "train", out)
+
+
+def test_a_missing_monai_is_said_before_an_image_is_read_and_needed_by_no_finished_run(
+    run, root, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(OPTIONAL, "segment", replace(OPTIONAL["segment"], modules=("no_such_module",)))
+    bad = write_pixels(tmp_path / "bad", {"train": 1}, value=9)
+    assert "calib segment needs no_such_module: pip install" in refused(bad, tmp_path / "out")
+    assert segment(config(root, run[0], ACE))["reused"]
 
 
 def refused_without_root(out: Path) -> str:

@@ -19,6 +19,7 @@ from calib.commands.train import shown
 from calib.config import PromptRun, load_config
 from calib.data.shot_list import ShotList, read_shot_list
 from calib.prompts.export import Prompt
+from calib.runs.selecting import model_of
 
 NAMES = '"data.class_names=[class 0,class 1,class 2]"'.strip('"')
 
@@ -29,6 +30,16 @@ def fill(path: Path, label_of: Callable[[str], str | None]) -> ShotList:
     filled = ShotList(tuple(images), str(path))
     filled.save(path)
     return filled
+
+
+def test_classes_are_those_of_the_prompt_in_any_spelling(runs: dict[int, Path], tmp_path: Path) -> None:
+    """An underscore stands elsewhere in the alphabet than a blank: the same names were refused."""
+    path = tmp_path / "prompt.safetensors"
+    replace(Prompt.load(runs[1] / "prompt.safetensors"), class_names=["T cell", "TB", "other"]).save(path)
+    config = load_config([f"prompt={path}"], task="select")
+    assert model_of(config, ["TB", "T_cell", "other"], "a {}.").class_names == ["T cell", "TB", "other"]
+    with pytest.raises(ValueError, match="knows the classes T cell, TB, other, and the images are of TB, T"):
+        model_of(config, ["TB", "T_cells", "other"], "a {}.")
 
 
 @pytest.fixture
@@ -43,7 +54,9 @@ def test_images_are_chosen_labelled_and_chosen_again(
     first, second = tmp_path / "first", tmp_path / "second"
     here.append("strategy=typicality")
     assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0
-    assert "5 of 18 images chosen by typicality." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("5 of 18 images chosen by typicality.\nPatients are not known: several")
+    assert (first / LIST).read_text().startswith("file,label,")  # what is to be filled in comes first
     assert {path.name for path in first.iterdir()} == {LIST, RECORD, "sheet-1.png"}
     record = json.loads((first / RECORD).read_text())
     assert (record["chosen"], record["model"]) == ({"typicality": 5}, "none")
@@ -79,6 +92,10 @@ def test_images_are_chosen_labelled_and_chosen_again(
             "Unknown setting of strategy 'typicality' 'clu",
         ),
         (["budget=4", "strategy=aligned"], "source=FOLDER"),
+        (
+            ["budget=4", "strategy=aligned", "source=no", NAMES],
+            "source=no is neither a data set nor a folder",
+        ),
         (["budget=4", "source=cxr3"], "source is for strategy=aligned"),
         (["budget=4", "near=1.5"], "near must be at most 1"),
         (["budget=4", "data.options.flag=x"], "data.options.flag is for other data"),
@@ -166,6 +183,29 @@ def test_a_list_and_a_number_of_shots_exclude_each_other_and_only_prompts_learn_
     for task in ("failure", "evaluate", "report"):
         with pytest.raises(ValueError, match=r"data\.shots_from says which images a prompt learns from"):
             settings(task=task)
+
+
+def test_what_a_pool_cannot_give_is_said_before_an_image_is_encoded(
+    scans: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.commands.select.encoded", lambda *_: pytest.fail("images were encoded"))
+    for words in (["budget=19"], ["budget=4", "strategy=aligned", "source=no", NAMES]):
+        assert main(["select", str(scans), tiny, f"out={tmp_path / 'out'}", *words]) == 1
+
+
+def test_of_each_patient_of_a_table_as_many_are_chosen_as_may_be(
+    scans: Path, tiny: str, tmp_path: Path, capsys
+):
+    files = sorted(path.relative_to(scans).as_posix() for path in scans.rglob("*.png"))
+    table = scans / "all.csv"
+    table.write_text("\n".join(["file,patient", *(f"{file},{row % 3}" for row, file in enumerate(files))]))
+    words = ["select", str(table), tiny, f"data.cache_dir={tmp_path / 'cache'}", "near=1"]
+    assert main([*words, "budget=3", f"out={tmp_path / 'out'}"]) == 0
+    assert "images chosen by random.\nPatients (groups): 3, of each at most 1." in capsys.readouterr().out
+    assert len({each.group for each in read_shot_list(tmp_path / "out" / LIST).images}) == 3
+    table.write_text(f"file,patient\n{scans.absolute().parent / 'x.png'},1\n")
+    assert main([*words, "budget=1", f"out={tmp_path / 'none'}"]) == 1
+    assert capsys.readouterr().err.strip().endswith("without '..'.")  # no setting lets a pool read it
 
 
 def test_what_comes_next_keeps_the_template_and_can_be_typed(scans: Path, tmp_path: Path, capsys) -> None:

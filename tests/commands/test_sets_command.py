@@ -46,6 +46,10 @@ def test_a_file_is_fitted_judged_and_applied(tmp_path: Path, capsys, monkeypatch
     write(tmp_path / "new.csv", 40, 4, labelled=False)
     assert run("val.csv", "coverage=0.8", "score=aps", "--test", "test.csv") == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("Sets:     ")
+    assert re.search(
+        r"none \(90 calibration cases\)\.\nCoverage: 80 % on average; of these very sets", printed
+    )
     assert "90 labelled rows (no finding" in printed
     assert "At least 80 % of new cases have their class in their set" in printed
     assert "On test.csv: coverage with 95 % intervals" in printed
@@ -57,7 +61,7 @@ def test_a_file_is_fitted_judged_and_applied(tmp_path: Path, capsys, monkeypatch
     assert f"{100 * low:.1f} to {100 * high:.1f} %" in printed
     assert run("sets.json", "--apply", "new.csv", "--out", "done.csv") == 0
     said = capsys.readouterr()
-    assert "Of the 40 rows" in said.out
+    assert "none (40 rows)" in said.out
     assert "At least 80 %" in said.err
     logits, _ = outputs(40, 4, 1.0)
     wanted = file.sets(logits.double().softmax(dim=1)).tolist()
@@ -132,6 +136,8 @@ def test_a_run_keeps_its_sets(calibrated: Path, tmp_path: Path, capsys) -> None:
         assert (after.text_features == before.text_features).all()
         assert run(calibrated, "--on", calibrated / "predictions.safetensors", "by=class") == 0
         assert Prompt.load(calibrated / "prompt.safetensors").decisions.sets.per_class
+        assert run(calibrated, "--group", "site") == 1
+        assert "--group: no file is read here" in capsys.readouterr().err
         assert run(calibrated, "by=site") == 1
         assert "by=site" in capsys.readouterr().err
         assert run(calibrated, "cases=validation") == 1
@@ -177,6 +183,7 @@ def test_a_run_with_validation_images_is_fitted_on_these(runs: dict[int, Path], 
         (["sets.json"], "is applied with --apply"),
         (["sets.json", "--apply", "b.csv"], "--apply needs --out"),
         (["sets.json", "--apply", "b.csv", "--out", "c.csv", "coverage=0.8"], "coverage: nothing is fitted"),
+        (["runs/mine", "--on", "b.csv", "--weights", "w"], "not for --on FILE"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: list[str], message: str) -> None:

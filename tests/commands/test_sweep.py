@@ -9,9 +9,10 @@ import torch
 from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
-from calib.commands.search.grid import sweep_of
+from calib.commands.search.grid import Point, sweep_of
 from calib.commands.search.stacks import sharing_key
 from calib.commands.search.sweep import sweep
+from calib.commands.search.table import sweep_table
 from calib.commands.train import train
 from calib.config import DataConfig, PromptRun, load_config
 from calib.config.schema import setting
@@ -77,6 +78,22 @@ def test_the_order_is_that_of_the_validation_metric(swept) -> None:
     assert written["best"] == best
     first_row = swept[1]["table"].splitlines()[2]
     assert first_row.startswith(f"| {best} ")
+
+
+def test_settings_are_compared_on_images_that_all_of_them_have() -> None:
+    """Some were ranked by their validation images beside others by their left-out shots."""
+    runs = [
+        {"test": {}, "val": {"nll": 0.2}, "shots": {"nll": 0.9}},
+        {"test": {}, "shots": {"nll": 0.5}},
+    ]
+    results = [(Point({"data.val_shots": str(n)}), 1, values) for n, values in zip("40", runs, strict=True)]
+    table, best = sweep_table(results, by="nll")
+    assert best == "data.val_shots=0"
+    assert "shots NLL" in table
+    assert (
+        sweep_table([*results, (Point({"x": "1"}), 1, {"test": {}, "val": {"nll": 0.1}})], by="nll")[1]
+        is None
+    )
 
 
 def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:

@@ -22,13 +22,13 @@ from tests_shared import PLAIN, SHORT
 from calib.cli import main
 from calib.commands.failure import cross_fit
 from calib.commands.failure.embeddings import from_embeddings
-from calib.commands.failure.images import resolve
+from calib.commands.failure.images import _known_rows, resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.failure.validation import judged_by_head
 from calib.commands.predict import predict
 from calib.commands.train import train
 from calib.config import FailureRun, ReportRun, load_config, to_yaml
-from calib.data import load_data
+from calib.data import FeatureTable, few_shot_split, load_data
 from calib.data.embeddings import load_embeddings
 from calib.data.folds import make_folds
 from calib.data.predictions import Predictions
@@ -84,6 +84,16 @@ def prompt_run(runs: dict[int, Path], tmp_path_factory, failure_settings) -> Pat
     folder = tmp_path_factory.mktemp("failure") / "run"
     train_failure(failure_settings(f"out={folder}", f"prompt={runs[1]}", "scores=[entropy]"))
     return folder
+
+
+def test_images_without_those_that_are_gone_have_no_names_of_them() -> None:
+    """In split.json stood names beside other images' ids."""
+    table = FeatureTable(torch.eye(3, 4), torch.tensor([0, 1, 1]), ["a", "b", "c"], ["1", "2", "3"])
+    record = few_shot_split(table.labels, ["a", "b", "c"], 1, seed=1).to_dict()
+    record |= {"train": ["a", "gone", "c"], "train_names": ["1", "gone", "3"], "val_names": []}
+    known = _known_rows(record, table)
+    assert known.train_ids == ["a", "c"]
+    assert "train_names" not in known.to_dict()
 
 
 def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:
@@ -874,9 +884,9 @@ def test_predict_quotes_one_confidence_where_the_prompt_got_a_temperature_later(
         for run in (image_runs, tmp_path)
     )
     for row in [*cold, *warm]:
-        quoted = re.search(r"the model's confidence of (\d+)%", row["why"])
+        quoted = re.search(r"the model's probability of (\d+)%", row["why"])
         assert quoted is None or int(quoted[1]) == round(100 * float(row["confidence"]))
-    assert any("the model's confidence" in row["why"] for row in warm)
+    assert any("the model's probability" in row["why"] for row in warm)
     assert [row["uncertainty"] for row in warm] == [row["uncertainty"] for row in cold]
     assert all(float(w["confidence"]) < float(c["confidence"]) for w, c in zip(warm, cold, strict=True))
 

@@ -71,6 +71,7 @@ def test_a_drawn_number_as_it_is_trained(span: Span, value: float, text: str) ->
         (["optim.lr=0.1..0.2", "calibrate.method=none"], "data.val_shots must be above 0, or calibrate"),
         (["data.val_shots=0..8", "calibrate.method=none"], "data.val_shots must be above 0, or"),
         (["calibrate.method=auto,none"], "data.val_shots must be above 0, or"),
+        (["data.val_shots=0..4"], "cannot be compared. Let data.val_shots be above 0 for all"),
         (["optim.lr=0.1..0.2", "overwrite=true"], "give another folder"),
         (["optim.lr=0.1..0.2", "task=failure"], "task 'failure'"),
         (["optim.lr=0.1..0.2", "by=ecce"], "Unknown value of by 'ecce'. Did you mean 'ece'"),
@@ -89,7 +90,7 @@ def test_a_missing_optuna_is_said_with_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *rest: None if name == "optuna" else find(name, *rest)
     )
-    with pytest.raises(ValueError, match=r"pip install 'calib\[tune\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'optuna>=4\.2'"):
         tune_settings(["optim.lr=0.1..0.2"])
 
 

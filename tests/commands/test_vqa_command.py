@@ -45,6 +45,21 @@ def test_from_a_task_to_answers(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "holds answers of another run" in capsys.readouterr().err
 
 
+def test_names_in_tables_of_others_give_a_terminal_no_commands(tmp_path: Path, capsys) -> None:
+    rows = [
+        {"item_id": f"i{k}", "option_ids": ["a", "b"], "correct_index": 0, "question": "?"} for k in (0, 1)
+    ]
+    rows = [{**row, "options": ["x", "y"], "condition": "cond\x1b[2J"} for row in rows]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = [{"item_id": row["item_id"], "text": "A", "model_id": "m\x1b]0;x"} for row in rows]
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    words = ["answerer=recorded", f"answers={tmp_path / 'given.jsonl'}", f"out={tmp_path / 'o'}"]
+    assert cli.main(["vqa", "answer", str(tmp_path / "items.jsonl"), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "cond\\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
 def test_recorded_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"item_id": "a", "options": ["CT", "MRI"], "option_ids": ["o0", "o1"], "correct_index": 1}
     (tmp_path / "items.jsonl").write_text(json.dumps(row))
@@ -91,6 +106,12 @@ WRONG = [
     ),
     (["answer", "i.parquet", "--model", "x"], "--model: settings are written name=value"),
     (["perturb", "i.parquet", "kind=drp", "out=o"], "Did you mean 'drop'?"),
+    (["perturb", "i.jsonl", "kind=drop", "out=i.jsonl"], "out=i.jsonl would replace another file"),
+    (["perturb", "i.jsonl", "kind=drop", "out=o.jsonl", "left_out=o.jsonl"], "out=o.jsonl would replace"),
+    (["requests", "i.jsonl", "out=./i.jsonl"], "out=./i.jsonl would replace another file"),
+    (["items", "source=task", "data=cxr3", "out=o.csv"], "expected a file that ends in .parquet or .jsonl"),
+    (["items", "source=task", "data=cxr3", "split=tset", "out=o.jsonl"], "Did you mean 'test'?"),
+    (["answer", "i", "model=x", "nota=thresold", "out=o"], "Did you mean 'threshold'?"),
     (["perturb", "none.parquet", "kind=drop", "out=o.parquet"], "There is no file none.parquet"),
     (["items", "source=task", "out=o"], "source=task and data=NAME go together"),
     (["items", "source=slake", "path=x", "limit=3", "out=o"], "limit= is read by source=task only"),

@@ -33,7 +33,7 @@ def test_items_and_a_folder_of_answers(
     given = [str(answers), str(items), *QUICK, f"out={tmp_path / 'found'}", "show=overview,errors"]
     assert main(["vqa", "evaluate", *given]) == 0
     said = capsys.readouterr().out
-    assert "m: 60 questions" in said
+    assert "m on data: 60 questions" in said
     assert "### Which answers are wrong" in said
     record = read_json(tmp_path / "found" / "metrics.json")
     assert record["about"]["protocol"]["n_resamples"] == 20
@@ -51,6 +51,10 @@ def test_what_cannot_be_evaluated_is_said(
 ) -> None:
     items, answers = tables
     (tmp_path / "cut.parquet").write_bytes((answers / "outputs.parquet").read_bytes()[:300])
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for name in ("begun", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begun" / "answers.json").write_text("{}")
     (tmp_path / "cut.jsonl").write_text('{"item_id": "q0", "opt')
     for given, told in (
         ([], "Which answers?"),
@@ -59,6 +63,11 @@ def test_what_cannot_be_evaluated_is_said(
         ([str(items), str(tmp_path / "none.parquet")], "There is no file"),
         ([str(items), str(tmp_path / "cut.parquet")], "cannot be read as Parquet"),
         ([str(tmp_path / "cut.jsonl"), str(answers)], "first line: no JSON"),
+        ([str(items), str(tmp_path / "begun")], "begun are not finished: the same calib vqa answer goes on"),
+        ([str(items), str(tmp_path / "empty")], "empty holds no answers (outputs.parquet)"),
+        ([str(items), str(answers), "methods="], "methods names none; allowed: panel, all, option_msp"),
+        ([str(items), str(tmp_path / "empty.jsonl")], "empty.jsonl has no rows"),
+        ([str(items), str(answers), f"out={items}/found"], "there is a file"),
         ([str(items), str(answers), "shift=scanner"], "expected COLUMN:VALUE"),
         ([str(items), str(answers), "show=error"], "Did you mean 'errors'"),
         ([str(items), str(answers), "budgets=a"], "budgets=a: expected"),
@@ -72,5 +81,6 @@ def test_what_cannot_be_evaluated_is_said(
 def test_the_demonstration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["vqa", "evaluate", "demo", *QUICK]) == 0
     said = capsys.readouterr().out
-    assert "3 systems on 2 data set(s)" in said
-    assert "No question was asked with its right option hidden" in said
+    assert "4 systems on 4 data sets, together 8 cases" in said
+    assert "Collapse under nota, embedded on lc25000: of 467 right answers 22 % fall" in said
+    assert "calib vqa perturb items.parquet kind=replace_correct" in said  # what to type next

@@ -22,6 +22,7 @@ from calib.config import (
     to_dict,
     to_yaml,
 )
+from calib.config.names import check_root
 from calib.config.schema import READER_OPTIONS
 from calib.core import byname
 from calib.data import DATASETS
@@ -141,13 +142,37 @@ def test_settings_of_the_data_are_not_options_of_the_reader() -> None:
 def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no settings file 'missing.yaml'"):
         load_config(["missing.yaml"], task="prompt")
-    broken, listed = tmp_path / "broken.yaml", tmp_path / "list.yaml"
+    broken, listed, word = tmp_path / "broken.yaml", tmp_path / "list.yaml", tmp_path / "word.yaml"
     broken.write_text("a: [1,\n")
+    word.write_text("hello\n")
+    with pytest.raises(ValueError, match=r"word.yaml must hold keys and values .*, not a single value\."):
+        load_config([str(word)], task="prompt")
     listed.write_text("- 1\n")
     with pytest.raises(ValueError, match=r"broken.yaml is not valid YAML"):
         load_config([str(broken)], task="prompt")
     with pytest.raises(ValueError, match=r"list.yaml must hold keys and values"):
         load_config([str(listed)], task="prompt")
+
+
+def test_an_argument_may_be_longer_than_any_path() -> None:
+    """Of a list of forty class names the system said that the file name is too long."""
+    names = f"data.class_names=[{','.join(f'class number {i}' for i in range(40))}]"
+    assert split_arguments(["runs/a", names, "y" * 300]) == ([names], ["runs/a", "y" * 300])
+    with handed_on(["y" * 300]) as words:
+        assert words == ["y" * 300]
+    with pytest.raises(FileNotFoundError, match="There is no settings file 'yyy"):
+        load_config(["y" * 300], task="prompt")
+    with pytest.raises(FileNotFoundError, match=r"There is no folder yyy.* \(data\.root\)"):
+        check_root(replace(PromptRun().data, name="folder", root="y" * 300))
+
+
+def test_a_wrong_task_is_said_of_the_file_that_says_it(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("task: evaluate\n")
+    (tmp_path / "second.yaml").write_text("seed: 2\n")
+    files = [str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")]
+    with pytest.raises(ValueError, match=r"first\.yaml: Unknown task of train\.py 'evaluate'"):
+        task_of(files)
+    assert task_of([*files, "task=failure"]) == "failure"
 
 
 def test_a_default_that_was_asked_for_is_known_to_be(tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ def test_a_missing_tensor_is_named_with_what_was_given(absent):
         ),
         ({"power": 1, "wieght": 0.1}, r"Did you mean 'weight'\?"),
         ({}, r"loss 'w' needs the settings power"),
-        ({"power": 1, "alpha": "0.1"}, r"Setting 'alpha' of loss 'w' must be a float, got '0.1'"),
-        ({"power": 1, "alpha": True}, r"'alpha' of loss 'w' must be a float, got True"),
+        ({"power": 1, "alpha": "0.1"}, r"Setting 'alpha' of loss 'w' must be a finite number, got '0.1'"),
+        ({"power": 1, "alpha": True}, r"'alpha' of loss 'w' must be a finite number, got True"),
+        ({"power": 1, "alpha": float("nan")}, r"'alpha' of loss 'w' must be a finite number, got nan"),
         ({"power": 1, "strict": 1}, r"'strict' of loss 'w' must be true or false, got 1"),
     ],
 )

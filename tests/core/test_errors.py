@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from calib.core.errors import meant_path
+from calib.core.errors import meant_path, meant_run
 
 
 @pytest.fixture
@@ -48,3 +49,15 @@ def test_nothing_is_said_where_nothing_can_be_looked_at(places: Path) -> None:
     assert meant_path("mine.yaml/inside") == ""
     assert meant_path("x" * 5000) == ""
     assert meant_path("/nonexistent-root/x") == ""
+
+
+def test_the_runs_that_there_are_where_none_is_like_the_one_that_was_named(places: Path) -> None:
+    assert meant_run("elsewhere") == ""
+    for age, name in enumerate(("mine-s1", "failure-mine")):
+        file = places / "runs" / name / "metrics.json"
+        file.touch()
+        os.utime(file, (1000 - age, 1000 - age))
+    (places / "runs" / "begun").mkdir()
+    listed = " Runs there are: runs/mine-s1, runs/failure-mine."
+    assert meant_run("runs/other") == meant_run("elsewhere") == meant_run("runs") == listed
+    assert meant_run("runs/mine-s2") == " Did you mean 'runs/mine-s1'?"

@@ -93,6 +93,11 @@ def test_ten_thousand_names_are_not_compared_with_each_other(monkeypatch: pytest
     check_tokens(names, ([n] for n in range(10_000)), model="m")
 
 
+def test_names_that_are_one_for_a_reader_are_refused_in_any_spelling() -> None:
+    with pytest.raises(ValueError, match="both called"):
+        check_class_names(["smooth\uff3fmuscle", "smooth_muscle"])  # the first with a full-width underscore
+
+
 CODES = ["0", "10", "-1", "1.0", "2020-01", "n01855672", "C50.9", "J18", "class_3", "Label 2", "id7"]
 BADLY = ["N", "MEL", "NV", "LungOpacity", "normalTissue"]
 WELL = ["COVID-19", "T1 stage", "grade 2", "IgA", "mRNA", "pneumonia", "病", "no finding"]

@@ -12,6 +12,7 @@ import torch
 
 from calib.commands.cache import _file_entry
 from calib.data import ImageTable, cache_features, encode_table
+from calib.data.cached import features_key, is_of_its_key
 from calib.data.features import FeatureTable
 
 
@@ -130,3 +131,12 @@ def test_finished_parts_stay_until_the_joined_file_is_on_the_disk(
     whole = encode_table(backbone, table, batch_size=2)
     torch.testing.assert_close(again.image_features, whole.image_features, rtol=0, atol=1e-6)
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_features_without_the_views_that_they_say_are_of_another_key(
+    table: ImageTable, backbone: Any
+) -> None:
+    whole = encode_table(backbone, table, views=1)
+    path = Path(f"{features_key(whole.meta, whole.ids)}.safetensors")
+    assert is_of_its_key(whole, path)
+    assert not is_of_its_key(whole.with_views(0), path)

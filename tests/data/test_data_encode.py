@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from calib.core.hashing import stable_hash
-from calib.data import ImageTable, cache_features, encode_table
+from calib.data import ImageTable, cache_features, encode_table, encoding_parts
 from calib.data.records import ArraySource, FileSource
 
 
@@ -167,6 +168,18 @@ def test_an_interrupted_run_leaves_no_cache_file(backbone: Any, table: ImageTabl
     with pytest.raises(ValueError, match=r"5\.png is"):
         cache_features(backbone, table, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
+
+
+def test_a_part_of_batches_of_another_size_is_not_taken_up(
+    backbone: Any, table: ImageTable, tmp_path: Path
+) -> None:
+    """Its place says the same images, and their features would differ in the last bits."""
+    work = SimpleNamespace(batch_size=2)
+    path = encoding_parts._place(tmp_path, 0, 4)
+    encoding_parts._save(path, encode_table(backbone, table.subset(range(4))).image_features, 4)
+    assert encoding_parts._read(work, 0, 4, tmp_path) is None  # type: ignore[arg-type]
+    work.batch_size = 4
+    assert encoding_parts._read(work, 0, 4, tmp_path) is not None  # type: ignore[arg-type]
 
 
 def test_an_interrupted_encoding_goes_on(

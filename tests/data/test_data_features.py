@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -57,6 +59,12 @@ def test_float16_halves_the_file_and_is_made_unit_norm_again(tmp_path: Path) -> 
     torch.testing.assert_close(read.image_features.norm(dim=-1), torch.ones(5), rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match=r"float32 or float16, not torch\.bfloat16"):
         table.save(tmp_path / "x.safetensors", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([True, False, True, False]), [True, False], np.array([True])])
+def test_a_mask_is_not_taken_for_the_rows_1_and_0(mask: Any) -> None:
+    with pytest.raises(ValueError, match=r"by their numbers, not by true and false: give mask\.nonzero"):
+        make().subset(mask)
 
 
 def test_a_subset_takes_every_column_along() -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -65,6 +67,14 @@ def test_a_saved_data_set_is_read_with_its_class_labels(save: Save) -> None:
     assert task.train.groups == ["train0", "train0", "train1"]
     assert task.train.ids[1] == hashlib.sha256(png(1)).hexdigest()
     assert np.array_equal(np.array(task.train.open(1)), np.array(Image.open(io.BytesIO(png(1)))))  # type: ignore[union-attr]
+
+
+def test_a_patient_that_is_not_a_number_is_none(tmp_path: Path) -> None:
+    """All such images were one patient, called nan."""
+    columns = {"image": [png(0), png(1)], "label": ["a", "b"], "patient": [7.0, float("nan")]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="Row 1 of the split 'train' has no 'patient'"):
+        load_data("hf", tmp_path, columns={"group": "patient"})
 
 
 def test_a_patient_column_that_is_not_used_is_pointed_out(

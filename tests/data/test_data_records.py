@@ -64,11 +64,12 @@ def test_the_white_of_16_bit_images_reaches_the_reader_through_subsets() -> None
         ([0], ["a", "b"], None, "2 images, but 1 labels"),
         ([0, 1], ["a"], ["p"], "2 images, but 1 names, 1 groups"),
         ([0, -1], ["a", "b"], None, "smallest is -1"),
+        ([0.0, 1.7], ["a", "b"], None, "whole numbers; they came as torch.float32"),
         ([0, 1], ["a", "a"], None, "more than once: a"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(
-    labels: list[int], names: list[str], groups: list[str] | None, message: str
+    labels: list[float], names: list[str], groups: list[str] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ImageTable([Counting("a"), Counting("b")], labels, names, groups=groups)

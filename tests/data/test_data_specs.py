@@ -98,6 +98,18 @@ def test_rsna18_has_every_patient_once_and_on_one_side(rsna: Path, caplog: pytes
     assert "3 train images" in caplog.text
 
 
+def test_rsna18_has_no_patient_of_validation_in_training(
+    rsna: Path, write_image: Callable[..., Path]
+) -> None:
+    images = rsna / "rsna18" / "images"
+    for seed, patient in enumerate(("p4", "p5", "p6")):  # p4 is in training too, and p5 in test
+        write_image(images / "val" / "normal" / f"{patient}.png", seed)
+    task = load_data("rsna18", rsna)
+    assert task.val is not None
+    assert (task.train.groups, task.val.groups) == (["p3", "train"], ["p4", "p6"])
+    assert task.test.groups == ["p1", "test", "p2", "p5"]
+
+
 def test_rsna18_can_be_loaded_as_published(rsna: Path) -> None:
     task = load_data("rsna18", rsna, keep_leaks=True)
     assert len(task.train) == 6

@@ -16,7 +16,7 @@ from calib.core.optional import OPTIONAL, OptionalPart
 from calib.data import load_data
 from calib.data.cached import features_key
 from calib.data.dicom import DicomView, is_dicom_file, open_dicom, view_of
-from calib.data.dicom_groups import group_name
+from calib.data.dicom.groups import group_name
 from calib.data.images import file_id, looks_like_image, open_image
 from calib.vqa.adapters.task import from_task
 
@@ -100,6 +100,14 @@ def test_the_whole_range_of_stored_bits_is_shown_where_an_image_fills_it(tmp_pat
     assert shown(write_dicom(tmp_path / "a.dcm", values, BitsStored=12, HighBit=11)).tolist() == [
         [0, 128, 255]
     ]
+
+
+def test_contrast_is_a_share_of_the_whole_range_of_signed_values_too(tmp_path: Path) -> None:
+    pixels = np.array([[-1000, 0], [3000, 9000]], dtype=np.int16)  # 10,000 of 65,535; a quarter is 16,384
+    with pytest.raises(ValueError, match="says no window, and its values, -1000 to 9000, are a small part"):
+        open_image(write_dicom(tmp_path / "a.dcm", pixels))
+    pixels[0, 0] = -9000
+    assert open_image(write_dicom(tmp_path / "b.dcm", pixels)).mode == "RGB"
 
 
 def test_without_a_window_an_image_of_no_contrast_is_refused_and_the_advice_works(tmp_path: Path) -> None:
@@ -300,6 +308,19 @@ def test_patients_stay_unknown_where_ids_say_nothing(clinic: Path, caplog) -> No
     write_dicom(clinic / "train/clear/0.dcm", GREYS, patient="")
     assert load_data("folder", clinic).train.groups is None
     assert "1 of 32 DICOM files have no patient id" in caplog.text
+
+
+def test_what_a_broken_patient_id_is_stays_in_its_file(clinic: Path) -> None:
+    """pydicom quoted it in a traceback: it had said to be a number of eight bytes."""
+    path = clinic / "train/clear/0.dcm"
+    write_dicom(path, GREYS, patient="Doe^Jo")
+    content = path.read_bytes()
+    at = content.index(b"\x10\x00\x20\x00LO") + 4  # the kind of the element with the patient's id
+    path.write_bytes(content[:at] + b"FD" + content[at + 2 :])
+    with pytest.raises(ValueError, match=r"0\.dcm is a damaged DICOM file") as caught:
+        load_data("folder", clinic)
+    assert "Doe" not in f"{caught.value} {caught.value.__cause__}"
+    assert load_data("folder", clinic, patients=False).train.groups is None
 
 
 def test_the_same_number_of_two_hospitals_is_two_patients(clinic: Path) -> None:

@@ -215,6 +215,9 @@ def test_a_split_written_as_json_is_found_again_in_another_order() -> None:
     assert few_shot_split(labels, ids, 3, val_shots=2, seed=1).digest() != split.digest()
     with pytest.raises(ValueError, match="10 of the split's 15 images are not in this data set"):
         FewShotSplit.from_dict(record, ids[:9])
+    for other in (3, None, [[1]]):
+        with pytest.raises(ValueError, match="must say val as a list of content ids"):
+            FewShotSplit.from_dict({**record, "val": other}, ids)
     with pytest.raises(ValueError, match="needs seed, val"):
         FewShotSplit.from_dict({key: record[key] for key in ("shots", "val_shots", "grouped", "train")}, ids)
 

@@ -94,6 +94,8 @@ def test_arrays_of_doubts_or_of_outputs(tmp_path: Path) -> None:
         ("score,correct\n1.5,yes\n", "has no doubts: it needs doubt or uncertainty or confidence or outputs"),
         ("doubt,label\n0.1,a\n", "has labels, and nothing that says what was predicted"),
         ("doubt,label,prediction\n0.1,0,benign\n", "no label is called as any prediction is"),
+        ("doubt,label,prediction\n0.1,a,a\n0.2,b,\n", "line 3 has a label and no prediction"),
+        ("doubt,p(a),p(b),label,prediction\n0.1,0.9,0.1,a,nan\n", "line 2 has a label and no prediction"),
         ("doubt,correct,patient,group\n0.1,1,a,b\n", "Say which: --group group"),
         ("p(a),p(b),label\n0.9,0.1,c\n", "Unknown class 'c'"),
         ("doubt,correct\n", "has no rows"),
@@ -120,6 +122,16 @@ def test_arrays_that_are_none_are_refused(arrays: dict[str, Any], message: str, 
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         read_judged(tmp_path / "a.npz")
+
+
+def test_whole_numbers_are_the_same_however_a_program_writes_them(tmp_path: Path) -> None:
+    """A column with gaps is one of floats in pandas: 1.0 was another class than 1."""
+    text = "doubt,label,prediction\n0.1,1.0,1\n0.2,0,0\n0.3,2.0,1\n0.4,,2\n"
+    assert read_judged(table(tmp_path, text)).failure.tolist() == [False, False, True, False]
+    columns = {"doubt": [0.1, 0.2, 0.3], "label": [1, 0, None], "prediction": [1.0, 1.0, None]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    found = read_judged(tmp_path / "a.parquet")
+    assert (found.failure.tolist(), found.labelled.tolist()) == ([False, True, False], [True, True, False])
 
 
 def test_numbers_for_yes_and_no_may_be_missing(tmp_path: Path) -> None:

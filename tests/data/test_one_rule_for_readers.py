@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from calib.data import TaskData, load_data
+from calib.data.labels import number_labels
 from calib.data.task import AbsentSplitError
 
 Content = dict[str, list[Any]]  # split to the labels of its images
@@ -147,6 +149,8 @@ def test_numbers_are_indices_and_need_names(tmp_path: Path, write: Writer) -> No
     assert task.class_names == ELEVEN
     assert sorted(task.train.labels.tolist()) == [0, 1, 2, 10]  # not in the order of the words "0", "1", "10"
     assert sorted(task.test.labels.tolist()) == [2, 10]
+    with pytest.raises(ValueError, match=r"row 4: label -1 has no name; data\.class_names goes up to 2"):
+        number_labels({"0": "row 1", "-1": "row 4"}, ["a", "b", "c"])  # not the last class
     with pytest.raises(ValueError, match=r"10 has no name; data\.class_names goes up to 2"):
         load_data(*given, class_names=["x", "y", "z"])
 
@@ -206,7 +210,9 @@ def test_images_for_training_only_are_enough_to_train_on(
     for needs in (("test",), ("train", "test")):
         with pytest.raises(AbsentSplitError, match="test") as refused:
             load_data(*given, needs=needs)
-        assert refused.value.there == ("train",)
+        told = pickle.loads(pickle.dumps(refused.value))  # to the other processes of a job
+        assert told.there == refused.value.there == ("train",)
+        assert str(told) == str(refused.value)
 
 
 # Without splits

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from calib.data.mapping import OutputMapping
+from calib.data.output_tables import label_indices
 from calib.data.outputs import in_order, logits_of, read_outputs
 from calib.data.predictions import Predictions
 from calib.data.set_file import strata_of
@@ -339,3 +340,18 @@ def test_labelled_rows_without_a_patient_are_refused_and_new_ones_are_not(tmp_pa
     path = table(tmp_path / "a.csv", [*columns, "who"], rows)
     with pytest.raises(ValueError, match="line 3 has no who"):
         read_outputs(path, group="who")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        ([True, False], ["benign", "malignant"], [1, 0]),  # what Parquet holds of yes and no
+        (["true", "FALSE"], ["benign", "malignant"], [1, 0]),
+        ([True, False], ["True", "False"], [0, 1]),  # names come first
+        (["1.0", "0"], ["benign", "malignant"], [1, 0]),
+    ],
+)
+def test_labels_that_are_indices_are_read_as_elsewhere(labels: Any, classes: Any, expected: Any) -> None:
+    assert label_indices(labels, ["row 1", "row 2"], classes).tolist() == expected
+    with pytest.raises(ValueError, match=r"row 2: Unknown class '-1'"):
+        label_indices([1, -1], ["row 1", "row 2"], classes)

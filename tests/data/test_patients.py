@@ -49,6 +49,17 @@ def test_a_table_says_whose_an_image_is_by_the_end_of_its_path(tmp_path: Path) -
     assert patients_of(files, str(table)) == ["A", "B", "C"]
     with pytest.raises(ValueError, match=r"lacks 1 of 1 images: /day3/1\.png"):  # never by its name alone
         patients_of([Path("/day3/1.png")], str(table))
+    table.write_text("file,patient\n1.png,A\n")  # of one of the two, and nobody knows of which
+    with pytest.raises(
+        ValueError, match=r"lists 1\.png for fewer images than are called so: .*day1/1\.png, "
+    ):
+        patients_of([Path("/day2/1.png"), Path("/day1/1.png")], str(table))
+    beside = [tmp_path / "1.png", tmp_path / "more" / "1.png"]  # it is the one beside the table
+    with pytest.raises(ValueError, match="Write their whole paths there"):
+        patients_of(beside, str(table))
+    assert patients_of([beside[0], beside[0]], str(table)) == ["A", "A"]
+    table.write_text("file,patient\n1.png,A\n1.png,A\n")
+    assert patients_of(beside, str(table)) == ["A", "A"]
     table.write_text("path,who\n1.png,A\n1.png,B\n")
     with pytest.raises(ValueError, match=r"no column group or patient or patient_id.*--group COLUMN"):
         patients_of([Path("1.png")], str(table))

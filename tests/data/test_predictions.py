@@ -49,6 +49,8 @@ def test_same_images_compares_ids_and_labels() -> None:
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 rows of logits, but 1 names"):
         replace(predictions(), names=["x"])
+    with pytest.raises(ValueError, match=r"logits must be \(N, C\), not \(2,\)"):
+        replace(predictions(), logits=torch.zeros(2))
     with pytest.raises(ValueError, match="3 columns of logits and 2 class names"):
         replace(predictions(), class_names=["p", "q"])
     path = tmp_path / "p.safetensors"

@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 
 from calib.core.byname import settings
 from calib.data.selection import NEED_MODEL, STRATEGIES, Selection, select
-from calib.data.selection_doubt import align
-from calib.data.selection_gain import _gain, _Head
-from calib.data.selection_pool import Picks, Pool, head_of
-from calib.data.selection_spread import spherical_clusters
+from calib.data.selection.doubt import align
+from calib.data.selection.gain import _gain, _Head
+from calib.data.selection.pool import Picks, Pool, head_of
+from calib.data.selection.spread import spherical_clusters
 from calib.posthoc.not_drawn import RANDOM
 
 N, DIM, CLASSES = 60, 6, 3
@@ -125,6 +125,14 @@ def test_typicality_takes_the_middle_of_each_cloud_and_no_outlier() -> None:
     assert len(select(points, ids, 3, strategy="typicality", near=1.0, seed=2**40).rows) == 3
 
 
+def test_typicality_looks_at_half_of_a_small_cluster_at_most() -> None:
+    """Of five images and three farther on: the middle of the five, and not that of all eight."""
+    angles = torch.tensor([0.0, 1, 2, 3, 4, 14, 15, 16]).deg2rad()
+    points = torch.stack([angles.cos(), angles.sin()], dim=1)
+    found = select(points, [f"{row:064x}" for row in range(8)], 1, strategy="typicality", near=1.0)
+    assert found.rows == [2]
+
+
 def test_entropy_and_margin_take_what_lies_between_classes() -> None:
     angles = torch.tensor([0.0, 20, 44, 60, 90])
     points = torch.stack([angles.deg2rad().cos(), angles.deg2rad().sin()], dim=1)
@@ -217,6 +225,8 @@ def test_the_head_that_learns_from_labels_is_the_most_probable_one() -> None:
         ),
         ({"labelled": {"f" * 64: 0}}, "1 labelled images are not in the pool"),
         ({"strategy": "entropy", "weight": None}, "needs a model: class names"),
+        ({"strategy": "entropy", "labelled": {pool()[1][0]: 3}}, "classes from 0 to 2, got 3"),
+        ({"strategy": "entropy", "weight": torch.ones(3, 5)}, r"weight must be \(C, 6\), as wide"),
         ({"strategy": "aligned"}, "source=FOLDER"),
         ({"strategy": "typicality", "neighbours": 0}, "neighbours must be"),
         ({"strategy": "epig", "head_sd": 0.0}, "head_sd must be above 0"),

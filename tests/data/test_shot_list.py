@@ -82,6 +82,8 @@ def test_a_pool_is_all_images_below_a_folder_or_those_for_training_in_a_table(sc
     table.write_text("file,split\na/0.png,test\n")
     with pytest.raises(ValueError, match="lists no images to choose from"):
         load_unlabelled(table)
+    (scans / "b" / "IM000001").write_bytes(bytes(128) + b"DICM")  # which often have no ending
+    assert load_unlabelled(scans).names[-1] == "b/IM000001"
     empty = scans.parent / "empty"
     empty.mkdir()
     with pytest.raises(ValueError, match="holds no image"):

@@ -14,7 +14,7 @@ from calib.data.features import FeatureTable
 from calib.failure.cases import FailureCases
 from calib.failure.digests import prompt_digest, same_prompt
 from calib.failure.export import FailureHead
-from calib.failure.fit import fit_failure_head, new_head
+from calib.failure.fit import fit_failure_head, new_head, part_means
 from calib.failure.module import FailurePredictionModule
 from calib.prompts.calibration import Calibration
 from calib.prompts.export import Prompt
@@ -118,3 +118,15 @@ def test_only_what_may_change_a_prediction_names_another_classifier() -> None:
     assert same_prompt(one, prompt_of())
     assert not same_prompt(one, prompt_of(7))
     assert not same_prompt(one, bare)
+
+
+def test_every_image_counts_alike_in_the_average_whatever_model_judged_it() -> None:
+    draw = torch.Generator().manual_seed(3)
+    images = normalize(torch.randn(12, 8, generator=draw), dim=1)
+    labels, texts = torch.arange(12) % 3, torch.eye(3, 8)
+    parts = [
+        FailureCases.of(images[rows], labels[rows], texts, logit_scale=1.0)
+        for rows in (slice(0, 3), slice(3, 12))
+    ]
+    means = part_means(new_head(8, logit_scale=1.0, seed=0, hidden=(4,)), FailureCases.join(parts))
+    assert torch.allclose(means["image"], images.mean(dim=0), atol=1e-6)

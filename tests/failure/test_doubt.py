@@ -184,7 +184,7 @@ def test_the_explanation_adds_up_to_the_probability(head: FailureHead) -> None:
     risk = float(head.uncertainty(images, picked)[0])
     assert text[0].startswith(f"Predicted {'abc'[int(picked[0])]}, probability of being wrong {risk:.0%}; ")
     assert any("how the image lies among those of each class (+" in sentence for sentence in text)
-    for part, words in (("mcp", "the model's confidence of"), ("image_prototypes", "from the average a (")):
+    for part, words in (("mcp", "the model's probability of"), ("image_prototypes", "from the average a (")):
         told = any(words in sentence for sentence in text)
         assert told == bool((why.contributions[part].abs() > 0.005)[picked == 0].any()), part
 
@@ -349,3 +349,16 @@ def test_the_part_of_the_head_is_what_heads_say_that_did_not_see_the_image(
         confidence = -plain(seen.image_features[0], seen.text_features[0])
     expected = -(confidence + module.fold_of.float())
     assert torch.allclose(told.float(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_images_of_a_patient_stay_together_where_the_ridge_is_chosen(n_folds: int) -> None:
+    owners = [str(row // 3) for row in range(N)]
+    seen = replace(cases(), owners=owners)
+    folds = doubt_folds(seen, n_folds)
+    found = fit_doubt(seen, folds, ["mcp"], seen.text_features[0]).seen
+    assert found is not None
+    rows = [row for fold in folds for row in fold]  # in the order of what was seen
+    pairs = {(owners[row], fold) for row, fold in zip(rows, found.folds.tolist(), strict=True)}
+    assert len(pairs) == N // 3
+    assert len({fold for _, fold in pairs}) == 5

@@ -11,11 +11,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.failure.cases import FailureCases
-from calib.failure.evaluation import ECE_OF_DOUBT, ece_of_doubt, fit_scores, judge, metrics_of, score_names
+from calib.failure.evaluation import (
+    ECE_OF_DOUBT,
+    Judgements,
+    add_intervals,
+    ece_of_doubt,
+    fit_scores,
+    judge,
+    metrics_of,
+    score_names,
+)
 from calib.failure.export import FailureHead
 from calib.failure.vilu import ViLU
 from calib.metrics.calibration import expected_calibration_error
 from calib.scores import SCORES, mcp, needs_same_classes
+from calib.stats import bootstrap_interval
 
 N, C, D = 40, 3, 8
 SCALE = math.log(20.0)
@@ -95,6 +105,20 @@ def test_a_score_that_cannot_be_fitted_says_why() -> None:
     fitted = fit_scores(["mcp", "temperature_mcp"], right, TEXTS)
     assert list(fitted.ready) == ["mcp"]
     assert "Every validation prediction is right" in fitted.not_fitted["temperature_mcp"]
+
+
+def test_the_interval_of_the_ece_of_a_doubt_allows_for_noise() -> None:
+    """A percentile interval of an ECE lies far above it, also where every P(wrong) is as it should be."""
+    rng = np.random.default_rng(0)
+    probs = rng.random(200)
+    said = torch.from_numpy(probs)
+    judged = Judgements({"mcp": said}, torch.from_numpy(rng.random(200) < probs), probs={"mcp": said})
+    metrics = metrics_of(judged)
+    add_intervals(metrics, judged, n_resamples=200, level=0.95)
+    low, high = metrics["mcp"]["intervals"]["ece"]
+    of_noise = bootstrap_interval(ECE_OF_DOUBT, probs, judged.failure.numpy(), n_resamples=200)
+    assert low < 0.01 < 0.04 < of_noise.low
+    assert low + of_noise.high == pytest.approx(high + of_noise.low) == 2 * metrics["mcp"]["ece"]
 
 
 def test_the_ece_of_a_doubt_has_the_bins_of_every_ece_and_one_pass_for_all_resamples() -> None:

@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_a_number_stops_training_with_its_name(tmp_path: Path
     [
         ({"loss": "bec"}, "Unknown failure loss 'bec'. Did you mean 'bce'"),
         ({"loss_settings": {"weightin": "static"}}, "Did you mean 'weighting'"),
-        ({"loss_settings": {"weight": "much"}}, "must be a float"),
+        ({"loss_settings": {"weight": "much"}}, "must be a finite number"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None:

@@ -19,6 +19,8 @@ from toy_head import SMALL, C, D, N, prompt, table
 from calib.commands.failure.run import loss_settings
 from calib.config import FailureRun
 from calib.failure.cases import FailureCases
+from calib.failure.data import FrozenClassifier
+from calib.failure.evaluation import head_uncertainty
 from calib.failure.export import FailureHead
 from calib.failure.fit import fit_failure_head, fit_head, new_head
 from calib.failure.module import FailurePredictionModule
@@ -32,13 +34,14 @@ def same(one: FailureHead, other: FailureHead) -> bool:
 
 def test_a_head_learns_what_the_prompt_does_not_know() -> None:
     judged, test = prompt(), table(1)
-    head = fit_failure_head(judged, table(0), epochs=40, batch_size=8, residual=False, hidden=(32,))
+    head = fit_failure_head(judged, table(0), epochs=20, batch_size=8, residual=False, hidden=(32,))
     said = judged.predict(test)
     picked = said.logits.argmax(1)
     wrong = picked != test.labels
-    doubt = head.uncertainty(test.image_features, picked)
-    assert float(auroc(doubt, wrong)) > 0.95
-    assert float(auroc(doubt, wrong)) > float(auroc(1 - said.probs.max(1).values, wrong)) + 0.05
+    for by in ("head", None):  # the stack would be as good without it
+        doubt = head.uncertainty(test.image_features, picked, by=by)
+        assert float(auroc(doubt, wrong)) > 0.95
+        assert float(auroc(doubt, wrong)) > float(auroc(1 - said.probs.max(1).values, wrong)) + 0.05
     head.check_prompt(judged)
     assert (
         head.explain(test.image_features, picked)
@@ -59,6 +62,24 @@ def test_the_seed_alone_decides_and_random_states_stay() -> None:
     assert same(fit_failure_head(prompt(), table(), **SMALL), first)
     assert not same(fit_failure_head(prompt(), table(), seed=2, **SMALL), first)
     assert not first.head.training
+
+
+def test_more_images_validate_than_are_learned_from() -> None:
+    """Rows of the validation images were looked up among the folds of those that are learned from."""
+    judged = prompt()
+    seen, judges = (FailureCases.of_prompt(judged, each) for each in (table().subset(range(30)), table(1)))
+    watched: list[float] = []
+
+    def train(module: FailurePredictionModule, *batches: Any) -> None:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+        trainer.fit(module, *batches)
+        watched.append(float(trainer.callback_metrics["val/auroc"]))
+
+    made = new_head(D, logit_scale=judged.logit_scale, seed=1, hidden=(6,))
+    head = fit_head(made, seen, FrozenClassifier.of(judged), train=train, val=judges)
+    doubt = head_uncertainty(head, judges, by="head")
+    assert watched == [pytest.approx(float(auroc(doubt, judges.failure)), abs=1e-6)]
 
 
 def test_views_are_trained_on_in_turn() -> None:

@@ -51,7 +51,7 @@ def rows_of(judged: Prompt, made_for: Prompt, **options: Any) -> list[dict[str, 
 @pytest.mark.parametrize("made_for", [1.0, 2.0], ids=["fitted-later", "fitted-before"])
 def test_column_and_sentence_quote_the_same_confidence(made_for: float) -> None:
     rows = rows_of(prompt(2.0), prompt(made_for), residual=True)
-    quoted = [re.search(r"the model's confidence of (\d+)%", row["why"]) for row in rows]
+    quoted = [re.search(r"the model's probability of (\d+)%", row["why"]) for row in rows]
     found = [(float(row["confidence"]), int(m[1])) for row, m in zip(rows, quoted, strict=True) if m]
     assert len(found) > N // 2
     assert all(percent == round(100 * confidence) for confidence, percent in found)

@@ -117,11 +117,11 @@ def test_sentences_name_the_rival_and_every_part_with_its_number():
     change = float(why.contributions["confidence"][0])
     assert doubtful.startswith(f"Predicted tumour, score for being wrong {1 - ours:.0%}; weighed against ")
     assert doubtful.endswith(
-        f" stroma ({other:.0%}). Against the average training image, doubt is raised by the model's "
-        f"confidence of {ours:.0%} against {other:.0%} for stroma ({change:+.2f})."
+        f" stroma (attention {other:.0%}). Against the average training image, doubt is raised by the "
+        f"model's probability of {ours:.0%} against {other:.0%} for stroma ({change:+.2f})."
     )
     assert (
-        f"doubt is lowered by the model's confidence of 100% against 0% for stroma ({-change:+.2f})" in sure
+        f"doubt is lowered by the model's probability of 100% against 0% for stroma ({-change:+.2f})" in sure
     )
     head = build(residual=True)
     why = head.explain(v, t, means=head.part_means(TRAIN, T), top=1)
@@ -156,6 +156,8 @@ def test_an_image_like_the_average_has_an_unchanged_doubt():
     head = build(use_attention=False, use_predicted_caption=False)
     text = head.explain(V[:1], T, means={"image": V[0]}).sentences(["a", "b", "c", "d"])[0]
     assert text.endswith("Against the average training image, doubt is unchanged.")
+    assert "attention" not in text  # which this head has not: what it weighs are probabilities
+    assert text.count("(probability ") == 3
 
 
 def test_bad_means_are_refused():

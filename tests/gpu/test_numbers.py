@@ -19,7 +19,7 @@ from calib.core.float32 import exact_float32
 from calib.data import ImageTable, cache_features, encode_table
 from calib.data import encode as encoding
 from calib.data.records import FileSource
-from calib.metrics import METRICS, metric_collection, summarize
+from calib.metrics import METRICS, metric_collection, net_benefit, summarize
 from calib.posthoc import CALIBRATORS, make_calibrator
 from calib.prompts.learner import PromptLearner
 
@@ -99,6 +99,9 @@ def test_metrics_are_those_of_the_cpu(device: torch.device) -> None:
     for name in METRICS:
         assert found[name] == pytest.approx(expected[name], abs=1e-9), name
         assert float(values[name]) == pytest.approx(expected[name], abs=1e-9), name
+    confidence, event, at = logits.softmax(1)[:, 0], labels == 0, torch.tensor([0.2, 0.5])
+    there = net_benefit(confidence.to(device), event.to(device), at)  # thresholds typed by hand are here
+    assert torch.allclose(there.cpu(), net_benefit(confidence, event, at), atol=1e-9)
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save as serialize
 
+from calib.io import strictjson
 from calib.io.files import MovedError, atomic_path, kept, read_json, write_json, write_text
 from calib.io.tensors import (
     load_tensors,
@@ -42,6 +46,30 @@ def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == plain.stat().st_mode
 
 
+def test_two_threads_leave_the_umask_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads it by setting it to 0; the second could put back the 0 of the first, for good."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    real, meet = os.umask, threading.Barrier(2)
+
+    def slow(value: int) -> int:
+        before = real(value)
+        if value == 0:  # the other thread has its turn here, unless it has to wait
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meet.wait(0.05)
+            time.sleep(0.01 if before == 0 else 0)  # and what is wrong is put back last
+        return before
+
+    monkeypatch.setattr(os, "umask", slow)
+    threads = [threading.Thread(target=write_text, args=(tmp_path / name, "x")) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = real(mask)
+    assert left == mask
+
+
 def test_undefined_numbers_become_null(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": math.nan, "y": [math.inf, 1.5], "z": "ä"})
     assert read_json(tmp_path / "a.json") == {"x": None, "y": [None, 1.5], "z": "ä"}
@@ -51,6 +79,25 @@ def test_bad_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"x": ')
     with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_key_that_stands_twice_is_found_in_one_pass() -> None:
+    """Of a million keys, each was counted among all of them: a file of some megabytes took hours."""
+
+    class Key(str):
+        compared = 0
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    pairs = [(Key(f"k{i}"), i) for i in range(500)] + [(Key("k499"), 0)]
+    with pytest.raises(ValueError, match="the key 'k499' stands twice"):
+        strictjson._once(pairs)
+    assert Key.compared < 5000
 
 
 def test_tensors_and_record_come_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from calib.core.errors import WriteError
 from calib.io.files import atomic_path, remove_unfinished, write_text
-from calib.io.locks import BusyError, is_held, locked
+from calib.io.locks import BusyError, holds_nothing, is_held, locked
 
 
 def failing(function: Callable, code: int, times: int) -> Callable:
@@ -234,6 +234,24 @@ def test_a_file_system_without_locks_is_served_by_a_file_that_lies_there(
         assert raised.value.hint == f" If there is none any more, delete {path}.held."
     with locked(path):  # released
         pass
+
+
+def test_a_fault_of_the_storage_is_no_file_system_without_locks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, errno.EIO, times=99))
+    with pytest.raises(WriteError, match=r"a\.lock could not be written"), locked(tmp_path / "a.lock"):
+        pass
+    assert not (tmp_path / "a.lock.held").exists()
+
+
+def test_a_folder_with_a_lock_and_half_a_file_holds_nothing(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / "run.lock"
+    assert holds_nothing(lock.parent, but=lock)
+    lock.parent.mkdir()
+    for name in ("run.lock", "run.lock.held", ".config.yaml.x1.part"):
+        (lock.parent / name).touch()
+    assert holds_nothing(lock.parent, but=lock)
+    (lock.parent / "x1.part").touch()  # somebody's own
+    assert not holds_nothing(lock.parent, but=lock)
 
 
 def test_a_lock_that_cannot_be_made_names_its_file(tmp_path: Path) -> None:

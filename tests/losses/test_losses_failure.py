@@ -16,7 +16,6 @@ from calib.losses.failure import (
     FAILURE_LOSSES,
     failure_bce,
     failure_weights,
-    is_failure,
     tcp_regression,
     tcp_target,
 )
@@ -30,31 +29,35 @@ def golden(name):
     return TENSORS[name].double() if TENSORS[name].is_floating_point() else TENSORS[name]
 
 
+def official_failure(logits, labels, *, ties_fail):
+    """Return which predictions are wrong; in ViLU's caption mode a tie with the label counts as right."""
+    if ties_fail:
+        return logits.argmax(1) != labels
+    return logits.gather(1, labels[:, None]).squeeze(1) < logits.max(1).values
+
+
 def replay(case):
-    """Return our value and its gradient by the official input, the logit of being right."""
+    """Return our value, a mean, and its gradient by the official input, the logit of being right."""
     data = case["data"]
     right, probs, labels = (
         golden(f"{data}/input").requires_grad_(),
         golden(f"{data}/probs"),
         golden(f"{data}/labels"),
     )
-    failure = is_failure(probs, labels, ties_fail=not case["batchwise_train"])
+    failure = official_failure(probs, labels, ties_fail=not case["batchwise_train"])
     options = {
         "weighting": {"static": "static", "adaptative": "adaptive"}[case["weighting_type"]],
         "weight": case["weight"],
-        "reduction": case["reduction"],
     }
     entropy = 0.1 if case["loss"] == "mse_entropy" else 0.0
     if case["loss"] == "bce":
         value = failure_bce(-right, failure, **options)
     elif data == "batchwise_tie":  # one of its rows is no distribution (sum 2.6): no logits stand for it
-        reduction = options.pop("reduction")
         weights = failure_weights(failure, **options).double()
-        value = weights * (right.sigmoid() - tcp_target(probs, labels, entropy=entropy)) ** 2
-        value = value if reduction == "none" else getattr(value, reduction)()
+        value = (weights * (right.sigmoid() - tcp_target(probs, labels, entropy=entropy)) ** 2).mean()
     else:
         value = tcp_regression(-right, probs.log(), labels, failure, entropy=entropy, **options)
-    (gradient,) = torch.autograd.grad(value.sum(), right)
+    (gradient,) = torch.autograd.grad(value, right)
     return value.detach(), gradient
 
 
@@ -67,10 +70,11 @@ def test_all_189_cases_are_there():
 def test_values_and_gradients_are_the_official_ones(case):
     value, gradient = replay(case)
     # The release's entropy has log(p + 1e-6): up to 1.5e-6 per image, see the next test.
-    n = len(gradient) if case["reduction"] == "sum" else 1
-    tolerance = {"rtol": 1e-6, "atol": 2e-6 * n if case["loss"] == "mse_entropy" else 1e-6}
-    torch.testing.assert_close(value.reshape(-1), golden(f"{case['id']}/value"), **tolerance)
-    torch.testing.assert_close(gradient, golden(f"{case['id']}/grad_input"), **tolerance)
+    tolerance = {"rtol": 1e-6, "atol": 2e-6 if case["loss"] == "mse_entropy" else 1e-6}
+    rows = 1 if case["reduction"] == "mean" else len(gradient)  # "sum" and "none": the gradient of a sum
+    official = golden(f"{case['id']}/value").sum() / rows
+    torch.testing.assert_close(value, official, **tolerance)
+    torch.testing.assert_close(gradient * rows, golden(f"{case['id']}/grad_input"), **tolerance)
 
 
 def test_our_entropy_is_the_exact_one():
@@ -95,13 +99,6 @@ def test_adaptive_weights_are_the_official_ones():
             assert not failure.any()
         else:
             assert weights[-1].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_failures_by_hand():
-    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-    labels = torch.tensor([0, 1, 0, 1])
-    assert is_failure(logits, labels).tolist() == [False, True, False, True]
-    assert is_failure(logits, labels, ties_fail=False).tolist() == [False, True, False, False]
 
 
 def test_bce_by_hand():
@@ -135,18 +132,15 @@ def test_given_counts_stand_for_the_batch_of_all_processes():
     assert failure_weights(failure, counts)[0].item() == pytest.approx(-math.log(0.25), rel=1e-6)
     shares = [failure, torch.tensor([False] * 5)]
     logits = [torch.tensor([0.3, -1.0, 2.0]), torch.linspace(-1, 1, 5)]
-    parts = sum(
-        failure_bce(z, share, counts, reduction="sum") for z, share in zip(logits, shares, strict=True)
-    )
-    whole = failure_bce(torch.cat(logits), torch.cat(shares), reduction="sum")
-    torch.testing.assert_close(parts, whole)
+    parts = sum(len(z) * failure_bce(z, share, counts) for z, share in zip(logits, shares, strict=True))
+    torch.testing.assert_close(parts / 8, failure_bce(torch.cat(logits), torch.cat(shares)))
 
 
 def test_tcp_by_hand():
     failure_logits = torch.tensor([0.0, -math.log(3)])  # confidence 1/2 and 3/4
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(3), 0.0, -math.inf, -math.inf]])
     labels = torch.tensor([2, 1])
-    failure = is_failure(logits, labels)
+    failure = logits.argmax(1) != labels
     plain = ((1 / 4) ** 2 + (3 / 4 - 1 / 4) ** 2) / 2
     assert tcp_regression(failure_logits, logits, labels, failure).item() == pytest.approx(plain)
     entropies = math.log(4), -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
@@ -158,7 +152,7 @@ def test_tcp_by_hand():
 def test_the_target_of_tcp_gets_no_gradient():
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     failure_logits, labels = torch.zeros(5, requires_grad=True), torch.tensor([0, 1, 2, 0, 1])
-    tcp_regression(failure_logits, logits, labels, is_failure(logits, labels), entropy=0.1).backward()
+    tcp_regression(failure_logits, logits, labels, logits.argmax(1) != labels, entropy=0.1).backward()
     assert logits.grad is None
     assert failure_logits.grad.abs().min() > 0
 
@@ -190,7 +184,7 @@ def test_gradients(weighting):
     logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     labels = logits.argmax(1)
     labels[1:3] = (labels[1:3] + 1) % 3
-    failure = is_failure(logits, labels)
+    failure = logits.argmax(1) != labels
     assert 0 < failure.sum() < 5
     assert torch.autograd.gradcheck(lambda z: failure_bce(z, failure, weighting=weighting), failure_logits)
     assert torch.autograd.gradcheck(
@@ -202,7 +196,7 @@ def test_the_order_of_the_images_does_not_matter():
     generator = torch.Generator().manual_seed(1)
     z, logits = torch.randn(5, generator=generator), torch.randn(5, 3, generator=generator)
     labels, order = torch.tensor([0, 2, 1, 1, 0]), torch.tensor([3, 1, 4, 0, 2])
-    failure = is_failure(logits, labels)
+    failure = logits.argmax(1) != labels
     torch.testing.assert_close(failure_bce(z, failure), failure_bce(z[order], failure[order]))
     torch.testing.assert_close(
         tcp_regression(z, logits, labels, failure),
@@ -217,7 +211,6 @@ def test_the_order_of_the_images_does_not_matter():
         ({"weight": -1.0}, "weight must be a finite number of at least 0, got -1"),
         ({"weight": math.inf}, "got inf"),
         ({"max_weight": 0.5}, "max_weight must be at least 1"),
-        ({"reduction": "average"}, "Unknown reduction 'average'"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

@@ -74,7 +74,7 @@ def test_a_new_loss_is_one_line(monkeypatch):
         ),
         ({"ce": {"wieght": 0.1}}, r"setting of loss 'ce' 'wieght'. Did you mean 'weight'\?"),
         ({"ce": {}, "smac": {"weight": 0, "alhpa": 0.1}}, r"Did you mean 'alpha'\?"),
-        ({"smac": {"alpha": "0.1"}}, r"Setting 'alpha' of loss 'smac' must be a float, got '0.1'"),
+        ({"smac": {"alpha": "0.1"}}, r"Setting 'alpha' of loss 'smac' must be a finite number, got '0.1'"),
         ({"ce": 1.0}, r"loss 'ce' must be a mapping such as \{'weight': 1.0\}, got 1.0"),
         ({"ce": {"weight": -1}}, r"weight of loss 'ce' must be a finite number of at least 0, got -1"),
         ({"ce": {"weight": math.nan}}, r"weight of loss 'ce' must be a finite number"),

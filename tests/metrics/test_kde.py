@@ -141,3 +141,9 @@ def test_memory_is_linear():
 def test_impossible_bandwidths_raise(bandwidth):
     with pytest.raises(ValueError, match="bandwidth"):
         kde_calibration_error(torch.tensor([0.5, 0.5]), torch.tensor([True, False]), bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize("power", [0, -1.0, math.nan])
+def test_a_power_that_is_not_above_0_is_refused(power):
+    with pytest.raises(ValueError, match="p must be positive"):
+        kde_calibration_error(torch.tensor([0.5, 0.5]), torch.tensor([True, False]), p=power)

@@ -134,8 +134,13 @@ def test_what_is_biased_upwards_is_larger_in_small_samples():
     generator = np.random.default_rng(0)  # whose draws no version of torch changes
     logits = 2 * torch.from_numpy(generator.normal(size=(6_000, 3)))
     labels = (logits + torch.from_numpy(generator.gumbel(size=(6_000, 3)))).argmax(dim=1)
-    whole = summarize(logits, labels)
-    parts = [summarize(*part) for part in zip(logits.split(30), labels.split(30), strict=True)]
+
+    def measured(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        p = Outcomes.from_logits(logits, labels)
+        return {name: float(metric.kind.value(p, 10)) for name, metric in METRICS.items()}
+
+    whole = measured(logits, labels)
+    parts = [measured(*part) for part in zip(logits.split(30), labels.split(30), strict=True)]
     for name, metric in METRICS.items():
         bias = sum(part[name] for part in parts) / len(parts) - whole[name]
         if name != "null_ece":  # it is that bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -14,6 +15,7 @@ from calib.metrics import (
     ClassScore,
     ClasswiseCalibrationError,
     SampleMean,
+    SegmentationCalibration,
     SetCalibrationError,
     metric_collection,
     summarize,
@@ -111,6 +113,48 @@ def test_two_halves_pool_to_the_whole(name):
     assert float(left.compute()) == pytest.approx(float(whole.compute()), abs=1e-12)
 
 
+def segmented(n, **settings):
+    metric = SegmentationCalibration(["rest", "a", "b"], n_bins=4, **settings)
+    if n:
+        draw = torch.Generator().manual_seed(0)
+        probs = torch.randn(n, 3, 4, 5, generator=draw).softmax(dim=1)
+        metric.update(probs, torch.randint(0, 3, (n, 4, 5), generator=draw))
+    return metric
+
+
+def classified(name, n, **settings):
+    metric = OfKind(METRICS[name].kind, 4, 7, **settings)
+    if n:
+        logits, labels = random_logits(n)
+        metric.update(logits=logits, labels=labels)
+    return metric
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("name", [*METRICS, "segmentation"])
+def test_a_process_without_a_sample_pools_as_others_do(name):
+    """It sends rows of the type and width of the others' rows: gloo ends the process where they differ."""
+    make = segmented if name == "segmentation" else functools.partial(classified, name)
+    sent = []
+
+    def of_one(tensor, group):
+        sent.append(tensor)
+        return [tensor]
+
+    def gathered(tensor, group):
+        theirs = sent.pop(0)
+        assert (tensor.dtype, tensor.shape[1:], tensor.ndim) == (theirs.dtype, theirs.shape[1:], theirs.ndim)
+        return [tensor, theirs]
+
+    of_two = {"distributed_available_fn": lambda: True}
+    expected = make(23, dist_sync_fn=of_one, **of_two).compute()
+    found = make(0, dist_sync_fn=gathered, **of_two).compute()
+    assert not sent
+    assert found == expected or float(found) == pytest.approx(float(expected), abs=1e-15)
+    with pytest.raises(ValueError, match="no sample, no metric"):
+        make(0, dist_sync_fn=lambda tensor, group: [tensor, tensor], **of_two).compute()
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_reset_forgets_and_forward_returns_the_batch(name):
     logits, labels = random_logits()
@@ -146,6 +190,9 @@ def test_a_device_without_float64_gets_float32_states():
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
         return tensor
 
+    images = segmented(2)
+    images._apply(to_mps)
+    assert {state[0].dtype for state in (images.counts, images.prob_sums)} == {torch.float32}
     metric = CalibrationError(5)
     metric.update(torch.tensor([[0.75, 0.25]]), torch.tensor([1]))
     metric._apply(to_mps)

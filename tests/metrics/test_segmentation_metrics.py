@@ -142,3 +142,9 @@ def test_unknown_words_and_nothing_are_refused():
         ImageSums.joined([sums, image_sums(*images(n_classes=2))])
     with pytest.raises(ValueError, match="Expected names of 3 classes, got 2"):
         summarize_segmentation(sums, ["a", "b"])
+
+
+def test_a_probability_on_an_edge_is_in_the_bin_that_was_asked_for():
+    probs, labels = torch.full((1, 2, 3), 0.5), torch.zeros(1, 3, dtype=torch.int64)
+    for closed, counts in (("right", [3, 0]), ("left", [0, 3])):
+        assert image_sums(probs, labels, n_bins=2, closed=closed).counts.tolist() == [[counts] * 2]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from toy_outputs import outputs
 
-from calib.posthoc import CALIBRATORS, TemperatureScaling, choose_calibrator
+from calib.posthoc import CALIBRATORS, TemperatureScaling, VectorScaling, choose_calibrator
 from calib.posthoc.choice import divide
+from calib.posthoc.shares import class_weights
 
 
 class Halved(TemperatureScaling):
@@ -139,6 +140,8 @@ def test_what_is_given_is_checked() -> None:
         ({"folds": 1}, "folds must be a whole number of at least 2"),
         ({"margin": -1.0}, "margin must be"),
         ({"groups": ["a"]}, "30 names, one per row"),
+        ({"groups": ["a", None] * 15}, "Every row needs a group"),
+        ({"groups": ["a", math.nan] * 15}, "Every row needs a group"),
         ({"shares": [0.5, 0.4]}, "3 numbers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -160,3 +163,19 @@ def test_many_classes_leave_out_what_has_a_parameter_per_pair() -> None:
         tried = choose_calibrator(logits[:, :classes], labels, folds=2).candidates
         assert [*tried] == ["none", *expected]
     assert {name for name, row in CALIBRATORS.items() if row.quadratic} == {"sms", "dirichlet", "matrix"}
+
+
+def test_stated_shares_weigh_what_is_left_out_and_what_it_is_judged_by() -> None:
+    logits, labels = outputs(90)
+    shares, parts = [0.7, 0.2, 0.1], divide(labels, 5)
+    choice = choose_calibrator(logits, labels, candidates=["vector"], shares=shares)
+    weights = class_weights(labels, 3, shares)
+    probs = torch.zeros(90, 3).double()
+    for part in range(5):
+        out = parts == part
+        fitted = VectorScaling().fit_weighted(logits[~out], labels[~out], weights[~out])
+        probs[out] = fitted(logits[out])
+    found, own = choice.candidates["vector"], torch.arange(90)
+    assert found.probs is not None
+    assert torch.allclose(found.probs, probs, atol=1e-9)
+    assert found.nll == pytest.approx(float(-(weights * probs[own, labels].log()).mean()))

@@ -114,6 +114,13 @@ def test_groups_of_one_are_rows_and_copies_of_a_patient_are_one_case() -> None:
     many = PredictionSets(coverage=0.8).fit(probs[copies], labels[copies], groups=copies)
     assert torch.equal(many.cells.thresholds, plain.cells.thresholds)
     assert many.interval() == plain.interval()
+    stated = [
+        PredictionSets(coverage=0.8).fit(probs[rows], labels[rows], groups=groups, shares=[0.6, 0.3, 0.1])
+        for rows, groups in ((torch.arange(40), None), (copies, copies))
+    ]
+    assert torch.allclose(stated[0].cells.thresholds, stated[1].cells.thresholds)
+    assert torch.allclose(stated[0].cells.cases, stated[1].cells.cases)  # they were more than the patients
+    assert stated[0].interval() == pytest.approx(stated[1].interval())
     assert "each group (patient, slide) counts once" in many.guarantee
     assert "with a probability of about 95 %, and below 80 % with one of about" in many.guarantee
     assert "with a probability of 95 %, and below 80 % with one of" in alone.guarantee
@@ -137,6 +144,7 @@ def test_the_coverage_of_sets_from_n_cases_has_the_distribution_that_is_said() -
         corrected = draws[:, corrected_rank(n, coverage, 0.9) - 1].numpy()
         assert np.mean(corrected >= coverage) >= 0.9 - 0.015
         assert np.mean(realised >= coverage) < 0.75  # which is why there is a correction
+        assert corrected_rank(n, coverage, 0.01) == rank  # a confidence in little takes nothing away
 
 
 def test_the_small_sample_correction_is_that_of_the_published_table() -> None:

@@ -69,6 +69,7 @@ def test_a_group_is_judged_without_any_of_its_images() -> None:
         ({"image_features": shots()[0][:3], "labels": torch.tensor([0, 1, 2])}, "3 images say too little"),
         ({"labels": torch.tensor([0, 1])}, "one label per sample"),
         ({"owners": ["a"]}, "24 images and 1 owners"),
+        ({"owners": ["a", None] * 12}, "Every image needs an owner"),
         ({"owners": ["a"] * 24}, "All 24 images are of one group"),
     ],
 )

@@ -200,6 +200,12 @@ def test_what_is_refused() -> None:
         TransductiveSets("lta", PredictionSets())
     with pytest.raises(ValueError, match="shares are for"):
         TransductiveSets("lata", PredictionSets(), shares=[0.5, 0.25, 0.25])
+    with pytest.raises(ValueError, match="Did you mean 'epsilon'"):
+        TransductiveSets("conf_ot", PredictionSets(), epsilo=2.0)
+    with pytest.raises(ValueError, match="Unknown setting of way 'lata' 'epsilon'"):
+        TransductiveSets("lata", PredictionSets(), epsilon=2.0)
+    with pytest.raises(ValueError, match="Logits need a softmax"):
+        smoothed_probs(logits, shots)
     with pytest.raises(ValueError, match="needs features"):
         TransductiveSets("lata", PredictionSets())(logits, labels, logits)
     with pytest.raises(ValueError, match="go together"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calib.posthoc.review import ReviewThreshold
-from calib.posthoc.review_words import percent
+from calib.posthoc.review_words import percent, result_of
 from calib.stats.bounds import fewest_cases, p_value
 
 RNG = np.random.default_rng(3)
@@ -109,6 +110,15 @@ def test_with_unlabelled_doubts_nothing_of_the_labelled_ones_has_a_part_in_the_t
     assert float((others < first[0]).double().mean()) * N >= 52  # of so many two may be wrong
 
 
+def test_the_first_of_them_accepts_more_than_are_needed_as_how_many_is_left_to_chance() -> None:
+    others, few = (
+        torch.linspace(0, 0.6, 600).double(),
+        slice(0, 240, 4),
+    )  # 60 labelled, of which 22 are needed
+    found = ReviewThreshold(0.1, 0.1).fit(DOUBT[few], WRONG[few], unlabelled=others).tested[0].threshold
+    assert float((others < found).double().mean()) * 60 >= 25.9  # 22 and a standard deviation
+
+
 def test_no_label_has_a_part_in_the_thresholds() -> None:
     flipped = ReviewThreshold(0.1, 0.1).fit(DOUBT, WRONG.flip(0))
     first = fitted().tested[0]
@@ -131,7 +141,7 @@ def test_one_case_of_each_patient_is_drawn_without_looking_at_doubt_or_outcome()
     last = one.curve()[-1]
     rows = [row for row in range(N) if row % 4 == 0]
     assert last.n == N // 4
-    assert last.wrong != int(WRONG[rows].sum()) or one.seed == 0
+    assert last.wrong != int(WRONG[rows].sum())  # not the first of each
     mirrored = ReviewThreshold(0.1, patients="one").fit(-DOUBT + 1, ~WRONG, groups=groups)
     assert mirrored.curve()[-1].wrong == N // 4 - last.wrong  # the same cases, whatever is said of them
     other = ReviewThreshold(0.1, patients="one", seed=1).fit(DOUBT, WRONG, groups=groups)
@@ -178,7 +188,9 @@ def test_the_batch_rule_is_its_formula() -> None:
     assert torch.equal(again(new), found(new))
     assert not bool(found(torch.tensor([0.9, 0.8])).any())
     assert not ReviewThreshold(0.05, rule="batch").fit(DOUBT[:18], WRONG[:18]).achievable
-    assert ReviewThreshold(0.05, rule="batch").fit(DOUBT[:19], WRONG[:19]).achievable
+    least = ReviewThreshold(0.05, rule="batch").fit(DOUBT[:19], torch.zeros(19, dtype=torch.bool))
+    assert least.achievable
+    assert bool(least(new[:8]).all())  # (1 + 0) / 8 * 8 / (19 + 1) is 0.05
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"at {case['max_error']}")
@@ -249,6 +261,7 @@ def test_settings_out_of_range_are_refused(arguments: dict[str, Any], message: s
         ({"failure": WRONG[1:]}, r"failure must be \(400,\) bool"),
         ({"groups": ["a"]}, "400 doubts and 1 groups"),
         ({"groups": [None] * N}, "Every case needs a group"),
+        ({"groups": ["a", math.nan] * (N // 2)}, "Every case needs a group"),
         ({"unlabelled": torch.tensor([math.nan])}, "unlabelled must be numbers"),
     ],
 )
@@ -309,3 +322,45 @@ def test_a_record_that_was_changed_is_refused(change: Callable[[dict[str, Any]],
     change(record)
     with pytest.raises(ValueError, match=message):
         ReviewThreshold.from_record(record)
+
+
+@pytest.mark.parametrize(
+    ("settings", "n", "wrong", "lines"),
+    [
+        (
+            {},
+            400,
+            slice(320, None),
+            ["below 0.8625", "86.2 % of the labelled", "25 of 345 .* at most 10 % with"],
+        ),
+        ({}, 400, slice(0), ["all", "100 % of", r"0 of 400 accepted cases \(0 %\); at most 10 % with"]),
+        (
+            {"rule": "workload", "workload": 0.2},
+            400,
+            slice(0),
+            ["below 0.8", "80 %", "0 of 320 .* at most 0.7 %"],
+        ),
+        (
+            {"max_error": 0.05},
+            20,
+            slice(0, 1),
+            ["nothing: at most 5 % .* with 20", "0 %", "at least 45 .* so few"],
+        ),
+        ({"max_error": 0.05}, 60, slice(0, 30), ["nothing", "0 %", "^how many cannot be told from so few$"]),
+        ({"max_error": 0.05}, 20, slice(0), ["nothing", "0 %", "about 260 labelled cases"]),
+        ({"max_error": 0.05}, 400, slice(0, None, 2), ["nothing", "0 %", "more cases alone will not do"]),
+        ({"rule": "batch"}, 400, slice(0), ["when one comes", "at most 10 % wrong, on average"]),
+        ({"rule": "batch", "max_error": 0.01}, 20, slice(0), ["at most 1 % .* with 20", "at least 99 cases"]),
+    ],
+)
+def test_the_result_comes_first_in_a_few_short_lines(
+    settings: dict[str, Any], n: int, wrong: slice, lines: list[str]
+) -> None:
+    failure = torch.zeros(n, dtype=torch.bool)
+    failure[wrong] = True
+    review = ReviewThreshold(**{"max_error": 0.1, **settings}).fit(torch.linspace(0, 1, n + 1)[:-1], failure)
+    found = result_of(review)
+    assert len(found) == len(lines)
+    for (_, said), pattern in zip(found, lines, strict=True):
+        assert re.search(pattern, said)
+        assert len(said) < 100

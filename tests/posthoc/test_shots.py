@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from calib.posthoc.shot_parts import ShotPriors, Shots
-from calib.posthoc.shots import calibrate_from_shots, spread
+from calib.posthoc.shots import _Candidate, _choice, calibrate_from_shots, spread
 
 World = tuple[Shots, Tensor, Tensor]
 
@@ -31,7 +31,7 @@ def world(n: int, *, factor: float, seed: int = 0, n_classes: int = 3, dim: int 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_scale_recovers_a_known_over_or_underconfidence(factor: float) -> None:
-    shots, weight, fixed = world(3000, factor=factor)
+    shots, weight, fixed = world(1000, factor=factor)
     found = calibrate_from_shots(shots, weight, fixed, method="scale")
     assert found.weights["prompt"] == pytest.approx(1 / factor, rel=0.15)
     torch.testing.assert_close(found.weight, found.weights["prompt"] * weight)
@@ -179,3 +179,20 @@ def test_shots_without_a_number_are_refused() -> None:
 def test_medians_are_of_the_three_experts() -> None:
     with pytest.raises(ValueError, match=r"calibrate.medians must be of .* not of prompt, text"):
         ShotPriors(medians={"prompt": 0.5, "text": 0.5})
+
+
+@pytest.mark.parametrize(("worse", "chosen"), [(0.5, "experts"), (0.9, "none")])
+def test_auto_is_left_where_the_shots_speak_against_it_by_three_standard_errors(
+    worse: float, chosen: str
+) -> None:
+    away = torch.tensor([1.0, -1.0] * 8).double()  # 3 standard errors: 3 * 1.033 / 4 = 0.775
+    rows, plain = torch.ones(16).double(), torch.full((16,), 2.0).double()
+    calibration: Any = None
+    found = {
+        "none": _Candidate(calibration, plain, rows),
+        "experts": _Candidate(calibration, plain + worse + away, rows),
+    }
+    assert _choice(found) == chosen
+    pairs = [f"{row % 2} {row // 4}" for row in range(16)]  # two shots of a patient say the same: 1.134
+    assert _choice(found, pairs) == "experts"
+    assert _choice(found, [str(row) for row in range(16)]) == chosen

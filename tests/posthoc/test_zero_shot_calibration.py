@@ -50,7 +50,7 @@ def test_dac_is_that_of_its_authors() -> None:
     expected = (logits * factors[[1, 3], None]).softmax(dim=1)
     assert torch.equal(found(logits), expected)
     assert found.keeps_argmax
-    assert found.as_linear(1.0, torch.eye(4)) is None
+    assert found.linear_map() is None
     again = calibrator_from_record(json.loads(json.dumps(found.to_record())))
     assert torch.equal(again(logits), expected)
 
@@ -123,3 +123,11 @@ def test_a_two_signal_record_comes_back_and_damaged_ones_do_not() -> None:
             TwoSignalPlatt.from_record({**record, **change})
     with pytest.raises(ValueError, match="at least 0"):
         TwoSignalPlatt.from_record({**record, "coefficients": [1.0, -2.0, 0.0]})
+
+
+def test_rows_that_say_nothing_leave_the_log_odds_as_they_are() -> None:
+    """The prior is around a = 1 in the unit of the log-odds, however wide they are spread."""
+    log_odds = torch.tensor([100.0, -100.0, 100.0, -100.0])
+    found = TwoSignalPlatt().fit(log_odds, torch.zeros(4), log_odds > 0)
+    assert found.coefficients is not None
+    assert found.coefficients.tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)

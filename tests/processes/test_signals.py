@@ -101,7 +101,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bytes(
     name = signal.Signals(number).name
     assert f"{name}: saved after {says}, in " in caplog.text
     error = capsys.readouterr().err
-    assert f"stopped by {name}. The same command goes on from what is saved.\n" in error
+    assert f"stopped by {name}. The same command goes on from what is saved" in error
     assert not (tmp_path / "cut" / "run" / "metrics.json").exists()
     caplog.clear()
     with caplog.at_level("INFO", logger="calib"):

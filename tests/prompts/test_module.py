@@ -13,7 +13,7 @@ from calib.data import FeatureTable, FewShotDataModule
 from calib.losses import Objective
 from calib.prompts.learner import PromptLearner
 from calib.prompts.module import PromptTuningModule
-from calib.prompts.stack import PromptStackModule, StackedPrompt
+from calib.prompts.stack import PromptStackModule, StackedLoader, StackedPrompt
 from calib.prompts.zero_shot import zero_shot_features
 from calib.training.optim import lr_after_constant_warmup
 
@@ -100,6 +100,24 @@ def test_resuming_equals_going_through(small, tmp_path: Path) -> None:
     assert again.current_epoch == 6
     assert torch.equal(rest.learner.context, whole.learner.context)
     assert not torch.equal(cut.learner.context, whole.learner.context)
+
+
+def test_a_clipped_gradient_is_that_of_a_prompt_alone(small, tmp_path: Path) -> None:
+    """The gradients of all prompts side by side were clipped as one: each learned less than alone."""
+    clip = small("clip")
+    limit = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "norm"}
+    alone = module_for(clip)
+    trainer(tmp_path, 2, **limit).fit(alone, data_for(clip))
+    learners = [PromptLearner(clip, NAMES, n_ctx=3, seed=seed) for seed in (1, 2)]
+    own = {key: value for key, value in OPTIMIZER.items() if key != "name"}
+    prompts = [StackedPrompt(one, Objective(CALIBPROMPT), own, warmup_lr=0.01) for one in learners]
+    beside = PromptStackModule(clip, prompts, zero_shot_features(clip, NAMES, "a {}."))
+    batches = StackedLoader([data_for(clip).train_dataloader() for _ in prompts])
+    trainer(tmp_path, 2, **limit).fit(beside, batches)
+    assert torch.allclose(learners[0].context, alone.learner.context, atol=1e-6)
+    free = module_for(clip)
+    trainer(tmp_path, 2).fit(free, data_for(clip))
+    assert not torch.allclose(free.learner.context, alone.learner.context, atol=1e-4)  # there is much to clip
 
 
 def test_a_checkpoint_holds_the_context_and_no_backbone(small, tmp_path: Path) -> None:

@@ -562,6 +562,8 @@ def test_what_cannot_stand_in_one_report_is_refused(tmp_path: Path) -> None:
         calib.report(said(), page, main="min")
     with pytest.raises(ValueError, match=r"Unknown baseline 'coop'"):
         calib.report(said(), page, baseline="coop")
+    with pytest.raises(ValueError, match=r"'mine' \(seeds \[1\]\) and 'coop' \(seeds \[2\]\) share no seed"):
+        calib.report([said(), said(method="coop", seed=2)], page, baseline="coop")
     with pytest.raises(ValueError, match=r"The calibrator returned \(60, 2\)"):
         calib.report(said(), page, calibrator=lambda logits: logits[:, :2])
     assert not list(tmp_path.iterdir())
@@ -598,7 +600,9 @@ def test_the_sentences_say_what_the_numbers_say(tmp_path: Path) -> None:
     better = sentences(tmp_path, [said(seed=1, strength=4), said(seed=1, method="zero-shot", strength=0)])
     assert "Beside zero-shot, on the same images: accuracy +" in better
     assert "may be chance" not in better
-    same = sentences(tmp_path, [said(seed=1), said(seed=1, method="other")])
+    rescaled = said(400, logits=logits * 1.01, labels=labels, method="other")
+    same = sentences(tmp_path, [fair, rescaled])
+    assert "images: accuracy the same; calibration error (ECE)" in same
     assert "which may be chance" in same
 
 

@@ -19,6 +19,7 @@ from calib.robustness import (
     Draws,
     Protocol,
     Said,
+    changes,
     effective_robustness,
     findings,
     glance,
@@ -29,6 +30,7 @@ from calib.robustness import (
     split_by_column,
     tables,
 )
+from calib.robustness.assess import some_of
 from calib.robustness.measures import measured, of_counts
 from calib.robustness.tables import as_record, csv_rows, heading
 from calib.robustness.words import _sees_nothing
@@ -147,7 +149,13 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert usually.n == other.n == 20
     assert other.change.value == pytest.approx(other.value.value - usually.value.value)
     text = glance(found)
-    assert all(word in text for word in ("toy", "bare", "(class prior)", "→", "conf. follows"))
+    assert all(word in text for word in ("toy", "bare", "(class prior)", "→", "confidence %"))
+    accuracy = changes(found).splitlines()[2].split("|")
+    assert mean.change is not None
+    assert mean.kept is not None
+    assert [cell.strip() for cell in accuracy[1:4:2]] == ["accuracy %", f"{100 * mean.value.value:.1f}"]
+    assert accuracy[4].split()[0] == f"{100 * mean.change.value:+.1f}"
+    assert accuracy[5].split()[0] == f"{mean.kept.value:.3f}"
     assert any("worst under" in line for line in findings(found))
     whole = tables(found)
     assert "## toy: relative robustness" in whole
@@ -163,11 +171,12 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     shifted.shifted("site", halves, {"B": ~halves})
     alone = shifted.finished(about={"shifts": {"site": {"usual": ["A"]}}})
     assert "Each cell: site A (usual) (20 images) → site B (20 images)." in heading(alone)
+    assert f"{100 * other.value.value:.1f} |" in changes(alone)
     told = " ".join(findings(alone))
     assert "site B (20 images) against site A (usual) (20): accuracy" in told
     figure = severity_picture(found)
     assert figure is not None
-    assert [line.get_label() for line in figure.axes[0].lines] == ["toy", "bare"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["toy (95 % interval)", "bare"]
     assert severity_picture(judge(systems, usual, n_resamples=50)) is None
 
 
@@ -187,6 +196,39 @@ def test_a_mean_over_corruptions_leaves_out_where_nothing_is_accepted() -> None:
     values = [row.value.value for row in rows if row is not None]
     assert np.isnan(values[1])
     assert values[2] == values[0]
+
+
+def test_what_one_seed_lacks_is_left_out_and_a_promise_is_that_of_all_seeds() -> None:
+    """Review thresholds and sets are added run by run: seeds may differ in what they hold."""
+
+    class Promising:
+        sets = type("Sets", (), {"coverage": 0.9})()
+
+        def __call__(self, features: FeatureTable) -> Said:
+            return said_of(features)
+
+    class Less(Promising):
+        sets = type("Sets", (), {"coverage": 0.8})()
+
+    usual = table()
+    conditions = [(Condition.of_corruption("noise", 5), noisy(usual, 9.0))]
+    full, less = Promising(), lambda features: said_of(features, full=False)
+    found = judge({"toy": {1: full, 2: less}}, usual, conditions, n_resamples=20)
+    assert found.find("toy", "noise 5", "coverage") is None
+    assert found.find("toy", "noise 5", "auroc:margin") is None
+    row = found.find("toy", "as it is", "accuracy")
+    alone = judge({"toy": {1: full}}, usual, conditions, n_resamples=20).find("toy", "as it is", "accuracy")
+    assert row is not None
+    assert alone is not None
+    assert row.value.value == alone.value.value
+    assert found.promised == {"toy": {}}
+    assert judge({"toy": {1: full, 2: Less()}}, usual, n_resamples=20).promised == {"toy": {}}
+    assert "In brackets" not in heading(found)
+
+
+def test_images_that_are_fewer_than_any_group_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images=3 is less than any group .*: give at least images=20"):
+        some_of(table(groups=["a"] * 20 + ["b"] * 20), 3)
 
 
 def test_broken_promises_are_counted() -> None:
@@ -274,7 +316,11 @@ SITES = ["A"] * 30 + ["B"] * 30 + ["C"] * 3
             {},
             "99 different values among 99 images.*Put numbers such as ages",
         ),
-        (SITES, {"usual": ["a"]}, r"Unknown value of the column 'site' \(usual\) 'a'. Known: A, B, C"),
+        (
+            SITES,
+            {"usual": ["a"]},
+            r"Unknown value of the column 'site' \(usual\) 'a'\. Did you mean 'A'\? Known: A, B, C",
+        ),
         (SITES, {"usual": ["A", "B", "C"]}, "Every value of 'site' is usual"),
         (SITES, {"usual": ["A", "B"]}, "Too few images.*60 usual images, 3 of 'C', and at least 20.*least=N"),
         (
@@ -288,6 +334,7 @@ SITES = ["A"] * 30 + ["B"] * 30 + ["C"] * 3
             r"none is new to the model.*say which value is usual: usual=\[A\]",
         ),
         (SITES, {"trained": ["D"]}, r"that the training images have \(D\)"),
+        (["A"] * 30 + ["usual"] * 30, {"usual": ["A"]}, "has a value 'usual', which is what several"),
     ],
 )
 def test_columns_that_are_no_shift_are_refused(
@@ -301,8 +348,8 @@ def test_a_shift_by_site_and_what_is_said_of_it() -> None:
     groups = [f"p{row % 30}" for row in range(63)]
     shift = split_by_column(SITES + ["D"] * 25, "site", trained=["A"], groups=[*groups, *["q"] * 25])
     assert shift.usual_values == ("A",)
-    assert list(shift.others) == ["B", "D", "others"]
-    assert int(shift.others["others"].sum()) == 55
+    assert list(shift.others) == ["B", "D", "all others"]
+    assert int(shift.others["all others"].sum()) == 55
     assert any("left out, with fewer than 20 images: C (3)" in note for note in shift.notes)
     assert any("30 of 31 groups" in note for note in shift.notes)
     asked = split_by_column(SITES, "site", ["A"], trained=["A", "B"])

@@ -9,6 +9,7 @@ from calib.config import DataConfig, PromptRun
 from calib.io.files import write_json
 from calib.runs.folder import RunFolder
 from calib.runs.identity import describe_differences
+from calib.runs.marks import BACKBONE
 
 SPLIT = {"train": ["a"], "digest": "d"}
 
@@ -93,6 +94,17 @@ def test_a_renamed_image_is_the_same_image(tmp_path: Path) -> None:
     folder.check_data(SPLIT)
     with pytest.raises(ValueError, match=r"differs in: train\)"):
         folder.check_data({**SPLIT, "train": ["b"], "train_names": ["scan.png"]})
+
+
+def test_other_weights_are_noticed(tmp_path: Path) -> None:
+    """A run whose file of weights was replaced meanwhile went on with a context of the former ones."""
+    folder = claimed(tmp_path / "run", PromptRun())
+    mark = folder.mark
+    folder.claim(PromptRun(), {**SPLIT, BACKBONE: "a"})  # one of an older version goes on
+    assert folder.mark == mark
+    folder.check_data(SPLIT)
+    with pytest.raises(ValueError, match=r"weights of the backbone have changed since .*run' began"):
+        folder.claim(PromptRun(), {**SPLIT, BACKBONE: "b"})
 
 
 def test_metrics_changed_after_the_run_are_not_shown(tmp_path: Path) -> None:

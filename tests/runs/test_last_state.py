@@ -10,7 +10,7 @@ import torch
 
 from calib.runs.folder import RunFolder
 from calib.runs.last_state import AtomicCheckpoints, read_checkpoint
-from calib.runs.trainer import resume_point
+from calib.runs.trainer import fit, resume_point
 
 CONTENT: dict[str, Any] = {
     "epoch": 1,
@@ -36,6 +36,20 @@ def test_a_whole_checkpoint_comes_back(tmp_path: Path) -> None:
     folder = written(tmp_path)
     assert read_checkpoint(folder.checkpoint)["state_dict"]["learner.context"][0, 0] == 0.5
     assert resume_point(folder) == str(folder.checkpoint)
+
+
+def test_ctrl_c_says_which_epoch_is_saved(tmp_path: Path) -> None:
+    class Stopped:
+        max_epochs = 5
+
+        def fit(self, *_: Any, **__: Any) -> None:
+            raise SystemExit(1)  # what Lightning makes of Ctrl-C
+
+    trainer: Any = Stopped()
+    with pytest.raises(KeyboardInterrupt, match=r"^before the end of epoch 1 of 5$"):
+        fit(trainer, trainer, folder=RunFolder(tmp_path))
+    with pytest.raises(KeyboardInterrupt, match=r"^after epoch 2 of 5$"):
+        fit(trainer, trainer, folder=written(tmp_path))
 
 
 def test_a_flipped_bit_in_the_weights_is_noticed_though_torch_does_not(tmp_path: Path) -> None:

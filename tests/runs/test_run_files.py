@@ -36,9 +36,9 @@ def spelt(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def test_no_other_module_spells_the_name_of_a_file() -> None:
     own = {PACKAGE / "vqa", PACKAGE / "commands" / "vqa"}  # its folders are no runs
-    files = [
-        p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "runs" / "folder.py" and not own & {*p.parents}
-    ]
+    # Messages that propose finished runs are made where folders are unknown.
+    home = {PACKAGE / "runs" / "folder.py", PACKAGE / "core" / "errors.py"}
+    files = [p for p in PACKAGE.rglob("*.py") if p not in home and not own & {*p.parents}]
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {text!r}"
         for path in files

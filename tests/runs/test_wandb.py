@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -250,6 +251,10 @@ def test_a_killed_part_leaves_its_rows(tmp_path: Path) -> None:
     (run,) = offline_runs(tmp_path)
     assert run.run_id == "kept01"
     assert [(row[STEP], row["train/total"]) for row in run.history] == [(1, 3.0), (3, 2.0), (5, 1.0)]
+    kept = (
+        (tmp_path / "wandb" / "rows.jsonl").read_text().splitlines()
+    )  # the last was appended to the cut one
+    assert [json.loads(line)[STEP] for line in kept] == [1, 3, 5]
 
 
 def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) -> None:

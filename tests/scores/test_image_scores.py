@@ -207,6 +207,30 @@ def test_scaling_loss_by_hand_and_its_gradient():
         assert np.allclose(ours, weight.grad.numpy(), atol=1e-12)
 
 
+def test_scaling_is_trained_by_adam_with_decoupled_weight_decay():
+    images, labels, logits, texts = task(30)
+    settings = {"steps": 3, "learning_rate": 0.05, "weight_decay": 0.3, "hidden": 5}
+    found = LogitScaling(**settings).fit(images, labels, logits=logits, text_features=texts)
+    start = LogitScaling(**{**settings, "steps": 1, "learning_rate": 1e-300}).fit(
+        images, labels, logits=logits, text_features=texts
+    )
+    names = ("_matrix", "_output", "_bias", "_offset")  # the first two decay
+    weights = {name: getattr(start, name).clone().requires_grad_() for name in names}
+    groups = [
+        {"params": [weights[name] for name in names[:2]], "weight_decay": 0.3},
+        {"params": [weights[name] for name in names[2:]], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.05)
+    inputs = start._inputs(images, logits)
+    for _ in range(3):
+        optimizer.zero_grad()
+        raw = (inputs @ weights["_matrix"] + weights["_bias"]).relu() @ weights["_output"]
+        scaling_loss(softplus(raw + weights["_offset"]), logits, labels, beta=0.6, width=0.05).backward()
+        optimizer.step()
+    for name in names:
+        assert torch.allclose(getattr(found, name), weights[name].detach(), atol=1e-10), name
+
+
 def test_scaling_is_reproducible_and_leaves_the_random_state_alone():
     images, labels, logits, texts = task(60)
     state = torch.random.get_rng_state()

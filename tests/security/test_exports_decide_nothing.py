@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from calib.commands.predict import predict
 from calib.config import load_config
 from calib.io.tensors import load_tensors, save_tensors
 from calib.runs.entries import find_entries
+from calib.runs.material import material_of
+from calib.runs.validation import validation_predictions
 
 NOT_ASKED = "what a file says is not done unasked"
 
@@ -140,6 +143,34 @@ def test_data_that_reach_farther_have_to_be_named_by_the_user(
     with pytest.raises(ValueError, match=NOT_ASKED):
         resolve(load_config([f"prompt={path}"], task="failure"))
     assert network == []
+
+
+def test_a_report_is_made_without_images_that_would_have_to_be_asked_for(
+    runs: dict[int, Path], tmp_path: Path, network: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was refused, for images that it does not need, and what it said to type changed nothing."""
+    change = {"name": "table", "root": str(tmp_path), "options": {"allow_outside": True, "table": "t.csv"}}
+    path = resigned(runs, tmp_path / "export", change, *DATA)
+    shutil.copy(runs[1] / "predictions.safetensors", path.parent)
+    config = load_config(["n_resamples=20"], task="report")
+    config.runs = [str(path)]
+    assert material_of(config).data is None
+    assert NOT_ASKED in caplog.text
+    caplog.clear()
+    config.images = False
+    assert material_of(config).data is None
+    config.images, config.data.options = True, {"allow_outside": True}
+    found = material_of(config).data
+    assert found is not None
+    assert (found.name, found.options) == ("table", {"allow_outside": True})
+    assert caplog.text == ""
+    assert network == []
+
+
+def test_who_takes_no_settings_of_data_says_what_it_takes(runs: dict[int, Path], tmp_path: Path) -> None:
+    path = resigned(runs, tmp_path / "export", HUB, *DATA)
+    with pytest.raises(ValueError, match=rf"{NOT_ASKED}\. Give labelled outputs .*: --on FILE\.$"):
+        validation_predictions(path)
 
 
 def test_data_that_the_user_names_are_looked_for(

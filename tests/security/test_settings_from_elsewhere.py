@@ -17,6 +17,7 @@ from calib.config import (
     to_dict,
     to_yaml,
 )
+from calib.config.untrusted import check_values
 from calib.core.text import printable, redacted
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -109,6 +110,14 @@ def test_passwords_are_hidden_and_nothing_else(text: str, shown: str) -> None:
 
 def test_terminal_commands_are_spelt_out() -> None:
     assert printable("tumour\x1b]0;x\x07 été 腫瘍 👩‍⚕️\n") == "tumour\\x1b]0;x\\x07 été 腫瘍 👩‍⚕️\n"
+
+
+def test_a_function_is_one_where_it_would_be_called() -> None:
+    """An odd number of backslashes makes a dollar sign text, but not inside of another reference."""
+    check_values({"template": r"\${oc.env:HOME}"}, "mine.yaml")
+    for text in (r"\\${oc.env:HOME}", r"${data.\${oc.env:HOME}}", "${oc.env:HOME}"):
+        with pytest.raises(ValueError, match="would call a function"):
+            check_values({"template": text}, "mine.yaml")
 
 
 def test_a_dollar_sign_that_was_meant_stays_one(tmp_path: Path) -> None:

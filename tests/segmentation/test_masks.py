@@ -81,6 +81,7 @@ def test_what_is_no_mask_is_refused(tmp_path):
     ("classes", "message"),
     [
         ({"only": 0}, "at least 2 classes"),
+        ({"mean": 0, "b": 1}, "'mean' is what tables call the mean over classes; rename it"),
         ({"a": 0, "b": []}, r"data\.classes\.b is an empty list"),
         ({"a": 0, "b": [1, 0]}, "gives the value 0 to more than one class"),
         ({"a": 0, "b": "red"}, r"data\.classes\.b must be a value of pixels"),

@@ -79,14 +79,26 @@ def test_layouts_that_are_none_are_explained(tmp_path):
     with pytest.raises(ValueError, match="There are no images in"):
         load_pixels(tmp_path)
     (tmp_path / "t.csv").write_text("image,label_map,split\na.png,b.png,train\n")
-    with pytest.raises(ValueError, match=r"has no column 'mask' \(data\.options\.columns\.label=mask\)"):
+    with pytest.raises(ValueError, match=r"has no column 'mask' \(data\.options\.columns\.mask=mask\)"):
         load_pixels(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="1 of the 1 images in the table"):
+        load_pixels(tmp_path / "t.csv", columns={"mask": "label_map"})
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"1 of the 1 masks in the table .*: b\.png"):
         load_pixels(tmp_path / "t.csv", columns={"mask": "label_map"})
     with pytest.raises(
         ValueError, match=r"Unknown key of data\.options\.columns 'msk'\. Did you mean 'mask'"
     ):
         load_pixels(tmp_path / "t.csv", columns={"msk": "x"})
+
+
+def test_of_several_tables_one_is_to_be_named(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("file,mask\n")
+    with pytest.raises(
+        ValueError, match=r"has several tables \(a\.csv, b\.csv\): name the one, as .*a\.csv\."
+    ):
+        load_pixels(tmp_path)
 
 
 def test_a_path_out_of_the_folder_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Training a network of pixels: one process or two, what is exported and predicted, what it is worth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ from pixel_files import write_pixels
 from torch import nn
 
 from calib.commands.segment.evaluate import compare, comparison_text
+from calib.io.tensors import load_tensors, save_tensors
 from calib.losses import Objective
 from calib.metrics import image_sums
-from calib.segmentation.evaluation import Evaluated, evaluate, results_text
+from calib.segmentation.evaluation import Evaluated, evaluate
 from calib.segmentation.export import Segmenter
 from calib.segmentation.fit import fit_segmenter, objective_of
 from calib.segmentation.masks import MaskClasses
 from calib.segmentation.module import SegmentationModule
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import load_pixels
+from calib.segmentation.words import results_text
 
 CLASSES = {"background": 0, "square": 1}
 SMALL = {
@@ -140,17 +143,22 @@ def test_a_damaged_file_is_refused(trained, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.safetensors"):
         Segmenter.load(tmp_path / "x.safetensors")
+    tensors, record = load_tensors(path, kind="segment")
+    for key, value in (("temperature", -1.0), ("size", 7), ("channels", [8])):
+        save_tensors(tmp_path / "y.safetensors", tensors, record | {key: value})
+        with pytest.raises(ValueError, match=rf"y\.safetensors: .*{key}"):
+            Segmenter.load(tmp_path / "y.safetensors")
 
 
-def sums_of(values):
-    """Return sums of images of 10 pixels of which a share is of class 1, predicted with certainty."""
+def sums_of(values, *, cells=10, n_bins=20):
+    """Return sums of images of 10 pixels, some of class 1, of which a share is predicted for certain."""
     parts = []
     for right in values:
-        labels = torch.tensor([1] * 10).view(1, 1, 10)
+        labels = (torch.arange(10) < cells).long().view(1, 1, 10)
         probs = torch.zeros(1, 2, 1, 10)
         probs[0, 1, 0, :right] = 1
         probs[0, 0, 0, right:] = 1
-        parts.append(image_sums(probs, labels))
+        parts.append(image_sums(probs, labels, n_bins=n_bins))
     return type(parts[0]).joined(parts)
 
 
@@ -166,7 +174,10 @@ def test_intervals_are_of_images_or_of_groups():
     alone = Evaluated(sums.rows([0]), ["0"], None, ["rest", "cell"])
     assert alone.interval("cell", "dice") is None
     assert alone.metrics()["intervals"]["cell"]["dice"] is None
-    assert "100.0" in results_text(alone.metrics())
+    told = results_text(alone.metrics())
+    assert "100.0" in told
+    assert [line.split()[1] for line in told.splitlines()[2:3]] == ["cell"]  # of two classes one line
+    assert "rest, the only other class, has the same calibration errors." in told
 
 
 def test_differences_are_paired_and_need_the_same_images():
@@ -176,8 +187,14 @@ def test_differences_are_paired_and_need_the_same_images():
     )
     at = a.difference(b, "cell", "dice", n_resamples=200)
     assert 0 < at.low <= at.estimate <= at.high
-    with pytest.raises(ValueError, match="same images and classes"):
-        a.difference(Evaluated(sums_of([1, 1, 1, 1]), names[::-1], None, ["rest", "cell"]), "cell", "dice")
+    for other, what in (
+        (replace(b, names=names[::-1]), "of other images, and are not compared. Give the same images: calib"),
+        (replace(b, class_names=["rest", "edge"]), r"of other classes \(rest, cell; rest, edge\)"),
+        (replace(b, sums=sums_of([8, 8, 4, 4], n_bins=5)), r"of other numbers of bins \(20; 5\)"),
+        (replace(b, sums=sums_of([8, 8, 4, 4], cells=9)), "their masks have other pixels of each class"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            a.difference(other, "cell", "dice")
 
 
 def test_images_that_a_mean_hides_are_named():
@@ -234,7 +251,7 @@ def test_without_monai_the_command_that_installs_it_is_said(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(networks, "import_module", absent)
-    with pytest.raises(ValueError, match=r"needs monai: pip install 'calib\[segment\]'"):
+    with pytest.raises(ValueError, match=r"needs monai: pip install 'monai>=1\.3'"):
         build_network("unet", [4, 8], 2, size=16)
 
 
@@ -242,5 +259,8 @@ def test_a_temperature_needs_validation_images_and_a_preset_must_be_known(traine
     _, tables, _ = trained
     with pytest.raises(ValueError, match="fitted to validation images"):
         fit_segmenter(tables["train"], calibrate=True, **SMALL)
+    other = replace(tables["val"], classes=MaskClasses.given({"background": 0, "square": [1, 2]}))
+    with pytest.raises(ValueError, match="validation masks have the classes background = 0, square = 1 or 2"):
+        fit_segmenter(tables["train"], other, **SMALL)
     with pytest.raises(ValueError, match="Unknown loss preset 'calibprompt'"):
         objective_of("calibprompt")

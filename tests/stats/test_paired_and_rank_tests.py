@@ -61,16 +61,37 @@ def test_capture_by_hand() -> None:
         failure_statistic("capture", budget=20.0)
 
 
+def _of_clusters(uncertainty: np.ndarray, failure: np.ndarray, groups: np.ndarray) -> float:
+    """Return the variance of an AUROC by Obuchowski's sums, written out (1997, Biometrics 53)."""
+    x, y, mine = uncertainty[failure, 0], uncertainty[~failure, 0], groups[failure]
+    beats = (x[:, None] > y).astype(float)
+    m, n, theta = len(x), len(y), beats.mean()
+    s10 = s01 = s11 = 0.0
+    for g in np.unique(groups):
+        a = (beats.mean(axis=1)[mine == g] - theta).sum()
+        b = (beats.mean(axis=0)[groups[~failure] == g] - theta).sum()
+        s10, s01, s11 = s10 + a * a, s01 + b * b, s11 + a * b
+    i, i10, i01 = (len(np.unique(some)) for some in (groups, mine, groups[~failure]))
+    s10, s01, s11 = i10 / (i10 - 1) / m * s10, i01 / (i01 - 1) / n * s01, i / (i - 1) * s11
+    return s10 / m + s01 / n + 2 * s11 / (m * n)
+
+
 def test_delong_of_clusters_of_one_and_of_copies() -> None:
     rng = np.random.default_rng(0)
     failure = rng.random(200) < 0.4
     uncertainty = rng.normal(size=(200, 2)) + failure[:, None]
     auroc, covariance = delong(uncertainty, failure)
     singly = delong(uncertainty, failure, np.arange(200))[1]
-    assert singly == pytest.approx(covariance, rel=0.02)
+    assert singly == pytest.approx(covariance, rel=1e-12)  # DeLong's own case
     twice = [np.repeat(each, 2, axis=0) for each in (uncertainty, failure)]
     assert delong(*twice, np.repeat(np.arange(200), 2))[1] == pytest.approx(singly, rel=1e-9)
     assert np.isnan(delong(uncertainty, failure, ["a"] * 200)[1]).all()  # one patient has no variance
+    of_two = np.where(failure, "a", np.arange(200).astype(str))
+    assert np.isnan(delong(uncertainty, failure, of_two)[1]).all()  # nor have failures that are all of one
+    few = np.where(failure, np.cumsum(failure) % 2, 2 + np.arange(200))  # all failures are of two patients
+    assert delong(uncertainty, failure, few)[1][0, 0] == pytest.approx(
+        _of_clusters(uncertainty, failure, few)
+    )
     z, p = delong_test(auroc, covariance)
     assert p == pytest.approx(2 * theirs.norm.sf(abs(z)))
 
@@ -80,6 +101,11 @@ def test_mcnemar() -> None:
     assert mcnemar_exact(3, 3) == 1.0
     with pytest.raises(ValueError, match="negative"):
         mcnemar_exact(-1, 2)
+
+
+def test_signs_are_flipped_the_same_in_any_unit() -> None:
+    differences = np.random.default_rng(0).choice([0.1, -0.1, 0.2, -0.2], size=60)  # sums have many ties
+    assert len({sign_flip_test(differences * unit, n_permutations=999) for unit in (1e-13, 1, 1e9 / 7)}) == 1
 
 
 def test_signs_of_clusters_are_flipped_together() -> None:

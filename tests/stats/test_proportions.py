@@ -16,6 +16,7 @@ from calib.stats import (
     proportion_interval,
     sign_flip_test,
 )
+from calib.stats.groups import group_numbers
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (7, 7), (3, 20), (500, 545)])
@@ -97,3 +98,11 @@ def test_a_sample_without_a_group_is_told_of(of: Callable[[list[str | None]], ob
         of(["a", None, "b"])
     with pytest.raises(ValueError, match="one group per sample: 3 samples but 2 groups"):
         of(["a", "b"])
+
+
+def test_missing_numbers_of_patients_are_no_patient() -> None:
+    for groups in ([np.nan, 7.0, np.nan], np.array([np.nan, 7, np.nan], dtype=np.float32)):
+        with pytest.raises(ValueError, match="None or NaN"):  # else the first and the last were one patient
+            group_numbers(groups, 3)
+    with pytest.raises(ValueError, match=r"names or numbers, one for each sample, not \(3, 2\)"):
+        group_numbers([("site", 1), ("site", 2), ("site", 1)], 3)

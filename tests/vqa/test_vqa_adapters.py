@@ -77,6 +77,10 @@ def test_omnimedvqa_with_options_that_are_missing(tmp_path: Path) -> None:
     assert (items.ids.tolist(), items.correct.tolist()) == (["omnimedvqa/X_1#original"], [1])
     assert items.texts("modality").tolist() == ["CT"]
     assert items.groups.tolist() == ["omnimedvqa/a.png"]
+    for each in rows:
+        del each["dataset"]
+    (tmp_path / "X.json").write_text(json.dumps(rows))
+    assert read_source("omnimedvqa", tmp_path).texts("subset").tolist() == [None]
 
 
 def test_gmai_mmbench_with_images_in_the_table(tmp_path: Path) -> None:

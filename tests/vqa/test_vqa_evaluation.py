@@ -16,7 +16,6 @@ from calib.metrics.failure import failure_statistic
 from calib.vqa import Evaluation, Items, Outputs, Protocol, evaluate, read_items, read_outputs
 from calib.vqa.evaluation import shifts
 from calib.vqa.evaluation.tables import Field, ResultTable
-from calib.vqa.evaluation.words import _median
 from calib.vqa.schema import NOTA
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -257,9 +256,18 @@ def test_names_and_numbers_out_of_range_are_refused() -> None:
         ({"budgets": (10.0,)}, "budgets must be numbers between 0 and 1"),
         ({"min_cases": 0}, "min_cases must be a whole number of at least 1"),
         ({"margin": 0.0}, "margin must be above 0"),
+        ({"methods": "option_msp"}, "methods must be a tuple, not 'option_msp'"),
+        ({"budgets": 0.1}, "budgets must be a tuple, not 0.1"),
+        ({"shift": "scanner"}, "shift must be .column, usual value., not 'scanner'"),
     ):
         with pytest.raises(ValueError, match=told):
             Protocol(**settings)  # type: ignore[arg-type]
+
+
+def test_the_reference_is_always_among_the_methods_and_words_stand_for_several() -> None:
+    assert Protocol(methods=("verbalised",)).chosen == ("option_msp", "verbalised")
+    assert Protocol(methods=("verbalised",), reference="verbalised").chosen == ("verbalised",)
+    assert {"dataset_prior", "vase", "p_true"} <= set(Protocol(methods=("panel", "vase")).chosen)
 
 
 def test_files_hold_what_tables_hold_and_the_page_is_safe(
@@ -307,11 +315,6 @@ def test_flips_are_drawn_with_the_seed_of_the_protocol(
     part = outputs.take(outputs.models == "toy-vlm-b")
     evaluate(items, part, Protocol(n_resamples=20, n_permutations=20, seed=7))
     assert set(seeds) == {7}
-
-
-def test_the_median_of_an_even_count_is_the_middle_of_two() -> None:
-    assert _median([0.4, 0.1, 0.2, 0.9]) == pytest.approx(0.3)
-    assert _median([0.4, 0.1, 0.9]) == 0.4
 
 
 def test_the_demonstration_is_small_and_says_something() -> None:

@@ -172,12 +172,14 @@ def test_what_cannot_be_is_refused(vlm: Any, items: Items) -> None:
         HuggingFaceVLM.load("nowhere/at-all")
 
 
-def test_a_package_that_a_model_lacks_is_named_with_the_extra(tmp_path: Path, monkeypatch) -> None:
+def test_a_package_that_a_model_lacks_is_named_with_its_installation(tmp_path: Path, monkeypatch) -> None:
     def smol(*_: Any, **__: Any) -> None:
         raise ImportError("Package `num2words` is required to run SmolVLM processor.\nSecond line")
 
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", smol)
-    with pytest.raises(ValueError, match=r"required to run SmolVLM processor\. A.*'calib\[vqa\]'\.$"):
+    with pytest.raises(
+        ValueError, match=r"required to run SmolVLM processor\. A.*pip install 'num2words.*\.$"
+    ):
         HuggingFaceVLM.load(tmp_path)
 
 
@@ -225,3 +227,14 @@ def test_how_questions_and_images_are_put_is_part_of_what_is_described(vlm: Any,
     shown.image_processor.image_mean = [0.1, 0.2, 0.3]
     digests = {model_of((kind, model, each)).describe()["processing"] for each in (processor, asked, shown)}
     assert len(digests) == 3
+
+
+def test_settings_are_refused_before_a_model_is_read(tmp_path: Path) -> None:
+    for settings, told in (
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
+        ({"scoring": ["letter"]}, "Did you mean 'letters'"),
+        ({"p_true": True, "greedy": False}, "ask about the greedy answer"),
+    ):
+        with pytest.raises(ValueError, match=told):  # the folder is no model: that would be said next
+            HuggingFaceVLM.load(tmp_path, **settings)  # type: ignore[arg-type]

@@ -125,6 +125,8 @@ def test_images_are_left_out_blackened_and_swapped(items: Items) -> None:
         ValueError, match=r"None of the 2 items can be changed by 'swapped_image': 2 no_other_image"
     ):
         perturb(items.take([0, 1]), "swapped_image")
+    with pytest.raises(ValueError, match="'permute' has no setting text: it takes a seed only"):
+        perturb(items, "permute", text="x")
     with pytest.raises(ValueError, match="Unknown setting of the perturbation 'add' 'within'"):
         perturb(items, "add", within="modality")
 

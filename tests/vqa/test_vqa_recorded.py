@@ -150,11 +150,43 @@ def test_bad_recorded_answers_are_refused_by_line(items: Items, tmp_path: Path) 
         (f"{good}\n\n3", "line 3: expected a JSON object"),
         ('{"item_id": "zz", "response": "A"}', "line 1: there is no item 'zz'"),
         ('{"item_id": "q0#original", "response": 3}', "line 1: text must be a text, not 3"),
-        ('{"item_id": "q0#original", "confidence": 80}', "line 1: confidence must be 0 to 1"),
+        ('{"item_id": "q0#original", "response": "A", "confidence": 80}', "confidence must be 0 to 1"),
+        ('{"item_id": "q0#original", "answer": "A"}', "no row has the field 'response', which columns names"),
         ("", "has no answers"),
+        ('{"item_id": ["q0"], "response": "A"}', "line 1: item_id must be a text, not .'q0'."),
+        ('{"item_id": "q0#original", "response": "A", "model_id": {}}', "line 1: model_id must be a text"),
+        (
+            '{"item_id": "q0#original", "response": "A", "letter_logprobs": "A"}',
+            "must be an object or a list",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=said):
             read_recorded(path, items, columns={"text": "response"})
     with pytest.raises(ValueError, match="Unknown field of recorded answers 'txt'"):
         read_recorded(path, items, columns={"txt": "response"})
+
+
+def test_a_file_without_answers_is_refused_and_a_field_of_our_name_may_be_another_thing(
+    items: Items, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"item_id": "q0#original", "answer": "A"}')
+    with pytest.raises(
+        ValueError, match="no row has text, samples or letter_logprobs; the first has item_id, "
+    ):
+        read_recorded(path, items)  # else every answer would count as none, and as wrong
+    for row in ({"response": "B", "text": "A"}, {"text": "A", "response": "B"}):
+        path.write_text(json.dumps({"item_id": "q0#original", **row}))
+        assert read_recorded(path, items, columns={"text": "response"}).choices.tolist() == [1]
+
+
+def test_nobody_is_asked_what_has_no_letters_or_no_image(items: Items, tmp_path: Path) -> None:
+    row = items.rows()[0]
+    many = {"options": [f"option {k}" for k in range(27)], "option_ids": [f"o{k}" for k in range(27)]}
+    for change, said in (
+        (many, "has 27 options; there are letters for 26"),
+        ({"image": "packaged:cxr3/test/a"}, "shows an image of which only features come with this package"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            write_requests(Items.of_rows([{**row, **change}]), tmp_path / "requests.jsonl")

@@ -207,3 +207,44 @@ def test_chance_is_the_same_everywhere_and_says_nothing_of_the_condition() -> No
     said = Outputs.of_rows([{"model_id": "m", "item_id": i} for i in items.ids], items)
     values = Evidence(said).chance
     assert values[0] == values[1] == pytest.approx(0.69726, abs=1e-5)
+
+
+def test_a_sample_of_unknown_probability_is_no_cluster_of_weight_nothing() -> None:
+    logprobs, clusters = np.array([[-1.0, -2.0, np.nan]]), np.array([[0, 1, 2]])
+    for method in (samples.semantic_entropy_kuhn, samples.semantic_entropy_polygraph):
+        assert method(logprobs, clusters)[0] == pytest.approx(method(logprobs[:, :2], clusters[:, :2])[0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "method", "told"),
+    [
+        (
+            {"answer_token_logprobs": [-1.0, -1.0], "answer_token_similarity": [0.5]},
+            "token_sar",
+            "row 2: column 'answer_token_similarity' has 1 numbers, and 'answer_token_logprobs' 2",
+        ),
+        (
+            {"sample_token_logprobs": [[-1.0], [-1.0]], "sample_token_similarity": [[0.5]]},
+            "sar",
+            "row 2: columns sample_token_logprobs and sample_token_similarity need a list for each of the 2",
+        ),
+        (
+            {"sample_similarity": [1.0, 2.0, 2.0, 1.0]},
+            "eigv",
+            "column 'sample_similarity' has numbers",
+        ),
+        ({"sample_similarity": [0.0, 0.5, 0.5, 0.0]}, "eigv", "above 0 of one and itself"),
+    ],
+)
+def test_what_is_beside_tokens_and_samples_is_refused_by_row(
+    columns: dict[str, Any], method: str, told: str
+) -> None:
+    rows = [{"item_id": name, "option_ids": ["o0", "o1"], "correct_index": 0} for name in "ab"]
+    items = Items.of_rows(rows)
+    good = {"answer_token_logprobs": [-1.0, -1.0, -1.0], "answer_token_similarity": [0.5, 0.5, 0.5]}
+    good |= {"sample_token_logprobs": [[-1.0], [-1.0]], "sample_token_similarity": [[0.5], [0.5]]}
+    good |= {"sample_similarity": [1.0, 0.5, 0.5, 1.0], "samples": [{"pred_id": "o0"}, {"pred_id": "o1"}]}
+    said = [{"model_id": "m", "item_id": "a", **good}, {"model_id": "m", "item_id": "b", **good, **columns}]
+    assert score(Evidence(Outputs.of_rows(said[:1], items)), method).known.all()
+    with pytest.raises(ValueError, match=told):
+        score(Evidence(Outputs.of_rows(said, items)), method)

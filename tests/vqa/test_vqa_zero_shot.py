@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 import calib
 from calib.vqa import Items, ZeroShot, answer, from_task, join_items, perturb
+from calib.vqa.answerers.base import device_of
 from calib.vqa.run import PARTS, RESULT
 
 
@@ -94,6 +96,28 @@ def test_what_a_prompt_cannot_compare_is_refused(backbone: Any, task: Any, items
         ZeroShot(backbone, nota="txt")
     with pytest.raises(ValueError, match="A template needs"):
         ZeroShot(backbone, template="An image.")
+
+
+def test_devices_that_are_none_or_not_here_are_refused() -> None:
+    assert device_of("cpu").type == "cpu"
+    for name, told in (
+        ("cdua", "expected cpu, cuda"),
+        ("meta", "expected cpu"),
+        ("cuda:64", "can be used here"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            device_of(name)
+
+
+def test_prompts_with_other_calibrations_are_other_models(backbone: Any, task: Any) -> None:
+    prompt = calib.zero_shot(backbone, task)
+    whole = prompt.linear_map()
+    tilted = dataclasses.replace(whole, bias=whole.bias + torch.tensor([1.0, 0.0, 0.0]))
+    described = [
+        ZeroShot(backbone, prompt=dataclasses.replace(prompt, calibration=each)).describe()["prompt"]
+        for each in (None, whole, tilted)
+    ]
+    assert len(set(described)) == 3  # a stated prevalence shifts the bias alone
 
 
 def test_several_templates_are_several_prompts(backbone: Any, items: Items) -> None:

@@ -15,8 +15,7 @@ number of threads.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -39,21 +38,6 @@ INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last
 logger = logging.getLogger(__name__)
 
 
-class _Once(Kept):
-    """What was made from some tensors, also where several threads ask for it at once: one makes it."""
-
-    def __init__(self, limit: int = 1) -> None:
-        super().__init__(limit)
-        self._lock = threading.Lock()
-
-    def get(self, sources: Sequence[Tensor], make: Callable[[], Any], *, also: Hashable = None) -> Any:
-        with self._lock:
-            return super().get(sources, make, also=also)
-
-    def __reduce__(self) -> tuple[type[_Once], tuple[int]]:
-        return _Once, (self.limit,)
-
-
 class Bf16Linear:
     """A linear layer's `forward` in bfloat16.
 
@@ -63,7 +47,7 @@ class Bf16Linear:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self._made = _Once()
+        self._made = Kept()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (..., out) bfloat16 for (..., in)."""
@@ -82,7 +66,7 @@ class Bf16Conv:
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.layer = layer
-        self._made = _Once()
+        self._made = Kept()
 
     def __call__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return (B, out, H, W) bfloat16 for (B, in, H, W)."""
@@ -116,7 +100,7 @@ class Bf16Block:
 
     def __init__(self, block: Any) -> None:
         self.block = block
-        self._made = _Once()
+        self._made = Kept()
 
     def __call__(self, x: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
         """Return (B, L, E) for (B, L, E); what else the block's own `forward` takes is left to it."""

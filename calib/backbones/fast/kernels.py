@@ -80,11 +80,13 @@ class PackedLinear:
         inputs = inputs.contiguous()
         by_mkl = _library() == "mkl"
         rows = inputs.shape[:-1].numel() if by_mkl else TUNED_ROWS  # MKL packs for one number of rows
-        if self._packed is None or self._packed[0] != rows:
-            self._packed = None  # first, since there is memory for one
+        packed = self._packed  # another thread may exchange it at any moment, for other rows or for none
+        if packed is None or packed[0] != rows:
+            self._packed = packed = None  # first, since there is memory for one
             with torch.inference_mode(False):
-                self._packed = rows, (_pack_mkl if by_mkl else _pack_onednn)(*self._weights(), rows)
-        return self._packed[1](inputs)
+                packed = rows, (_pack_mkl if by_mkl else _pack_onednn)(*self._weights(), rows)
+            self._packed = packed
+        return packed[1](inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (..., out) for (..., in)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from calib.backbones.fast.bf16 import block_of, encoded_in_bf16, use_bf16
 from calib.backbones.fast.frozen import use_frozen_kernels
 from calib.backbones.same import BF16, check_encode_precision
+
+log = logging.getLogger(__name__)
 
 
 def use_precision(precision: str, tower: nn.Module | None, *, name: str) -> None:
@@ -23,6 +26,8 @@ def use_precision(precision: str, tower: nn.Module | None, *, name: str) -> None
         ValueError: The precision is unknown, or bf16 for a tower that nobody knows.
     """
     check_encode_precision(precision)
+    if precision == BF16 and tower is not None:
+        log.info("Images are encoded in bf16 (backbone.encode_precision).")
     if tower is not None:
         (use_bf16 if precision == BF16 else use_frozen_kernels)(tower)
     elif precision == BF16:

@@ -58,10 +58,10 @@ def own_model(config: Mapping[str, Any]) -> nn.Module | None:
     text = _known(given, TEXT)
     timm = "timm_model_name" in config["vision_cfg"]
     vision = _known(config["vision_cfg"], EFFICIENTNET if timm else VISION)
-    if text is None or vision is None or text["width"] % text["heads"]:
+    if text is None or vision is None or not _divides(text["heads"], text["width"]):
         return None
     dim, quick_gelu = config["embed_dim"], bool(config.get("quick_gelu", False))
-    if not timm and vision["width"] % vision["head_width"]:
+    if not timm and not _divides(vision["head_width"], vision["width"]):
         return None
     with torch.device("meta"):  # nothing is drawn that would be replaced
         if timm:
@@ -79,6 +79,10 @@ def own_model(config: Mapping[str, Any]) -> nn.Module | None:
             if buffer.is_meta:
                 setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
     return model
+
+
+def _divides(part: int, whole: int) -> bool:
+    return part > 0 and whole % part == 0
 
 
 def _known(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -19,13 +19,14 @@ from calib.data.task import AbsentSplitError, Table
 from calib.failure.cases import FailureCases
 from calib.failure.data import NEEDS_TEST, CrossFit, FailureData, FrozenClassifier, cases_of, draw_rows
 from calib.failure.digests import prompt_digest
-from calib.io.files import read_json
+from calib.io.files import read_mapping
 from calib.processes.join import pick_device
 from calib.prompts.export import Prompt
 from calib.prompts.zero_shot import zero_shot
 from calib.runs.exports import prompt_path
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import data_from_export, own_data
+from calib.runs.marks import BACKBONE, NAMES
 from calib.runs.prepare import (
     check_own_backbone,
     facts_of,
@@ -86,6 +87,7 @@ def from_images(config: FailureRun) -> FailureData:
         "fit_on": "all" if prompt.context is None else draw.fit_on,
         "cross_fitted": [] if draw.own is None else [draw.own.train_ids[at] for at in draw.kept],
         "prompt": prompt_digest(prompt),
+        BACKBONE: backbone.weights_digest,
         "test": fingerprint(task.test),
         "test_copies_left_out": sum(id_ in copies for id_ in table.ids),
         "overlap": check_overlap(task).to_dict(),
@@ -173,8 +175,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
         if drawn is not None and drawn.digest() == digest:
             return drawn
     written = RunFolder(prompt_path(str(config.prompt)).parent).split
-    if digest is not None and written.is_file() and read_json(written).get("digest") == digest:
-        return _known_rows(read_json(written), table)
+    if digest is not None and written.is_file() and read_mapping(written).get("digest") == digest:
+        return _known_rows(read_mapping(written), table)
     raise ValueError(
         f"Which images the prompt '{config.prompt}' was trained on cannot be found out: these images give "
         f"another draw (its own has the digest {str(digest)[:12]}), and there is no split.json beside it. "
@@ -185,7 +187,8 @@ def _prompt_shots(prompt: Prompt, config: FailureRun, table: Table) -> FewShotSp
 def _known_rows(record: Mapping[str, Any], table: Table) -> FewShotSplit:
     """Return the images of a written split that are among these; of another data set, perhaps none."""
     there = set(table.ids)
-    kept = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept: dict[str, Any] = {part: [id_ for id_ in record[part] if id_ in there] for part in ("train", "val")}
+    kept |= dict.fromkeys(NAMES)  # those of other images, once some are left out or added
     return FewShotSplit.from_dict({**record, **kept}, table.ids)
 
 

@@ -151,8 +151,7 @@ def tune_settings(argv: Sequence[str]) -> tuple[TuneSettings, list[str]]:
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}.")
     if settings.sample_seed < 0:
         raise ValueError(f"sample_seed must be at least 0, got {settings.sample_seed}.")
-    if not OPTIONAL["tune"].is_here():
-        raise ValueError(OPTIONAL["tune"].missing())
+    OPTIONAL["tune"].check()
     return settings, rest
 
 
@@ -237,9 +236,11 @@ def _seeds(value: str) -> list[int]:
 
 def _check(search: Search) -> None:
     """Check every bound and value beside the first ones of the others."""
+    chosen: set[bool] = set()  # on validation images, or on the shots
     for key, one in search.space.items():
         for value in one.ends:
             config = search.config({**search.first, key: value}, search.seeds[0])
+            chosen.add(config.data.val_shots > 0)
             if not config.data.val_shots and config.calibrate.method == "none":
                 raise ValueError(
                     "Settings are chosen on validation images, or on the shots by the prompts of folds: "
@@ -251,3 +252,8 @@ def _check(search: Search) -> None:
                 )
             if config.out is not None:
                 raise ValueError("The folder of a search is given once, out=FOLDER, not in a settings file.")
+    if len(chosen) > 1:
+        raise ValueError(
+            "Settings with validation images are chosen on these, and settings without on the shots: they "
+            "cannot be compared. Let data.val_shots be above 0 for all, or 0 for all."
+        )

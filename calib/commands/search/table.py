@@ -12,6 +12,8 @@ from calib.metrics import METRICS, columns_of
 from calib.report.compare import over_seeds
 from calib.report.tables import aligned, format_cell
 
+VAL, SHOTS = "val", "shots"  # keys of metrics.json: of the validation images, of the left-out shots
+
 
 def sweep_table(
     results: Sequence[tuple[Point, int, Mapping[str, Any]]], *, by: str
@@ -33,11 +35,11 @@ def sweep_table(
     for point, seed, values in results:
         rows.setdefault(point.without_seed(), {})[seed] = values
     every = [values for runs in rows.values() for values in runs.values()]
-    validated = bool(rows) and all(chosen_by(values) for values in every)
-    if validated:
+    chosen = chosen_split(every)
+    validated = chosen is not None
+    if chosen is not None:
         scores = {
-            name: {seed: chosen_by(values)[by] for seed, values in runs.items()}
-            for name, runs in rows.items()
+            name: {seed: values[chosen][by] for seed, values in runs.items()} for name, runs in rows.items()
         }
         ranks = _mean_ranks(scores, less_is_better=best_is_least(by))
         order = sorted(rows, key=lambda name: _sort_key(scores[name], best_is_least(by)))
@@ -48,20 +50,20 @@ def sweep_table(
     split, prefix = ("test", "test") if tested else ("val", "val.")
     beside = {key: column for key, column in columns.items() if tested or (validated and key != by)}
     titles = (f"{prefix} {column.title}" for column in beside.values())
-    source = "shots" if chosen_on(every) == "left-out shots" else "val."
+    source = "shots" if chosen == SHOTS else "val."
     header = ["settings", "seeds", f"{source} {columns[by].title}", "mean rank", *titles]
     body = []
     for name in order:
         runs = list(rows[name].values())
-        chosen = ["n/a", "n/a"]
+        rank = ["n/a", "n/a"]
         if validated:
             cell = over_seeds(list(scores[name].values()))
-            chosen = [format_cell(columns[by], cell), f"{ranks[name]:.1f}"]
+            rank = [format_cell(columns[by], cell), f"{ranks[name]:.1f}"]
         others = [
             format_cell(column, over_seeds([run.get(split, {}).get(key) for run in runs]))
             for key, column in beside.items()
         ]
-        body.append([name, str(len(runs)), *chosen, *others])
+        body.append([name, str(len(runs)), *rank, *others])
     best = order[0] if validated else None
     return aligned(header, body), best
 
@@ -75,8 +77,21 @@ def chosen_by(values: Mapping[str, Any]) -> Mapping[str, float]:
     Returns:
         Name to value; empty where there are neither.
     """
-    found: Mapping[str, float] = values.get("val") or values.get("shots") or {}
+    found: Mapping[str, float] = values.get(VAL) or values.get(SHOTS) or {}
     return found
+
+
+def chosen_split(results: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return which images settings are chosen on: those that every run has, validation images first.
+
+    Args:
+        results: The content of metrics.json of every run.
+
+    Example:
+        >>> chosen_split([{"val": {"nll": 0.4}, "shots": {"nll": 0.5}}, {"shots": {"nll": 0.3}}])
+        'shots'
+    """
+    return next((key for key in (VAL, SHOTS) if results and all(values.get(key) for values in results)), None)
 
 
 def chosen_on(results: Sequence[Mapping[str, Any]]) -> str:
@@ -85,8 +100,7 @@ def chosen_on(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: The content of metrics.json of every run.
     """
-    shots = results and not any("val" in values for values in results) and chosen_by(results[0])
-    return "left-out shots" if shots else "validation shots"
+    return "left-out shots" if chosen_split(results) == SHOTS else "validation shots"
 
 
 def best_is_least(by: str) -> bool:

@@ -17,10 +17,13 @@ EVALUATE = """\
 One table: a line for each run, Dice beside ACE, ECE and MCE (means over images and classes but the
 background), with intervals over the choice of images, or of groups where these are known, and the difference
 of each run to the first. Without --data the runs' own test images, as they were measured; with --data other
-images with masks, in the folders or the table of calib segment --help, e.g. of another site or stain.
+images with masks, in the folders or the table of calib segment --help, e.g. of another site or stain. Images
+of one kind: a table with their rows (file, mask) alone. Paths in a table start from its folder: write it
+beside the images, or give --allow-outside where they lead elsewhere.
 
   calib segment evaluate runs/plain runs/ace
   calib segment evaluate runs/plain runs/ace --data STAINED --split test --out runs/shift
+  calib segment evaluate runs/plain runs/ace --data stained.csv --allow-outside
 """
 
 
@@ -71,7 +74,7 @@ def evaluate_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--allow-outside", action="store_true", help="read paths that lead out of the table's folder"
     )
-    parser.add_argument("--bins", type=int, metavar="N", help="bins of ACE, ECE, MCE (default: the runs')")
+    parser.add_argument("--bins", type=int, metavar="N", help="bins of ACE, ECE, MCE (of the first run)")
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (2000)")
     parser.add_argument("--level", type=float, default=0.95, metavar="L", help="of the intervals (0.95)")
     parser.add_argument("--out", metavar="FOLDER", help="write table, metrics, images.csv and figure there")

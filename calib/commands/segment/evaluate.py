@@ -17,9 +17,12 @@ from calib.report.tables import aligned
 from calib.report.unit_reliability import unit_reliability_values
 from calib.runs.exports import segment_path
 from calib.runs.folder import RunFolder
-from calib.segmentation.evaluation import FALL, MEAN, METRICS, Evaluated, evaluate, results_text, shown
+from calib.runs.marks import check_file
+from calib.segmentation.evaluation import FALL, METRICS, Evaluated, evaluate
 from calib.segmentation.export import Segmenter
+from calib.segmentation.masks import MEAN
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
+from calib.segmentation.words import TITLES, means_in_words, results_text, shown
 
 N_BINS = 20  # where a run does not say
 log = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ def compare(
         level: Coverage of the intervals.
 
     Raises:
-        ValueError: The runs are of other images or classes.
+        ValueError: The runs are of other images, masks, classes or bins.
     """
     first = next(iter(found.values()))
     settings: dict[str, Any] = {"n_resamples": n_resamples, "level": level}
@@ -55,28 +58,23 @@ def compare(
 
 
 def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.95) -> str:
-    """Return the table of `compare`: a line per run, Dice beside the calibration errors."""
-    names = {"dice": "Dice", "ace": "ACE", "ece": "ECE", "mce": "MCE"}
+    """Return the table of `compare` of several runs: a line each, Dice beside the calibration errors."""
     first = next(iter(rows))
-    head = ["run", *(f"{names[metric]} %" for metric in METRICS), "pooled ACE %"]
-    compared = len(rows) > 1
-    if compared:
-        head += ["Dice to first", "ACE to first"]
+    head = ["run", *(f"{TITLES[metric]} %" for metric in METRICS), "pooled ACE %"]
+    head += ["Dice minus first", "ACE minus first"]
     lines = []
     for name, row in rows.items():
         ends = row["intervals"][MEAN]
         cells = [shown(row[metric], ends[metric]) for metric in METRICS] + [shown(row["micro_ace"])]
-        if compared:
-            cells += [_difference(row, metric) for metric in ("dice", "ace")]
+        cells += [_difference(row, metric) for metric in ("dice", "ace")]
         lines.append([name, *cells])
-    any_row = rows[first]
-    of = f"{any_row['n']} images" + ("" if any_row["groups"] is None else f" of {any_row['groups']} groups")
+    background, *others = rows[first]["classes"]
     note = (
-        f"Means over {of} and the classes but {next(iter(any_row['classes']))}, with {100 * level:g} % "
-        f"intervals over the choice of {'images' if any_row['groups'] is None else 'groups'}"
-    ) + ("; differences are paired by image." if compared else ".")
+        f"Of {others[0] if len(others) == 1 else f'all classes but {background}'}. "
+        f"{means_in_words(rows[first], level)}; differences to the first run, {first}, are paired by image."
+    )
     told = [_fallen(name, row, first) for name, row in rows.items() if row.get("fallen")]
-    if compared and not told and all("fallen" in row for name, row in rows.items() if name != first):
+    if not told:
         told = [f"The Dice of no image is more than {100 * FALL:g} points below {first}'s."]
     return "\n".join([f"{aligned(head, lines)}\n\n{note}", *told])
 
@@ -101,32 +99,55 @@ def main(given: argparse.Namespace) -> int:
     paths = {_name(path, given.runs): segment_path(path) for path in given.runs}
     if len(paths) < len(given.runs):
         raise ValueError("A run is named twice, or two runs have one name.")
-    found = {name: _measured(path, given) for name, path in paths.items()}
+    found = _measured(paths, given) if given.data is not None else _stored(paths)
     rows = compare(found, n_resamples=given.resamples, level=given.level)
-    text = comparison_text(rows, level=given.level)
     if len(rows) == 1:
-        text += "\n\n" + results_text(next(iter(rows.values())), level=given.level)
+        name, row = next(iter(rows.items()))
+        text = f"{name}\n\n{results_text(row, level=given.level)}"
+    else:
+        text = comparison_text(rows, level=given.level)
     if out is not None:
         _write(out, found, rows, text)
     sys.stdout.write(printable(f"{text}\n"))
     return 0
 
 
-def _measured(path: Path, given: argparse.Namespace) -> Evaluated:
-    """Return what a run left on its own test images, or leaves on others now."""
-    if given.data is None:
-        stored = RunFolder(path.parent).image_sums
+def _stored(paths: Mapping[str, Path]) -> dict[str, Evaluated]:
+    """Return what runs left on their own test images."""
+    found = {}
+    for name, path in paths.items():
+        folder = RunFolder(path.parent)
+        stored = folder.image_sums
+        check_file(stored, folder.mark)
         if not stored.is_file():
             raise FileNotFoundError(
                 f"{path} has no test images of its own ({stored.name} is missing). Give images: --data ROOT."
             )
-        return Evaluated.load(stored)
-    segmenter = Segmenter.load(path)
-    segmenter.network.to(quickest_device())
-    table = _table(segmenter, given)
-    n_bins = given.bins or int(segmenter.about.get("config", {}).get("n_bins", N_BINS))
-    log.info("Measuring %s on %d images.", path, len(table))
-    return evaluate(segmenter, table, n_bins=n_bins)
+        found[name] = Evaluated.load(stored)
+    return found
+
+
+def _measured(paths: Mapping[str, Path], given: argparse.Namespace) -> dict[str, Evaluated]:
+    """Return what networks leave on other images now; all have the bins of the first, or those asked for."""
+    segmenters = {name: Segmenter.load(path) for name, path in paths.items()}
+    first, *rest = segmenters.values()
+    for name, other in zip([*paths][1:], rest, strict=True):
+        if other.class_names != first.class_names:
+            raise ValueError(
+                f"'{next(iter(paths))}' knows the classes {few(first.class_names)}, and '{name}' "
+                f"{few(other.class_names)}: judge them one at a time."
+            )
+    tables = {name: _table(segmenter, given) for name, segmenter in segmenters.items()}
+    settings = first.about.get("config")
+    own = settings.get("n_bins") if isinstance(settings, dict) else None
+    n_bins = given.bins or (own if type(own) is int and own > 0 else N_BINS)
+    found = {}
+    for name, segmenter in segmenters.items():
+        log.info("Measuring %s on %d images.", name, len(tables[name]))
+        segmenter.network.to(quickest_device())
+        found[name] = evaluate(segmenter, tables[name], n_bins=n_bins)
+        segmenter.network.cpu()
+    return found
 
 
 def _table(segmenter: Segmenter, given: argparse.Namespace) -> PixelTable:

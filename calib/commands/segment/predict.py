@@ -25,6 +25,7 @@ from calib.segmentation.tables import images_in
 
 log = logging.getLogger(__name__)
 LIST = "predictions.csv"
+LARGEST = 65536  # values that a PNG can hold
 
 
 def write_predictions(
@@ -39,29 +40,32 @@ def write_predictions(
         grey16_max: The white of 16-bit images.
 
     Raises:
-        ValueError: Two images have one name, the folder holds something, or an image cannot be read.
+        ValueError: Two files would have one name, a value does not fit into a PNG, the folder holds
+            something, or an image cannot be read.
     """
-    counts = Counter(path.stem for path in images)
-    twice = [stem for stem, count in counts.items() if count > 1]
-    if twice:
-        raise ValueError(f"{few(twice)}: more than one image has this name, and masks are called as images.")
+    _check_names(images, segmenter.class_names)
+    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
+    if not segmenter.classes.colours and max(values) >= LARGEST:
+        raise ValueError(
+            f"The value {max(values)} of a class does not fit into a PNG (at most {LARGEST - 1}): train with "
+            "smaller values."
+        )
     blocking = blocking_file(out)
     if blocking is not None:
         raise ValueError(f"--out {out}: '{blocking}' is a file.")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} holds files, which are not replaced. Give a new or an empty folder.")
     out.mkdir(parents=True, exist_ok=True)
-    names, values = segmenter.class_names, [each[0] for each in segmenter.classes.values]
     rows = [["file", *(f"share({name})" for name in names), "confidence"]]
     progress = ProgressLog(log, "segmenting images", len(images))
     for done, path in enumerate(images, start=1):
         image = open_image(path, grey16_max=grey16_max)
         probs = segmenter.probs(image)
         mask = segmenter.mask(probs)
-        _write_mask(out / f"{path.stem}.png", mask, values, colours=segmenter.classes.colours)
+        _write_mask(out / _file_of(path.stem), mask, values, colours=segmenter.classes.colours)
         levels = (probs * 255).round().numpy().astype(np.uint8)
         for number, name in enumerate(names[1:], start=1):
-            _write(out / f"{path.stem}.{_in_name(name)}.png", Image.fromarray(levels[number]))
+            _write(out / _file_of(path.stem, name), Image.fromarray(levels[number]))
         chosen = probs.argmax(0)
         shares = [float((chosen == number).float().mean()) for number in range(len(names))]
         confidence = float(probs.max(0).values.mean())
@@ -79,13 +83,14 @@ def main(given: argparse.Namespace) -> int:
     segmenter = Segmenter.load(path)
     segmenter.network.to(quickest_device())
     n = write_predictions(segmenter, images, out, grey16_max=given.grey16_max)
-    sys.stdout.write(printable(f"{n} mask{'s' * (n != 1)} with probabilities in {out}, listed in {LIST}\n"))
+    what = f"{n} mask{'s' * (n != 1)}, with the probabilities of each class"
+    sys.stdout.write(printable(f"Written to {out}: {what}; shares and confidence: {out / LIST}\n"))
     return 0
 
 
 def _write_mask(path: Path, mask: np.ndarray, values: Sequence[int], *, colours: bool) -> None:
     """Write a mask in the values of its classes, which a palette shows in colours where they fit into one."""
-    if not colours and mask.max() < SIZE:
+    if not colours and max(values) < SIZE:
         _write(path, coloured(mask, values))
     elif colours:
         bands = np.stack([mask >> 16, mask >> 8 & 255, mask & 255], axis=-1).astype(np.uint8)
@@ -99,6 +104,27 @@ def _write(path: Path, image: Image.Image) -> None:
         image.save(part, format="PNG")
 
 
-def _in_name(name: str) -> str:
-    """Return a class's name as part of a file's."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+def _check_names(images: Sequence[Path], class_names: Sequence[str]) -> None:
+    """Refuse images and classes of which one's file would take the place of another's, on any file system."""
+    stems = Counter(path.stem for path in images)
+    if twice := [stem for stem, count in stems.items() if count > 1]:
+        raise ValueError(f"{few(twice)}: more than one image has this name, and masks are called as images.")
+    files = Counter(_file_of(stem, name).casefold() for stem in stems for name in (None, *class_names[1:]))
+    if twice := [file for file, count in files.items() if count > 1]:
+        raise ValueError(
+            f"{few(twice)}: two files would be called so. NAME.png is the mask of an image NAME, and "
+            "NAME.CLASS.png the probability of a class: give such images one by one, each another --out."
+        )
+
+
+def _file_of(stem: str, class_name: str | None = None) -> str:
+    """Return what the mask of an image is called, or the probability of a class.
+
+    Example:
+        >>> _file_of("7"), _file_of("7", "tumour bed")
+        ('7.png', '7.tumour_bed.png')
+    """
+    if class_name is None:
+        return f"{stem}.png"
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in class_name)
+    return f"{stem}.{plain}.png"

@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from lightning import seed_everything
 
 from calib.config import SegmentRun, check_config, to_dict
 from calib.core import ranks
+from calib.core.optional import OPTIONAL
 from calib.core.text import few, printable
 from calib.io.files import MARK, write_json, write_text
 from calib.losses import SEGMENTATION_PRESETS, Objective, resolve_terms
 from calib.losses.registry import losses_in_words
-from calib.posthoc.scaling import fit_temperature
 from calib.processes.join import check_started
 from calib.report.plots import save_figure
 from calib.report.tables import csv_text
@@ -27,11 +26,12 @@ from calib.runs.folder import REUSED, RunFolder
 from calib.runs.identity import run_name
 from calib.runs.opening import check_same_data, opened
 from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, run_loggers
-from calib.segmentation.evaluation import Evaluated, evaluate, pixels_for_calibration, results_text
+from calib.segmentation.evaluation import Evaluated, evaluate
 from calib.segmentation.export import Segmenter
-from calib.segmentation.fit import fit_segmenter
+from calib.segmentation.fit import fit_segmenter, with_temperature
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
+from calib.segmentation.words import results_text
 
 CHECKPOINTS = 20  # per run
 log = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ def segment(config: SegmentRun) -> dict[str, Any]:
     check_trainer(config.trainer)
     check_started(config.trainer)
     folder = RunFolder(config.out or Path("runs") / run_name(config))
-    objective = Objective(resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS))
     with opened(config, folder) as job:
         if job.finished:
             check_same_data(folder, lambda: data_record(tables_of(config)))
@@ -69,9 +68,10 @@ def segment(config: SegmentRun) -> dict[str, Any]:
                 job.lock()
                 _write_report(config, folder)
         else:
+            OPTIONAL["segment"].check()
             tables = tables_of(config)
-            record = ranks.decided(lambda: data_record(tables))
-            _try(config, tables, objective)
+            objective = check_trainable(config, tables)
+            record = ranks.decided(lambda: data_record(tables))  # reads every image and mask
             job.claim(record)
             _train(config, folder, objective, tables)
     return _results(config, folder, reused=job.finished)
@@ -120,8 +120,14 @@ def data_record(tables: Mapping[str, PixelTable]) -> dict[str, Any]:
     return {"classes": named, **{split: found.get(split) for split in ("train", "val", "test")}}
 
 
-def _try(config: SegmentRun, tables: Mapping[str, PixelTable], objective: Objective) -> None:
-    """Refuse what cannot be trained before any file is written."""
+def check_trainable(config: SegmentRun, tables: Mapping[str, PixelTable]) -> Objective:
+    """Return the losses, once all settings fit the images; no image is read and no file written.
+
+    Raises:
+        ValueError: Losses, network or size do not fit, MONAI is not installed, or a temperature is asked for
+            without validation images.
+    """
+    objective = Objective(resolve_terms(config.preset, config.loss, SEGMENTATION_PRESETS))
     n_classes = len(tables["train"].classes.names)
     objective.try_on(n_classes)
     build_network(config.network.name, config.network.channels, n_classes, size=config.data.size)
@@ -129,6 +135,7 @@ def _try(config: SegmentRun, tables: Mapping[str, PixelTable], objective: Object
         raise ValueError(
             "calibrate=temperature is fitted to validation images; there are none (a split val)."
         )
+    return objective
 
 
 def _train(
@@ -166,9 +173,8 @@ def _train(
         )
         segmenter.network.to(trainer.strategy.root_device)
         if config.calibrate == "temperature":
-            assert val is not None  # checked by `_try`
-            pixels = pixels_for_calibration(segmenter, val, seed=config.seed)
-            segmenter = replace(segmenter, temperature=fit_temperature(*pixels)["temperature"])
+            assert val is not None  # checked by `check_trainable`
+            segmenter = with_temperature(segmenter, val, seed=config.seed)
         written = _measure(config, segmenter, tables, folder)
         close_loggers(loggers, written.get("test", {}), folder)
 

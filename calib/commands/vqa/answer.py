@@ -33,6 +33,7 @@ def main(given: Given) -> int:
             _share(given)
         outputs = answer(ANSWERERS[asked["answerer"]](asked), items, asked["out"], chunk=asked["chunk"])
     print(told(items, outputs, str(Path(asked["out"]) / RESULT)))
+    print(f"What they are worth: calib vqa evaluate {' '.join([*given.files, asked['out']])} out=FOLDER")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from calib.commands.vqa.option import Option, truth
@@ -75,10 +76,9 @@ def _value(key: str, text: str, option: Option) -> Any:
         raise ValueError(f"{key}={text}: expected {kinds.get(option.kind, 'another value')}.") from error
     if option.least is not None and not value >= option.least:
         raise ValueError(f"{key}={text}: at least {option.least:g} is allowed.")
-    if option.allowed:
-        known = [*names_in(option.allowed[0], option.allowed[1]), *_MORE.get(key, ())]
-        if value not in known:
-            raise unknown_name(f"value of {key}", value, known)
+    known = _known(key, option)
+    if known and value not in known:
+        raise unknown_name(f"value of {key}", value, known)
     return value
 
 
@@ -89,7 +89,7 @@ def _help(name: str) -> str:
     if name in SUBCOMMANDS:
         row = SUBCOMMANDS[name]
         lines = [
-            f"  {key}={'' if option.default is None else _shown(option.default):<12} {option.help}"
+            f"  {f'{key}={_shown(option.default)}':<26} {option.help}{_allowed(key, option)}"
             for key, option in row.options.items()
         ]
         return f"{row.usage}\nSettings and their defaults:\n\n" + "\n".join(lines) + "\n"
@@ -100,9 +100,22 @@ def _help(name: str) -> str:
     )
 
 
+def _known(key: str, option: Option) -> list[str]:
+    """Return the values that a setting may have; none: any."""
+    return [*names_in(option.allowed[0], option.allowed[1]), *_MORE.get(key, ())] if option.allowed else []
+
+
+def _allowed(key: str, option: Option) -> str:
+    """Return the values that a setting may have, in lines below its help."""
+    lines = wrap(", ".join(_known(key, option)), 80, break_on_hyphens=False)
+    return "".join(f"\n{'':29}{line}" for line in lines)
+
+
 def _shown(value: Any) -> str:
     return (
-        ",".join(map(str, value))
+        ""
+        if value is None
+        else ",".join(map(str, value))
         if isinstance(value, list)
         else str(value).lower()
         if isinstance(value, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from calib.commands.shown import shown_safely
 from calib.commands.vqa.arguments import Given
 from calib.commands.vqa.subcommands import SUBCOMMANDS
 
@@ -17,5 +18,7 @@ def main(given: Given) -> int:
     if not given.name:
         return 0
     module, _, name = SUBCOMMANDS[given.name].main.partition(":")
-    status: int = getattr(importlib.import_module(module), name)(given)
+    function = getattr(importlib.import_module(module), name)
+    with shown_safely():  # names of models, conditions and files come from tables of others
+        status: int = function(given)
     return status

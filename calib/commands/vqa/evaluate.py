@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from calib.core.errors import meant_path, unknown_name
 from calib.core.text import few, printable, safe_path
+from calib.io.files import blocking_file
 
 if TYPE_CHECKING:
     from calib.commands.vqa.arguments import Given
 
 DEMO = "demo"
-OUTPUTS = "outputs.parquet"  # in a folder of `calib vqa answer`
+NEXT = """\
+Recorded: MobileVLM-1.7B, Yi-VL-34B, llava-v1.5-7b. Answered now: embedded, on images that come with calib.
+The latter step by step; with data=folder root=IMAGES and another model it is yours:
+
+  calib vqa items source=task data=cxr3 out=items.parquet
+  calib vqa perturb items.parquet kind=replace_correct out=nota.parquet
+  calib vqa items source=task data=cxr3 split=val out=val.parquet
+  calib vqa perturb val.parquet kind=replace_distractor out=val_control.parquet
+  calib vqa answer items.parquet nota.parquet model=embedded nota=threshold controls=val_control.parquet \\
+    out=runs/vqa
+  calib vqa evaluate items.parquet nota.parquet runs/vqa out=runs/evaluation"""
+OUTPUTS, RECORD = "outputs.parquet", "answers.json"  # of `calib vqa answer`: when it is done, from the start
 
 
 def main(given: Given) -> int:
@@ -26,6 +38,8 @@ def main(given: Given) -> int:
     for name in asked["show"]:
         if name not in TABLES:
             raise unknown_name("table", name, TABLES)
+    if asked["out"] is not None and blocking_file(asked["out"]) is not None:
+        raise ValueError(f"out={asked['out']}: there is a file {blocking_file(asked['out'])}; name a folder.")
     items, outputs = _tables(given.files)
     result = evaluate(items, outputs, protocol)
     print(result.text())
@@ -34,6 +48,8 @@ def main(given: Given) -> int:
     if asked["out"] is not None:
         written = result.save(asked["out"])
         print(f"\n{safe_path(Path(asked['out']) / 'report.html')} and {len(written) - 1} other files")
+    if list(given.files) == [DEMO]:
+        print(f"\n{NEXT}")
     return 0
 
 
@@ -74,8 +90,6 @@ def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
             if not (column and colon and usual):
                 raise ValueError(f"shift={value}: expected COLUMN:VALUE, VALUE being what is usual.")
             made[name] = (column, usual)
-        elif name == "methods" and value == ["panel"]:
-            continue
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return made
@@ -83,11 +97,10 @@ def protocol_of(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     """Return the items and outputs of files: outputs are known by their column model_id."""
-    from calib.vqa.demo import demonstration
     from calib.vqa.tables import read_items, read_outputs
 
     if list(files) == [DEMO]:
-        return demonstration()
+        return _demonstration()
     if not files:
         raise ValueError(
             "Which answers? calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER, or calib vqa evaluate demo."
@@ -95,7 +108,7 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
     items: list[Path] = []
     outputs: list[Path] = []
     for name in files:
-        path = Path(name) / OUTPUTS if Path(name).is_dir() else Path(name)
+        path = _outputs_of(Path(name)) if Path(name).is_dir() else Path(name)
         (outputs if "model_id" in _columns(path) else items).append(path)
     for kind, found, column in (("items", items, "option_ids"), ("outputs", outputs, "model_id")):
         if not found:
@@ -105,6 +118,28 @@ def _tables(files: Sequence[str]) -> tuple[Any, Any]:
             )
     read = read_items(*items)
     return read, read_outputs(*outputs, items=read)
+
+
+def _outputs_of(folder: Path) -> Path:
+    """Return the outputs in a folder of `calib vqa answer`, which has them once all items are answered."""
+    if not (folder / OUTPUTS).is_file():
+        begun = (folder / RECORD).is_file()
+        raise FileNotFoundError(
+            f"The answers in {folder} are not finished: the same calib vqa answer goes on."
+            if begun
+            else f"The folder {folder} holds no answers ({OUTPUTS}): calib vqa answer makes such folders."
+        )
+    return folder / OUTPUTS
+
+
+def _demonstration() -> tuple[Any, Any]:
+    """Return the items and outputs of the demonstration: recorded ones, and None of the above asked now."""
+    from calib.vqa.demo import demonstration, nota_demonstration
+    from calib.vqa.tables import join_items, join_outputs
+
+    both = (demonstration(), nota_demonstration())
+    items = join_items([items for items, _ in both])
+    return items, join_outputs([outputs for _, outputs in both], items)
 
 
 def _columns(path: Path) -> list[str]:
@@ -121,6 +156,8 @@ def _columns(path: Path) -> list[str]:
             raise ValueError(f"{path} cannot be read as Parquet ({error}). Was it cut off?") from error
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = next((line for line in file if line.strip()), "")
+    if not line:
+        raise ValueError(f"{path} has no rows.")
     try:
         row = json.loads(line)
     except ValueError as error:

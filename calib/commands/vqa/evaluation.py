@@ -21,7 +21,7 @@ EVALUATE = Subcommand(
     usage="""\
 calib vqa evaluate ITEMS... OUTPUTS... out=FOLDER
 
-  calib vqa evaluate demo out=runs/demo              (answers of three real models that come with calib)
+  calib vqa evaluate demo out=runs/demo              (three real models, and None of the above)
   calib vqa evaluate items.parquet nota.parquet runs/vqa/outputs.parquet out=runs/evaluation
   calib vqa evaluate items.parquet runs/a runs/b methods=all by=modality,question_type shift=scanner:A
 
@@ -29,7 +29,9 @@ OUTPUTS are tables with a column model_id, or folders of calib vqa answer. FOLDE
 tables/*.csv and metrics.json; the findings are printed in words.
 """,
     options={
-        "methods": Option(None, "methods of calib.vqa.uncertainty, or all (default: panel)", words),
+        "methods": Option(
+            ["panel"], "methods of calib.vqa.uncertainty; panel: eight and the baselines; all", words
+        ),
         "reference": Option("option_msp", "the method that others are compared with"),
         "scores": Option("auto", "scores of options: logit, letter, sum, mean, pmi"),
         "by": Option(["modality"], "columns that make cells: does quality follow accuracy?", words),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from calib.commands.vqa.arguments import Given
+from calib.commands.vqa.outs import check_out
 from calib.commands.vqa.perturb import told
 from calib.data.specs import load_data
-from calib.vqa.adapters.sources import read_source
+from calib.vqa.adapters.sources import SOURCES, read_source
 from calib.vqa.adapters.task import from_task
 
 
@@ -14,6 +15,7 @@ def main(given: Given) -> int:
     asked = given.settings
     if given.files:
         raise ValueError(f"'{given.files[0]}' is no setting; the file of a published set is path=FILE.")
+    check_out(asked["out"], [asked["path"]])
     if asked["source"] == "task":
         task = load_data(asked["data"], asked["root"], needs=(asked["split"],))
         items = from_task(
@@ -28,4 +30,6 @@ def main(given: Given) -> int:
         items = read_source(asked["source"], asked["path"], root=asked["root"], folder=asked["images"])
     items.write(asked["out"])
     print(told(items, asked["out"]))
+    if asked["source"] != "task":
+        print(SOURCES[asked["source"]].told())
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from calib.commands.vqa.arguments import Given
+from calib.commands.vqa.outs import check_out
 from calib.io.files import write_json
 from calib.vqa.perturbations import perturb, two_by_two
 from calib.vqa.tables import Items, read_items
@@ -17,6 +18,8 @@ def main(given: Given) -> int:
     asked = given.settings
     if not given.files:
         raise ValueError("Which items? calib vqa perturb ITEMS... kind=KIND out=FILE.")
+    check_out(asked["out"], [*given.files, asked["left_out"]])
+    check_out(asked["left_out"], given.files, (".json",), "left_out")
     items = read_items(*given.files)
     options = {name: asked[name] for name in SETTINGS if asked[name] is not None}
     left_out: dict[str, str] = {}

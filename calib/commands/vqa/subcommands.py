@@ -75,7 +75,7 @@ calib vqa items source=SOURCE out=FILE
             "root": Option(None, "the folder of the images"),
             "images": Option(None, "where images may be written that have no file of their own"),
             "options": Option(4, "options of a question about a task", int, 2),
-            "split": Option("test", "which split of the task"),
+            "split": Option("test", "which split of the task", allowed=("calib.data.task", "SPLITS")),
             "limit": Option(None, "at most so many images of the task", int, 1),
             "seed": Option(0, "of draws", int),
             "out": Option(None, "the table, .parquet or .jsonl"),
@@ -94,7 +94,8 @@ calib vqa perturb ITEMS... kind=KIND out=FILE
   calib vqa perturb items.parquet kind=swapped_image within=modality seed=1 out=swapped.parquet
   calib vqa perturb items.parquet kind=two_by_two out=two_by_two.parquet
 
-Items that cannot be changed so are left out, and counted by reason; left_out=FILE lists them.
+Items that cannot be changed so are left out, and counted by reason; left_out=FILE lists them. The table has
+the changed items alone; that of two_by_two has the originals, too.
 """,
         options={
             "kind": Option(None, "what is changed", allowed=("calib.vqa.perturbations", "PERTURBATIONS")),
@@ -137,7 +138,8 @@ the text stand {question}, {options}, {letters}.
 calib vqa answer ITEMS... model=MODEL out=FOLDER
 
   calib vqa answer items.parquet nota.parquet model=embedded out=runs/vqa
-  calib vqa answer items.parquet nota.parquet model=runs/mine nota=threshold controls=val.parquet out=runs/vqa
+  calib vqa answer items.parquet nota.parquet model=runs/mine nota=threshold controls=val_control.parquet \\
+    out=runs/vqa
   calib vqa answer items.parquet answerer=hf model=MODELS/medgemma-4b samples=10 p_true=true out=runs/medgemma
   calib vqa answer items.parquet answerer=recorded answers=gpt.jsonl out=runs/gpt
 
@@ -161,8 +163,12 @@ the work. Results: outputs.parquet in the folder. What a model cannot say is not
             "weights": Option(None, "the backbone's weights"),
             "tokenizer": Option(None, "the backbone's tokenizer"),
             "template": Option(None, "a text with {option} (default: the items' own)"),
-            "nota": Option("text", "None of the above as text, or as threshold"),
-            "controls": Option(None, "items whose right option is there, to fit the threshold on"),
+            "nota": Option(
+                "text",
+                "None of the above as text, or as threshold",
+                allowed=("calib.vqa.answerers.zero_shot", "NOTA_WAYS"),
+            ),
+            "controls": Option(None, "items of kind=replace_distractor, to fit the threshold on"),
             "false_rate": Option(0.05, "of controls that may be answered by None of the above", float, 0),
             "scoring": Option(["letters", "texts"], "what is scored: letters, texts, or both", words),
             "greedy": Option(True, "whether an answer is generated", truth),

@@ -52,8 +52,8 @@ class HeadConfig:
     concat: bool = setting(True, affects="training")
     use_predicted_caption: bool = setting(True, affects="training")
     hidden: list[int] = setting([512, 256, 128], affects="training")
-    activation: str = setting("relu", affects="training")
-    n_iter_freeze_proj: int = setting(200, affects="training")
+    activation: str = setting("relu", affects="training", one_of=("relu", "leaky_relu"))
+    n_iter_freeze_proj: int = setting(200, affects="training", at_least=0)
     official_decay: bool = setting(False, affects="training")
     learn_mcp: bool = setting(True, affects="training")
 
@@ -72,9 +72,9 @@ class FailureLossConfig:
 
     name: str = setting("bce", affects="training")
     weighting: str = setting("static", affects="training")
-    weight: float = setting(1.0, affects="training")
-    max_weight: float = setting(100.0, affects="training")
-    entropy: float = setting(0.0, affects="training")
+    weight: float = setting(1.0, affects="training", at_least=0)
+    max_weight: float = setting(100.0, affects="training", at_least=1)
+    entropy: float = setting(0.0, affects="training", at_least=0)
 
 
 @dataclass

@@ -149,10 +149,10 @@ class OptimConfig:
 
     name: str = setting("sgd", affects="training", one_of=("sgd", "adamw"))
     lr: float = setting(0.002, affects="own", above=0)
-    momentum: float = setting(0.9, affects="own")
-    weight_decay: float = setting(5e-4, affects="own")
+    momentum: float = setting(0.9, affects="own", at_least=0, below=1)
+    weight_decay: float = setting(5e-4, affects="own", at_least=0)
     warmup_epochs: int = setting(1, affects="own", at_least=0)
-    warmup_lr: float = setting(1e-5, affects="own")
+    warmup_lr: float = setting(1e-5, affects="own", at_least=0)
 
 
 @dataclass

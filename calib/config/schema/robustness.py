@@ -17,7 +17,7 @@ class RobustnessRun:
         task: Always "robustness".
         runs: Run folders (prompts with their baselines, failure runs) or prompt.safetensors files. On the
             command line, arguments that are such paths.
-        out: Folder of the results. None: runs/robustness.
+        out: Folder of the results. None: runs/robustness-<run>, and the column of shift_by.
         data: The data set. `data.name` left out: the runs' own. Corruptions need images (data.root=IMAGES).
         split: Which split is judged: test or val (the data set's own validation split).
         backbone: Where the backbone's files are now.

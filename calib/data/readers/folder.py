@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calib.core.errors import meant_path, unknown_name
 from calib.core.names import one_form, one_spelling
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.dicom import is_dicom_file
 from calib.data.images import IMAGE_SUFFIXES, has_image_suffix, looks_like_image, why_no_file
@@ -77,6 +78,10 @@ def _no_split(base: Path, split: str, unsplit: bool) -> str:
     if not unsplit:
         empty = f"no images in its '{split}' folder" if (base / split).is_dir() else f"no '{split}' folder"
         return f"{base} has {empty}; it has: {listed}."
+    if base.name in SPLITS:
+        return f"{base} is itself a '{base.name}' folder: give the folder it lies in, {base.parent}."
+    loose = sum(path.is_file() and looks_like_image(path) for path in base.iterdir())
+    listed += f" (and {loose} images, which belong in class folders)" if loose else ""
     return (
         f"{base} has no 'train' and 'test' folders; it has: {listed}. Expected "
         "<root>/train/<class>/* and, for test results, <root>/test/<class>/*. Images not split yet can be "
@@ -144,12 +149,14 @@ def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
     if len(bases) > 1:
         raise ValueError(f"{root} has splits both directly and under 'images'. Keep one of the two.")
     base = bases[0] if bases else next((base for base in reversed(within) if _holds_classes(base)), root)
+    layout = {split: base / split for split in SPLITS if (base / split).is_dir()}
     for name in _subfolders(base):
         meant = MEANT.get(name.lower(), name.lower())
         if meant in SPLITS and name not in SPLITS:
-            raise ValueError(f"{base / name}: please name this folder '{meant}'.")
-    if bases:
-        return base, {split: base / split for split in SPLITS if (base / split).is_dir()}
+            note(ValueError(f"{base / name}: please name this folder '{meant}'."))
+            layout.setdefault(meant, base / name)
+    if layout:
+        return base, layout
     if not _holds_classes(base):
         raise ValueError(_no_split(base, UNSPLIT, unsplit=True))
     return base, {UNSPLIT: base}
@@ -172,14 +179,11 @@ def _scan_split(folder: Path, root: Path, skipped: list[str]) -> dict[str, list[
             continue
         if _is_folder(entry):
             classes[entry.name] = _scan_class(path, root, skipped)
-        elif _is_image(path):
-            raise ValueError(
-                f"{path} lies outside the class folders; expected {folder.name}/<class>/{entry.name}."
-            )
-        else:
-            skipped.append(path.relative_to(root).as_posix())
+        elif _is_image(path, root, skipped):
+            outside = f"{path} lies outside the class folders; expected {folder.name}/<class>/{entry.name}."
+            note(ValueError(outside), like="outside")
     if not classes:
-        raise ValueError(f"{folder} has no class folders.")
+        note(ValueError(f"{folder} has no class folders."))
     return classes
 
 
@@ -190,13 +194,13 @@ def _scan_class(folder: Path, root: Path, skipped: list[str]) -> list[Path]:
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            raise ValueError(
-                f"{path} is a folder inside a class folder; images must lie directly in {folder}."
+            nested = (
+                f"{path} is a folder inside a class folder; images must lie directly in {folder}, or be "
+                "listed in a table, which can name the patients, too (data.name=table)."
             )
-        if _is_image(path):
+            note(ValueError(nested), like="nested")
+        elif _is_image(path, root, skipped):
             images.append(path)
-        else:
-            skipped.append(path.relative_to(root).as_posix())
     return images
 
 
@@ -205,22 +209,26 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(path: Path, root: Path, skipped: list[str]) -> bool:
+    """Return whether a file is an image; what commonly lies beside images is added to `skipped`."""
     odd = why_no_file(path)
     if odd is not None:
-        raise ValueError(f"{path} is {odd}. Remove it from the data set's folder.")
+        note(ValueError(f"{path} is {odd}. Remove it from the data set's folder."), like=odd)
+        return False
     if has_image_suffix(path):
         return True
-    if path.suffix.lower() in SIDECARS:
-        return False
-    if is_dicom_file(path):  # which are often called by a number
+    sidecar = path.suffix.lower() in SIDECARS
+    if not sidecar and is_dicom_file(path):  # which are often called by a number
         return True
-    if not path.suffix:
-        return False
-    raise ValueError(
-        f"{path} is of a kind that is not read ({path.suffix}). Convert it to one of "
-        f"{', '.join(IMAGE_SUFFIXES)}, or move it out of the data set's folder."
-    )
+    if sidecar or not path.suffix:
+        skipped.append(path.relative_to(root).as_posix())
+    else:
+        unread = (
+            f"{path} is of a kind that is not read ({path.suffix}). Convert it to one of "
+            f"{', '.join(IMAGE_SUFFIXES)}, or move it out of the data set's folder."
+        )
+        note(ValueError(unread), like=path.suffix.lower())
+    return False
 
 
 def _table(classes: dict[str, list[Path]], labels: dict[str, int], root: Path) -> ImageTable:

@@ -16,6 +16,7 @@ from calib.data.dicom import AS_FILED, DicomView
 from calib.data.images import check_image, decode_image, read_image_file
 from calib.data.labels import are_indices, label_text, number_labels
 from calib.data.notices import warn_of_unused_groups
+from calib.data.output_tables import is_missing
 from calib.data.readers.hf_loading import folders_of, load_dataset
 from calib.data.readers.table import by_key
 from calib.data.readers.table_rows import COLUMNS
@@ -253,7 +254,7 @@ def _table(
     groups = None
     if "group" in names:
         given = list(rows[names["group"]])
-        empty = next((index for index, group in enumerate(given) if group is None or group == ""), None)
+        empty = next((index for index, group in enumerate(given) if is_missing(group)), None)
         if empty is not None:
             raise ValueError(f"Row {empty} of the split '{split}' has no '{names['group']}'.")
         groups = [str(group) for group in given]

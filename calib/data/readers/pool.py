@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calib.core.errors import meant_path
 from calib.core.text import few
-from calib.data.images import IMAGE_SUFFIXES, file_id, has_image_suffix, odd_kind
+from calib.data.images import IMAGE_SUFFIXES, file_id, looks_like_image, odd_kind
 from calib.data.readers.table import TABLE_SUFFIXES
 from calib.data.readers.table_paths import check_files, check_links, is_file, native, within
 from calib.data.readers.table_rows import read_rows
@@ -57,9 +57,10 @@ def load_unlabelled(root: str | Path) -> ImageTable:
     """Return all images of a pool; their labels are all 0 and mean nothing.
 
     Args:
-        root: A folder, which is searched in depth; or a CSV, TSV or Parquet table with a column for the file
-            and, if there is one, for the group (see `calib.data.readers.table_rows.COLUMNS`), whose paths
-            start from its folder. Rows of another split than train are left out.
+        root: A folder, which is searched in depth (links to folders are not followed); or a CSV, TSV or
+            Parquet table with a column for the file and, if there is one, for the group (see
+            `calib.data.readers.table_rows.COLUMNS`), whose paths start from its folder. Rows of another split
+            than train are left out.
 
     Raises:
         FileNotFoundError: It does not exist.
@@ -79,11 +80,12 @@ def load_unlabelled(root: str | Path) -> ImageTable:
 def _of_table(path: Path) -> ImageTable:
     base = path.parent
     rows, *_ = read_rows(path, {"id": None}, None, None, (), labelled=False)
-    rows = [within(native(row, base), base) for row in rows if row.split != "test" and row.split != "val"]
+    rows = [row for row in rows if row.split != "test" and row.split != "val"]
+    rows = [within(native(row, base), base, how=None) for row in rows]
     if not rows:
         raise ValueError(f"{path} lists no images to choose from: all are of the splits test and val.")
     check_files(rows, base)
-    check_links(rows, base)
+    check_links(rows, base, how=None)
     grouped = rows[0].group is not None
     return ImageTable(
         [FileSource(base / row.file) for row in rows],
@@ -105,9 +107,9 @@ def _folder_of(root: str | Path) -> Path:
 
 
 def _is_image(file: Path, base: Path) -> bool:
-    """Return whether a path is an image of the pool: no hidden one, and none that a link leads elsewhere."""
+    """Return whether a path is an image of the pool, by its name or as a DICOM file, and no hidden one."""
     hidden = any(part.startswith(".") for part in file.relative_to(base).parts)
-    return not hidden and has_image_suffix(file) and file.is_file()
+    return not hidden and looks_like_image(file) and file.is_file()
 
 
 def _check_unchanged(chosen: ShotList, base: Path) -> None:

@@ -70,12 +70,12 @@ def load_table(
 
     if not rows:
         raise ValueError(f"The table in {root} ({listed}) has no rows of train, val or test.")
+    labels, names = number_labels({row.label: row.where for row in reversed(rows)}, class_names)
     rows = [native(row, root) for row in rows]
     rows = rows if allow_outside else [within(row, root) for row in rows]
-    check_files(rows, root)
+    rows = check_files(rows, root)
     if not allow_outside:
         check_links(rows, root)
-    labels, names = number_labels({row.label: row.where for row in reversed(rows)}, class_names)
     tables = {split: _table([row for row in rows if row.split == split], labels, root) for split in SPLITS}
     notes = (
         () if unsplit is None else (f"{root} ({listed}) has no split column: all images are for testing.",)

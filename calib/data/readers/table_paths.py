@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from calib.core.problems import note
 from calib.core.text import few
 from calib.data.images import IMAGE_SUFFIXES, looks_like_image, why_no_file
 from calib.data.readers.table_rows import Row
 from calib.data.task import SPLITS
+
+ANY_PATH = "data.options.allow_outside=true; calib segment evaluate: --allow-outside"
 
 
 def tables_of(rows: Sequence[Row]) -> list[str]:
@@ -27,8 +30,13 @@ def native(row: Row, root: Path) -> Row:
     return row
 
 
-def within(row: Row, root: Path) -> Row:
+def within(row: Row, root: Path, *, how: str | None = ANY_PATH) -> Row:
     """Return a row whose path starts from `root`, also where the table has it absolute.
+
+    Args:
+        row: The row.
+        root: Where its path has to start.
+        how: What lets any path be read, for the message. None: nothing does.
 
     Raises:
         ValueError: The path leads out of `root`, or may do so.
@@ -48,40 +56,64 @@ def within(row: Row, root: Path) -> Row:
     else:
         return row
     raise ValueError(
-        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..' "
-        "(data.options.allow_outside=true, or --allow-outside, reads any path)."
+        f"{row.where}: the path '{row.file}' {reason}. Write it relative to '{root}', without '..'"
+        f"{f', or let any path be read ({how})' if how else ''}."
     )
 
 
-def check_files(rows: Sequence[Row], root: Path) -> None:
-    """Refuse rows whose files are no images, are missing, or are listed twice in a split."""
+def check_files(rows: Sequence[Row], root: Path, what: str = "images") -> list[Row]:
+    """Return the rows whose files are there; others, and what is listed twice in a split, are refused.
+
+    Args:
+        rows: The rows.
+        root: Where their paths start.
+        what: What they are, for the messages.
+
+    Raises:
+        ValueError: A file is no image, is missing or listed twice (inside `calib.core.problems.together` at
+            its end).
+    """
+    kept: list[Row] = []
+    missing: list[str] = []
+    refused: list[ValueError] = []
     for row in rows:
-        if not looks_like_image(root / row.file):
-            raise ValueError(
-                f"{row.where}: '{row.file}' does not end like an image ({', '.join(IMAGE_SUFFIXES)})."
-            )
-    missing = [row.file for row in rows if not is_file(root / row.file)]
-    for row in rows if missing else ():
-        if os.path.exists(root / row.file) and not is_file(root / row.file):
-            raise ValueError(f"{row.where}: '{row.file}' is {why_no_file(root / row.file)}.")
+        path = root / row.file
+        if not looks_like_image(path):
+            said = f"does not end like an image ({', '.join(IMAGE_SUFFIXES)})"
+        elif is_file(path):
+            kept.append(row)
+            continue
+        elif os.path.exists(path):
+            said = f"is {why_no_file(path)}"
+        else:
+            missing.append(row.file)
+            continue
+        refused.append(ValueError(f"{row.where}: '{row.file}' {said}."))
+        note(refused[-1], like=said)
     if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(rows)} images in the table {few(tables_of(rows))} do not exist in "
+        said = (
+            f"{len(missing)} of the {len(rows)} {what} in the table {few(tables_of(rows))} do not exist in "
             f"{root}, where its paths start: {few(missing)}."
         )
+        refused.append(ValueError(said))
+        note(refused[-1])
+    if {row.split for row in rows} - {row.split for row in kept}:
+        raise refused[0]  # nothing is left of a split to find a problem in
     for split in SPLITS:
         files = [(os.path.normpath(row.file), row.name) for row in rows if row.split == split]
         counts = Counter(file for file, _ in files)
         twice = {file: name for file, name in files if counts[file] > 1}
         if twice:
-            raise ValueError(
-                f"{few(tables_of(rows))}: {len(twice)} images are listed more than once in '{split}': "
+            said = (
+                f"{few(tables_of(rows))}: {len(twice)} {what} are listed more than once in '{split}': "
                 f"{few(list(twice.values()))}."
             )
+            note(ValueError(said))
+    return kept
 
 
-def check_links(rows: Sequence[Row], root: Path) -> None:
-    """Refuse paths that a link in the folder leads out of it."""
+def check_links(rows: Sequence[Row], root: Path, *, how: str | None = ANY_PATH) -> None:
+    """Refuse paths that a link in the folder leads out of it; `how` as in `within`."""
     base = root.resolve()
     inside: dict[Path, bool] = {}  # by folder: there are few, and resolving takes time
     for row in rows:
@@ -91,7 +123,7 @@ def check_links(rows: Sequence[Row], root: Path) -> None:
         if not inside[path.parent] or (path.is_symlink() and not path.resolve().is_relative_to(base)):
             raise ValueError(
                 f"{row.where}: a link leads from '{row.file}' out of {root}, to {path.resolve()}. Copy the "
-                "images, or let any path be read (data.options.allow_outside=true)."
+                f"images{f', or let any path be read ({how})' if how else ''}."
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import meant_path
+from calib.core.problems import note, noted
 from calib.core.text import few
 from calib.data.images import has_image_suffix, odd_kind
 from calib.data.labels import label_text
@@ -72,7 +73,13 @@ def read_rows(
             "data.name=folder."
         )
     header, records = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, delimiter)
-    names = _column_names(header, columns, path, records, ("file", "label") if labelled else ("file",))
+    try:
+        names = _column_names(header, columns, path, records, ("file", "label") if labelled else ("file",))
+    except ValueError as error:
+        note(error)
+        if split is None and "split" not in {*columns, *header}:
+            _check_no_split(header, records, path)
+        raise
     unsplit = None
     if split is None and names["split"] is None:
         if "split" not in columns:
@@ -80,24 +87,33 @@ def read_rows(
         split, unsplit = UNSPLIT if labelled else SPLITS[0], no_split_column(path, header)
     rows = []
     for where, record in records:
-        part = split or _cell(record, names["split"], where)
-        if part in skip_splits:
-            continue
-        if part not in SPLITS:
-            meant = MEANT.get(part.lower(), part.lower())
-            instead = f" Write '{meant}' instead." if meant in SPLITS else ""
-            cure = f'Others can be left out: "data.options.skip_splits=[{part}]".'
-            if not labelled:
-                cure = "Images are chosen among those of train, or of a table without splits."
-            raise ValueError(f"{where}: the split is '{part}'; allowed: {', '.join(SPLITS)}.{instead} {cure}")
-        file = _cell(record, names["file"], where)
-        group = None if names["group"] is None else _cell(record, names["group"], where)
-        name = file if names["id"] is None else _cell(record, names["id"], where)
-        label = _label(record, names["label"], where) if labelled else ""
-        rows.append(Row(file, label, part, group, name, where))
+        with noted(where):
+            part = split or _cell(record, names["split"], where)
+            if part not in skip_splits:
+                rows.append(_row(record, names, part, where, labelled=labelled))
     if names["id"] is not None:
         _check_ids(rows, names["id"], path)
     return rows, [name for name in header if name not in names.values()], unsplit
+
+
+def _row(
+    record: Mapping[str, Any], names: Mapping[str, str | None], split: str, where: str, *, labelled: bool
+) -> Row:
+    """Return what a row says; `names` are those of its columns."""
+    if split not in SPLITS:
+        meant = MEANT.get(split.lower(), split.lower())
+        instead = f" Write '{meant}' instead." if meant in SPLITS else ""
+        cure = f'Others can be left out: "data.options.skip_splits=[{split}]".'
+        if not labelled:
+            cure = "Images are chosen among those of train, or of a table without splits."
+        said = f": the split is '{split}'; allowed: {', '.join(SPLITS)}.{instead} {cure}"
+        note(ValueError(f"{where}{said}"), like=said)
+        split = meant
+    file = _cell(record, names["file"], where)
+    group = None if names["group"] is None else _cell(record, names["group"], where)
+    name = file if names["id"] is None else _cell(record, names["id"], where)
+    label = _label(record, names["label"], where) if labelled else ""
+    return Row(file, label, split, group, name, where)
 
 
 def no_split_column(path: Path, header: Sequence[str], likely: str = "NAME") -> str:
@@ -132,24 +148,24 @@ def _text(path: Path, delimiter: str | None) -> tuple[list[str], list[tuple[str,
             records = [(f"{path}, line {reader.line_num}", record) for record in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a UTF-8 table ({error}).") from error
-    _check_header(header, path)
-    for where, record in records:
-        if None in record or None in record.values():
-            raise ValueError(f"{where}: expected {len(header)} values with {separator!r} between.")
-    return header, [(where, record) for where, record in records if any(v.strip() for v in record.values())]
-
-
-def _check_header(header: Sequence[str], path: Path) -> None:
-    """Refuse a table without columns, or with one that is several with another separator."""
     if not any(header):
         raise ValueError(f"{path} is empty: its first line names no columns.")
     other = next((mark for mark in ";,\t|" if len(header) == 1 and mark in header[0]), None)
     if other is not None:
-        spelt = "tab" if other == "\t" else other
-        raise ValueError(
+        said = (
             f"{path} has a single column, {header[0]!r}. Its values seem to be separated otherwise: "
-            f'"data.options.delimiter={spelt}".'
+            f'"data.options.delimiter={"tab" if other == chr(9) else other}".'
         )
+        note(ValueError(said))
+        return _text(path, other)
+    whole = []
+    for where, record in records:
+        if None in record or None in record.values():
+            said = f": expected {len(header)} values with {separator!r} between."
+            note(ValueError(f"{where}{said}"), like=said)
+        elif any(value.strip() for value in record.values()):
+            whole.append((where, record))
+    return header, whole
 
 
 def _parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -228,6 +244,7 @@ def _column_names(
                 f"Say which: data.options.columns.{key}={found[0]}."
             )
         names[key] = columns[key] if key in columns else next(iter(found), None)
+    absent = []
     for key in needed:
         if names[key] is None:
             usual = COLUMNS[key]
@@ -241,10 +258,14 @@ def _column_names(
             likely = next((name for name in header if name.lower() in usual), None)
             if likely is None and key == "file":
                 likely = next((name for name in header if _names_images(records, name)), None)
-            raise ValueError(
+            absent.append(
                 f"{path} has no column for the {key} (one of: {', '.join(usual)}). It has: "
                 f"{few(header, 20)}. Say which it is: data.options.columns.{key}={likely or 'NAME'}."
             )
+    for said in absent[:-1]:
+        note(ValueError(said))
+    if absent:
+        raise ValueError(absent[-1])
     return names
 
 

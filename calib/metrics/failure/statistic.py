@@ -15,7 +15,7 @@ from calib.core.byname import bind
 from calib.core.checks import as_float64, check_tensor
 from calib.core.errors import unknown_name
 from calib.metrics.failure.registry import FAILURE_METRICS, WITH_SETTINGS, FailureMetric
-from calib.metrics.failure.steps import Ranking
+from calib.metrics.failure.steps import Ranking, Steps
 
 _BLOCK = 1_000_000  # counts of resamples worked on at once: 8 MB per array
 
@@ -111,17 +111,9 @@ class FailureStatistic:
             >>> failure_statistic("auroc").of_counts(u, failure)(np.array([[1, 1, 1, 1], [2, 0, 1, 1]]))
             array([0.75, 1.  ])
         """
-        ranking = Ranking.of(*_check_arrays(np.asarray(uncertainty), np.asarray(failure)))
         metric = _look_up(self.name)
         settings = {**metric.settings, **self.settings}
-
-        def of_counts(counts: np.ndarray) -> np.ndarray:
-            rows = max(1, _BLOCK // counts.shape[1])
-            blocks = [counts[start : start + rows] for start in range(0, len(counts), rows)]
-            with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is wanted
-                return np.concatenate([metric.of_steps(ranking.steps(block), **settings) for block in blocks])
-
-        return of_counts
+        return _in_blocks(uncertainty, failure, lambda steps: metric.of_steps(steps, **settings))
 
 
 def failures_of_counts(
@@ -144,19 +136,12 @@ def failures_of_counts(
         >>> failures_of_counts(["auroc", "aurc"], u, failure)(np.array([[1, 1, 1, 1]])).round(4)
         array([[0.75  , 0.3333]])
     """
-    ranking = Ranking.of(*_check_arrays(np.asarray(uncertainty), np.asarray(failure)))
     metrics = [_look_up(name) for name in names]
 
-    def of_block(counts: np.ndarray) -> np.ndarray:
-        steps = ranking.steps(counts)
+    def of_steps(steps: Steps) -> np.ndarray:
         return np.stack([metric.of_steps(steps, **metric.settings) for metric in metrics], axis=1)
 
-    def of_counts(counts: np.ndarray) -> np.ndarray:
-        rows = max(1, _BLOCK // counts.shape[1])
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is wanted
-            return np.concatenate([of_block(counts[at : at + rows]) for at in range(0, len(counts), rows)])
-
-    return of_counts
+    return _in_blocks(uncertainty, failure, of_steps)
 
 
 def failure_statistic(name: str, **settings: Any) -> FailureStatistic:
@@ -189,6 +174,21 @@ def failure_statistic(name: str, **settings: Any) -> FailureStatistic:
     bind(metric.of_steps, {**metric.settings, **settings}, name=f"failure metric {name!r}")
     _check_settings(settings)
     return FailureStatistic(name, settings)
+
+
+def _in_blocks(
+    uncertainty: np.ndarray, failure: np.ndarray, of_steps: Callable[[Steps], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from counts (R, N) to what a function of steps says of each resample, (R, ...)."""
+    ranking = Ranking.of(*_check_arrays(np.asarray(uncertainty), np.asarray(failure)))
+
+    def of_counts(counts: np.ndarray) -> np.ndarray:
+        rows = max(1, _BLOCK // counts.shape[1])
+        blocks = (counts[start : start + rows] for start in range(0, len(counts), rows))
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+            return np.concatenate([of_steps(ranking.steps(block)) for block in blocks])
+
+    return of_counts
 
 
 def _look_up(name: str) -> FailureMetric:

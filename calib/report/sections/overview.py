@@ -141,6 +141,9 @@ def _compared(subject: Subject, found: Mapping[str, Difference]) -> str:
         each, column = found[name], METRICS[name].column
         assert column is not None
         scale, decimals = column.scale, column.decimals
+        if each.low == each.estimate == each.high == 0:  # a calibrator that changes no predicted class
+            parts.append(f"{words} the same")
+            continue
         unit = " points" if scale == 100 else ""
         low, high = (f"{scale * end:+.{decimals}f}" for end in (each.low, each.high))
         clear = "" if each.low > 0 or each.high < 0 else ", which may be chance"

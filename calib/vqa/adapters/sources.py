@@ -41,6 +41,16 @@ class Source:
     nota: bool = True
     notes: str = ""
 
+    def told(self) -> str:
+        """Return what is to be known of the set, in sentences.
+
+        Example:
+            >>> SOURCES["slake"].told()
+            'Licence: CC BY 4.0. No question can carry None of the above. English yes/no questions only.'
+        """
+        nota = "" if self.nota else "No question can carry None of the above."
+        return " ".join(part for part in (f"Licence: {self.licence}.", nota, self.notes) if part)
+
 
 def read_source(
     name: str, path: str | Path, *, root: str | Path | None = None, folder: str | Path | None = None
@@ -104,7 +114,7 @@ def _omnimedvqa(path: Path, root: Path | None, folder: Path | None) -> Items:
                 group_id=f"omnimedvqa/{image}",
                 modality=column(row, where, "modality_type", needed=False),
                 question_type=column(row, where, "question_type", needed=False),
-                subset=str(column(row, where, "dataset", needed=False)),
+                subset=column(row, where, "dataset", needed=False),
             )
     return found.items(path)
 

@@ -113,6 +113,7 @@ def _image(task: TaskData, split: str, row: int, folder: str | Path | None) -> s
         )
     path = Path(folder) / f"{record.id}.png"
     if not path.is_file():
+        picture = table.open(row)  # what cannot be read is said of it, not of what is written
         with atomic_path(path) as part:
-            table.open(row).save(part, format="PNG")
+            picture.save(part, format="PNG")
     return str(path)

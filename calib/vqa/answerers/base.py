@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("cpu", "cuda", "mps")
 
 
 @runtime_checkable
@@ -32,3 +37,36 @@ class Answerer(Protocol):
             rows: Items as dictionaries, at most `batch_size`.
         """
         ...
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device of a name, None: a GPU where there is one.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps, ...
+
+    Raises:
+        ValueError: There is no such device, or not here.
+
+    Example:
+        >>> device_of("cdua")
+        Traceback (most recent call last):
+        ValueError: device=cdua: expected cpu, cuda, mps, perhaps with a number (cuda:0).
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in DEVICES:
+        raise ValueError(f"device={name}: expected {', '.join(DEVICES)}, perhaps with a number (cuda:0).")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there[device.type]:
+        raise ValueError(
+            f"device={name}: {there[device.type]} such devices can be used here; without device= a GPU is "
+            "used where there is one. calib doctor says what there is."
+        )
+    return device

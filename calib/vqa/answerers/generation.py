@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from calib.core.checks import as_float64
+from calib.core.errors import unknown_name
 from calib.core.hashing import stable_hash
+from calib.vqa.answerers.scoring import SCORING
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,38 @@ def kept_mass(logits: Tensor, top_p: float) -> Tensor:
     return logits.masked_fill(
         torch.zeros_like(logits, dtype=torch.bool).scatter(-1, places, before >= top_p), -torch.inf
     )
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of `HuggingFaceVLM` that are none; those that are left out have their defaults.
+
+    Args:
+        settings: By name.
+
+    Raises:
+        ValueError: A number is out of range, a way of scoring is unknown, or what is asked about the greedy
+            answer is asked without one.
+
+    Example:
+        >>> check_settings({"temperature": 0.0})
+        Traceback (most recent call last):
+        ValueError: temperature must be above 0, not 0.0; greedy answers are given anyway (greedy).
+    """
+    for name in settings.get("scoring", ()):
+        if name not in SCORING:
+            raise unknown_name("way of scoring", name, SCORING)
+    temperature, top_p = settings.get("temperature", 1.0), settings.get("top_p", 1.0)
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature must be above 0, not {temperature}; greedy answers are given anyway (greedy)."
+        )
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}.")
+    for name, least in (("samples", 0), ("noisy_samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
+        if settings.get(name, least) < least:
+            raise ValueError(f"{name} must be at least {least}, not {settings[name]}.")
+    if (settings.get("p_true") or settings.get("verbalized")) and not settings.get("greedy", True):
+        raise ValueError("p_true and verbalized ask about the greedy answer: greedy=true.")
 
 
 def drawn_answers(

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from calib.core.errors import first_line, unknown_name
+from calib.core.errors import first_line
 from calib.core.hashing import stable_hash
 from calib.core.optional import OPTIONAL
-from calib.vqa.answerers.generation import Drawn, drawn_answers, processing_digest
+from calib.vqa.answerers.base import device_of
+from calib.vqa.answerers.generation import Drawn, check_settings, drawn_answers, processing_digest
 from calib.vqa.answerers.requests import PLAIN, filled
-from calib.vqa.answerers.scoring import OptionScorer, letter_ids
+from calib.vqa.answerers.scoring import SCORING, OptionScorer, letter_ids
 from calib.vqa.images import item_image, root_name
 from calib.vqa.parsing import LETTERS, parse_answer, parse_confidence
 from calib.vqa.perturbations import order_of
 
-SCORING = ("letters", "texts")
 HUB = "hf://"
 P_TRUE = (
     "{question}\n{options}\nPossible answer: {answer}\nIs the possible answer right?\nA. True\nB. False\n"
@@ -81,31 +81,6 @@ class HuggingFaceVLM:
         root: str | Path | None = None,
         batch_size: int = 4,
     ) -> None:
-        for name in scoring:
-            if name not in SCORING:
-                raise unknown_name("way of scoring", name, SCORING)
-        if temperature <= 0 or not 0 < top_p <= 1:
-            raise ValueError(f"temperature must be above 0 and top_p in (0, 1], not {temperature}, {top_p}.")
-        for name, value, least in (
-            ("samples", samples, 0),
-            ("noisy_samples", noisy_samples, 0),
-            ("max_new_tokens", max_new_tokens, 1),
-            ("batch_size", batch_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}.")
-        if (p_true or verbalized) and not greedy:
-            raise ValueError("p_true and verbalized ask about the greedy answer: greedy=True.")
-        if not getattr(processor, "chat_template", None):
-            raise ValueError(
-                f"The processor of {model_id} has no chat template; it is needed to put questions."
-            )
-        self.model, self.processor, self.model_id = model.eval(), processor, model_id
-        self.tokenizer = processor.tokenizer
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.letters = letter_ids(self.tokenizer, LETTERS)
         self.settings: dict[str, Any] = {
             "scoring": list(scoring),
             "greedy": greedy,
@@ -121,6 +96,17 @@ class HuggingFaceVLM:
             "seed": seed,
             "batch_size": batch_size,
         }
+        check_settings(self.settings)
+        if not getattr(processor, "chat_template", None):
+            raise ValueError(
+                f"The processor of {model_id} has no chat template; it is needed to put questions."
+            )
+        self.model, self.processor, self.model_id = model.eval(), processor, model_id
+        self.tokenizer = processor.tokenizer
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.letters = letter_ids(self.tokenizer, LETTERS)
         self.batch_size, self.root = batch_size, root
         self.scorer = OptionScorer(self.model, self.tokenizer, self.letters)
 
@@ -147,8 +133,9 @@ class HuggingFaceVLM:
 
         Raises:
             FileNotFoundError: There is no such folder.
-            ValueError: It is no such model, or it needs a package that is not here.
+            ValueError: It is no such model, a setting is none, or a device or package is not here.
         """
+        check_settings(settings)  # before gigabytes are read
         from transformers import AutoModelForImageTextToText, AutoProcessor, __version__
 
         name = str(path)
@@ -156,7 +143,7 @@ class HuggingFaceVLM:
         if local and not Path(name).is_dir():
             raise FileNotFoundError(f"There is no folder {name}. On the hub: {HUB}owner/name.")
         source = name.removeprefix(HUB)
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device_of(device)
         common: dict[str, Any] = {"local_files_only": local, "revision": revision, "trust_remote_code": False}
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"dtype is 'auto' or a floating-point type such as bfloat16, not {dtype!r}.")

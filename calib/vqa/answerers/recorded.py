@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.core.errors import meant_path, unknown_name
+from calib.core.text import few
 from calib.io.strictjson import parse_json
 from calib.vqa.parsing import LETTERS, Parsed, parse_answer, parse_confidence
 from calib.vqa.tables import Items, Outputs
@@ -40,6 +41,7 @@ FIELDS = (
     "letter_logprobs",
     "token_logprobs",
 )
+ANSWERS = ("text", "samples", "letter_logprobs")  # fields that can hold an answer
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,8 @@ def read_recorded(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is no JSON object (its number is said), an item or an option is unknown.
+        ValueError: A line is no JSON object (its number is said), an item or an option is unknown, or no row
+            has an answer: a field text, samples or letter_logprobs.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,9 +85,15 @@ def read_recorded(
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}.")
             rows.append({"_where": f"{path}, line {number}", **row})
-    renamed = {theirs: ours for ours, theirs in (columns or {}).items()}
+    names = dict(columns or {})
+    for ours, theirs in names.items():
+        if rows and not any(theirs in row for row in rows):
+            raise ValueError(f"{path}: no row has the field {theirs!r}, which columns names for {ours!r}.")
+    # A field of one of our names that is called otherwise in this file is something else there.
+    others = [{k: v for k, v in row.items() if k not in names and k not in names.values()} for row in rows]
+    read = [{ours: row[theirs] for ours, theirs in names.items() if theirs in row} for row in rows]
     return recorded(
-        [{renamed.get(name, name): value for name, value in row.items()} for row in rows],
+        [before | after for before, after in zip(others, read, strict=True)],
         items,
         model_id=model_id or path.stem,
         absent_logprob=absent_logprob,
@@ -110,7 +119,7 @@ def recorded(
         source: What messages call them.
 
     Raises:
-        ValueError: There are none, or an item or an option is unknown.
+        ValueError: There are none, none has a field of ANSWERS, or an item or an option is unknown.
 
     Example:
         >>> row = {"item_id": "a", "options": ["CT", "MRI"], "option_ids": ["o0", "o1"], "correct_index": 1}
@@ -122,6 +131,16 @@ def recorded(
     """
     if not rows:
         raise ValueError(f"{source} has no answers.")
+    if not any(name in row for row in rows for name in ANSWERS):
+        raise ValueError(
+            f"{source}: no row has {', '.join(ANSWERS[:-1])} or {ANSWERS[-1]}; the first has "
+            f"{few([name for name in rows[0] if name != '_where'], 20)}. The answer's field is called text."
+        )
+    for number, row in enumerate(rows, start=1):
+        for name in ("item_id", "model_id", "prompt_id"):
+            if not isinstance(row.get(name), str | None):
+                where = row.get("_where", f"{source}, row {number}")
+                raise ValueError(f"{where}: {name} must be a text, not {row[name]!r}.")
     wanted = {row.get("item_id") for row in rows}
     known = {row["item_id"]: row for row in items.take([id_ in wanted for id_ in items.ids]).rows()}
     asked: Counter[tuple[Any, ...]] = Counter()
@@ -175,7 +194,7 @@ def _order(given: Any, item: Mapping[str, Any], where: str) -> list[int]:
         return list(range(len(ids)))
     if not isinstance(given, list) or sorted(map(str, given)) != sorted(ids):
         raise ValueError(f"{where}: option_order must name each of the item's option ids once: {ids}.")
-    return [ids.index(each) for each in given]
+    return [ids.index(str(each)) for each in given]
 
 
 def _parsed(text: Any, item: Mapping[str, Any], order: Sequence[int], where: str) -> Parsed:
@@ -215,6 +234,8 @@ def _letters(given: Any, order: Sequence[int], where: str, absent: float | None)
     """Return the log-probability of every option's letter; spellings of one letter are summed."""
     if given is None:
         return None
+    if not isinstance(given, Mapping | list):
+        raise ValueError(f"{where}: letter_logprobs must be an object or a list, not {given!r}.")
     pairs = (
         given.items()
         if isinstance(given, Mapping)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from calib.vqa.answerers.base import Answerer
+from calib.vqa.answerers.base import Answerer, device_of
 from calib.vqa.answerers.hf import HuggingFaceVLM
 from calib.vqa.answerers.requests import PLAIN
 from calib.vqa.answerers.zero_shot import ZeroShot
@@ -51,14 +49,14 @@ def zero_shot(settings: Mapping[str, Any]) -> Answerer:
         str(settings["model"]),
         {"weights": settings["weights"], "tokenizer": settings["tokenizer"]},
     )
-    prompt, path = None, Path(model)
+    device, prompt, path = device_of(settings["device"]), None, Path(model)
     if path.is_dir() or path.suffix == ".safetensors":
         prompt = Prompt.load(path / PROMPT if path.is_dir() else path)
         backbone = prompt.restore_backbone(**where)
     else:
         backbone = create_backbone(model, **where)
     made = ZeroShot(
-        backbone.to(settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")),
+        backbone.to(device),
         prompt=prompt,
         template=settings["template"],
         nota=settings["nota"],

@@ -10,8 +10,9 @@ The way of fm-vision-evals (a vision task as a chain of prompts for an API's mod
        json,"{question}\n{options}\nReply as JSON: {""answer"": letter, ""confidence"": 0 to 100}."
 
 2. `write_requests` writes one line for each item, prompt and sample: item_id, prompt_id, run_id, messages,
-   image, option_order, seed. Your program sends the messages (those of a chain one after the other), and
-   writes the same line again with the field text.
+   image, option_order, seed. An image "black:PATH" is to be shown black, in the size of PATH. Your program
+   sends the messages (those of a chain one after the other), and writes the same line again with the field
+   text.
 
 3. `calib.vqa.read_recorded` reads them; `calib.vqa.pooled` makes the answers to several prompts, orders and
    runs samples of one: the vote's share, its entropy and all other uncertainties of samples follow.
@@ -32,8 +33,9 @@ from typing import Any
 from calib.core.errors import meant_path
 from calib.io.files import write_text
 from calib.io.strictjson import parse_json
+from calib.vqa.images import PACKAGED
 from calib.vqa.parsing import LETTERS
-from calib.vqa.perturbations import order_of
+from calib.vqa.perturbations import BLACK, order_of
 from calib.vqa.tables import Items
 
 PLAIN = "{question}\n{options}\nAnswer with the letter of the right option only."
@@ -110,13 +112,24 @@ def write_requests(
         seed: Of these orders.
 
     Raises:
-        ValueError: An item has no texts of options.
+        ValueError: An item has no texts of options or more than there are letters, or its image is one of
+            which only features come with this package.
         WriteError: The file cannot be written.
     """
     lines = []
     for row in items.rows():
         if row["options"] is None:
             raise ValueError(f"The item '{row['item_id']}' has no texts of options: it cannot be asked.")
+        if len(row["options"]) > len(LETTERS):
+            raise ValueError(
+                f"The item '{row['item_id']}' has {len(row['options'])} options; there are letters for "
+                f"{len(LETTERS)}."
+            )
+        if (row["image"] or "").removeprefix(BLACK).startswith(PACKAGED):
+            raise ValueError(
+                f"The item '{row['item_id']}' shows an image of which only features come with this package: "
+                "nobody else can be asked about it. Give the images (root) when the items are made."
+            )
         for name, chain in (prompts or {"default": [PLAIN]}).items():
             for run in range(samples + 1):
                 order = list(range(len(row["options"])))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calib.core.checks import as_float64
 
+SCORING = ("letters", "texts")  # what of an option is scored
 AGREE = 2e-3  # nats a token by which scores with and without a cache may differ
 HALF = 0.25  # the same in half precision
 log = logging.getLogger(__name__)

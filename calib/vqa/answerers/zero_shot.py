@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,6 +78,8 @@ class ZeroShot:
         assert backbone is not None
         if template is not None and templates is not None:
             raise ValueError("template or templates, not both.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         for text in [*([template] if template else []), *(templates or {}).values()]:
             _check_template(text)
         self.backbone, self.prompt, self.nota, self.root = backbone, prompt, nota, root
@@ -100,7 +101,7 @@ class ZeroShot:
             "answerer": "zero_shot",
             "model_id": self.model_id,
             "backbone": self.backbone.describe(),
-            "prompt": None if self.prompt is None else _digest(self.prompt),
+            "prompt": None if self.prompt is None else self.prompt.doubt_digest(),
             "templates": self.templates,
             "nota": self.nota,
             "threshold": None if self.nota == "text" else self.threshold,
@@ -112,8 +113,9 @@ class ZeroShot:
         """Fit the logit of None of the above so that it is rarely chosen where the right option is there.
 
         Args:
-            controls: Items whose right option is there (originals or nota_control), not those that results
-                are reported on.
+            controls: Items whose right option is there, not those that results are reported on. Best of
+                condition nota_control: originals have one option more, so that under nota_control more than
+                `false_rate` are answered by None of the above.
             false_rate: At most this share of them may be answered by None of the above.
 
         Raises:
@@ -125,10 +127,12 @@ class ZeroShot:
         """
         if self.nota != "threshold":
             raise ValueError('fit_nota needs nota="threshold".')
-        if not 0 < false_rate < 1 or len(controls) < 1 / false_rate:
+        if not 0 < false_rate < 1:
+            raise ValueError(f"false_rate must lie between 0 and 1, not {false_rate:g}.")
+        if len(controls) < 1 / false_rate:
             raise ValueError(
-                f"A rate of {false_rate:g} needs at least {math.ceil(1 / max(false_rate, 1e-9))} controls; "
-                f"there are {len(controls)}."
+                f"A rate of {false_rate:g} needs at least {math.ceil(1 / false_rate)} controls; there are "
+                f"{len(controls)}."
             )
         if (controls.correct == controls.places(NOTA)).any():
             raise ValueError("Controls are items whose right option is there, not None of the above.")
@@ -261,14 +265,3 @@ class ZeroShot:
 def _check_template(text: str) -> None:
     if ("{option}" in text) + ("{}" in text) != 1:
         raise ValueError(f"A template needs {{option}} or {{}} for the option, once; got {text!r}.")
-
-
-def _digest(prompt: Prompt) -> dict[str, Any]:
-    weights = prompt.text_features if prompt.calibration is None else prompt.calibration.weight
-    return {
-        "class_names": list(prompt.class_names),
-        "logit_scale": prompt.logit_scale,
-        "temperature": prompt.temperature,
-        "weights": hashlib.sha256(weights.float().contiguous().numpy().tobytes()).hexdigest(),
-        "calibrated": prompt.calibration is not None,
-    }

@@ -56,7 +56,8 @@ def calibration(found: list[Answers], protocol: Protocol) -> ResultTable:
         "As they are, only methods that mean a probability have an ECE. After: one temperature (option_msp) "
         f"or a logistic regression, fitted on the originals of other images ({protocol.folds} parts) and "
         "used as it is under every condition. Of both: confidence of the chosen option and method together "
-        f"(HAC). Intervals allow for the bias of the ECE ({100 * protocol.level:g} %, basic bootstrap)."
+        f"(HAC). Intervals allow for the bias of the ECE ({100 * protocol.level:g} %, basic bootstrap): "
+        "lower ends may lie below 0."
     )
     return ResultTable("Are confidences true", note, fields, rows)
 
@@ -206,7 +207,7 @@ def _temperature(answers: Answers, rows: np.ndarray) -> float:
 
 
 def _top(answers: Answers, rows: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probability of the chosen option at a temperature."""
+    """Return the largest probability of an option at a temperature: of the chosen one where scores chose."""
     probs = softmax_rows(answers.evidence.option_scores[rows] / temperature)
     top: np.ndarray = np.nanmax(probs, axis=1)
     return top

@@ -28,9 +28,7 @@ def error_detection(found: list[Answers], protocol: Protocol) -> ResultTable:
     for answers, dataset, condition in each(found):
         made = [_row(answers, dataset, condition, name) for name in doubtful(answers)]
         _compare(answers, made, protocol)
-        rows += [row | {"values": None} for row in made]
-    for row in rows:
-        del row["values"]
+        rows += [{key: value for key, value in row.items() if key != "values"} for row in made]
     tolerated = [
         Field(f"yield_{risk:g}", f"yield at {100 * risk:g} % error", "share") for risk in protocol.tolerated
     ]

@@ -18,6 +18,7 @@ from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS, Missing
 
 RIVAL = "best_distractor"
+ONE_LOGIT = "by construction: None of the above has the same logit everywhere"
 
 
 def collapse(found: list[Answers], protocol: Protocol) -> ResultTable:
@@ -174,6 +175,8 @@ def _beside_the_null(
             differ = float(((logits[0] < logits[1])[both] != fallen[both]).mean())
             for i, name in enumerate(names):
                 by_name[name].update(_of_null(null, i))
+                if np.ptp(logits[0][both]) == 0:
+                    by_name[name]["why_null"] = ONE_LOGIT
                 if differ > 0.01:
                     by_name[name]["why_null"] = (
                         f"known, but of the fall by logits, which {100 * differ:.1f} % of answers contradict"
@@ -238,7 +241,7 @@ def _logits(
     codes = answers.layout.items.option_codes
     mine, theirs = codes[answers.item[rows]], codes[answers.item[later]]
     moved, shared = np.zeros(len(rows)), np.zeros(len(rows))
-    for place in range(mine.shape[1]):
+    for place in range(before.shape[1]):  # other systems may have been asked questions of more options
         same = (theirs == mine[:, place, None]) & (mine[:, place, None] != ABSENT)
         there = same.any(axis=1)
         moved += np.where(there, after[at, same.argmax(axis=1)] - before[:, place], 0.0)

@@ -11,7 +11,8 @@ from calib.report.document import Document, Picture, Section, Table, Value
 from calib.report.page import as_html
 from calib.report.svg import Chart
 from calib.report.tables import Cell
-from calib.vqa.evaluation.tables import Field, ResultTable
+from calib.vqa.evaluation.phrases import counted
+from calib.vqa.evaluation.tables import Field, ResultTable, shown
 from calib.vqa.schema import ORIGINAL
 from calib.vqa.uncertainty import METHODS
 
@@ -40,11 +41,11 @@ def page(tables: Mapping[str, ResultTable], sentences: Sequence[str], about: Map
     """
     sections = [Section(name="summary", title="In words", said=list(sentences))]
     for name, title, keys in SECTIONS:
-        shown = [(key, tables[key]) for key in keys if key in tables and tables[key].rows]
-        if not shown:
+        filled = [(key, tables[key]) for key in keys if key in tables and tables[key].rows]
+        if not filled:
             continue
         section = Section(name=name, title=title)
-        for key, table in shown:
+        for key, table in filled:
             section.tables.append(_table(key, table))
             section.notes.append(f"{table.title}. {table.note}")
             if len(table.printed) > MOST:
@@ -60,8 +61,8 @@ def page(tables: Mapping[str, ResultTable], sentences: Sequence[str], about: Map
         Document(
             title="Uncertainty of answers to visual questions",
             subtitle=(
-                f"{about['outputs']:,} answers of {len(about['systems'])} system(s) to {about['items']:,} "
-                f"items of {len(about['datasets'])} data set(s)."
+                f"{counted(about['outputs'], 'answer')} of {counted(len(about['systems']), 'system')} to "
+                f"{counted(about['items'], 'item')} of {counted(len(about['datasets']), 'data set')}."
             ),
             sections=sections,
         )
@@ -101,7 +102,7 @@ def _column(column: Field) -> Column:
     )
     if not percent:  # a fraction would be shown in percent
         title = title.replace(" %", " percent")
-    decimals = {"share": 1, "points": 1, "count": 0}.get(column.form, 3)
+    decimals = {"share": 1, "points": 1, "mean": 1, "count": 0}.get(column.form, 3)
     return Column(title, decimals=decimals, signed=column.form == "points")
 
 
@@ -111,6 +112,10 @@ def _value(row: Mapping[str, Any], column: Field) -> Value:
         return value
     if column.form == "count":
         return int(value)
+    if column.form == "p":  # of three decimals a small one would be 0.000
+        return shown(row, column)
+    if column.form == "points":
+        value = round(value, 3) + 0.0  # no -0.0
     ends = [row.get(f"{column.key}_{end}") for end in ("low", "high")]
     if any(not isinstance(end, float) or math.isnan(end) for end in ends):
         return Cell(float(value))

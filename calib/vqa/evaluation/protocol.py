@@ -8,7 +8,10 @@ from calib.core.errors import unknown_name
 from calib.vqa.uncertainty import METHODS, PANEL
 from calib.vqa.uncertainty.evidence import SCORES
 
-ALWAYS = ("best_distractor", "random", "number_of_options", "dataset_prior", "no_image", "other_models")
+# Those that ask nothing of the answer first: a method that does not beat them is worth nothing.
+BASELINES = ("random", "number_of_options", "dataset_prior", "no_image", "best_distractor", "other_models")
+
+SETS = {"panel": (*PANEL, *BASELINES), "all": tuple(METHODS)}  # methods that a word stands for
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Protocol:
     """What an evaluation compares and how.
 
     Attributes:
-        methods: Keys of METHODS. None: the panel of eight and the baselines; ("all",): every method.
+        methods: Keys of METHODS, "panel" for the panel of eight and the baselines, or "all" for every method;
+            the reference is always among them.
         reference: The method that others are compared with, and whose answers without image and whose
             tracking stand in short tables.
         scores: How options are scored: a key of SCORES, or "auto".
@@ -39,11 +43,11 @@ class Protocol:
         ValueError: A name is unknown or a number is out of range.
 
     Example:
-        >>> Protocol(methods=("option_msp",)).chosen
-        ('option_msp',)
+        >>> Protocol(methods=("verbalised",)).chosen
+        ('option_msp', 'verbalised')
     """
 
-    methods: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ("panel",)
     reference: str = "option_msp"
     scores: str = "auto"
     by: tuple[str, ...] = ("modality",)
@@ -61,9 +65,16 @@ class Protocol:
     folds: int = 5
 
     def __post_init__(self) -> None:
-        for name in self.methods or ():
-            if name not in METHODS and name != "all":
-                raise unknown_name("uncertainty method", name, [*METHODS, "all"])
+        for name in ("methods", "by", "budgets", "tolerated"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise ValueError(f"{name} must be a tuple, not {getattr(self, name)!r}.")
+        if self.shift is not None and (isinstance(self.shift, str) or len(self.shift) != 2):
+            raise ValueError(f"shift must be (column, usual value), not {self.shift!r}.")
+        if not self.methods:
+            raise ValueError(f"methods names none; allowed: {', '.join([*SETS, *METHODS])}.")
+        for name in self.methods:
+            if name not in METHODS and name not in SETS:
+                raise unknown_name("uncertainty method", name, [*METHODS, *SETS])
         if self.reference not in METHODS:
             raise unknown_name("uncertainty method", self.reference, METHODS)
         if self.scores not in SCORES and self.scores != "auto":
@@ -91,6 +102,5 @@ class Protocol:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The methods by name."""
-        if self.methods is None:
-            return (*PANEL, *ALWAYS)
-        return tuple(METHODS) if "all" in self.methods else tuple(dict.fromkeys(self.methods))
+        named = [each for name in self.methods for each in SETS.get(name, (name,))]
+        return tuple(dict.fromkeys([self.reference, *named]))

@@ -76,7 +76,7 @@ def orders(found: list[Answers], protocol: Protocol) -> ResultTable:
         Field("system", "system"),
         Field("dataset", "data set"),
         Field("n", "questions", "count"),
-        Field("orders", "orders each", "number"),
+        Field("orders", "orders each", "mean"),
         Field("changed", "answer changes %", "share"),
         Field("accuracy", "accuracy %", "share"),
         Field("accuracy_all", "right in every order %", "share"),

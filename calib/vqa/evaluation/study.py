@@ -158,9 +158,8 @@ class Answers:
         for name in chosen:
             said = score(self.evidence, name)
             self.doubts[name], self.reasons[name] = said.values, said.reason
-            if METHODS[name].baseline and said.known.any() and np.ptp(said.values[said.known]) == 0:
-                self.doubts[name] = np.full(len(self.item), np.nan)
-                self.reasons[name] = "it is the same for every question"
+            if METHODS[name].baseline:
+                self._leave_out_constant(name)
 
     def usable(self, name: str) -> bool:
         """Return whether a method says anything of these answers."""
@@ -192,6 +191,21 @@ class Answers:
         found = np.full(len(self.layout.items), -1, dtype=np.int64)
         found[self.item] = np.arange(len(self.item))
         return found
+
+    def _leave_out_constant(self, name: str) -> None:
+        """Leave out what a baseline says where it is the same for every question: it ranks none of them.
+
+        As an AUROC of exactly 50 % it would look like something that was measured, and beaten.
+        """
+        values = self.doubts[name].copy()
+        for dataset in dict.fromkeys(self.dataset.tolist()):
+            for condition in self.conditions(dataset):
+                rows = self.rows(dataset, condition)
+                known = rows[~np.isnan(values[rows])]
+                if len(known) and np.ptp(values[known]) == 0:
+                    values[known] = np.nan
+                    self.reasons[name] = "it is the same for every question"
+        self.doubts[name] = values
 
     def _of_condition(self, values: np.ndarray, condition: str) -> np.ndarray | None:
         """Return for every answer that of the same question under a condition, (N,); None: there is none."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from calib.core.text import printable, safe_text
 from calib.report.tables import aligned
 
-Form = Literal["text", "count", "share", "points", "number", "p"]
+Form = Literal["text", "count", "share", "points", "mean", "number", "p"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Field:
     Attributes:
         key: Its name in a row; KEY_low and KEY_high are the ends of its interval.
         title: What stands above it.
-        form: "share": a fraction shown in percent; "points": a signed difference of two; "number" as it is.
+        form: "share": a fraction shown in percent; "points": a signed difference of two; "mean": a mean of
+            counts, to a tenth; "number": to thousandths.
         shown: Whether printed tables have it; files always do.
     """
 
@@ -41,12 +42,14 @@ class ResultTable:
         note: How it is to be read: what was corrected for, what was left out.
         fields: Its columns.
         rows: Its rows, numbers as they are.
+        finding: What it says as a whole, for the sentences; empty: nothing.
     """
 
     title: str
     note: str
     fields: tuple[Field, ...]
     rows: list[dict[str, Any]]
+    finding: str = ""
 
     def cells(self, row: Mapping[str, Any]) -> list[str]:
         """Return the printed cells of a row."""
@@ -129,7 +132,9 @@ def _number(value: Any, form: Form) -> str:
     if form == "share":
         return f"{100 * value:.1f}"
     if form == "points":
-        return f"{100 * value:+.1f}"
+        return f"{round(100 * value, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
+    if form == "mean":
+        return f"{value:.1f}"
     if form == "p":
         return "≤0.001" if value <= 0.001 else f"{value:.3f}"
     return f"{value:.3f}"

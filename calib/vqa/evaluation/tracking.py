@@ -103,11 +103,11 @@ def tracking(table: ResultTable, protocol: Protocol) -> ResultTable:
     note = (
         "Spearman's correlation of accuracy and AUROC over models, within each data set and cell, then "
         "averaged; tested by exchanging whole models, so that one which is good everywhere counts once. "
-        "Prompts and runs of one model are averaged first. By "
-        "AUROC alone: AURC, PRR and ECE change with accuracy even where wrong and right answers are told "
-        f"apart equally well. {_parts(every)}"
+        "Prompts and runs of one model are averaged first. By AUROC alone: AURC, PRR and ECE change with "
+        "accuracy even where wrong and right answers are told apart equally well."
     )
-    return ResultTable("Does quality follow accuracy", note, fields, rows)
+    parts = _parts(every)
+    return ResultTable("Does quality follow accuracy", f"{note} {parts}".strip(), fields, rows, parts)
 
 
 def _cell(answers: Answers, dataset: str, cell: str, at: np.ndarray, name: str) -> dict[str, Any]:

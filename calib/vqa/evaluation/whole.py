@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from calib.data.notices import FIRST_AFTER, pace
+from calib.data.notices import ProgressLog
 from calib.vqa.evaluation.calibration import calibration, transfer
 from calib.vqa.evaluation.errors import error_detection
 from calib.vqa.evaluation.foresight import collapse
@@ -73,13 +72,10 @@ def evaluate(
         "letters": lambda: letters(found, protocol),
         "methods": lambda: methods(found, protocol),
     }
-    began = time.monotonic()
+    progress = ProgressLog(log, "tables of the evaluation", len(steps))
     for number, (name, step) in enumerate(steps.items(), start=1):
         result.tables[name] = step()
-        seconds = time.monotonic() - began
-        told = pace(number, len(steps), seconds) if seconds > FIRST_AFTER else ""
-        rows = len(result.tables[name].rows)
-        log.info("%s: %d rows (table %d of %d)%s", name, rows, number, len(steps), told)
+        progress.update(number)
     result.about = {
         "items": len(all_items),
         "outputs": len(all_outputs),

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from calib.core.errors import unknown_name
+from calib.core.text import few
 from calib.vqa.columns import flat, lengths
+from calib.vqa.origin import refuse
 from calib.vqa.tables import Outputs
 from calib.vqa.uncertainty.answers import token_sar
 from calib.vqa.uncertainty.options import softmax_rows
@@ -94,8 +96,24 @@ class Evidence:
 
     @cached_property
     def token_similarity(self) -> np.ndarray:
-        """(N, L) similarity of the answer with and without each token."""
-        return self._lists("answer_token_similarity")
+        """(N, L) similarity of the answer with and without each token.
+
+        Raises:
+            ValueError: A row has another number of them than of the answer's tokens.
+        """
+        found = self._lists("answer_token_similarity")
+        names = ("answer_token_similarity", "answer_token_logprobs")
+        counts, tokens = (lengths(self.outputs.column(name)) for name in names)
+        refuse(
+            self.outputs.origin,
+            (counts >= 0) & (tokens >= 0) & (counts != tokens),
+            lambda row: (
+                f"column '{names[0]}' has {counts[row]} numbers, and '{names[1]}' {tokens[row]}: one is "
+                "needed for each token of the answer."
+            ),
+        )
+        wide = self.token_logprobs.shape[1]
+        return np.pad(found, ((0, 0), (0, max(0, wide - found.shape[1]))), constant_values=np.nan)[:, :wide]
 
     @cached_property
     def verbalized_confidence(self) -> np.ndarray:
@@ -176,12 +194,19 @@ class Evidence:
             for row in np.flatnonzero(~np.isnan(given).all(axis=1)):
                 count = int(present[row].sum())
                 values = given[row][~np.isnan(given[row])]
+                where = f"{self.outputs.where(int(row))}: column 'sample_similarity'"
                 if len(values) != count**2:
                     raise ValueError(
-                        f"{self.outputs.where(int(row))}: column 'sample_similarity' has {len(values)} "
-                        f"numbers; for {count} samples it takes {count**2}, row by row."
+                        f"{where} has {len(values)} numbers; for {count} samples it takes {count**2}, row by "
+                        "row."
                     )
-                same[row, :count, :count] = values.reshape(count, count)
+                square = values.reshape(count, count)
+                if not ((square >= 0) & (square <= 1)).all() or not np.diag(square).all():
+                    raise ValueError(
+                        f"{where} has numbers from {square.min():g} to {square.max():g}, of a sample and "
+                        f"itself {np.diag(square).min():g}; expected are 0 to 1, above 0 of one and itself."
+                    )
+                same[row, :count, :count] = square
         return np.where(present[:, :, None] & present[:, None, :], same, np.nan)
 
     @cached_property
@@ -195,8 +220,18 @@ class Evidence:
             for name in ("sample_token_logprobs", "sample_token_similarity")
         ]
         found = np.full(self.sample_clusters.shape, np.nan)
+        samples = (self.sample_clusters != ABSENT).sum(axis=1)
         for row, (logprobs, similarity) in enumerate(zip(*both, strict=True)):
-            for i, (tokens, alike) in enumerate(zip(logprobs or [], similarity or [], strict=True)):
+            if logprobs is None or similarity is None:
+                continue
+            counts = [[len(tokens or []) for tokens in each] for each in (logprobs, similarity)]
+            if counts[0] != counts[1] or len(counts[0]) != samples[row]:
+                raise ValueError(
+                    f"{self.outputs.where(row)}: columns sample_token_logprobs and sample_token_similarity "
+                    f"need a list for each of the {samples[row]} samples, of one length in both; they have "
+                    f"lists of {few(counts[0])} and of {few(counts[1])} numbers."
+                )
+            for i, (tokens, alike) in enumerate(zip(logprobs, similarity, strict=True)):
                 found[row, i] = token_sar(np.array([tokens]), np.array([alike]))[0]
         return found
 

@@ -28,7 +28,7 @@ class Method:
         needs: The columns of the table of outputs, in words.
         probabilistic: Whether 1 - u is meant as the probability to be right, so that it has a raw ECE.
         panel: Whether it is one of the eight that are compared by default.
-        baseline: Whether it is there to be beaten: it says nothing of this answer in particular.
+        baseline: Whether it is there to be beaten; most say nothing of this answer in particular.
     """
 
     function: Callable[..., np.ndarray]
@@ -131,10 +131,7 @@ METHODS: dict[str, Method] = {
     "radflag": Method(
         samples.radflag, "1 - agreement of the samples with the answer", "black", _SAMPLES, True
     ),
-    # What has to be beaten.
-    "best_distractor": Method(
-        options.best_distractor, "score of the answer's best rival", "grey", _SCORES, baseline=True
-    ),
+    # What has to be beaten, what asks nothing of the answer first.
     "random": Method(_chance, "chance, of the question's name", "black", "nothing", baseline=True),
     "number_of_options": Method(
         options.number_of_options, "1 - 1 / number of options", "black", "nothing", baseline=True
@@ -144,6 +141,9 @@ METHODS: dict[str, Method] = {
     ),
     "no_image": Method(
         _no_image, "the same method without the image", "grey", "condition no_image", baseline=True
+    ),
+    "best_distractor": Method(
+        options.best_distractor, "score of the answer's best rival", "grey", _SCORES, baseline=True
     ),
     "other_models": Method(
         _others, "share of other models that are wrong on it", "black", "other models", baseline=True

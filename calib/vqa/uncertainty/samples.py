@@ -127,7 +127,7 @@ def semantic_entropy_kuhn(sample_mean_logprobs: np.ndarray, sample_clusters: np.
 
     Source: Kuhn, Gal and Farquhar 2023, released code: clusters weigh alike, 5 keeps the sign.
     """
-    sums, first = _log_sums(sample_mean_logprobs, sample_clusters)
+    sums, first = _log_sums(sample_mean_logprobs, _of_known(sample_mean_logprobs, sample_clusters))
     count = first.sum(axis=1)
     total = np.where(first, sums - 5.0, 0.0).sum(axis=1)
     return np.where(count > 0, -total / np.maximum(count, 1), np.nan)
@@ -168,7 +168,7 @@ def semantic_entropy_polygraph(sample_logprobs: np.ndarray, sample_clusters: np.
 
     Source: SemanticEntropy of LM-Polygraph 0.7.0: sums, not means per token, and not normalised.
     """
-    sums, _ = _log_sums(sample_logprobs, sample_clusters)
+    sums, _ = _log_sums(sample_logprobs, _of_known(sample_logprobs, sample_clusters))
     return mc_entropy(sums)
 
 
@@ -254,6 +254,11 @@ def sar(sample_token_sars: np.ndarray, sample_similarity: np.ndarray) -> np.ndar
 
 def _shares(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return agreement(clusters), (clusters != ABSENT).sum(axis=1)
+
+
+def _of_known(logprobs: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return clusters without the samples of unknown probability, which would be clusters of weight 0."""
+    return np.where(np.isnan(logprobs), ABSENT, clusters)
 
 
 def _first(clusters: np.ndarray) -> np.ndarray:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calib.data.dicom import DICOM_SUFFIXES, is_dicom_file
+from calib.data.dicom import DICOM_SUFFIXES, guarded, is_dicom_file
 from calib.data.records import FileSource, ImageTable
 from calib.data.task import Splits
 
@@ -103,8 +102,7 @@ def _patient(path: Path) -> tuple[str, ...] | None:
     """Return what tells a patient from all others; None: the header does not say. It is never shown."""
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with guarded(str(path)):
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(OF_PATIENT))
         found = tuple(str(data.get(keyword) or "").strip() for keyword in OF_PATIENT)
     return found if found[-1] else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from calib.core.byname import check_settings, settings
 from calib.core.checks import HALF_NORM, check_tensor, check_unit_norm, check_whole
 from calib.core.errors import unknown_name
 from calib.core.text import few
-from calib.data.selection_doubt import aligned, dual, entropy, margin
-from calib.data.selection_gain import epig
-from calib.data.selection_pool import Picks, Pool
-from calib.data.selection_spread import k_centre, random, typicality
+from calib.data.selection.doubt import aligned, dual, entropy, margin
+from calib.data.selection.gain import epig
+from calib.data.selection.pool import Picks, Pool
+from calib.data.selection.spread import k_centre, random, typicality
 
 NEAR = 0.95  # cosine around the pool's mean: copies saved again or resized have more, other images less
 
@@ -133,7 +133,7 @@ def select(
     pool = Pool(
         features=values[kept],
         ids=[ids[row] for row in kept],
-        weight=None if weight is None else weight.detach().cpu().double().numpy(),
+        weight=None if weight is None else _weight(weight, values.shape[1], marks),
         bias=_bias(weight, bias),
         groups=None if groups is None else [str(groups[row]) for row in kept],
         labelled=np.array(sorted(place[id_] for id_ in marks), dtype=np.int64),
@@ -142,12 +142,7 @@ def select(
         source=None if source is None else _rows_of(source, "source"),
         class_names=class_names,
     )
-    left = len(pool) - len(marks)
-    if budget > left:
-        raise ValueError(
-            f"budget={budget} is more than the pool has: {left} different images without a label. "
-            f"Give budget={left} or less, or more images."
-        )
+    left = check_budget(budget, pool.ids, marks)
     picks = Picks(pool, budget, per_group=per_group, near=near, seed=seed)
     with threadpool_limits(1):  # sums of several threads round otherwise, and clusters may follow
         STRATEGIES[strategy](pool, picks, **asked)
@@ -164,6 +159,30 @@ def select(
     )
 
 
+def check_budget(budget: int, ids: Sequence[str], labelled: Collection[str] = ()) -> int:
+    """Return how many different images there are without a label; they have to be enough.
+
+    Args:
+        budget: How many are to be chosen.
+        ids: Content ids of the images.
+        labelled: Content ids of those with a label.
+
+    Raises:
+        ValueError: There are fewer.
+
+    Example:
+        >>> check_budget(1, ["a", "b", "b"], ["a"])
+        1
+    """
+    left = len({*ids} - {*labelled})
+    if budget > left:
+        more = f"Give budget={left} or less, or more images." if left else "Give more images."
+        raise ValueError(
+            f"budget={budget} is more than the pool has: {left} different images without a label. {more}"
+        )
+    return left
+
+
 def _too_few(pool: Pool, picks: Picks, per_group: int | None, near: float) -> str:
     """Return what is said where copies and groups leave too few images."""
     grouped = pool.groups is not None and per_group is not None
@@ -174,6 +193,15 @@ def _too_few(pool: Pool, picks: Picks, per_group: int | None, near: float) -> st
         f"alike (near={near:g}) the {len(pool)} different images are used up. Give a "
         f"smaller budget, {more}or near=1."
     )
+
+
+def _weight(weight: Tensor, width: int, labels: Mapping[str, int]) -> np.ndarray:
+    if weight.dim() != 2 or weight.shape[1] != width:
+        raise ValueError(f"weight must be (C, {width}), as wide as features, not {tuple(weight.shape)}.")
+    strange = [label for label in labels.values() if not 0 <= label < len(weight)]
+    if strange:
+        raise ValueError(f"labelled must say classes from 0 to {len(weight) - 1}, got {strange[0]}.")
+    return np.asarray(weight.detach().cpu().double().numpy())
 
 
 def _bias(weight: Tensor | None, bias: Tensor | None) -> np.ndarray | None:

@@ -7,8 +7,8 @@ from scipy.stats import rankdata
 from sklearn.covariance import ledoit_wolf
 
 from calib.core.checks import check_whole
-from calib.data.selection_pool import Picks, Pool
-from calib.data.selection_spread import spherical_clusters
+from calib.data.selection.pool import Picks, Pool
+from calib.data.selection.spread import spherical_clusters
 
 
 def entropy(pool: Pool, picks: Picks) -> None:

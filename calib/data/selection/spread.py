@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.neighbors import NearestNeighbors
 
 from calib.core.checks import check_whole
-from calib.data.selection_pool import Picks, Pool
+from calib.data.selection.pool import Picks, Pool
 
 SMALLEST = 5  # images of a cluster that counts as a kind of image, and not as a few strange ones
 MOST_CLUSTERS = 500

@@ -7,7 +7,7 @@ from scipy.special import softmax, xlogy
 
 from calib.core.checks import check_whole
 from calib.core.hashing import stable_hash
-from calib.data.selection_pool import Picks, Pool
+from calib.data.selection.pool import Picks, Pool
 
 CANDIDATES = 2048  # that are looked at in each step; of more images as many, drawn anew by content
 AT_ONCE = 4_000_000  # joint probabilities held in memory

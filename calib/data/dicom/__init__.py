@@ -9,7 +9,7 @@ What is decided here, once for every data source:
 * What the file calls padding is black. Overlays, presentation states, colour profiles and the shape of
   pixels decide about nothing, and images are turned as they are stored.
 * Several frames are refused until the settings say which one.
-* Messages say of the header only how pixels are stored. Patient ids become groups: `calib.data.dicom_groups`.
+* Messages say of the header only how pixels are stored. Patient ids become groups: `calib.data.dicom.groups`.
 
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.7.6.16 (functional groups), C.11.1 and C.11.2 (modality, VOI).
 """
@@ -29,7 +29,7 @@ from PIL import Image
 
 from calib.core.optional import OPTIONAL
 from calib.core.quiet import quiet
-from calib.data.dicom_pixels import colour, grey, use_functional_groups
+from calib.data.dicom.pixels import colour, grey, use_functional_groups
 
 MAGIC, MAGIC_AT = b"DICM", 128
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -164,7 +164,7 @@ class DicomImage:
             ValueError: Its pixels are damaged, need a decoder that is not there, or have no contrast without
                 a window.
         """
-        with _guarded(self.name):
+        with guarded(self.name):
             pixels = _decoded(self._data, self.frame, self.name)
             if self.kind in COLOURS:
                 return Image.fromarray(colour(pixels, self._data))
@@ -193,7 +193,7 @@ def open_dicom(content: bytes, name: str, view: DicomView = AS_FILED) -> DicomIm
         raise ValueError(f"{name} is a deflated DICOM file, which is not read. Unpack it: dcmconv +te IN OUT")
     import pydicom
 
-    with _guarded(name):
+    with guarded(name):
         data = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in data:
             floating = "FloatPixelData" in data or "DoubleFloatPixelData" in data
@@ -306,8 +306,12 @@ def _shown(window: Sequence[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _guarded(name: str) -> Iterator[None]:
-    """Say of a file that it is damaged where pydicom fails, whose own words may quote the header."""
+def guarded(name: str) -> Iterator[None]:
+    """Say of a file that it is damaged where pydicom fails, whose own words may quote the header.
+
+    Args:
+        name: What messages call the file.
+    """
     try:
         with quiet(), _silent(logging.getLogger("pydicom")):
             yield
