@@ -255,8 +255,10 @@ def _bits(data: Any, name: str) -> int:
         usable = False
     if not usable:
         part = PLUGINS.get(str(syntax))
-        lacking = part is not None and not OPTIONAL[part].is_here()
-        how = OPTIONAL[part].missing() if lacking else "That is not read. Save it uncompressed, or as PNG."
+        if part and not OPTIONAL[part].is_here():
+            how = OPTIONAL[part].missing()
+        else:
+            how = "That is not read. Save it uncompressed, or as PNG."
         raise _RefusedError(f"{name} is compressed as {syntax.name}. {how}")
     bits, allocated = int(data.BitsStored), int(data.BitsAllocated)
     if not 1 <= bits <= allocated <= 32:
