@@ -75,7 +75,8 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--patients",
         metavar="HOW",
         help="whose an image is: a table with the columns file and patient, a pattern with {patient} "
-        "('{patient}_*.png', '{patient}/**/*'), folder, or none (default: ids of DICOM headers, hashed)",
+        "('{patient}_*.png', '{patient}/**/*'), folder, or none (default: "
+        "told apart by the ids in DICOM headers, and called by a digest of their images)",
     )
     parser.add_argument(
         "--group", metavar="COLUMN", help="that table's column of patients (default: group, patient)"
