@@ -19,8 +19,9 @@ columns: file, patient (where --patients or DICOM headers say it: calib review a
 prediction, confidence, p(class) of every class; with --failure also uncertainty and why;
 set, decision (accept or review) and reason, where calib sets and calib review have fitted them; unlike (yes:
 unlike the images of the training, and never accepted); note (whose copy a file is); with --skip-unreadable
-also error, empty where the image was read. What decisions guarantee is said on standard error. A file or
-class whose name a spreadsheet would run as a formula is written as ./name (the same file) or 'name.
+also error, empty where the image was read. What decisions guarantee is said on standard error, in a line
+each. A file or class whose name a spreadsheet would run as a formula is written as ./name (the same file) or
+'name.
 """
 
 

@@ -115,6 +115,16 @@ class Parts:
     n_resamples: int = 2000
     seed: int = 0
 
+    @property
+    def their_doubt(self) -> str:
+        """What predictions are sorted by, in words.
+
+        Example:
+            >>> Parts().their_doubt, Parts(doubt_name="doubt").their_doubt
+            ('their doubt (1 - confidence)', 'their doubt')
+        """
+        return "their doubt" if self.doubt_name == "doubt" else f"their doubt ({self.doubt_name})"
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -22,7 +22,7 @@ from tests_shared import PLAIN, SHORT
 from calib.cli import main
 from calib.commands.failure import cross_fit
 from calib.commands.failure.embeddings import from_embeddings
-from calib.commands.failure.images import _known_rows, resolve
+from calib.commands.failure.images import _free_rows, _known_rows, _with_own_shots, resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.failure.validation import judged_by_head
 from calib.commands.predict import predict
@@ -94,6 +94,27 @@ def test_images_without_those_that_are_gone_have_no_names_of_them() -> None:
     known = _known_rows(record, table)
     assert known.train_ids == ["a", "c"]
     assert "train_names" not in known.to_dict()
+
+
+def test_images_left_out_for_a_patient_among_the_shots_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    task, config = load_data("cxr3"), FailureRun()
+    table = task.train
+    shots = few_shot_split(table.labels, table.ids, 8, seed=1, groups=table.groups)
+    taken = {table.groups[row] for row in shots.train.tolist()}
+    own = set(shots.train_ids)
+    theirs = sum(g in taken and id_ not in own for g, id_ in zip(table.groups, table.ids, strict=True))
+    free = _free_rows(table, shots, set())
+    assert theirs > 0
+    assert len(free) + 24 + theirs == len(table)
+    caplog.set_level("INFO")
+    _with_own_shots(config, task, shots, free, set())
+    assert (
+        f"{len(free)} images outside the prompt's shots, and 24 of these cross-fitted. {theirs} more"
+        in caplog.text
+    )
+    caplog.clear()
+    _with_own_shots(FailureRun(fit_on="cross_fitted"), task, shots, [], set())
+    assert "more" not in caplog.text
 
 
 def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:

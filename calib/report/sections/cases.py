@@ -38,8 +38,7 @@ def cases(subject: Subject) -> Section:
         "Single cases",
         said=[
             "Mistakes nobody doubts are the ones to learn from: a wrong label, an image of poor quality, "
-            "or a kind of case the model does not know. Cases are sorted by their doubt "
-            f"({parts.doubt_name})."
+            f"or a kind of case the model does not know. Cases are sorted by {parts.their_doubt}."
         ],
         cases={title: [_case(subject, int(row), rows_of) for row in rows] for title, rows in kinds.items()},
     )

@@ -36,7 +36,7 @@ def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Sect
     judged, can = subject.judged.numpy(), subject.judged.isfinite().numpy()
     scores = {parts.doubt_name: subject.doubt, **(others or {})}
     said = (
-        f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
+        f"Predictions are sorted by {parts.their_doubt}. What lies below a threshold is "
         "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
         "are wrong."
     )
