@@ -91,7 +91,7 @@ def _accuracy(subject: Subject, metrics: Metrics) -> str:
     wrong = int((~subject.correct).sum())
     text = (
         f"It was right in {percent(right)} of them ({percent(subject.parts.level, 0)} interval "
-        f"{between(low, high)}) and wrong in {wrong:,}."
+        f"{between(low, high)}) and wrong in {f'{wrong:,}' if wrong else 'none'}."
     )
     if subject.several:
         cell = over_seeds([each["accuracy"] for each in metrics[subject.main].values()])
