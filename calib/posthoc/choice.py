@@ -244,8 +244,8 @@ def paired_error(away: Tensor, groups: Sequence[str] | None = None) -> float | N
         None where there is one group (row): its spread is not known.
 
     Example:
-        >>> paired_error(torch.tensor([0.1, 0.2, 0.3])), paired_error(torch.tensor([0.1]))
-        (0.057735..., None)
+        >>> paired_error(torch.tensor([1.0, 3.0, 5.0, 7.0]), list("aabb")), paired_error(torch.ones(1))
+        (2.0, None)
     """
     group_of = _group_indices(groups, len(away))
     return None if int(group_of.max()) == 0 else _error(as_float64(away).cpu().numpy(), group_of)
