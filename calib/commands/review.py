@@ -27,7 +27,7 @@ from calib.posthoc.decisions import Decisions
 from calib.posthoc.not_drawn import not_drawn
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_counts import CurvePoint
-from calib.posthoc.review_words import percent, result_of
+from calib.posthoc.review_words import NONE_WRONG, percent, result_of
 from calib.prompts.export import Prompt
 from calib.report.tables import aligned
 from calib.runs.decisions import export_of, is_export, judged_on_validation, keep_decisions
@@ -116,7 +116,7 @@ def _notes(judged: Judged, failure: Tensor) -> list[str]:
     if judged.groups is None and judged.table is not None:
         notes.append(ONE_EACH)
     if not bool(failure.any()):
-        notes.append("No prediction is wrong: what makes one wrong was not seen.")
+        notes.append(NONE_WRONG)
     if bool(failure.all()):
         notes.append("Every prediction is wrong: nothing can be accepted.")
     missing = [name for name in judged.class_names or () if name not in counts]
