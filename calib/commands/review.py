@@ -34,6 +34,7 @@ from calib.runs.decisions import export_of, is_export, judged_on_validation, kee
 from calib.runs.exports import load
 
 DEFAULT = "review.json"
+DRY = "Nothing was kept (--dry-run). Choose before looking: a threshold tried until it pleases promises less."
 SHOWN = 10  # points of the curve in the table
 OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say how a file is read
 NOT_LOOKED_AT = (
@@ -219,6 +220,10 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
         "on": what if given.on is None else Path(given.on).name,
         "rows": fitted.cases,
     }
+    if given.dry_run:
+        given.found |= {**_record(fitted), "on": about["on"]}
+        _say(f"\n{DRY}")
+        return 0
     decisions = keep_decisions(path, {"review": about}, fitted_for=digest, review=fitted)
     given.found |= {**_record(fitted), "on": about["on"], "kept": str(path)}
     earlier = export.decisions is not None and export.decisions.review is not None
@@ -270,6 +275,10 @@ def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     fitted, text = fit_review(judged, threshold, unlabelled=others)
     _say(text)
     about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
+    if given.dry_run:
+        given.found |= {**_record(fitted), "on": about["on"]}
+        _say(f"\n{DRY}")
+        return 0
     ReviewFile(fitted, judged.source, names, about).save(out)
     given.found |= {**_record(fitted), "on": about["on"], "written": str(out)}
     _say(f"\nWritten: {out}. Apply it: calib review {out} --apply FILE --out FILE")
