@@ -13,6 +13,7 @@ from calib.robustness.assess import assess
 from calib.robustness.result import Robustness
 from calib.robustness.tables import changes, glance, heading, strengths
 from calib.robustness.words import findings
+from calib.runs.folder import RunFolder
 from calib.runs.identity import data_word, robustness_name
 from calib.runs.judged_runs import judged_runs
 from calib.runs.robustness_folder import RobustnessFolder
@@ -63,10 +64,8 @@ def main(config: RobustnessRun) -> int:
     told = "\n".join(f"- {line}" for line in findings(found))
     parts = filter(None, (heading(found), glance(found), changes(found), strengths(found), told))
     sys.stdout.write(printable("\n" + "\n\n".join(parts) + "\n\n"))
-    out = _out(config)
-    sys.stdout.write(
-        printable(f"Every condition with its intervals: {out / 'table.md'}; CSV, metrics beside it.\n")
-    )
+    table = RunFolder(_out(config)).table
+    sys.stdout.write(printable(f"Every condition with its intervals: {table}; CSV, metrics beside it.\n"))
     return 0
 
 
