@@ -93,6 +93,7 @@ def test_the_confidences_are_the_calibrated_ones_and_the_bare_prompt_stands_besi
     assert content["sections"]["provenance"]["tables"]["model"]["rows"]["calibration"]["value"] == "experts"
 
 
+@pytest.mark.slow
 def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
     calibrated: Path, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
     wanted = sweep_of([*SHORT, *PLAIN, *VARIED, f"out={tmp_path / 's'}"])
     from calib.prompts.stack import PromptStackModule
@@ -188,6 +189,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) ->
     assert not (out / "optim.lr-1e38").exists()
 
 
+@pytest.mark.slow
 def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
     varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
     with caplog.at_level("INFO", logger="calib"):

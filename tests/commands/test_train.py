@@ -114,6 +114,7 @@ def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings
     assert not load_config([str(folder / "config.yaml")], task="prompt").overwrite
 
 
+@pytest.mark.slow
 def test_overwriting_a_calibrated_run_leaves_nothing_of_it(
     calibrated: Path, settings, tmp_path: Path
 ) -> None:

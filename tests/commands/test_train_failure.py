@@ -253,6 +253,7 @@ def test_a_prompt_is_judged_on_images_it_was_not_trained_on(prompt_run: Path, ru
     FailureHead.load(prompt_run / "failure.safetensors").check_prompt(prompt)
 
 
+@pytest.mark.slow
 def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_path: Path) -> None:
     changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[mcp]", "data.shots=6", "folds=2"]
     train_failure(failure_settings(*changes, "data.views=2", "head.residual=false"))
@@ -266,6 +267,7 @@ def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_pa
         train_failure(failure_settings(f"prompt={runs[1]}", f"out={tmp_path / 'b'}", "fit_on=outside"))
 
 
+@pytest.mark.slow
 def test_images_outside_suffice_where_there_are_enough(failure_settings, tmp_path: Path) -> None:
     lc = ["data.name=lc25000", "data.shots=4"]
     train(load_config([*SHORT, *PLAIN, *lc, "baselines=[]", f"out={tmp_path / 'p'}"], task="prompt"))
@@ -324,6 +326,7 @@ def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, t
         train_failure(changed)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_to_the_same_head(failure_settings, tmp_path: Path, monkeypatch) -> None:
     changes = ["trainer.max_epochs=6", "scores=[mcp]"]
     whole = train_failure(failure_settings(f"out={tmp_path / 'whole'}", *changes))
@@ -356,6 +359,7 @@ def rounded_otherwise(monkeypatch, by: float) -> None:
     monkeypatch.setattr(images, "zero_shot", elsewhere)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
     failure_settings, tmp_path: Path, monkeypatch
 ) -> None:
@@ -467,6 +471,7 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
         train_failure(failure_settings(*changes))
 
 
+@pytest.mark.slow
 def test_prompts_of_folds_are_those_trained_alone_and_go_on_from_their_common_checkpoint(
     runs, failure_settings, tmp_path: Path, monkeypatch, caplog
 ) -> None:

@@ -112,6 +112,7 @@ def test_the_same_command_goes_on_and_more_trials_may_follow(tuned, monkeypatch)
     assert outcome(folder)[:4] == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_continues_as_if_nothing_had_happened(
     tuned, tmp_path, monkeypatch, caplog
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_process_killed_between_two_draws_of_a_trial_changes_none(tmp_path: Pa
     assert drawn(tmp_path / "killed") == whole
 
 
+@pytest.mark.slow
 def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_twice(
     tmp_path: Path, caplog
 ) -> None:

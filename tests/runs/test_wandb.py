@@ -283,6 +283,7 @@ def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) 
     assert {epoch: pytest.approx(value) for epoch, value in old.items()} == {e: new[e] for e in (0, 1)}
 
 
+@pytest.mark.slow
 def test_the_run_of_an_agent_is_the_one_it_asked_for(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "asked4")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
