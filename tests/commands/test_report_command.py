@@ -235,6 +235,7 @@ def test_a_later_evaluation_without_a_report_removes_it(runs: dict[int, Path], t
     assert not list((tmp_path / "e").glob("report.*"))
 
 
+@pytest.mark.slow
 def test_images_are_found_where_they_are_and_named_where_they_are_not(
     image_folder: Path, settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -139,6 +139,7 @@ def test_the_interval_of_a_tie_is_that_of_students_t() -> None:
     assert f"-4.0, 95 % interval {low} to {high}; 4 seeds" in (evidence(results, by="accuracy") or "")
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     folder, results = swept
     again = sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}"]))
@@ -246,6 +247,7 @@ def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
     assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["trainer.max_steps=5", "trainer.limit_train_batches=0.5"])
 def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
     """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""

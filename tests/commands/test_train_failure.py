@@ -182,6 +182,7 @@ def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot
         assert torch.allclose(written[f"uncertainty.{name}"], expected, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_logit_scaling_takes_cross_fitted_images_too(runs, failure_settings, tmp_path: Path) -> None:
     changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[logit_scaling]", "folds=2"]
     results = train_failure(failure_settings(*changes, "data.shots=6", "data.views=0"))
@@ -394,6 +395,7 @@ def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
     assert (folder / "prompt.safetensors").read_bytes() != begun[1]
 
 
+@pytest.mark.slow
 def test_a_prompt_of_all_images_is_cross_fitted(
     image_folder: Path, tiny: str, failure_settings, tmp_path: Path, monkeypatch
 ) -> None:
@@ -440,6 +442,7 @@ def test_a_prompt_of_all_images_is_cross_fitted(
     assert sorted(held_out) == sorted(split["train"])  # every image is held out once
 
 
+@pytest.mark.slow
 def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, tmp_path: Path) -> None:
     changes = [
         f"prompt={runs[1]}",
@@ -853,6 +856,7 @@ def image_runs(image_folder: Path, tmp_path_factory, failure_settings) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_seeds_share_the_features_of_all_images(
     image_folder: Path, tiny: str, failure_settings, tmp_path
 ) -> None:
