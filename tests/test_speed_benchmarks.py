@@ -86,6 +86,7 @@ def test_clocks_and_kernels(monkeypatch) -> None:
     assert str(others) == "Other processes used 1.00 cores meanwhile."
 
 
+@pytest.mark.slow
 def test_every_axis_is_measured_and_drawn(small, tmp_path: Path, monkeypatch) -> None:
     backbone = small("clip")
     monkeypatch.setattr(scaling.text_tower, "NAMES", tuple(NAMES))

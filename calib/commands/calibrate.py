@@ -8,31 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from calib import __version__
+from calib.commands.calibrate_words import heading, held_out, table, verdict
 from calib.commands.out_files import check_out, outputs_to_apply
 from calib.commands.shared_arguments import check_read
-from calib.core.binning import bin_indices, sum_by_bin
 from calib.core.errors import unknown_name
 from calib.core.names import name_key
 from calib.core.text import few, printable
 from calib.data.mapping import OutputMapping
 from calib.data.outputs import Outputs, of_predictions, read_outputs
 from calib.io.tensors import is_kind
-from calib.posthoc.choice import NONE, Candidate, Choice, choose_calibrator
+from calib.posthoc.choice import choose_calibrator
 from calib.posthoc.registry import make_calibrator
 from calib.posthoc.shares import check_shares, class_weights
 from calib.prompts.export import KIND, Prompt
-from calib.report.tables import aligned
 from calib.runs.exports import prompt_path
 from calib.runs.folder import FILES
 from calib.runs.validation import validation_predictions
 
 DEFAULT = "calibrator.json"
 LINEAR = ("temperature_prior",)  # candidates for a prompt's file: of the defaults, what is a map of logits
-FEW = 10  # rows of a class, below which a note says so
 
 
 def calibrate(
@@ -76,12 +73,12 @@ def calibrate(
         margin=margin,
     )
     weights = class_weights(labels, len(names), wanted)
-    lines = [_heading(outputs, choice, wanted, n_bins), "", _table(choice, method, labels, weights, n_bins)]
+    lines = [heading(outputs, choice, wanted, n_bins), "", table(choice, method, labels, weights, n_bins)]
     lines += [f"{row.name}: {row.problem}" for row in choice.candidates.values() if row.problem]
     calibrator = choice.calibrator
     if method is not None and calibrator is None:
         calibrator = make_calibrator(method).fit(logits, labels, shares=wanted)
-    lines += ["", _verdict(choice, method)]
+    lines += ["", verdict(choice, method)]
     if calibrator is None:
         return None, "\n".join(lines)
     about = {
@@ -122,82 +119,6 @@ def in_class_order(shares: Mapping[str, float], class_names: Sequence[str]) -> T
         raise ValueError(f"--shares: {error}") from error
 
 
-def weighted_ece(probs: Tensor, labels: Tensor, weights: Tensor, n_bins: int) -> float:
-    """Return the ECE of rows that count differently; with equal weights it is the ECE.
-
-    Args:
-        probs: (N, C).
-        labels: (N,).
-        weights: (N,) at least 0.
-        n_bins: Equally wide bins.
-
-    Example:
-        >>> probs, labels = torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1])
-        >>> weighted_ece(probs, labels, torch.tensor([1.5, 0.5]), 10)
-        0.0
-    """
-    confidence, predictions = probs.max(dim=1)
-    right = (predictions == labels).double() * weights
-    bins = bin_indices(confidence.clamp_max(1), n_bins)  # a sum of shares may round to more than 1
-    sums = sum_by_bin(bins, confidence * weights, right, n_bins)
-    return float((sums.value_sums - sums.target_sums).abs().sum() / weights.sum())
-
-
-def _heading(outputs: Outputs, choice: Choice, shares: Tensor | None, n_bins: int) -> str:
-    assert outputs.labels is not None
-    counts = torch.bincount(outputs.labels, minlength=len(outputs.class_names)).tolist()
-    said = few([f"{name} {count}" for name, count in zip(outputs.class_names, counts, strict=True)], 12)
-    groups = "" if outputs.groups is None else f" of {len(set(outputs.groups))} groups"
-    lines = [
-        f"{len(outputs.labels)} labelled rows{groups} ({said}), cross-validated in {choice.folds} parts; ECE "
-        f"with {n_bins} bins{', rows weighted by the shares' if shares is not None else ''}."
-    ]
-    scarce = [name for name, count in zip(outputs.class_names, counts, strict=True) if count < FEW]
-    if scarce:
-        lines.append(f"Fewer than {FEW} rows: {few(scarce, 12)}. What is said of these classes is uncertain.")
-    if shares is None and 0 in counts:
-        lines.append(
-            "A class without rows is learned to be rare, as it is here. If it is not where the outputs are "
-            "used, label some rows of it."
-        )
-    if shares is None and len(set(counts)) == 1:
-        lines.append(
-            "There are equally many rows of every class. If that is not so where the outputs are used, say "
-            "how often each occurs (--shares): otherwise calibration can make probabilities worse there."
-        )
-    return "\n".join(lines)
-
-
-def _table(choice: Choice, method: str | None, labels: Tensor, weights: Tensor, n_bins: int) -> str:
-    taken = method or choice.name
-    rows = []
-    for row in choice.candidates.values():
-        cells = ["n/a"] * 4
-        if row.probs is not None and row.nll is not None:
-            right = (row.probs.argmax(dim=1) == labels).double()
-            cells = [
-                f"{row.nll:.4f}",
-                "" if row.name == NONE else _difference(row),
-                f"{100 * weighted_ece(row.probs, labels, weights, n_bins):.1f}",
-                f"{100 * float((right * weights).sum() / weights.sum()):.1f}",
-            ]
-        rows.append([row.name, *cells, "x" if row.name == taken else ""])
-    return aligned(["calibrator", "NLL", "minus none (± se)", "ECE %", "accuracy %", "taken"], rows)
-
-
-def _difference(row: Candidate) -> str:
-    return f"{row.difference:+.4f} ± {row.standard_error:.4f}"
-
-
-def _verdict(choice: Choice, method: str | None) -> str:
-    if method is None and choice.calibrator is None:
-        return "No calibrator has a lower cross-validated NLL than none: leave the outputs as they are."
-    if method is None:
-        return f"{choice.name} has the lowest cross-validated NLL, lower than none."
-    helps = "lowers" if choice.calibrator is not None else "does not lower"
-    return f"{method} was asked for; cross-validation says that it {helps} the NLL."
-
-
 def outputs_of(given: argparse.Namespace) -> Outputs:
     """Return the labelled outputs that the arguments of the command name.
 
@@ -230,6 +151,9 @@ def main(given: argparse.Namespace) -> int:
         outputs, out = outputs_to_apply(given, mapping.class_names)
         probs = mapping.apply(outputs, out)
         say(f"{len(probs)} rows, calibrated by {mapping.calibrator.name}, in {out}\n")
+        said = held_out(mapping, outputs, probs, label=given.label or "label")
+        if said is not None:
+            say(printable(f"\n{said}\n"))
         return 0
     out = Path(given.out or DEFAULT)
     into_prompt = out.suffix.lower() == ".safetensors"

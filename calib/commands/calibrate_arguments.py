@@ -33,11 +33,13 @@ with labels and probs or logits (class_names, groups). They must be of cases the
 Without --method the candidates are fitted on parts of the rows and judged on the others. The one with the
 lowest mean NLL there is taken, if it is lower than that of doing nothing; else nothing is written. A file
 that was fitted to other outputs is never replaced.
+
+With --apply, where the new outputs have labels: accuracy, NLL and ECE of these rows before and after.
 """
 
 
 # What only fitting uses, and of that the numbers with their defaults.
-FITS = ("on", "method", "candidates", "classes", "label", "group", "shares", "weights", "tokenizer")
+FITS = ("on", "method", "candidates", "classes", "group", "shares", "weights", "tokenizer")
 NUMBERS: dict[str, int | float] = {"folds": 5, "seed": 0, "margin": 0.0, "bins": 10}
 
 

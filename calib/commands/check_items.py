@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from calib.commands.data_arguments import holds_own
 from calib.commands.data_verdict import verdict
 from calib.core.text import few
 from calib.data.notices import ProgressLog
 from calib.report.tables import aligned
+from calib.vqa.adapters.sources import read_source
 from calib.vqa.images import PACKAGED, item_image
 from calib.vqa.perturbations import BLACK
-from calib.vqa.tables import Items, read_items
+from calib.vqa.tables import Items, join_items, read_items
 
 NAMED = 10
 ALIKE = 0.2  # by how much the right option may stand at one place more often than chance
@@ -24,22 +28,24 @@ def check_items(paths: Sequence[str], root: str | None = None) -> dict[str, Any]
     """Return what was found in tables of items, as JSON would have it.
 
     Args:
-        paths: .parquet or .jsonl files.
-        root: The folder of relative paths of images.
+        paths: .parquet or .jsonl files of items, or tables of own questions.
+        root: The folder of relative paths of images; of an own table they are relative to the table.
 
     Returns:
-        {"data": files, "items", "questions", "groups", "conditions": {name: items}, "options": {number:
-        items}, "right": {place: share}, "images": how many, and how many are packaged features, "unreadable":
-        {image: reason}, "warnings", "refused"}.
+        {"data": files, "own": those of own questions, "items", "questions", "groups", "conditions": {name:
+        items}, "options": {number: items}, "right": {place: share}, "images": how many, and how many are
+        packaged features, "unreadable": {image: reason}, "warnings", "refused"}.
     """
+    own = [path for path in paths if holds_own(Path(path))]
     found: dict[str, Any] = {
+        "own": own,
         "data": {"name": "items", "root": few(list(paths))},
         "items": 0,
         "warnings": [],
         "refused": [],
     }
     try:
-        items = read_items(*paths)
+        items = _read(paths, own, root)
     except (ValueError, OSError) as error:
         found["refused"].append(str(error))
         return found
@@ -60,6 +66,18 @@ def check_items(paths: Sequence[str], root: str | None = None) -> dict[str, Any]
             "always says so is as often right. calib vqa perturb kind=permute changes the order."
         )
     return found
+
+
+def _read(paths: Sequence[str], own: Sequence[str], root: str | None) -> Items:
+    """Return the items; images of own tables as whole paths, that `root` is not put before them again."""
+    if not own:
+        return read_items(*paths)
+    folders = [Path(path).parent if root is None else Path(root) for path in own]
+    parts = [
+        read_source("table", path, root=folder.resolve()) for path, folder in zip(own, folders, strict=True)
+    ]
+    others = [path for path in paths if path not in own]
+    return join_items([*parts, *([read_items(*others)] if others else [])])
 
 
 def _right(items: Items) -> dict[str, float]:
@@ -110,4 +128,6 @@ def words_of_items(found: Mapping[str, Any]) -> str:
             f"{images['without']} items show none."
         )
     good = "They can be asked: nothing was found that calib vqa refuses."
+    for path in found["own"]:
+        good += f"\n  calib vqa items source=table path={shlex.quote(path)} out=items.jsonl"
     return "\n".join([*lines, *verdict(found, by="calib vqa answer", good=good)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ both sides, which images the shots would be, and what training would refuse. Set
   calib data check mine.yaml --json
   calib data check NUCLEI                          (images and masks: what calib segment would read)
   calib data check task=failure prompt=runs/mine   (which images a failure head would learn from)
+  calib data check own.csv                         (own questions: columns question, option_a, ..., answer)
   calib data check items.parquet root=IMAGES       (questions: what calib vqa would ask)
 
 FOLDER_OR_TABLE   class folders (train/CLASS/...), a table (.csv, .tsv, .parquet), a folder with a table, a
@@ -91,7 +93,8 @@ def data_arguments(argv: Sequence[str]) -> DataCheck:
         "headers": "--headers" in words,
         "json": "--json" in words,
     }
-    if places and all(holds_items(Path(place)) for place in places):
+    mapped = any(word.startswith("data.options.columns.") for word in settings)  # then of images, said so
+    if places and not mapped and all(holds_items(Path(place)) for place in places):
         return _of_items(places, settings, how)
     if len(places) > 1:
         raise ValueError("One folder or table is checked at a time.")
@@ -127,11 +130,24 @@ def holds_items(place: Path) -> bool:
     """Return whether a file is a table of questions, for `calib vqa`.
 
     Args:
-        place: A file, by its ending and columns: JSON lines, or Parquet with a question.
+        place: A file, by its ending and columns: JSON lines, Parquet of items, or a table of own questions.
     """
     if place.suffix.lower() == ".jsonl":
         return place.is_file()
-    return place.suffix.lower() == ".parquet" and {"item_id", "question"} <= set(_columns(place))
+    return holds_own(place) or (
+        place.suffix.lower() == ".parquet" and {"item_id", "question"} <= set(_columns(place))
+    )
+
+
+def holds_own(place: Path) -> bool:
+    """Return whether a file is a table of own questions, which `calib vqa items source=table` makes items of.
+
+    Args:
+        place: A file, by its ending and columns; of JSON lines the fields of the first.
+    """
+    from calib.vqa.adapters.own_columns import is_own
+
+    return place.suffix.lower() in (*TABLES, ".jsonl") and place.is_file() and is_own(_columns(place))
 
 
 def holds_masks(place: Path) -> bool:
@@ -160,8 +176,10 @@ def _columns(table: Path) -> list[str]:
     try:
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             first = file.readline(LONGEST)
+        if table.suffix.lower() == ".jsonl":
+            return list(json.loads(first))
         return next(csv.reader([first], delimiter="\t" if table.suffix.lower() == ".tsv" else ","), [])
-    except (OSError, csv.Error):  # zeros are an error before Python 3.11
+    except (OSError, TypeError, ValueError, csv.Error):  # zeros are an error before Python 3.11
         return []
 
 

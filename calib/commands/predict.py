@@ -64,7 +64,8 @@ def predict(
 ) -> str:
     """Return the predictions for images as CSV text, one row per image, and write them to a file.
 
-    The columns are file, patient where it is known (of DICOM files by their headers, hashed), prediction,
+    The columns are file, patient where it is known (told apart by the ids in DICOM headers, called
+    by a digest of their images, see `calib.data.dicom.groups.patients_of_headers`), prediction,
     confidence and one probability per class; with a failure head also uncertainty (its score in [0, 1] that
     the prediction is wrong: a probability as far as the head is calibrated) and why, in words. Where the
     exports hold them: set (the classes of the prediction set), decision (accept or review) and reason, unlike

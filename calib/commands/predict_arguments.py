@@ -19,8 +19,9 @@ columns: file, patient (where --patients or DICOM headers say it: calib review a
 prediction, confidence, p(class) of every class; with --failure also uncertainty and why;
 set, decision (accept or review) and reason, where calib sets and calib review have fitted them; unlike (yes:
 unlike the images of the training, and never accepted); note (whose copy a file is); with --skip-unreadable
-also error, empty where the image was read. What decisions guarantee is said on standard error. A file or
-class whose name a spreadsheet would run as a formula is written as ./name (the same file) or 'name.
+also error, empty where the image was read. What decisions guarantee is said on standard error, in a line
+each. A file or class whose name a spreadsheet would run as a formula is written as ./name (the same file) or
+'name.
 """
 
 
@@ -75,7 +76,8 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--patients",
         metavar="HOW",
         help="whose an image is: a table with the columns file and patient, a pattern with {patient} "
-        "('{patient}_*.png', '{patient}/**/*'), folder, or none (default: ids of DICOM headers, hashed)",
+        "('{patient}_*.png', '{patient}/**/*'), folder, or none (default: "
+        "told apart by the ids in DICOM headers, and called by a digest of their images)",
     )
     parser.add_argument(
         "--group", metavar="COLUMN", help="that table's column of patients (default: group, patient)"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from calib.commands.predict_notes import on_decision, on_sets, on_unlike
 from calib.core.text import safe_text
 from calib.data.judged import rounded_doubt
 from calib.data.set_file import COLUMN, listed
@@ -52,7 +53,7 @@ class DecisionColumns:
             *(["decision", "reason"] if self._judge is not None else []),
             *(["unlike"] if self._familiarity is not None else []),
         ]
-        self.notes += self._guarantees()
+        self.notes += self._promises()
         self._set_cells: list[str] = []
         self._doubts: list[Tensor] = []
         self._unlike: list[Tensor] = []
@@ -97,10 +98,13 @@ class DecisionColumns:
         known = {"decision": REVIEW, "reason": UNREADABLE}
         return [known.get(name, "") for name in self.header]
 
-    def _guarantees(self) -> list[str]:
+    def _promises(self) -> list[str]:
         review = None if self._judge is None else self._judge.review
-        named = (("set", self._sets), ("decision", review), ("unlike", self._familiarity))
-        return [f"{name}: {part.guarantee}" for name, part in named if part is not None]
+        return [
+            *([] if self._sets is None else [on_sets(self._sets)]),
+            *([] if review is None else [on_decision(review)]),
+            *([] if self._familiarity is None else [on_unlike(self._familiarity)]),
+        ]
 
 
 class Copies:

@@ -27,13 +27,14 @@ from calib.posthoc.decisions import Decisions
 from calib.posthoc.not_drawn import not_drawn
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_counts import CurvePoint
-from calib.posthoc.review_words import percent, result_of
+from calib.posthoc.review_words import NONE_WRONG, percent, result_of
 from calib.prompts.export import Prompt
 from calib.report.tables import aligned
 from calib.runs.decisions import export_of, is_export, judged_on_validation, keep_decisions
 from calib.runs.exports import load
 
 DEFAULT = "review.json"
+DRY = "Nothing was kept (--dry-run). Choose before looking: a threshold tried until it pleases promises less."
 SHOWN = 10  # points of the curve in the table
 OF_FILES = ("doubt", "kind", "classes", "label", "group")  # options that say how a file is read
 NOT_LOOKED_AT = (
@@ -116,7 +117,7 @@ def _notes(judged: Judged, failure: Tensor) -> list[str]:
     if judged.groups is None and judged.table is not None:
         notes.append(ONE_EACH)
     if not bool(failure.any()):
-        notes.append("No prediction is wrong: what makes one wrong was not seen.")
+        notes.append(NONE_WRONG)
     if bool(failure.all()):
         notes.append("Every prediction is wrong: nothing can be accepted.")
     missing = [name for name in judged.class_names or () if name not in counts]
@@ -219,6 +220,10 @@ def _of_run(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
         "on": what if given.on is None else Path(given.on).name,
         "rows": fitted.cases,
     }
+    if given.dry_run:
+        given.found |= {**_record(fitted), "on": about["on"]}
+        _say(f"\n{DRY}")
+        return 0
     decisions = keep_decisions(path, {"review": about}, fitted_for=digest, review=fitted)
     given.found |= {**_record(fitted), "on": about["on"], "kept": str(path)}
     earlier = export.decisions is not None and export.decisions.review is not None
@@ -270,6 +275,10 @@ def _of_file(given: argparse.Namespace, threshold: ReviewThreshold) -> int:
     fitted, text = fit_review(judged, threshold, unlabelled=others)
     _say(text)
     about = {"calib": __version__, "on": Path(given.source).name, "rows": fitted.cases}
+    if given.dry_run:
+        given.found |= {**_record(fitted), "on": about["on"]}
+        _say(f"\n{DRY}")
+        return 0
     ReviewFile(fitted, judged.source, names, about).save(out)
     given.found |= {**_record(fitted), "on": about["on"], "written": str(out)}
     _say(f"\nWritten: {out}. Apply it: calib review {out} --apply FILE --out FILE")

@@ -81,6 +81,9 @@ def review_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", help="the threshold of a file (default: review.json); of --apply its table"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be found; no threshold is kept or replaced"
+    )
     parser.add_argument("--json", action="store_true", help="what was found as JSON on standard output")
     add_moved(parser)
     refuse_dashes(argv, READERS)
@@ -124,6 +127,8 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Refuse what does not belong to the source: a threshold is applied, anything else is fitted on."""
     fitted = given.source.lower().endswith(".json")
+    if given.dry_run and (fitted or given.apply is not None):
+        raise ValueError("--dry-run only fits: nothing is decided with a threshold that is not kept.")
     if fitted and given.apply is None:
         raise ValueError(f"{given.source} is applied with --apply FILE --out FILE.")
     if (given.apply is not None) and given.out is None:

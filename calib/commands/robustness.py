@@ -11,8 +11,9 @@ from calib.core.text import printable
 from calib.processes.threads import thread_share
 from calib.robustness.assess import assess
 from calib.robustness.result import Robustness
-from calib.robustness.tables import changes, glance, heading
+from calib.robustness.tables import changes, glance, heading, strengths
 from calib.robustness.words import findings
+from calib.runs.folder import RunFolder
 from calib.runs.identity import data_word, robustness_name
 from calib.runs.judged_runs import judged_runs
 from calib.runs.robustness_folder import RobustnessFolder
@@ -61,9 +62,10 @@ def main(config: RobustnessRun) -> int:
     """Run `calib robustness` and print its table and findings. Returns the exit status."""
     found = robustness(config)
     told = "\n".join(f"- {line}" for line in findings(found))
-    parts = (heading(found), glance(found), changes(found), told)
+    parts = filter(None, (heading(found), glance(found), changes(found), strengths(found), told))
     sys.stdout.write(printable("\n" + "\n\n".join(parts) + "\n\n"))
-    sys.stdout.write(printable(f"All tables, CSV, picture, metrics: {_out(config)}\n"))
+    table = RunFolder(_out(config)).table
+    sys.stdout.write(printable(f"Every condition with its intervals: {table}; CSV, metrics beside it.\n"))
     return 0
 
 

@@ -24,6 +24,7 @@ from calib.posthoc.not_drawn import not_drawn
 from calib.runs.selecting import Model, encoded, has_learned, model_of, pool_of, source_of, with_labels
 
 LIST, RECORD = "select.csv", "record.json"
+EXAMPLE = "A chest X-ray of {}."  # of a sentence, where nobody has said one
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +38,7 @@ class Chosen:
         selection: What was chosen now.
         sheets: The contact sheets.
         record: The content of record.json.
+        template: The sentence to train with: what was given, or that of prompt=RUN. None: none is known.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Chosen:
     selection: Selection
     sheets: tuple[Path, ...]
     record: dict[str, Any]
+    template: str | None = None
 
 
 def choose(config: SelectRun) -> Chosen:
@@ -98,7 +101,10 @@ def choose(config: SelectRun) -> Chosen:
     sheets = _sheets(table.subset(selection.rows), new, folder)
     write_json(folder / RECORD, record)
     images.save(folder / LIST)  # comes last: who finds it finds all
-    return Chosen(folder, images, selection, tuple(sheets), record)
+    sentence = config.data.template
+    if sentence is None and config.data.name == POOL:  # a data set has its own
+        sentence = model.template
+    return Chosen(folder, images, selection, tuple(sheets), record, sentence)
 
 
 def _check_out(folder: Path, labels: str | None) -> None:
@@ -226,11 +232,18 @@ def _patients(config: SelectRun, done: Chosen) -> str:
 
 
 def _next(config: SelectRun, done: Chosen) -> str:
+    """Return the command that learns from the list, with a sentence for the images: it matters most."""
     data = [f"data.name={config.data.name}"]
     data += [] if config.data.root is None else [f"data.root={config.data.root}"]
     if config.data.name == POOL:
         names = done.record["class_names"]
         data.append('"data.class_names=[' + (",".join(names) if names else "NAME,NAME,...") + ']"')
-    if config.data.template is not None:
-        data.append(f'"data.template={config.data.template}"')
-    return f"calib train {' '.join(data)} data.shots_from={done.folder / LIST}"
+    example = done.template is None and config.data.name == POOL
+    if done.template is not None or example:
+        data.append(f'"data.template={done.template or EXAMPLE}"')
+    told = f"calib train {' '.join(data)} data.shots_from={done.folder / LIST}"
+    if example:
+        told += (
+            "\nThat data.template is an example: say what your images are; {} is where the class name stands."
+        )
+    return told

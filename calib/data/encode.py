@@ -274,7 +274,9 @@ class _Looks:
         """
         backbone, size = self.backbone, self.batch_size
         features = torch.empty(stop - start, backbone.embed_dim)
-        progress = ProgressLog(logger, "encoding images", (stop - start) // self.per_image)
+        # Views are encoded like images, so images go by so many times more slowly than without them.
+        what = f"encoding images, {self.views} views of each" if self.views else "encoding images"
+        progress = ProgressLog(logger, what, (stop - start) // self.per_image)
         inputs, done = self._inputs(start, stop), 0
         with torch.inference_mode():
             while batch := list(islice(inputs, size)):

@@ -38,7 +38,9 @@ def warn_of_unused_groups(columns: Iterable[str]) -> None:
 
 
 class ProgressLog:
-    """A line in the log after two seconds, then every ten: how much is done, how fast, and what is left.
+    """A line in the log after two seconds, then every ten, and at the end: how much is done, what is left.
+
+    What took less than two seconds is silent throughout.
 
     Args:
         logger: Where the lines go, at level INFO.
@@ -54,12 +56,14 @@ class ProgressLog:
         self._logger, self._what, self._total = logger, what, total
         self._began = time.monotonic()
         self._next = self._began + FIRST_AFTER
+        self._said = -1  # how many items the last line told of
 
     def update(self, done: int) -> None:
-        """Say how many items are done, if the last line is long enough ago."""
+        """Say how many items are done, if the last line is long enough ago; that all are, after any line."""
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + LOG_EVERY
+        last = 0 <= self._said < self._total <= done
+        if now >= self._next or last:
+            self._next, self._said = now + LOG_EVERY, done
             told = pace(done, self._total, now - self._began)
             self._logger.info("%s: %d of %d%s", self._what, done, self._total, told)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calib.core.errors import unknown_name
+from calib.failure.explain import NEGLIGIBLE, Explanation
 from calib.scores import SCORES, ReadyScore, restored, state
 from calib.scores.stack import DoubtStack
 
@@ -110,6 +111,43 @@ class Doubt:
             for name in self.stack.names
         ]
         return torch.stack([column.cpu().double() for column in columns], dim=1)
+
+    def likeness(self, image_features: Tensor) -> dict[str, Tensor]:
+        """Return how alike images are to those of each class, (N, C) float64 by the parts that compare them.
+
+        Of `class_gaussians` it is the softmax of the log-densities, of `image_prototypes` the cosine to the
+        average image of the class; both are what these scores themselves compute with. Other parts, and
+        those without weight, have none.
+
+        Args:
+            image_features: (N, D) unit norm.
+        """
+        weights = dict(zip(self.stack.names, self.stack.weights.tolist(), strict=True))
+        return {
+            name: score.call.function.likeness(image_features)
+            for name, score in self.scores.items()
+            if weights[name] > 0 and hasattr(score.call.function, "likeness")
+        }
+
+    def explanation(self, of_head: Explanation, parts: Tensor, image_features: Tensor) -> Explanation:
+        """Return the reasons of this doubt: what each part adds to the log-odds of being wrong.
+
+        Args:
+            of_head: The reasons of the head by itself.
+            parts: (N, P) from `values`.
+            image_features: (N, D) unit norm, of the same images.
+        """
+        values = self.stack.contributions(parts)
+        weights = dict(zip(self.stack.names, self.stack.weights.tolist(), strict=True))
+        return replace(
+            of_head,
+            failure_logit=self.stack.intercept_of_fit() + values.sum(dim=1),
+            contributions=dict(zip(self.stack.names, values.unbind(dim=1), strict=True)),
+            baseline=self.stack.intercept_of_fit(),
+            of_stack=True,
+            counts=weights.get(HEAD, 0.0) >= NEGLIGIBLE,
+            likeness=self.likeness(image_features),
+        )
 
     def sentences(self) -> list[str]:
         """Return how it was fitted, the weights, and what was left out why, in plain words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Explanation:
             their names, `head` being the failure head as a whole; the failure logit is then the log-odds of
             P(wrong).
         attends: Whether the head has attention; without it, the weights are probabilities.
+        counts: Whether the head has a part in the failure logit. In a stack that gives it no weight it has
+            none, and where it looks is no reason.
+        likeness: By the names of scores that compare an image with those of each class, (B, C), higher = more
+            alike: see `Doubt.likeness`.
     """
 
     failure_logit: Tensor
@@ -53,11 +57,15 @@ class Explanation:
     baseline: float
     of_stack: bool = False
     attends: bool = True
+    counts: bool = True
+    likeness: Mapping[str, Tensor] = field(default_factory=dict)
 
     def sentences(self, class_names: Sequence[str]) -> list[str]:
-        """Return two plain sentences per image: what was weighed, and what raised and lowered the doubt.
+        """Return plain sentences per image: how doubtful it is, what raised and what lowered that.
 
-        Percentages say what they are: attention (of the head, among the classes) or the model's probability.
+        Of a head by itself they say which classes it weighed; of a stack that counts its head, where that
+        looks comes last. Percentages say what they are: attention (of the head, among the classes), the
+        model's probability, or the likeness to the images of a class.
         Numbers behind the parts are their contributions, in log-odds; those that round to 0 are left out.
 
         Args:
@@ -77,7 +85,8 @@ class Explanation:
         weighed = ", ".join(f"{names[c]} ({kind} {weight:.0%})" for c, weight in weights)
         what = "probability of being wrong" if self.of_stack else "score for being wrong"
         text = f"Predicted {names[int(self.predictions[i])]}, {what} {risk:.0%}"
-        text += f"; weighed against {weighed}." if weighed else "."
+        text += f"; weighed against {weighed}." if weighed and not self.of_stack else "."
+        looks = f" The head looks most at {weighed}." if weighed and self.of_stack and self.counts else ""
         words = self._words(i, names)
         moved = sorted(
             (
@@ -94,7 +103,8 @@ class Explanation:
             )
             if parts
         ]
-        return f"{text} Against the average training image, doubt is {'; '.join(changes) or 'unchanged'}."
+        change = "; ".join(changes) or "unchanged"
+        return f"{text} Against the average training image, doubt is {change}.{looks}"
 
     def _words(self, i: int, names: Sequence[str]) -> dict[str, str]:
         """Return what the parts of an image are called; each name of the rival is of this image."""
@@ -107,11 +117,39 @@ class Explanation:
             "predicted": f"the prediction {predicted} as such",
             "confidence": f"the model's probability of {ours:.0%} against {theirs:.0%} for {rival}",
             "mcp": f"the model's probability of {ours:.0%} against {theirs:.0%} for {rival}",
-            "class_gaussians": "how the image lies among those of each class",
-            "image_prototypes": f"its distance from the average {predicted}",
+            "class_gaussians": self._among_gaussians(i, names),
+            "image_prototypes": self._from_average(i, names),
             "logit_scaling": "how far the confidence holds for such images",
             "head": "the failure head",
         }
+
+    def _among_gaussians(self, i: int, names: Sequence[str]) -> str:
+        """Return what `class_gaussians` saw: it averages the likeness to the predicted class and max p.
+
+        The nearest class alone is named where it explains the direction; elsewhere both numbers are.
+        """
+        if "class_gaussians" not in self.likeness:
+            return "how the image lies among those of each class"
+        alike, picked = self.likeness["class_gaussians"][i], int(self.predictions[i])
+        nearest, raised = int(alike.argmax()), float(self.contributions["class_gaussians"][i]) > 0
+        if nearest != picked and raised:
+            return f"the image lying nearer to {names[nearest]} than to the predicted {names[picked]}"
+        if nearest == picked and not raised:
+            return f"the image lying nearest to the predicted {names[picked]}"
+        return (
+            f"the image's likeness to {names[picked]} ({float(alike[picked]):.0%}) and the model's "
+            f"probability ({float(self.probs[i, 0]):.0%}) together"
+        )
+
+    def _from_average(self, i: int, names: Sequence[str]) -> str:
+        """Return what `image_prototypes` saw: the distance from the average image of the predicted class."""
+        picked = int(self.predictions[i])
+        text = f"its distance from the average image of {names[picked]}"
+        if "image_prototypes" not in self.likeness:
+            return text
+        nearest = int(self.likeness["image_prototypes"][i].argmax())
+        raised = float(self.contributions["image_prototypes"][i]) > 0
+        return f"{text} (that of {names[nearest]} is nearer)" if nearest != picked and raised else text
 
 
 def explain_failure(

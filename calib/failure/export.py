@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,15 +151,8 @@ class FailureHead:
         why = self.head.explain(*given, means=self.means, logits=logits, model_logits=told, top=top)
         if self.doubt is None:
             return why
-        stack = self.doubt.stack
-        values = stack.contributions(self._parts(image_features, texts, predictions, self.doubt))
-        return replace(
-            why,
-            failure_logit=stack.intercept_of_fit() + values.sum(dim=1),
-            contributions=dict(zip(stack.names, values.unbind(dim=1), strict=True)),
-            baseline=stack.intercept_of_fit(),
-            of_stack=True,
-        )
+        parts = self._parts(image_features, texts, predictions, self.doubt)
+        return self.doubt.explanation(why, parts, given[0].cpu())
 
     def check_prompt(self, prompt: Prompt) -> None:
         """Refuse a prompt other than the one whose predictions the head judges.

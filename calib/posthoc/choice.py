@@ -47,6 +47,12 @@ class Candidate:
     probs: Tensor | None = field(repr=False)
     problem: str = ""
 
+    @property
+    def within_noise(self) -> bool:
+        """Whether its difference from "none" is at most one standard error, to either side."""
+        known = self.difference is not None and self.standard_error is not None
+        return known and abs(self.difference or 0.0) <= (self.standard_error or 0.0) < math.inf
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -219,12 +225,35 @@ def _judge(
     except ValueError as error:
         return Candidate(name, None, None, None, None, str(error))
     losses = _losses(probs.log(), labels, weights)
-    away = (losses - base).numpy()
-    if not np.isfinite(away).all():
+    away = losses - base
+    if not bool(away.isfinite().all()):
         return Candidate(name, math.inf, math.inf, math.inf, probs)
+    return Candidate(name, float(losses.mean()), float(away.mean()), _error(away.numpy(), group_of), probs)
+
+
+def paired_error(away: Tensor, groups: Sequence[str] | None = None) -> float | None:
+    """Return the standard error of a mean of paired differences, of groups where there are some.
+
+        d_g = sum of (away_i - mean) in group g;   se = sqrt(G / (G - 1) sum_g d_g^2) / N
+
+    Args:
+        away: (N,) differences, finite.
+        groups: N names of patients, slides, ... None: every row by itself.
+
+    Returns:
+        None where there is one group (row): its spread is not known.
+
+    Example:
+        >>> paired_error(torch.tensor([1.0, 3.0, 5.0, 7.0]), list("aabb")), paired_error(torch.ones(1))
+        (2.0, None)
+    """
+    group_of = _group_indices(groups, len(away))
+    return None if int(group_of.max()) == 0 else _error(as_float64(away).cpu().numpy(), group_of)
+
+
+def _error(away: np.ndarray, group_of: np.ndarray) -> float:
     sums = np.bincount(group_of, weights=away - away.mean())
-    spread = math.sqrt(float((sums**2).sum()) * len(sums) / (len(sums) - 1)) / len(away)
-    return Candidate(name, float(losses.mean()), float(away.mean()), spread, probs)
+    return math.sqrt(float((sums**2).sum()) * len(sums) / (len(sums) - 1)) / len(away)
 
 
 def _losses(log_probs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -115,14 +115,25 @@ class FittedReview:
         (n + 1), and the accepted cases counted that would show with a chance of 80 % that it is at most
         `max_error`; divided by the accepted share, the smallest of these numbers.
         """
+        found = self._foreseen()
+        return None if found is None else found[0]
+
+    @property
+    def foreseen(self) -> CurvePoint | None:
+        """The point of the curve at which so many as `needed` would do. None: no number would."""
+        found = self._foreseen()
+        return None if found is None else found[1]
+
+    def _foreseen(self) -> tuple[int, CurvePoint] | None:
+        """Return the smallest number that would do, and the point of the curve it is of."""
         self._require_fitted()
         found = []
         for each in self._curve:
             if each.n >= min(SCARCE, self.units):
                 m = enough_accepted((each.wrong + 0.5) / (each.n + 1), self.max_error, self.delta)
                 if m is not None:
-                    found.append(math.ceil(m * self.units / each.n))
-        return min(found, default=None)
+                    found.append((math.ceil(m * self.units / each.n), each))
+        return min(found, key=lambda pair: pair[0], default=None)
 
     def _passed(self) -> int:
         """Return how many of the tested thresholds were passed."""

@@ -18,6 +18,7 @@ ORDER = (
     "cases need no such condition."
 )
 
+NONE_WRONG = "No prediction is wrong: what makes one wrong was not seen."
 FEW = 100  # labelled cases below which nothing is said of how good the best threshold could be
 
 
@@ -88,6 +89,7 @@ def result_of(fitted: FittedReview) -> list[tuple[str, str]]:
             ("Accept", f"nothing: {wanted} {sure} {none}"),
             ("Passes", "0 %: every case goes to review"),
             ("Needed", _needed(fitted)),
+            *_counted(fitted),
         ]
     promised = percent(at.upper if fitted.rule == "workload" else fitted.max_error)
     where = "all" if at.accepted == 1 else "all but what is unlike the images seen"
@@ -98,7 +100,18 @@ def result_of(fitted: FittedReview) -> list[tuple[str, str]]:
         ("Accept", where),
         ("Passes", f"{percent(at.accepted)} of the labelled cases; {percent(1 - at.accepted)} go to review"),
         ("Wrong", f"{wrong}; at most {promised} {sure}"),
+        *_counted(fitted),
     ]
+
+
+def _counted(fitted: FittedReview) -> list[tuple[str, str]]:
+    """Return what makes a patient wrong, where some have several cases."""
+    if not fitted.grouped or fitted.cases == fitted.units:
+        return []
+    if fitted.patients == "one":
+        return [("Counted", "one case of each patient, drawn at random")]
+    said = "patients: one is wrong if any accepted case of theirs is (patients=one counts one case of each)"
+    return [("Counted", said)]
 
 
 def _needed(fitted: FittedReview) -> str:
@@ -111,7 +124,11 @@ def _needed(fitted: FittedReview) -> str:
         first = f"at least {least} accepted {units}, all of them right; " if fitted.units < least else ""
         return f"{first}how many cannot be told from so few"
     if needed > fitted.units:
-        return f"about {_about(needed)} labelled {units}, judging by the errors seen so far"
+        said = f"about {_about(needed)} labelled {units}, judging by the errors seen so far"
+        at = fitted.foreseen
+        return (
+            said if at is None else f"{said}; then about {percent(round(at.accepted, 2))} of the cases pass"
+        )
     return f"somewhat more labelled {units} are likely to do"
 
 

@@ -14,7 +14,7 @@ from calib.report.document import Document, Table
 from calib.report.page import template
 from calib.report.sections.provenance import OWN, Origin
 from calib.report.sections.review import PAGE
-from calib.report.sections.sets import promise
+from calib.report.sections.sets import promises
 from calib.report.subject import Subject
 from calib.report.tables import Cell, aligned, markdown
 
@@ -178,7 +178,7 @@ def _decisions(held: Mapping[str, Any], class_names: Sequence[str], applied: Seq
             shown = applied if each.review.achievable and file == [*held][-1] else []
             said.append(" ".join([f"Review threshold in {file}: {each.review.guarantee}", *shown]))
         if each.sets is not None:
-            said.append(f"Prediction sets in {file}: {promise(each.sets, class_names)}")
+            said.append(f"Prediction sets in {file}: {' '.join(promises(each.sets, class_names))}")
         if each.familiarity is not None:
             said.append(f"Unfamiliar images are marked by {file}: {each.familiarity.guarantee}")
     if all(each.review is None for each in found.values()):

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from calib.metrics import METRICS, columns_of, interval_statistic
 from calib.report.tables import Cell, Difference
-from calib.stats import JointBootstrap, MeanStatistic, mean_sd
+from calib.stats import Interval, JointBootstrap, MeanStatistic, mean_sd
+
+ROUNDING = 1e-12  # of means over resamples
 
 
 class Predicted(Protocol):
@@ -106,6 +108,23 @@ def joint_bootstrap(
 def compared() -> list[str]:
     """Return the metrics that have a column and share their resamples, in the order of the columns."""
     return [name for name in columns_of(METRICS) if METRICS[name].compared]
+
+
+def ends_of(interval: Interval | None) -> tuple[float, float] | None:
+    """Return the ends of a bootstrap interval; None for one without width, which says nothing.
+
+    Where all samples are alike (all right, none wrong) so is every resample, however few they are.
+
+    Args:
+        interval: From a bootstrap. None: there is none.
+
+    Example:
+        >>> ends_of(Interval(0.9, 0.84, 0.96, 0.95, 2000)), ends_of(Interval(1.0, 1.0, 1.0, 0.95, 2000))
+        ((0.84, 0.96), None)
+    """
+    if interval is None or interval.high - interval.low <= ROUNDING:
+        return None
+    return interval.low, interval.high
 
 
 def differences_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,18 @@ from calib.report.tables import Cell, format_cell
 Value = Cell | float | int | str | None
 COUNT = Column("n", decimals=0)
 NO_TEST = "If the labelled cases it was fitted on are among these images, this is no test."
+
+PROMISED = "What is promised, and on what conditions"
+
+
+def sentences_of(text: str) -> list[str]:
+    """Return the sentences of a text of several, one by one.
+
+    Example:
+        >>> sentences_of("At most 2.5 % are wrong. It holds for cases like these: not after a change.")
+        ['At most 2.5 % are wrong.', 'It holds for cases like these: not after a change.']
+    """
+    return re.split(r"(?<=[.]) (?=[A-Z])", text)
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class Section:
         name: Its anchor, e.g. "reliability".
         title: Its heading.
         said: Paragraphs in plain words.
+        points: Heading to short points below the paragraphs, as the conditions of a guarantee.
         pictures: Its figures.
         tables: Its tables.
         cases: Heading to images.
@@ -135,6 +149,7 @@ class Section:
     name: str
     title: str
     said: list[str] = field(default_factory=list)
+    points: dict[str, list[str]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     cases: dict[str, list[Case]] = field(default_factory=dict)

@@ -212,9 +212,8 @@ def document_of(
         provenance(subject, origin),
         checklist(subject, origin),
     ]
-    data = subject.predicted.about.get("data")
     return Document(
-        title=title or f"{subject.main}{f' on {data}' if data else ''}",
+        title=title or f"{subject.main}{f' on {subject.data_name}' if subject.data_name else ''}",
         subtitle=(
             f"{len(subject.correct):,} images, {len(subject.class_names)} classes: "
             f"{few(subject.class_names, 8)}."

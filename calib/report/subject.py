@@ -91,6 +91,7 @@ class Parts:
         no_images: Why there are none, as a sentence.
         slices: Name to (N,) values, for the tables by subgroup.
         names: Whether names of images and groups may be shown.
+        data_name: What the data are called. None: as the predictions say.
         shown: Cases of each kind that are shown.
         n_bins: Bins of reliability.
         level: Coverage of the intervals.
@@ -109,11 +110,22 @@ class Parts:
     no_images: str = "No images were given."
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: bool = True
+    data_name: str | None = None
     shown: int = 12
     n_bins: int = 10
     level: float = 0.95
     n_resamples: int = 2000
     seed: int = 0
+
+    @property
+    def their_doubt(self) -> str:
+        """What predictions are sorted by, in words.
+
+        Example:
+            >>> Parts().their_doubt, Parts(doubt_name="doubt").their_doubt
+            ('their doubt (1 - confidence)', 'their doubt')
+        """
+        return "their doubt" if self.doubt_name == "doubt" else f"their doubt ({self.doubt_name})"
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,11 @@ class Subject:
     def predicted(self) -> Reported:
         """The reported predictions."""
         return self.by_method[self.main][self.seed]
+
+    @property
+    def data_name(self) -> str:
+        """What the data are called. Empty: nobody said."""
+        return self.parts.data_name or str(self.predicted.about.get("data") or "")
 
     @property
     def judged(self) -> Tensor:

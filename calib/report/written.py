@@ -31,6 +31,7 @@ def _section(section: Section) -> dict[str, Any]:
     return {
         "title": section.title,
         "said": section.said,
+        **({"points": section.points} if section.points else {}),
         "notes": section.notes,
         "tables": {
             table.name: {
@@ -110,6 +111,8 @@ def as_markdown(document: Document) -> str:
     for section in document.sections:
         parts.append(f"## {markdown(section.title)}")
         parts += [markdown(said) for said in section.said]
+        for title, points in section.points.items():
+            parts += [f"**{markdown(title)}**", "\n".join(f"- {markdown(point)}" for point in points)]
         for table in section.tables:
             parts += [f"**{markdown(table.title)}**", _table(table)]
         for title, found in section.cases.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from calib.core.hashing import stable_hash
+from calib.core.text import few
 from calib.data.encode import encode
 from calib.data.features import FeatureTable
 from calib.data.notices import pace
@@ -22,7 +23,7 @@ from calib.robustness.corruptions import CORRUPTIONS, SEVERITIES, checked_corrup
 from calib.robustness.protocol import Protocol
 from calib.robustness.result import Condition, Robustness
 from calib.robustness.said import PromptSystem, System
-from calib.robustness.shift import LEAST, split_by_column
+from calib.robustness.shift import LEAST, class_mix, split_by_column
 
 if TYPE_CHECKING:
     from calib.backbones.base import Backbone
@@ -114,10 +115,13 @@ def assess(
         names = [name for name in names if name not in left]
         notes.append(f"The images are grey: {' and '.join(left)} would change nothing and are left out.")
     features = encode(backbone, images, **how)
+    logger.info("Measuring %d models, with intervals over resamples: many images take minutes.", len(named))
     protocol = Protocol(named, features, **settings)
+    main = next(iter(next(iter(named.values())).values()))
     for column, shift in found.items():
+        logger.info("%s: measuring usual images and others (%s).", column, few(list(shift.others)))
         protocol.shifted(column, shift.usual, shift.others)
-        notes += shift.notes
+        notes += [*class_mix(shift, images.labels, _class_names(main)), *shift.notes]
     began = time.monotonic()
     conditions = [Condition.of_corruption(name, severity) for name in names for severity in levels]
     for number, condition in enumerate(conditions, start=1):
@@ -128,9 +132,9 @@ def assess(
         of = f"{len(conditions)} corruptions and severities"
         told = pace(number, len(conditions), time.monotonic() - began)
         logger.info("%s: %d of %s%s", condition.name, number, of, told)
-    main = next(iter(next(iter(named.values())).values()))
     sanity = None
     if isinstance(main, PromptSystem):
+        logger.info("Fitting and judging what sees nothing.")
         sanity = sanity_baselines(
             main.prompt.logits,
             main.renumbered(features),
@@ -143,6 +147,13 @@ def assess(
         )
     about = {"shifts": {column: {"usual": list(shift.usual_values)} for column, shift in found.items()}}
     return protocol.finished(sanity=sanity, notes=notes, about=about)
+
+
+def _class_names(system: System) -> list[str] | None:
+    """Return the classes in the order of the data's labels. None: the model does not say."""
+    if not isinstance(system, PromptSystem):
+        return None
+    return list(system.prompt.class_names if system.class_names is None else system.class_names)
 
 
 def _usual_of(

@@ -34,6 +34,11 @@ class Measure:
     of: str = ""
     interval: Literal["percentile", "basic"] = "percentile"
 
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a higher value is better: then a share of it that is left says something by itself."""
+        return self.good is _itself
+
 
 def _itself(values: np.ndarray) -> np.ndarray:
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calib.data.features import FeatureTable
+from calib.data.notices import ProgressLog
 from calib.robustness.baselines import Baseline
 from calib.robustness.draws import Draws
 from calib.robustness.effective import Effective, effective_robustness
@@ -25,6 +27,8 @@ from calib.robustness.result import (
     Value,
 )
 from calib.robustness.said import Said, System
+
+logger = logging.getLogger(__name__)
 
 
 class Protocol:
@@ -144,15 +148,29 @@ class Protocol:
 
     def _values(self, features: FeatureTable, draws: Draws, side: int) -> dict[str, np.ndarray]:
         """Return for each model (S, 1 + R, M): its measures of the images, by seed and resample."""
-        return {
-            name: np.stack(
-                [
-                    draws.values(of_counts(run(features), n_bins=self.n_bins, names=self._names[name]), side)
-                    for run in runs.values()
-                ]
-            )
-            for name, runs in self.systems.items()
-        }
+        models = sum(map(len, self.systems.values()))
+        progress = ProgressLog(
+            logger, "measuring, with resamples for intervals", models * (1 + draws.n_resamples)
+        )
+        done = 0
+
+        def measures(run: System) -> np.ndarray:
+            of = of_counts(run(features), n_bins=self.n_bins, names=names)
+
+            def told(block: np.ndarray) -> np.ndarray:
+                nonlocal done
+                found = of(block)
+                done += len(block)
+                progress.update(done)
+                return found
+
+            return draws.values(told, side)
+
+        values = {}
+        for name, runs in self.systems.items():
+            names = self._names[name]
+            values[name] = np.stack([measures(run) for run in runs.values()])
+        return values
 
     def _add(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from calib.core.errors import unknown_name
 from calib.core.text import few
@@ -14,6 +15,7 @@ from calib.robustness.result import USUAL
 
 MOST = 20  # values of a column
 LEAST = 20  # images of a value, to be judged by itself
+FAR = 0.3  # total variation of the classes' shares, from which on a change may be the mix alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,62 @@ def split_by_column(
                 "they are drawn together, as the sides are not independent."
             )
     return Shift(column, is_usual, masks, tuple(named), tuple(notes))
+
+
+def class_mix(shift: Shift, labels: Tensor, class_names: Sequence[str] | None = None) -> list[str]:
+    """Return the classes' shares of usual images and of each other value, and whether they differ.
+
+    With other shares of the classes accuracy and ECE change by the mix alone. They differ strongly if a class
+    of one side is not on the other, or by the total variation
+
+        TV = 1/2 sum_c |share_c(usual) - share_c(value)|  above 0.3.
+
+    Args:
+        shift: Which images are usual, and which of another value.
+        labels: (N,) true classes.
+        class_names: C names in the order of the labels. None: they are called by number.
+
+    Example:
+        >>> import torch
+        >>> shift = split_by_column(["A"] * 4 + ["B"] * 4, "site", ["A"], least=2)
+        >>> *shares, far = class_mix(shift, torch.tensor([0, 1, 1, 1, 0, 0, 0, 0]), ["normal", "ill"])
+        >>> shares
+        ['site A (usual), 4 images: normal 25 %, ill 75 %.', 'site B, 4 images: normal 100 %, ill 0 %.']
+        >>> far[:67]
+        'The classes differ strongly between site A (usual) and B (no image '
+    """
+    truth = labels.numpy()
+    n_classes = len(class_names) if class_names is not None else int(truth.max()) + 1
+    names = [f"class {label}" for label in range(n_classes)] if class_names is None else list(class_names)
+    usual = f"{shift.column} {few(shift.usual_values)} (usual)"
+    parts = {usual: shift.usual}
+    parts |= {f"{shift.column} {value}": mask for value, mask in shift.others.items() if value != TOGETHER}
+    shares = {
+        part: np.bincount(truth[mask], minlength=n_classes) / mask.sum() for part, mask in parts.items()
+    }
+    told = []
+    for part, share in shares.items():
+        listed = few([f"{name} {100 * each:.0f} %" for name, each in zip(names, share, strict=True)], 10)
+        told.append(f"{part}, {int(parts[part].sum())} images: {listed}.")
+    before = shares.pop(usual)
+    far = []
+    for part, share in shares.items():
+        apart = float(np.abs(share - before).sum()) / 2
+        lost, new = (
+            [names[at] for at in np.flatnonzero((a > 0) & (b == 0))]
+            for a, b in ((before, share), (share, before))
+        )
+        if lost or new or apart > FAR:
+            why = [f"no image of {few(lost)} there"] if lost else []
+            why += [f"{few(new)} only there"] if new else []
+            why.append(f"{100 * apart:.0f} % of its images would have to be of another class")
+            far.append(f"{part.removeprefix(f'{shift.column} ')} ({'; '.join(why)})")
+    if far:
+        told.append(
+            f"The classes differ strongly between {usual} and {few(far)}: what changes may be the mix of "
+            f"classes and not the {shift.column}. Compare images with alike shares of each class."
+        )
+    return told
 
 
 def _usual_values(

@@ -41,7 +41,8 @@ def glance(found: Robustness) -> str:
 def changes(found: Robustness) -> str:
     """Return a table of what the shift of `glance` does to the first model: a line per measure, intervals.
 
-    The change is paired; what is left is the relative robustness, of what is good or bad.
+    The change is paired; the share that is left is the relative robustness, of measures where more is better:
+    of an ECE it is one of 1 - ECE, which nobody reads right, so that there the change stands alone.
     """
     system = found.systems[0]
     before, after = _ends(found)
@@ -58,12 +59,41 @@ def changes(found: Robustness) -> str:
                 cell_of(name, pair[0].value.value),
                 cell_of(name, pair[1].value.value),
                 format_cell(column, Cell(change.value, interval=interval), difference=True),
-                "" if left is None or not math.isfinite(left.value) else _ratio(pair[1]),
+                _ratio(pair[1]) if measure_of(name).more_is_better and _known(left) else "",
             ]
         )
     level = f"{100 * found.about.get('level', 0.95):g} %"
     head = [system, "before", "after", f"change [{level}]", f"share that is left [{level}]"]
     return aligned(head, body)
+
+
+def strengths(found: Robustness) -> str:
+    """Return a table of the first model by severity: a line for each, means over corruptions.
+
+    Empty where one severity at most was asked for.
+    """
+    system, several = found.systems[0], len(found.about.get("corruptions", ())) > 1
+    lines = [
+        each
+        for each in found.conditions
+        if each.kind == CORRUPTION and each.severity is not None and bool(each.corruption) is not several
+    ]
+    if len(lines) < 2:
+        return ""
+    shown = _shown(found)
+    body = []
+    for condition in (AS_IT_IS, *(each.name for each in lines)):
+        rows = [found.find(system, condition, name) for name in shown]
+        body.append([condition, *(_plain_cell(row) for row in rows)])
+    return aligned([system, *(_title(found, name) for name in shown)], body)
+
+
+def _plain_cell(row: Row | None) -> str:
+    return "-" if row is None else cell_of(row.measure, row.value.value)
+
+
+def _known(value: Value | None) -> bool:
+    return value is not None and math.isfinite(value.value)
 
 
 def heading(found: Robustness) -> str:
@@ -90,7 +120,7 @@ def heading(found: Robustness) -> str:
 def tables(found: Robustness) -> str:
     """Return all tables in Markdown, with headings."""
     told = "\n".join(f"- {line}" for line in findings(found))
-    parts = ["# Robustness", heading(found), glance(found), changes(found), told]
+    parts = ["# Robustness", heading(found), glance(found), changes(found), strengths(found), told]
     for system in found.systems:
         parts += [f"## {system}: values", _values(found, system)]
         parts += [
@@ -101,7 +131,7 @@ def tables(found: Robustness) -> str:
         ]
     if found.sanity:
         parts += ["## What sees nothing", _sanity(found)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def csv_rows(found: Robustness) -> Iterator[list[str]]:

@@ -66,12 +66,9 @@ def _worst(found: Robustness, system: str) -> Iterator[str]:
 
 def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
     asked = found.promised.get(system, {}).get(PROMISE[name])
-    rows = [
-        row
-        for row in found.rows
-        if (row.system, row.measure) == (system, name) and math.isfinite(row.value.value)
-    ]
-    if asked is None or not rows:
+    every = [row for row in found.rows if (row.system, row.measure) == (system, name)]
+    rows = [row for row in every if math.isfinite(row.value.value)]
+    if asked is None or not every:
         return
     usual = next((row for row in rows if row.condition.name == AS_IT_IS), None)
     under = [row for row in rows if _is_single(row.condition)]
@@ -88,7 +85,22 @@ def _promise(found: Robustness, system: str, name: str) -> Iterator[str]:
     if under:
         worst = max(under, key=lambda row: sign * row.value.value)
         told += f". {_kept_under(worst, len(broken), len(under))}"
-    yield f"{told}."
+    undefined = [row for row in every if not math.isfinite(row.value.value)]
+    yield f"{told}{_not_accepted(found, undefined, bool(under))}."
+
+
+def _not_accepted(found: Robustness, undefined: list[Row], more: bool) -> str:
+    """Return where nothing is accepted, so that there is no error; empty: it is everywhere."""
+    where: dict[str, list[str]] = {}
+    for row in undefined:
+        accepted = found.find(row.system, row.condition.name, "accepted")
+        if accepted is not None and (_is_single(row.condition) or row.condition.name == AS_IT_IS):
+            what = "nothing is accepted" if accepted.value.value == 0 else "some seeds accept nothing"
+            where.setdefault(what, []).append(row.condition.name)
+    if not where:
+        return ""
+    told = "; ".join(f"at {few(names, 4)} {what}" for what, names in where.items())
+    return f"; {told}" if more else f". {told[0].upper()}{told[1:]}"
 
 
 def _kept_under(worst: Row, broken: int, count: int) -> str:

@@ -29,6 +29,7 @@ from calib.report.subject import Review, Sets
 from calib.runs.entries import Entry, find_entries, looked_at, method_of
 from calib.runs.folder import RunFolder
 from calib.runs.from_exports import own_data_of
+from calib.runs.identity import OWN_IMAGES, data_word
 from calib.runs.origins import origin_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Material:
         main: The method that is reported.
         origin: Where its predictions come from.
         data: Where the images are. None: not known.
+        called: What the folder or table of one's own images is called. None: the data have a name already.
         split: Of which split they are.
         review: A review threshold. None: there is none.
         sets: Prediction sets. None: there are none.
@@ -61,6 +63,7 @@ class Material:
     main: str
     origin: Origin = field(default_factory=Origin)
     data: DataConfig | None = None
+    called: str | None = None
     split: str = "test"
     review: Review | None = None
     sets: Sets | None = None
@@ -171,10 +174,20 @@ def of_entry(entry: Entry, prompt: Prompt | None = None, *, images: bool = True)
         main=entry.method,
         origin=origin_of(prompt.training, prompt.backbone, entry.path, calibration=calibration),
         data=_where(lambda: entry.data) if images else None,
+        called=_called(lambda: entry.data),
         review=held.review,
         sets=held.sets,
         familiarity=held.familiarity,
     )
+
+
+def _called(find: Callable[[], DataConfig | None]) -> str | None:
+    """Return the name of the folder or table of one's own images. None: the data are called otherwise."""
+    try:
+        data = find()
+    except ValueError:  # the export does not say which data
+        return None
+    return data_word(data) or None if data is not None and data.name in OWN_IMAGES else None
 
 
 def _where(data: Callable[[], DataConfig | None]) -> DataConfig | None:
@@ -218,13 +231,19 @@ def _of_failure(folder: RunFolder, config: ReportRun) -> Material:
     backbone = head.backbone if prompt is None else prompt.backbone
     values = (head.training.get("config") or {}).get("data")
     data = None
-    if config.images and values is not None and values.get("name"):
-        data = _where(lambda: own_data_of(head, str(folder.failure), config.data))
+    called = None
+    if values is not None and values.get("name"):
+
+        def found() -> DataConfig | None:
+            return own_data_of(head, str(folder.failure), config.data)
+
+        data, called = _where(found) if config.images else None, _called(found)
     return Material(
         by_method={method: {int(written["seed"]): predictions}},
         main=method,
         origin=origin_of(head.training, backbone, folder.failure),
         data=data,
+        called=called,
         review=own.review,
         sets=own.sets or theirs.sets,
         familiarity=theirs.familiarity,

@@ -28,6 +28,7 @@ from calib.data.chosen_shots import chosen_split, warn_of_chosen
 from calib.data.encode import encode
 from calib.data.shot_list import read_shot_list
 from calib.data.specs import POOL
+from calib.data.task import DEFAULT_TEMPLATE
 from calib.processes.devices import quickest_device
 from calib.processes.threads import thread_share
 from calib.prompts.export import Prompt
@@ -117,7 +118,14 @@ def load_shared(config: PromptRun) -> SharedInputs:
 def say_sentence(task: TaskData) -> None:
     """Say what zero-shot reads, once: a sentence that reads badly costs more than any loss gains."""
     sentence = task.template.replace("{}", plain_name(task.class_names[0]))
-    log.info('Zero-shot reads "%s" (data.template, data.class_names).', sentence)
+    if task.template == DEFAULT_TEMPLATE:
+        log.warning(
+            'Zero-shot reads "%s", which does not say what the images are, and that matters more than any '
+            'loss: "data.template=A chest X-ray of {}.", for example.',
+            sentence,
+        )
+    else:
+        log.info('Zero-shot reads "%s" (data.template, data.class_names).', sentence)
     if poor := hard_to_read(task.class_names):
         log.warning("These class names read badly there: %s. Plain words say more.", few(poor, 10))
 

@@ -67,6 +67,7 @@ def document_of_material(
         no_images=no_images,
         slices={} if config.slices is None else read_slices(config.slices, first.names, first.ids),
         names=config.names,
+        data_name=material.called,
         n_bins=config.n_bins,
         level=config.level,
         n_resamples=config.n_resamples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Model:
         weight: (C, D), `logits = features @ weight.T + bias`. None: there is no model.
         bias: (C,).
         what: What it is called in record.json.
+        template: The sentence that the prompt's run was given. None: no prompt, or none was given.
     """
 
     backbone: Backbone
@@ -47,6 +49,7 @@ class Model:
     weight: Tensor | None
     bias: Tensor | None
     what: str
+    template: str | None = None
 
 
 def pool_of(data: PoolConfig) -> tuple[Table, list[str] | None, str]:
@@ -112,7 +115,8 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
                 f"{path} knows the classes {few(prompt.class_names)}, and the images are of {few(names)}."
             )
         line = prompt.linear_map()
-        return Model(backbone, prompt.class_names, line.weight, line.bias, f"prompt {path.parent.name}")
+        what = f"prompt {path.parent.name}"
+        return Model(backbone, prompt.class_names, line.weight, line.bias, what, _sentence_of(prompt))
     backbone = placed(make_backbone(config.backbone, {}))
     if names is None:
         if config.strategy in NEED_MODEL:
@@ -127,6 +131,14 @@ def model_of(config: SelectRun, names: list[str] | None, template: str) -> Model
         texts = zero_shot_features(backbone, names, template).cpu().double()
         weight = math.exp(float(backbone.logit_scale)) * texts
     return Model(backbone, names, weight, None, "none" if weight is None else "zero-shot")
+
+
+def _sentence_of(prompt: Prompt) -> str | None:
+    """Return the sentence that the settings of a prompt's run name. None: they name none."""
+    found: Any = prompt.training.get("config")
+    for key in ("data", "template"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def encoded(table: Table, backbone: Backbone, data: PoolConfig) -> FeatureTable:

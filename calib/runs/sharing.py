@@ -102,7 +102,7 @@ def _reported(run: str | Path, folder: RunFolder) -> tuple[Material, Document | 
     config = ReportRun(runs=[str(run)], names=False, images=False)
     if not folder.tested:
         return material_of(config, tested=False), None, None
-    material = material_of(config)
+    material = replace(material_of(config), called=None)  # the name of a folder here is nobody else's
     document, subject = document_of_material(material, config)
     return material, document, subject
 

@@ -73,6 +73,23 @@ class ImagePrototypes:
         self._prototypes = means / norms
         return self
 
+    def likeness(self, image_features: Tensor) -> Tensor:
+        """Return the cosine of images to the prototype of each class, (N, C) float64.
+
+        Args:
+            image_features: (N, D) unit norm.
+
+        Raises:
+            ValueError: Not fitted, or the features are not as above.
+
+        Example:
+            >>> score = ImagePrototypes().fit(torch.eye(2), torch.tensor([0, 1]))
+            >>> score.likeness(torch.tensor([[0.6, 0.8]])).round(decimals=4).tolist()
+            [[0.6, 0.8]]
+        """
+        prototypes = require_fitted(self, self._prototypes)
+        return unit_features(image_features, prototypes.shape[1]) @ prototypes.T
+
     def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
         """Return the uncertainty of the predictions, (N,) float64.
 
@@ -189,6 +206,17 @@ class ClassGaussians:
                 white = torch.linalg.solve_triangular(factor, (reduced - mean).T, upper=False)
                 columns.append(-white.square().sum(dim=0) / 2 - factor.diagonal().log().sum())
         return torch.stack(columns, dim=1)
+
+    def likeness(self, image_features: Tensor) -> Tensor:
+        """Return q, softmax_c of the log-densities: how images divide among the classes, (N, C), sum 1.
+
+        Args:
+            image_features: (N, D) unit norm.
+
+        Raises:
+            ValueError: Not fitted, or the features are not as above.
+        """
+        return self.log_density(image_features).softmax(dim=1)
 
     def __call__(self, image_features: Tensor, logits: Tensor) -> Tensor:
         """Return the uncertainty of the predictions, (N,) float64, at most 0.

@@ -53,8 +53,14 @@ class Evaluated:
     class_names: list[str]
 
     def metrics(self, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
-        """Return `summarize_segmentation` and under "intervals" what it may be off by; see `interval`."""
+        """Return `summarize_segmentation` and under "intervals" what it may be off by; see `interval`.
+
+        Each class has under "given" its mean probability and its share: of all pixels, and of those that get
+        more than one half ("above").
+        """
         found = summarize_segmentation(self.sums, self.class_names)
+        for number, name in enumerate(self.class_names):
+            found["classes"][name]["given"] = self._given(number)
         intervals: dict[str, dict[str, Any]] = {}
         for row in (*self.class_names, MEAN):
             intervals[row] = {}
@@ -63,6 +69,17 @@ class Evaluated:
                 intervals[row][metric] = None if at is None else [at.low, at.high]
         return {**found, "groups": None if self.groups is None else len(set(self.groups)),
                 "intervals": intervals}  # fmt: skip
+
+    def _given(self, number: int) -> dict[str, list[float] | None]:
+        """Return [mean probability, share of pixels] of a class: of all pixels, and above one half."""
+        bins = [each[:, number].sum(dim=0) for each in self.sums.bins]  # (M,) each: all images together
+        half = len(bins[0]) // 2
+        parts = {"all": slice(None), "above": slice(len(bins[0]) - half, None)}
+        found: dict[str, list[float] | None] = {}
+        for name, part in parts.items():
+            count, given, true = (float(each[part].sum()) for each in bins)
+            found[name] = [given / count, true / count] if count else None
+        return found
 
     def interval(
         self,

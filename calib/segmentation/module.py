@@ -50,6 +50,7 @@ class SegmentationModule(LightningModule):
         self.warmup_epochs, self.warmup_lr = warmup_epochs, warmup_lr
         self.losses = LossMeans()
         self._seen = SegmentationSums(n_bins=n_bins)
+        self.dice: dict[int, float] = {}  # of the validation images, by epoch
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the objective of one batch, of all processes."""
@@ -95,6 +96,8 @@ class SegmentationModule(LightningModule):
         found = summarize_segmentation(self._seen.sums, self.class_names)
         shown = {f"val/{name}": found[name] for name in WATCHED if found[name] is not None}
         self.log_dict(shown)
+        if found["dice"] is not None and not self.trainer.sanity_checking:
+            self.dice[self.current_epoch] = found["dice"]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its per-epoch schedule."""
@@ -108,9 +111,11 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's losses as well."""
+        """Keep the epoch's losses and the curve of the Dice as well."""
         checkpoint["losses"] = self.losses.state_dict()
+        checkpoint["dice"] = dict(self.dice)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epoch's losses."""
+        """Take up the epoch's losses and the curve of the Dice."""
         self.losses.load_state_dict(checkpoint["losses"])
+        self.dice = dict(checkpoint.get("dice", {}))

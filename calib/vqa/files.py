@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def read_table(
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{path}: tables of questions and answers are read from {', '.join(SUFFIXES)} files."
+            f"{_made_by(path, need)}"
         )
     if path.suffix.lower() == ".parquet":
         table, unit = _parquet(path), "row"
@@ -66,9 +68,12 @@ def conform(
     twice = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
     if twice:
         raise ValueError(f"{name} has two columns '{twice[0]}'.")
-    for column in need:
-        if column not in table.column_names:
-            raise ValueError(f"{name} has no column '{column}'; it has {few(table.column_names, 30)}.")
+    missing = [f"'{column}'" for column in need if column not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{name} has no column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
+            f"{few(table.column_names, 30)}.{_made_by(name, need)}"
+        )
     made = {}
     for column, kind in {**schema, **{n: k for n, k in also.items() if n in table.column_names}}.items():
         if column in table.column_names:
@@ -134,6 +139,16 @@ def write_table(table: Any, path: str | Path) -> None:
                 for row in batch.to_pylist():
                     kept = {name: value for name, value in row.items() if value is not None}
                     file.write(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _made_by(name: str | Path, need: Sequence[str]) -> str:
+    """Return the command that makes items of own questions; nothing where a table is to be of outputs."""
+    if "option_ids" not in need:
+        return ""
+    return (
+        " Questions of your own become items by calib vqa items source=table "
+        f"path={shlex.quote(str(name))} out=items.jsonl; its --help says their columns."
+    )
 
 
 def _parquet(path: Path) -> Any:

@@ -14,13 +14,14 @@ from toy_outputs import outputs
 
 import calib
 from calib import cli
-from calib.commands.calibrate import in_class_order, weighted_ece
+from calib.commands.calibrate import in_class_order
 from calib.commands.calibrate_arguments import calibrate_arguments
+from calib.commands.calibrate_words import chance_ece, weighted_ece
 from calib.commands.evaluate import evaluate
 from calib.commands.train import train
 from calib.config import load_config
 from calib.data.mapping import OutputMapping
-from calib.metrics import expected_calibration_error
+from calib.metrics import expected_calibration_error, null_ece
 from calib.posthoc import CALIBRATORS, make_calibrator
 from calib.runs.validation import validation_predictions
 
@@ -157,6 +158,91 @@ def test_what_cannot_be_done_is_said_before_any_work(tmp_path: Path, capsys, mon
         assert run(*arguments) == 1, arguments
         assert message in capsys.readouterr().err, arguments
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.json", "val.csv"]
+
+
+def test_labelled_rows_are_compared_before_and_after(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "val.csv")
+    write(tmp_path / "new.csv", 50, seed=9)
+    assert run("val.csv", "--method", "temperature") == 0
+    capsys.readouterr()
+    apply = ("calibrator.json", "--out", "out.csv", "--apply")
+    assert run(*apply, "new.csv") == 0
+    printed = capsys.readouterr().out
+    assert "50 labelled rows of new.csv; ECE with 10 bins" in printed
+    logits, labels = outputs(50, 9)
+    before = logits.double().softmax(dim=1)
+    after = OutputMapping.load("calibrator.json").calibrator(before.log())
+    away = []
+    for name, probs in (("before", before), ("after", after)):
+        confidence, predictions = probs.max(dim=1)
+        loss = -probs.gather(1, labels[:, None])[:, 0].log()
+        away.append(loss)
+        wanted = [
+            f"{100 * (predictions == labels).double().mean():.1f}",
+            f"{loss.mean():.4f}",
+            f"{100 * expected_calibration_error(confidence, predictions == labels):.1f} "
+            f"({100 * null_ece(confidence):.1f})",
+        ]
+        line = next(line for line in printed.splitlines() if line.startswith(f"| {name} "))
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == wanted
+    moved = away[1] - away[0]
+    error = float(moved.std() / 50**0.5)
+    assert f"{moved.mean():+.4f} ± {error:.4f} (standard error)." in printed
+    assert run(*apply, "val.csv") == 0
+    assert "These are the rows it was fitted to" in capsys.readouterr().out
+    # a column by another name, half of it empty; then one that holds no classes
+    text = Path("new.csv").read_text(encoding="utf-8").splitlines()
+    half = [
+        text[0].replace("label", "dx"),
+        *text[1:26],
+        *(line.rpartition(",")[0] + "," for line in text[26:]),
+    ]
+    Path("half.csv").write_text("\n".join(half), encoding="utf-8")
+    assert run(*apply, "half.csv") == 0
+    assert "labelled rows" not in capsys.readouterr().out
+    assert run(*apply, "half.csv", "--label", "dx") == 0
+    assert "25 labelled rows of half.csv" in capsys.readouterr().out
+    Path("odd.csv").write_text("\n".join([text[0], text[1] + "x"]), encoding="utf-8")
+    assert run(*apply, "odd.csv") == 0
+    assert re.search(r"Not compared with the labels: .*Unknown class", capsys.readouterr().out)
+    np.savez("new.npz", logits=logits.double().numpy(), labels=labels.numpy(), class_names=NAMES)
+    assert run("calibrator.json", "--apply", "new.npz", "--out", "out.npz") == 0
+    assert "50 labelled rows of new.npz" in capsys.readouterr().out
+
+
+def test_what_was_not_seen_and_what_is_noise_is_said(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    logits = 3 * torch.eye(3).repeat(10, 1).numpy()
+    np.savez("right.npz", logits=logits, labels=[0, 1, 2] * 10)
+    np.savez("wrong.npz", logits=logits, labels=[1, 1, 2] + [0, 1, 2] * 9)
+    warning = "No prediction is wrong: what makes one wrong was not seen."
+    for name, said in (("right", True), ("wrong", False)):
+        assert run(f"{name}.npz", "--method", "temperature_prior", "--out", f"{name}.json") == 0
+        assert (warning in capsys.readouterr().out) is said
+    write(tmp_path / "val.csv", 60, seed=1, sharpness=1.0)
+    assert run("val.csv", "--method", "temperature_prior") == 0
+    printed = capsys.readouterr().out
+    cell = next(line for line in printed.splitlines() if line.startswith("| temperature_prior"))
+    mean, error = map(float, cell.split("|")[3].split("±"))
+    assert abs(mean) < error
+    assert "within noise (less than one standard error)" in printed
+
+
+def test_chance_is_that_of_a_calibrated_model_where_the_shares_are() -> None:
+    logits, _ = outputs(300)
+    probs = logits.double().softmax(dim=1)
+    assert chance_ece(probs, torch.zeros(300).long(), torch.ones(300), 10) == float(
+        null_ece(probs.max(dim=1).values)
+    )
+    # of many rows with one confidence, chance is a normal deviate: E |gap| = sqrt(2 / pi) sd
+    row, weight = torch.tensor([0.8, 0.2], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
+    labels = torch.tensor([0, 1] * 500)
+    drawn = row / weight / (row / weight).sum()  # what a row's label is among the labelled ones
+    gap = torch.tensor([0.2, -0.8]) * weight
+    spread = float((drawn * gap**2).sum() ** 0.5) / float((drawn * weight).sum())
+    found = chance_ece(row.repeat(1000, 1), labels, weight[labels], 10)
+    assert found == pytest.approx((2 / torch.pi) ** 0.5 * spread / 1000**0.5, rel=0.1)
 
 
 def test_classes_and_candidates_are_those_that_were_named() -> None:

@@ -210,7 +210,7 @@ def test_patients_are_counted_and_those_on_both_sides_named_with_their_images(im
     for number, (split, label) in enumerate((s, k) for s in ("train", "test") for k in "aab"):
         pixels = np.full((4, 5), number, dtype=np.uint8)
         path = Path(f"images/{split}/{label}/{number}.dcm")
-        write_dicom(path, pixels, patient=str(number % 5), BurnedInAnnotation="YES")
+        write_dicom(path, pixels, patient=str(1 + number % 5), BurnedInAnnotation="YES")
     found = checked(capsys, "images", "data.shots=1")
     assert found["splits"]["train"]["groups"] == 3
     ((group, names),) = found["overlap"]["images_of_shared_groups"].items()

@@ -66,6 +66,8 @@ def test_all_pairs_that_are_wrong_are_named_with_copies_and_groups(tmp_path: Pat
         ("a.csv", "file,label,mask\n", False, False),
         ("a.csv", "\x00\xff", False, False),
         ("a.jsonl", "{}", False, True),
+        ("a.csv", "image,question,option_a,option_b,answer\n", False, True),
+        ("a.tsv", "question\toptions\tanswer\n", False, True),
         ("a.parquet", "no parquet", False, False),
         ("nothing.csv", None, False, False),
     ],
@@ -132,6 +134,11 @@ def test_questions_are_counted_and_their_images_opened(tmp_path: Path, capsys) -
     assert "There is no image a.png. Relative paths need root=FOLDER." in found["refused"][0]
     assert main(["data", "check", str(tmp_path / "items.jsonl"), "data.shots=4"]) == 1
     assert "Unknown setting of calib data check of items 'data.shots'" in capsys.readouterr().err
+    (tmp_path / "own.csv").write_text("image,question,option_a,option_b,answer\na.png,What?,CT,MRI,MRI\n")
+    found = checked(capsys, tmp_path / "own.csv")  # its images are relative to it
+    assert (found["items"], found["right"], found["own"]) == (1, {"B": 1.0}, [str(tmp_path / "own.csv")])
+    (tmp_path / "own.csv").write_text("image,question,answer\na.png,What?,MRI\n")
+    assert "lacks the column option_a" in checked(capsys, tmp_path / "own.csv", status=1)["refused"][0]
     (tmp_path / "items.jsonl").write_text(json.dumps({**lines[0], "correct_index": 5}))
     assert main(["data", "check", str(tmp_path / "items.jsonl")]) == 1
     assert "calib vqa answer would refuse" in capsys.readouterr().out

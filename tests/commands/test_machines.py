@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ from calib.commands.registry import COMMANDS
 from calib.commands.vqa.subcommands import SUBCOMMANDS
 from calib.config import SCHEMAS, keys_of
 from calib.core.text import printable
-from calib.data.notices import pace
+from calib.data.notices import ProgressLog, pace
 
 
 def test_the_help_lists_every_exit_status(capsys) -> None:
@@ -248,6 +249,24 @@ def test_zsh_and_fish_have_scripts_of_their_own(capsys) -> None:
 def test_what_is_left_is_told_at_the_rate_so_far() -> None:
     assert pace(100, 200, 1.0) == " (100.0 a second, about 1 s left)"
     assert pace(1, 1001, 36.0) == " (0.03 a second, about 10.0 h left)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ((0, 1, 1.5, 1.9), []),
+        ((0, 3, 4, 5), ["1 of 3 (0.33 a second, about 6 s left)", "3 of 3 (0.75 a second)"]),
+    ],
+)
+def test_progress_that_was_said_is_said_to_its_end(seconds, said: list[str], monkeypatch, caplog) -> None:
+    """It once ended at "94 of 100": the last line was said where ten seconds had just passed."""
+    caplog.set_level("INFO", logger="calib")
+    clock = iter(seconds)
+    monkeypatch.setattr("calib.data.notices.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = ProgressLog(logging.getLogger("calib.data"), "items", 3)
+    for done in (1, 3, 3):
+        progress.update(done)
+    assert caplog.messages == [f"items: {line}" for line in said]
 
 
 @pytest.mark.parametrize(("first", "said"), [(True, "training, steps: 1 of 8"), (False, "")])

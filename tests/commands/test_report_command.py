@@ -16,7 +16,7 @@ from PIL import Image
 from calib.cli import COMMANDS, main
 from calib.commands.evaluate import evaluate
 from calib.commands.failure.run import train_failure
-from calib.config import ReportRun, load_config
+from calib.config import DataConfig, EvaluateRun, ReportRun, load_config
 from calib.data.judged import rounded_doubt
 from calib.data.mapping import OutputMapping
 from calib.data.predictions import Predictions
@@ -25,8 +25,10 @@ from calib.posthoc import PredictionSets, ReviewThreshold, TemperatureScaling
 from calib.posthoc.decisions import Decisions
 from calib.prompts.export import Prompt
 from calib.runs.decisions import keep_decisions
+from calib.runs.entries import Entry
 from calib.runs.folder import RunFolder
-from calib.runs.reports import report_of
+from calib.runs.material import of_entry
+from calib.runs.reports import document_from, report_of
 from calib.runs.sharing import share
 from calib.runs.slices import MOST, read_slices
 
@@ -91,6 +93,7 @@ def test_the_confidences_are_the_calibrated_ones_and_the_bare_prompt_stands_besi
     assert content["sections"]["provenance"]["tables"]["model"]["rows"]["calibration"]["value"] == "experts"
 
 
+@pytest.mark.slow
 def test_a_failure_run_calls_its_prompt_as_the_report_of_the_prompt_does(
     calibrated: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +235,7 @@ def test_a_later_evaluation_without_a_report_removes_it(runs: dict[int, Path], t
     assert not list((tmp_path / "e").glob("report.*"))
 
 
+@pytest.mark.slow
 def test_images_are_found_where_they_are_and_named_where_they_are_not(
     image_folder: Path, settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -376,3 +380,20 @@ def test_its_help_explains_every_setting(capsys) -> None:
     for setting in ("slices=null", "names=true", "images=true", "data.root=null", "n_resamples=2000"):
         assert f"  {setting}" in printed
     assert COMMANDS["report"].read(["a", "b", "level=0.9"]).runs == ["a", "b"]
+
+
+def test_the_heading_names_the_folder_of_own_images_and_not_their_reader(runs: dict[int, Path]) -> None:
+    path = runs[1] / "prompt.safetensors"
+    said = Predictions.load(runs[1] / "predictions.safetensors")
+    own = DataConfig(name="folder", root="/data/organs")
+    material = of_entry(Entry(path, Prompt.load(path), own, EvaluateRun().data, {}, "mine"), images=False)
+    said = replace(said, about={**said.about, "data": "folder"})
+    material = replace(material, by_method={"mine": {1: said}})
+    how = ReportRun(images=False, n_resamples=10)
+    document = document_from(material, how)
+    assert document.title == "mine on organs"
+    assert " images of organs shows" in document.sections[0].said[0]
+    assert document.tables["data"].rows["data set"]["value"] == "organs"
+    assert document_from(material, replace(how, title="Site B")).title == "Site B"
+    packaged = of_entry(Entry(path, Prompt.load(path), DataConfig(name="cxr3"), EvaluateRun().data, {}))
+    assert packaged.called is None

@@ -65,6 +65,10 @@ def test_a_threshold_for_any_model_is_written_shown_and_applied(tmp_path: Path, 
         r"\nPasses:  [\d.]+ % of the labelled cases; .*\nWrong:   \d+ of \d+ accepted cases", printed
     )
     assert "at most 5 % are wrong: true with probability 90 %" in printed
+    kept = (tmp_path / "review.json").read_bytes()
+    assert run("old.csv", "error=0.2", "--dry-run") == 0
+    assert "Nothing was kept" in capsys.readouterr().out
+    assert (tmp_path / "review.json").read_bytes() == kept
     file = ReviewFile.load("review.json")
     assert sum(line.rstrip(" |").endswith("x") for line in printed.splitlines()) == 1
     assert run("review.json", "--apply", "new.csv", "--out", "reviewed.csv") == 0
@@ -168,6 +172,7 @@ def test_a_file_that_was_changed_is_refused(tmp_path: Path, capsys, monkeypatch)
         (["runs/x", "--on", "a.csv", "--weights", "w"], "not for --on FILE"),
         (["a.csv", "seed=-1"], "seed must be a whole number"),
         (["a.csv", "--kind", "odds"], "--kind Unknown kind of outputs"),
+        (["a.csv", "--dry-run", "--apply", "b.csv", "--out", "c.csv"], "--dry-run only fits"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_at_the_door(arguments: list[str], message: str) -> None:
@@ -239,6 +244,9 @@ def test_without_validation_images_the_left_out_shots_are_a_hint(tmp_path: Path,
     ).tolist()
     left_out = {"logits": logits, "labels": labels, "groups": [f"p{row}" for row in range(24)]}
     write_json(tmp_path / "metrics.json", {"left_out": left_out})
+    bare = (tmp_path / "prompt.safetensors").read_bytes()
+    assert run(tmp_path, "error=0.1", "--dry-run") == 0
+    assert (tmp_path / "prompt.safetensors").read_bytes() == bare
     assert run(tmp_path, "error=0.1") == 0
     printed = capsys.readouterr().out
     assert "24 labelled left-out shots of 24 patients" in printed

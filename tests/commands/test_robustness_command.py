@@ -44,6 +44,8 @@ def test_a_run_and_its_baselines_in_one_table(trained: Path, tmp_path: Path, cap
         "confidence %",
         "change [95 %]",
         "worst under",
+        "| all corruptions 5 ",
+        f"Every condition with its intervals: {out / 'table.md'}",
     )
     assert all(word in shown for word in (*words, "calib sets and calib review would add them"))
     written = {path.name for path in out.iterdir()} - {".lock"}
@@ -85,6 +87,7 @@ def test_a_shift_by_a_column_needs_no_images(runs: dict[int, Path], tmp_path: Pa
     shown = capsys.readouterr().out
     assert "Each cell: site B (usual) (195 images) → site A (105 images)." in shown
     assert "300 of 545 images are judged" in shown
+    assert "- site B (usual), 195 images: " in shown
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["about"]["seeds"]["calibprompt"] == [1, 2]
     rows = {(row["condition"], row["system"]): row for row in found["rows"] if row["measure"] == "accuracy"}

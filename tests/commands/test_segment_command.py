@@ -72,6 +72,10 @@ def test_a_run_leaves_network_numbers_table_and_figure(run):
     }
     written = json.loads((folder / "metrics.json").read_text())
     assert written["test"]["n"] == 3
+    assert written["still_rising"] in (True, False)
+    mean, share = written["test"]["classes"]["square"]["given"]["all"]
+    assert 0 < mean < 1
+    assert 0 < share < 1
     assert written["losses"] == {name: {"weight": 1.0} for name in ("dice", "ce", "ml1_ace")}
     low, high = written["test"]["intervals"]["square"]["dice"]
     assert low <= written["test"]["classes"]["square"]["dice"] == results["test"]["dice"] <= high

@@ -18,7 +18,9 @@ from calib.commands.select import LIST, RECORD, choose
 from calib.commands.train import shown
 from calib.config import PromptRun, load_config
 from calib.data.shot_list import ShotList, read_shot_list
+from calib.data.task import DEFAULT_TEMPLATE
 from calib.prompts.export import Prompt
+from calib.runs.prepare import say_sentence
 from calib.runs.selecting import model_of
 
 NAMES = '"data.class_names=[class 0,class 1,class 2]"'.strip('"')
@@ -35,9 +37,13 @@ def fill(path: Path, label_of: Callable[[str], str | None]) -> ShotList:
 def test_classes_are_those_of_the_prompt_in_any_spelling(runs: dict[int, Path], tmp_path: Path) -> None:
     """An underscore stands elsewhere in the alphabet than a blank: the same names were refused."""
     path = tmp_path / "prompt.safetensors"
-    replace(Prompt.load(runs[1] / "prompt.safetensors"), class_names=["T cell", "TB", "other"]).save(path)
+    prompt = Prompt.load(runs[1] / "prompt.safetensors")
+    training = {**prompt.training, "config": {"data": {"template": "A slide of {}."}}}
+    replace(prompt, class_names=["T cell", "TB", "other"], training=training).save(path)
     config = load_config([f"prompt={path}"], task="select")
-    assert model_of(config, ["TB", "T_cell", "other"], "a {}.").class_names == ["T cell", "TB", "other"]
+    model = model_of(config, ["TB", "T_cell", "other"], "a {}.")
+    assert model.class_names == ["T cell", "TB", "other"]
+    assert model.template == "A slide of {}."  # the command that is printed hands it on
     with pytest.raises(ValueError, match="knows the classes T cell, TB, other, and the images are of TB, T"):
         model_of(config, ["TB", "T_cells", "other"], "a {}.")
 
@@ -56,6 +62,8 @@ def test_images_are_chosen_labelled_and_chosen_again(
     assert main(["select", str(scans), "budget=5", f"out={first}", *here]) == 0
     said = capsys.readouterr().out
     assert said.startswith("5 of 18 images chosen by typicality.\nPatients are not known: several")
+    assert '"data.template=A chest X-ray of {}." data.shots_from=' in said
+    assert "That data.template is an example: say what your images are" in said
     assert (first / LIST).read_text().startswith("file,label,")  # what is to be filled in comes first
     assert {path.name for path in first.iterdir()} == {LIST, RECORD, "sheet-1.png"}
     record = json.loads((first / RECORD).read_text())
@@ -211,9 +219,22 @@ def test_of_each_patient_of_a_table_as_many_are_chosen_as_may_be(
 def test_what_comes_next_keeps_the_template_and_can_be_typed(scans: Path, tmp_path: Path, capsys) -> None:
     words = [str(scans), "budget=2", "data.template=A slide of {}.", f"out={tmp_path / 'chosen'}"]
     assert main(["select", *words, "data.class_names=[circle,square]", "backbone.name=embedded"]) == 0
-    assert '"data.template=A slide of {}." data.shots_from=' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert '"data.template=A slide of {}." data.shots_from=' in told
+    assert "is an example" not in told
     pool = load_config(["data.name=pool", "data.root=x", "data.shots_from=x.csv"], task="prompt")
     said = shown(pool, {}, {}, "runs/first")
     assert "calib evaluate runs/first data.name=folder data.root=IMAGES." in said
     assert "split=val" not in said
     assert "split=val" in shown(load_config([], task="prompt"), {}, {}, "runs/first")
+
+
+def test_a_sentence_that_nobody_wrote_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    task = calib.load_data("cxr3")
+    with caplog.at_level("INFO", logger="calib"):
+        say_sentence(task)
+        say_sentence(replace(task, template=DEFAULT_TEMPLATE))
+    own, default = caplog.records
+    assert (own.levelname, default.levelname) == ("INFO", "WARNING")
+    assert default.getMessage().startswith('Zero-shot reads "An image of ')
+    assert '"data.template=A chest X-ray of {}."' in default.getMessage()

@@ -4,15 +4,17 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 from tests_shared import PLAIN, SHORT
 
 from calib.cli import main
 from calib.commands.search.grid import Point, sweep_of
 from calib.commands.search.stacks import sharing_key
 from calib.commands.search.sweep import sweep
-from calib.commands.search.table import sweep_table
+from calib.commands.search.table import evidence, sweep_table
 from calib.commands.train import train
 from calib.config import DataConfig, PromptRun, load_config
 from calib.config.schema import setting
@@ -96,6 +98,48 @@ def test_settings_are_compared_on_images_that_all_of_them_have() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"a": [0.4], "b": [0.5]}, "No evidence for a difference from preset=b (one seed: no spread known)."),
+        ({"a": [0.4, 0.4, 0.4], "b": [0.5, 0.51, 0.52], "c": [1, 1, 1]}, "It differs from preset=b by more"),
+        (
+            {"a": [0.4, 0.4, 0.4], "b": [0.3, 0.6, 0.4], "c": [1, 1, 1]},
+            "No evidence for a difference from preset=b (",
+        ),
+        ({"a": [0.4, 0.4], "b": [0.4, 0.4]}, "No evidence for a difference from preset=b (NLL +0.000"),
+        (
+            {"a": [0.4, 0.5], "b": [0.5, 0.5], "c": [0.9, 0.5]},
+            "No evidence for a difference from preset=b nor from 1 more",
+        ),
+        ({"a": [0.4, 0.5]}, None),
+    ],
+)
+def test_a_winner_that_seeds_explain_is_called_a_tie(
+    scores: dict[str, list[float]], said: str | None
+) -> None:
+    results = [
+        (Point({"preset": name}), seed, {"val": {"nll": value}})
+        for name, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    found = evidence(results, by="nll")
+    assert found is None if said is None else (found or "").startswith(said)
+
+
+def test_the_interval_of_a_tie_is_that_of_students_t() -> None:
+    differences = [0.1, 0.02, 0.05, -0.01]
+    results = [
+        (Point({"preset": name}), seed, {"val": {"accuracy": 0.8 - less * differences[seed]}})
+        for name, less in (("a", 0), ("b", 1))
+        for seed in range(4)
+    ]
+    interval = ttest_1samp(-np.array(differences), 0).confidence_interval(0.95)
+    low, high = (f"{100 * end:+.1f}" for end in interval)
+    assert f"-4.0, 95 % interval {low} to {high}; 4 seeds" in (evidence(results, by="accuracy") or "")
+
+
+@pytest.mark.slow
 def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     folder, results = swept
     again = sweep(sweep_of([*SHORT, *PLAIN, *VARIED, f"out={folder}"]))
@@ -107,6 +151,7 @@ def test_a_finished_sweep_is_read_back_and_can_grow(swept) -> None:
     assert torch.allclose(Prompt.load(export).text_features, before.text_features, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stack_goes_on(swept, tmp_path: Path, monkeypatch, caplog) -> None:
     wanted = sweep_of([*SHORT, *PLAIN, *VARIED, f"out={tmp_path / 's'}"])
     from calib.prompts.stack import PromptStackModule
@@ -140,10 +185,12 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path, capsys) ->
     printed = capsys.readouterr().out
     assert "Failed: optim.lr-1e38: Training stopped in epoch" in printed
     assert "Best on the validation shots: optim.lr=0.002" in printed
+    assert "No evidence" not in printed  # there is no other
     assert (out / "optim.lr-0.002" / "prompt.safetensors").is_file()
     assert not (out / "optim.lr-1e38").exists()
 
 
+@pytest.mark.slow
 def test_different_shots_and_batch_sizes_are_trained_side_by_side_too(tmp_path: Path, caplog) -> None:
     varied = ["data.shots=2,8", "data.batch_size=5,16", "seed=2", "trainer.accumulate_grad_batches=2"]
     with caplog.at_level("INFO", logger="calib"):
@@ -200,6 +247,7 @@ def test_without_validation_shots_nothing_is_chosen(tmp_path: Path) -> None:
     assert results["table"].splitlines()[2].split("|")[3].strip() == "n/a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["trainer.max_steps=5", "trainer.limit_train_batches=0.5"])
 def test_runs_that_end_by_batches_share_no_stack_with_longer_ones(setting, tmp_path: Path, caplog) -> None:
     """In a stack the longest prompt's batches count: shorter ones would be trained on others of theirs."""

@@ -104,6 +104,7 @@ def test_a_finished_run_is_read_back_and_a_new_baseline_added(runs, settings, tm
     assert (folder / "prompt.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs[1], folder)
@@ -114,6 +115,7 @@ def test_overwrite_trains_anew_and_keeps_the_baselines_it_trained(runs, settings
     assert not load_config([str(folder / "config.yaml")], task="prompt").overwrite
 
 
+@pytest.mark.slow
 def test_overwriting_a_calibrated_run_leaves_nothing_of_it(
     calibrated: Path, settings, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_images_are_encoded_once_and_cached(
     assert first["methods"] == second["methods"]
 
 
+@pytest.mark.slow
 def test_encoding_at_every_step_sees_fresh_views(
     image_folder: Path, settings, tiny: str, tmp_path: Path
 ) -> None:
@@ -290,6 +293,7 @@ def test_encoding_at_every_step_sees_fresh_views(
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2  # the test split, and plain shots
 
 
+@pytest.mark.slow
 def test_official_metrics_are_added_by_name(settings, tmp_path: Path) -> None:
     results = train(settings(f"out={tmp_path / 'run'}", "baselines=[]", "parity.metrics=true"))
     values = results["methods"]["calibprompt"]

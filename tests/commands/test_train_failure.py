@@ -22,7 +22,7 @@ from tests_shared import PLAIN, SHORT
 from calib.cli import main
 from calib.commands.failure import cross_fit
 from calib.commands.failure.embeddings import from_embeddings
-from calib.commands.failure.images import _known_rows, resolve
+from calib.commands.failure.images import _free_rows, _known_rows, _with_own_shots, resolve
 from calib.commands.failure.run import train_failure
 from calib.commands.failure.validation import judged_by_head
 from calib.commands.predict import predict
@@ -96,6 +96,27 @@ def test_images_without_those_that_are_gone_have_no_names_of_them() -> None:
     assert "train_names" not in known.to_dict()
 
 
+def test_images_left_out_for_a_patient_among_the_shots_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    task, config = load_data("cxr3"), FailureRun()
+    table = task.train
+    shots = few_shot_split(table.labels, table.ids, 8, seed=1, groups=table.groups)
+    taken = {table.groups[row] for row in shots.train.tolist()}
+    own = set(shots.train_ids)
+    theirs = sum(g in taken and id_ not in own for g, id_ in zip(table.groups, table.ids, strict=True))
+    free = _free_rows(table, shots, set())
+    assert theirs > 0
+    assert len(free) + 24 + theirs == len(table)
+    caplog.set_level("INFO")
+    _with_own_shots(config, task, shots, free, set())
+    assert (
+        f"{len(free)} images outside the prompt's shots, and 24 of these cross-fitted. {theirs} more"
+        in caplog.text
+    )
+    caplog.clear()
+    _with_own_shots(FailureRun(fit_on="cross_fitted"), task, shots, [], set())
+    assert "more" not in caplog.text
+
+
 def test_the_folder_holds_every_result(zero_shot_run: Path) -> None:
     assert {path.name for path in zero_shot_run.iterdir()} - {".lock"} == FILES | {"prompt.safetensors"}
     metrics = read_json(zero_shot_run / "metrics.json")
@@ -161,6 +182,7 @@ def test_scores_of_image_features_are_fitted_on_the_images_of_the_head(zero_shot
         assert torch.allclose(written[f"uncertainty.{name}"], expected, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_logit_scaling_takes_cross_fitted_images_too(runs, failure_settings, tmp_path: Path) -> None:
     changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[logit_scaling]", "folds=2"]
     results = train_failure(failure_settings(*changes, "data.shots=6", "data.views=0"))
@@ -232,6 +254,7 @@ def test_a_prompt_is_judged_on_images_it_was_not_trained_on(prompt_run: Path, ru
     FailureHead.load(prompt_run / "failure.safetensors").check_prompt(prompt)
 
 
+@pytest.mark.slow
 def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_path: Path) -> None:
     changes = [f"out={tmp_path / 'run'}", f"prompt={runs[1]}", "scores=[mcp]", "data.shots=6", "folds=2"]
     train_failure(failure_settings(*changes, "data.views=2", "head.residual=false"))
@@ -245,6 +268,7 @@ def test_shots_for_the_head_are_counted_per_class(runs, failure_settings, tmp_pa
         train_failure(failure_settings(f"prompt={runs[1]}", f"out={tmp_path / 'b'}", "fit_on=outside"))
 
 
+@pytest.mark.slow
 def test_images_outside_suffice_where_there_are_enough(failure_settings, tmp_path: Path) -> None:
     lc = ["data.name=lc25000", "data.shots=4"]
     train(load_config([*SHORT, *PLAIN, *lc, "baselines=[]", f"out={tmp_path / 'p'}"], task="prompt"))
@@ -303,6 +327,7 @@ def test_a_finished_run_is_read_back(prompt_run: Path, runs, failure_settings, t
         train_failure(changed)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_to_the_same_head(failure_settings, tmp_path: Path, monkeypatch) -> None:
     changes = ["trainer.max_epochs=6", "scores=[mcp]"]
     whole = train_failure(failure_settings(f"out={tmp_path / 'whole'}", *changes))
@@ -335,6 +360,7 @@ def rounded_otherwise(monkeypatch, by: float) -> None:
     monkeypatch.setattr(images, "zero_shot", elsewhere)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
     failure_settings, tmp_path: Path, monkeypatch
 ) -> None:
@@ -369,6 +395,7 @@ def test_a_run_goes_on_where_text_features_are_rounded_otherwise(
     assert (folder / "prompt.safetensors").read_bytes() != begun[1]
 
 
+@pytest.mark.slow
 def test_a_prompt_of_all_images_is_cross_fitted(
     image_folder: Path, tiny: str, failure_settings, tmp_path: Path, monkeypatch
 ) -> None:
@@ -415,6 +442,7 @@ def test_a_prompt_of_all_images_is_cross_fitted(
     assert sorted(held_out) == sorted(split["train"])  # every image is held out once
 
 
+@pytest.mark.slow
 def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, tmp_path: Path) -> None:
     changes = [
         f"prompt={runs[1]}",
@@ -446,6 +474,7 @@ def test_cross_fitted_predictions_on_the_embedded_task(runs, failure_settings, t
         train_failure(failure_settings(*changes))
 
 
+@pytest.mark.slow
 def test_prompts_of_folds_are_those_trained_alone_and_go_on_from_their_common_checkpoint(
     runs, failure_settings, tmp_path: Path, monkeypatch, caplog
 ) -> None:
@@ -827,6 +856,7 @@ def image_runs(image_folder: Path, tmp_path_factory, failure_settings) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_seeds_share_the_features_of_all_images(
     image_folder: Path, tiny: str, failure_settings, tmp_path
 ) -> None:

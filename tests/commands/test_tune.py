@@ -102,6 +102,7 @@ def test_test_metrics_decide_nothing(tuned) -> None:
     assert len(kept) == 8
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_more_trials_may_follow(tuned, monkeypatch) -> None:
     folder, found = tuned
     before = outcome(folder)
@@ -112,6 +113,7 @@ def test_the_same_command_goes_on_and_more_trials_may_follow(tuned, monkeypatch)
     assert outcome(folder)[:4] == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_continues_as_if_nothing_had_happened(
     tuned, tmp_path, monkeypatch, caplog
 ) -> None:
@@ -136,6 +138,7 @@ def test_an_interrupted_search_continues_as_if_nothing_had_happened(
     assert not list(folder.glob(".trial-*"))
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_trained_and_not_told_is_not_trained_again(tuned, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "t"
     monkeypatch.setattr(Study, "tell", lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("killed")))
@@ -167,6 +170,7 @@ def test_a_process_killed_between_two_draws_of_a_trial_changes_none(tmp_path: Pa
     assert drawn(tmp_path / "killed") == whole
 
 
+@pytest.mark.slow
 def test_a_trial_whose_loss_is_not_finite_is_stopped_and_no_setting_is_trained_twice(
     tmp_path: Path, caplog
 ) -> None:
@@ -292,6 +296,7 @@ def test_what_no_trial_could_do_is_said_before_anything_is_written(change, messa
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.slow
 def test_values_that_do_not_go_together_stop_their_trial_only(tmp_path: Path) -> None:
     space = [*SHORT, *PLAIN, "data.shots=2,500", "optim.lr=0.001,0.002"]
     found = tune(search_in(tmp_path / "t", space, trials=5))

@@ -115,7 +115,10 @@ WRONG = [
     (["perturb", "none.parquet", "kind=drop", "out=o.parquet"], "There is no file none.parquet"),
     (["items", "source=task", "out=o"], "source=task and data=NAME go together"),
     (["items", "source=slake", "path=x", "limit=3", "out=o"], "limit= is read by source=task only"),
-    (["items", "source=slake", "out=o"], "path=FILE is the file of a published source"),
+    (
+        ["items", "source=slake", "out=o"],
+        "path=FILE is the file of own questions (source=table) or of a published set",
+    ),
 ]
 
 

@@ -79,6 +79,17 @@ def test_images_are_encoded_one_batch_at_a_time(backbone: Any) -> None:
     assert sorted(opened) == list(range(20))
 
 
+@pytest.mark.parametrize(("views", "what"), [(0, "images"), (2, "images, 2 views of each")])
+def test_progress_says_that_views_are_encoded_too(
+    backbone: Any, table: ImageTable, views: int, what: str, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr("calib.data.notices.FIRST_AFTER", 0.0)
+    caplog.set_level("INFO", logger="calib")
+    encode_table(backbone, table, views=views, batch_size=100, num_workers=0)
+    said = caplog.messages[0].split(" (")[0]
+    assert said == f"encoding {what}: {len(table)} of {len(table)}"
+
+
 def test_an_image_with_undefined_features_is_named(backbone: Any, table: ImageTable) -> None:
     original = backbone.encode_image
     backbone.encode_image = lambda images: original(images) / (images.mean(dim=(1, 2, 3))[:, None] != spoilt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from calib.core.optional import OPTIONAL, OptionalPart
 from calib.data import load_data
 from calib.data.cached import features_key
 from calib.data.dicom import DicomView, is_dicom_file, open_dicom, view_of
-from calib.data.dicom.groups import group_name
+from calib.data.dicom.groups import group_name, patients_of_headers
 from calib.data.images import file_id, looks_like_image, open_image
 from calib.vqa.adapters.task import from_task
 
@@ -204,7 +205,7 @@ def test_a_palette_is_looked_up() -> None:
             "SC_rgb_jpeg_gdcm.dcm",
             r"as JPEG Lossless.*: pip install pylibjpeg pylibjpeg-libjpeg",
         ),
-        ("JPGExtended.dcm", r"cannot be decoded: it is damaged or .*: pip install pylibjpeg pylibjpeg-lib"),
+        ("JPGExtended.dcm", r"cannot be decoded: it is damaged, or .*: pip install pylibjpeg pylibjpeg-li"),
         ("image_dfl.dcm", r"is a deflated DICOM file, which is not read\. Unpack it: dcmconv \+te IN OUT"),
         ("MR_truncated.dcm", r"is a damaged image \(8,130 of 8,192 bytes of its pixels are there\)"),
         ("rtplan.dcm", r"holds no image \(DICOM\)\. Take it out of the data\.$"),
@@ -215,6 +216,23 @@ def test_a_palette_is_looked_up() -> None:
 def test_what_is_not_read_says_what_to_do(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_image(OWN / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["JPGExtended.dcm", "GDCMJ2K_TextGBR.dcm", "JPEG2000-embedded-sequence-delimiter.dcm"]
+)
+def test_decoders_say_nothing_but_the_reason(name: str, caplog, capfd, monkeypatch) -> None:
+    """Their loggers wrote a traceback for each of these, and named packages that were there as missing."""
+    decoders = logging.getLogger("pydicom.pixels.decoders.base")
+    with pytest.raises(ValueError, match="it is damaged, or compressed as needs more: pip install"):
+        open_image(OWN / name)
+    monkeypatch.setattr(OptionalPart, "is_here", lambda part: True)
+    with pytest.raises(ValueError, match="or of a kind that the decoders installed here do not read"):
+        open_image(OWN / name)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    decoders.warning("as before")
+    assert "as before" in caplog.text
 
 
 def test_pixels_of_other_kinds_are_named(tmp_path: Path) -> None:
@@ -304,10 +322,53 @@ def test_patients_stay_unknown_where_ids_say_nothing(clinic: Path, caplog) -> No
     for path in clinic.rglob("*.dcm"):
         write_dicom(path, GREYS + np.uint8(int(path.stem)), patient="ANON")
     assert load_data("folder", clinic).train.groups is None
-    assert "all 32 DICOM files have the same patient id, which seems to have been replaced" in caplog.text
-    write_dicom(clinic / "train/clear/0.dcm", GREYS, patient="")
+    assert "none of 32 DICOM files has a patient id" in caplog.text
+    for path in clinic.rglob("*.dcm"):
+        write_dicom(path, GREYS + np.uint8(int(path.stem)), patient="STUDY7")
     assert load_data("folder", clinic).train.groups is None
-    assert "1 of 32 DICOM files have no patient id" in caplog.text
+    assert "32 of 32 DICOM files have the same patient id, which seems to have been replaced" in caplog.text
+
+
+def test_patients_that_are_known_stay_where_some_ids_are_missing(clinic: Path, caplog) -> None:
+    whole = load_data("folder", clinic).train.groups
+    assert whole is not None
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    lone = write_dicom(clinic / "train/clear/0.dcm", GREYS, patient="N/A")
+    task = load_data("folder", clinic)
+    groups = task.train.groups
+    assert groups is not None
+    assert groups[0] == group_name(file_id(lone))
+    assert groups[1] == group_name(task.train.ids[1])
+    assert groups[2:] == whole[2:]
+    assert "1 of 32 DICOM files have no patient id: each counts as a patient of its own" in caplog.text
+
+
+def test_patients_of_predictions_are_known_as_far_as_headers_say_them(tmp_path: Path, caplog) -> None:
+    def named(*patients: str) -> list[str] | None:
+        caplog.clear()
+        files = [
+            write_dicom(tmp_path / f"{number}.dcm", GREYS + np.uint8(number), patient=patient)
+            for number, patient in enumerate(patients)
+        ]
+        return patients_of_headers(files, [f"{number:02x}" for number in range(len(files))])
+
+    first, second, third = (group_name(f"0{number}") for number in range(3))
+    assert named("7", "8", "7") == [first, second, first]
+    assert not caplog.records
+    assert named("7", "7") == [first, first]  # a folder of one patient
+    assert "2 of 2 DICOM files have the same patient id and count as one patient" in caplog.text
+    assert named("7", "7", "") == [first, first, third]
+    assert "1 of 3 DICOM files have no patient id: each counts as a patient of its own" in caplog.text
+    assert named("ANONYMOUS", "anonymous", "0") is None
+    assert "Patients are not known: none of 3 DICOM files has a patient id" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert named("7") == [first]
+    assert not caplog.records
+    Image.fromarray(GREYS).save(tmp_path / "a.png")
+    files = [tmp_path / "0.dcm", tmp_path / "a.png", tmp_path / "1.dcm"]
+    assert patients_of_headers(files, ["00", "01", ""]) is None
+    assert "only 1 of 2 images are DICOM files" in caplog.text
+    assert patients_of_headers(files[::2], ["00", ""]) == [first, ""]  # one that cannot be read
 
 
 def test_what_a_broken_patient_id_is_stays_in_its_file(clinic: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,11 +184,45 @@ def test_the_explanation_adds_up_to_the_probability(head: FailureHead) -> None:
     assert torch.allclose(total.sigmoid(), head.uncertainty(images, picked))
     text = why.sentences(head.class_names)
     risk = float(head.uncertainty(images, picked)[0])
-    assert text[0].startswith(f"Predicted {'abc'[int(picked[0])]}, probability of being wrong {risk:.0%}; ")
-    assert any("how the image lies among those of each class (+" in sentence for sentence in text)
-    for part, words in (("mcp", "the model's probability of"), ("image_prototypes", "from the average a (")):
+    assert text[0].startswith(f"Predicted {'abc'[int(picked[0])]}, probability of being wrong {risk:.0%}. ")
+    for part, words in (("mcp", "the model's probability of"), ("image_prototypes", "average image of a ")):
         told = any(words in sentence for sentence in text)
         assert told == bool((why.contributions[part].abs() > 0.005)[picked == 0].any()), part
+
+
+def test_the_reason_says_near_which_class_an_image_lies(head: FailureHead) -> None:
+    test = cases(seed=5)
+    images, picked = test.image_features[0], test.predictions[0]
+    why = head.explain(images, picked)
+    alike = why.likeness["class_gaussians"]
+    densities = head.doubt.scores["class_gaussians"].call.function.log_density(images)
+    assert torch.equal(alike.argmax(dim=1), densities.argmax(dim=1))
+    said = set()
+    for i, sentence in enumerate(why.sentences("abc")):
+        ours, nearest = "abc"[int(picked[i])], "abc"[int(densities[i].argmax())]
+        value = float(why.contributions["class_gaussians"][i])
+        kind = (ours == nearest, value > 0)
+        words = {
+            (False, True): f"raised by .*the image lying nearer to {nearest} than to the predicted {ours} ",
+            (True, False): f"lowered by .*the image lying nearest to the predicted {ours} ",
+        }.get(kind, rf"the image's likeness to {ours} \({float(alike[i, picked[i]]):.0%}\) and the model's ")
+        if abs(value) >= 0.005:
+            said.add(kind)
+            assert re.search(words, sentence), sentence
+    assert said >= {(False, True), (True, False)}
+
+
+def test_where_the_head_looks_is_said_last_and_only_where_it_counts(head: FailureHead) -> None:
+    images = cases(seed=5).image_features[0]
+    for weight, told in ((0.0, False), (0.5, True)):
+        stack = copy.copy(head.doubt.stack)
+        stack.weights = torch.tensor([0.1, 1.0, 0.0, 0.0, weight], dtype=torch.float64)
+        changed = replace(head, doubt=replace(head.doubt, stack=stack))
+        why = changed.explain(images)
+        assert set(why.likeness) == {"class_gaussians"}  # a part without weight has no reasons
+        for sentence in why.sentences("abc"):
+            assert ("attention" in sentence) == told
+            assert bool(re.search(r"\. The head looks most at . \(attention \d+%\)", sentence)) == told
 
 
 @pytest.mark.parametrize("doubt", ["stack", *SCORES])

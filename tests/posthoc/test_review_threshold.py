@@ -17,7 +17,7 @@ from torch import Tensor
 
 from calib.posthoc.review import ReviewThreshold
 from calib.posthoc.review_words import percent, result_of
-from calib.stats.bounds import fewest_cases, p_value
+from calib.stats.bounds import enough_accepted, fewest_cases, p_value
 
 RNG = np.random.default_rng(3)
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "review_peers.json").read_text())
@@ -213,6 +213,35 @@ def test_what_is_needed_is_about_enough() -> None:
     assert sum(found) >= 10
 
 
+@pytest.mark.parametrize(
+    ("patients", "images", "said"),
+    [("any", 2, "wrong if any accepted case of theirs is"), ("one", 2, "one case of each"), ("any", 1, None)],
+)
+def test_what_makes_a_patient_wrong_is_said_where_one_has_several_images(
+    patients: str, images: int, said: str | None
+) -> None:
+    doubt, failure = torch.linspace(0, 0.9, 60), torch.zeros(60, dtype=torch.bool)
+    groups = [str(row // images) for row in range(60)]
+    for max_error in (0.2, 0.01):  # achievable and not
+        review = ReviewThreshold(max_error, patients=patients).fit(doubt, failure, groups=groups)
+        found = dict(result_of(review))
+        assert review.achievable is (max_error == 0.2)
+        assert said in found["Counted"] if said else "Counted" not in found
+
+
+def test_what_would_pass_with_so_many_is_that_of_the_point_they_are_counted_at() -> None:
+    doubt = torch.arange(100, dtype=torch.float64) / 100
+    failure = torch.zeros(100, dtype=torch.bool)
+    failure[[30, 60, 70, 75, 80, 85, 90, 95]] = True
+    review = ReviewThreshold(0.04, 0.1).fit(doubt, failure)
+    at = review.foreseen
+    assert at is not None
+    assert review.needed == math.ceil(
+        (enough_accepted((at.wrong + 0.5) / (at.n + 1), 0.04, 0.1) or 0) / at.accepted
+    )
+    assert f"; then about {100 * at.accepted:.0f} % of the cases pass" in dict(result_of(review))["Needed"]
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_guarantee_is_kept(ties: bool) -> None:
     """Of 300 draws of 150 at r = 0.1 and delta = 0.2; more of them: benchmarks/review_study.py."""
@@ -347,7 +376,12 @@ def test_a_record_that_was_changed_is_refused(change: Callable[[dict[str, Any]],
             ["nothing: at most 5 % .* with 20", "0 %", "at least 45 .* so few"],
         ),
         ({"max_error": 0.05}, 60, slice(0, 30), ["nothing", "0 %", "^how many cannot be told from so few$"]),
-        ({"max_error": 0.05}, 20, slice(0), ["nothing", "0 %", "about 260 labelled cases"]),
+        (
+            {"max_error": 0.05},
+            20,
+            slice(0),
+            ["nothing", "0 %", "about 260 .*; then about 100 % of the cases pass"],
+        ),
         ({"max_error": 0.05}, 400, slice(0, None, 2), ["nothing", "0 %", "more cases alone will not do"]),
         ({"rule": "batch"}, 400, slice(0), ["when one comes", "at most 10 % wrong, on average"]),
         ({"rule": "batch", "max_error": 0.01}, 20, slice(0), ["at most 1 % .* with 20", "at least 99 cases"]),

@@ -76,6 +76,7 @@ def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch) -> None:
         silence_allowed()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
 def test_a_stopped_process_ends_its_neighbour_with_the_reason() -> None:
     store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)

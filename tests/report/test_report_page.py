@@ -26,7 +26,7 @@ import calib
 from calib.data.features import FeatureTable
 from calib.data.predictions import Predictions
 from calib.metrics import net_benefit
-from calib.posthoc import ReviewThreshold, make_calibrator
+from calib.posthoc import PredictionSets, ReviewThreshold, make_calibrator
 from calib.report.sections.review import review
 from calib.report.sections.steps import MOST_STEPS, steps_of
 from calib.report.subject import Parts, subject_of
@@ -229,7 +229,7 @@ def test_the_threshold_that_was_taken_is_among_those_it_was_chosen_from(tmp_path
     rows = content["sections"]["review"]["tables"]["threshold_curve"]["rows"]
     taken = {name: row for name, row in rows.items() if name.endswith("(taken)")}
     assert [row["threshold"] for row in taken.values()] == [fitted.threshold]
-    seen = [row["threshold"] for row in rows.values() if row["threshold"] is not None]
+    seen = [row["threshold"] for row in rows.values() if row["threshold"] != "any"]
     assert seen == sorted(set(seen))
     at = fitted.at
     assert at is not None
@@ -535,11 +535,71 @@ def test_small_and_odd_sets_have_a_report(kind: str, tmp_path: Path) -> None:
     assert content["title"] == "mine on toy"
     assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).lower().split()
     if kind == "one image":
-        assert "No intervals: Resampling needs at least 2" in text
+        assert "No intervals but those of the accuracy: Resampling needs at least 2" in text
     if kind == "all right":
-        assert "Only 0 predictions are wrong" in text
+        check_that_nothing_reads_as_certain(text, content["sections"], odd)
     if kind == "many":
         assert "more classes are left out" in text
+
+
+def check_that_nothing_reads_as_certain(text: str, sections: dict[str, Any], right: Predictions) -> None:
+    """The accuracy had a bootstrap interval from 100 to 100 %, the AURC one from 0 to 0 %."""
+    row = sections["comparison"]["tables"]["comparison"]["rows"]["mine"]
+    expected = proportion_interval((~right.failure).numpy(), right.groups)
+    found = row["accuracy"]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx(expected)
+    assert found["low"] < 0.8 < found["high"] == 1
+    assert f"interval {100 * found['low']:.1f} to 100.0 %)" in sections["overview"]["said"][1]
+    for name in ("balanced_accuracy", "macro_f1"):
+        assert set(row[name]) == {"value"}
+    assert "Where no brackets stand, every resample gives the same" in sections["comparison"]["notes"][0]
+    for section in sections.values():
+        for table in section["tables"].values():
+            for cells in table["rows"].values():
+                for cell in cells.values():
+                    assert not isinstance(cell, dict) or "low" not in cell or cell["low"] < cell["high"]
+    shown = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"Only 0 | 0 of the 0 |below inf", shown)
+    assert "No prediction is wrong: what is said of sorting wrong ones out says little" in shown
+    for name in ("overview", "review"):
+        assert "No prediction is wrong: these images cannot say" in " ".join(sections[name]["said"])
+
+
+def test_a_share_of_one_seed_has_the_same_interval_in_sentence_and_table(tmp_path: Path) -> None:
+    sections = written(tmp_path, {"mine": {1: said()}, "zero-shot": {1: said(strength=1), 2: said(seed=2)}})[
+        1
+    ]["sections"]
+    rows = sections["comparison"]["tables"]["comparison"]["rows"]
+    one = proportion_interval((~said().failure).numpy(), said().groups)
+    assert (rows["mine"]["accuracy"]["low"], rows["mine"]["accuracy"]["high"]) == pytest.approx(one[1:])
+    assert f"(95 % interval {100 * one[1]:.1f} to {100 * one[2]:.1f} %)" in sections["overview"]["said"][1]
+    assert rows["zero-shot"]["accuracy"]["sd"] > 0  # that of two seeds draws seeds
+    assert "that of the accuracy, of one seed, is exact" in sections["comparison"]["said"][0]
+
+
+def test_a_guarantee_is_led_by_a_short_sentence_and_its_conditions_are_points(tmp_path: Path) -> None:
+    predictions = said()
+    fitted = ReviewThreshold(max_error=0.2).fit(torch.arange(160) / 200, torch.arange(160) > 150)
+    sets = PredictionSets(coverage=0.8).fit(predictions.probs, predictions.labels)
+    _, content, page = written(tmp_path, predictions, review=fitted, sets=sets)
+    review, of_sets = content["sections"]["review"], content["sections"]["sets"]
+    assert review["said"][1].startswith("The fitted threshold: accept ")
+    (points,) = review["points"].values()
+    assert points[0].startswith("Passes: ")
+    assert " ".join(points[2:]) == fitted.guarantee
+    assert of_sets["said"][0].endswith("that shall hold the true one for 80 % of new cases.")
+    (points,) = of_sets["points"].values()
+    assert " ".join(points) == sets.described(NAMES)
+    for paragraph in (*review["said"], *of_sets["said"]):
+        assert len(paragraph.split()) < 60
+    assert len(page.all("ul")) == 3
+    assert f"- {points[-1]}" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    every = ReviewThreshold(max_error=0.2).fit(torch.arange(160) / 200, torch.zeros(160, dtype=torch.bool))
+    assert every.threshold == torch.inf
+    _, content, _ = written(tmp_path, predictions, review=every)
+    told = content["sections"]["review"]
+    assert "it accepts 60 of 60 (100.0 %; whatever their doubt)" in " ".join(told["said"])
+    assert {row["threshold"] for row in told["tables"]["threshold_curve"]["rows"].values()} >= {"any"}
 
 
 def test_what_cannot_stand_in_one_report_is_refused(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from calib.robustness import (
 )
 from calib.robustness.assess import some_of
 from calib.robustness.measures import measured, of_counts
-from calib.robustness.tables import as_record, csv_rows, heading
+from calib.robustness.shift import class_mix
+from calib.robustness.tables import as_record, csv_rows, heading, strengths
 from calib.robustness.words import _sees_nothing
 
 N, C, D = 40, 3, 8
@@ -156,6 +157,17 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert [cell.strip() for cell in accuracy[1:4:2]] == ["accuracy %", f"{100 * mean.value.value:.1f}"]
     assert accuracy[4].split()[0] == f"{100 * mean.change.value:+.1f}"
     assert accuracy[5].split()[0] == f"{mean.kept.value:.3f}"
+    ece = next(line for line in changes(found).splitlines() if line.startswith("| ECE"))
+    assert (
+        ece.split("|")[5].strip() == ""
+    )  # the share that is left of 1 - ECE misleads: the change stands alone
+    by_strength = strengths(found)
+    assert [line.split("|")[1].strip() for line in by_strength.splitlines()[2:]] == [
+        "as it is",
+        "all corruptions 1",
+        "all corruptions 5",
+    ]
+    assert by_strength in tables(found)
     assert any("worst under" in line for line in findings(found))
     whole = tables(found)
     assert "## toy: relative robustness" in whole
@@ -174,6 +186,7 @@ def test_nothing_changed_is_no_change_and_a_shift_is_seen() -> None:
     assert f"{100 * other.value.value:.1f} |" in changes(alone)
     told = " ".join(findings(alone))
     assert "site B (20 images) against site A (usual) (20): accuracy" in told
+    assert strengths(alone) == ""
     figure = severity_picture(found)
     assert figure is not None
     assert [line.get_label() for line in figure.axes[0].lines] == ["toy (95 % interval)", "bare"]
@@ -196,6 +209,13 @@ def test_a_mean_over_corruptions_leaves_out_where_nothing_is_accepted() -> None:
     values = [row.value.value for row in rows if row is not None]
     assert np.isnan(values[1])
     assert values[2] == values[0]
+    promised = replace(found, promised={"toy": {"error": 0.4}})
+    told = next(line for line in findings(promised) if line.startswith("Of what the review threshold"))
+    assert "Under same 1 " in told
+    assert told.endswith("; at blur 1 nothing is accepted.")
+    never = [row for row in promised.rows if row.measure != "error" or not np.isfinite(row.value.value)]
+    told = " ".join(findings(replace(promised, rows=tuple(never))))
+    assert "at most 40 % is to be wrong. At blur 1 nothing is accepted." in told
 
 
 def test_what_one_seed_lacks_is_left_out_and_a_promise_is_that_of_all_seeds() -> None:
@@ -354,6 +374,26 @@ def test_a_shift_by_site_and_what_is_said_of_it() -> None:
     assert any("30 of 31 groups" in note for note in shift.notes)
     asked = split_by_column(SITES, "site", ["A"], trained=["A", "B"])
     assert any("these are subgroups, not unseen ones" in note for note in asked.notes)
+
+
+def test_a_shift_that_is_a_mix_of_classes_is_called_so() -> None:
+    shift = split_by_column([*"A" * 40, *"B" * 20, *"C" * 20], "site", ["A"])
+    labels = torch.tensor([0, 1] * 20 + [1] * 20 + [0] * 9 + [1] * 11)
+    told = class_mix(shift, labels, ["normal", "ill"])
+    assert told[:3] == [
+        "site A (usual), 40 images: normal 50 %, ill 50 %.",
+        "site B, 20 images: normal 0 %, ill 100 %.",
+        "site C, 20 images: normal 45 %, ill 55 %.",
+    ]
+    assert told[3].startswith(
+        "The classes differ strongly between site A (usual) and B (no image of normal there; 50 % of its"
+    )
+    labels[40:42] = 0
+    assert (
+        "and B (40 % of its images would" in class_mix(shift, labels)[3]
+    )  # no class lacks: by total variation
+    labels[42:48] = 0
+    assert len(class_mix(shift, labels)) == 3
 
 
 def test_the_lowest_ece_of_what_sees_nothing_is_one_that_the_table_shows() -> None:

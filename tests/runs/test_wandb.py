@@ -109,6 +109,7 @@ def test_without_test_images_the_table_is_called_after_the_validation(
     assert all(method in table for method in ("zero-shot", "calibprompt"))
 
 
+@pytest.mark.slow
 def test_the_csv_file_has_the_same_names_and_w_and_b_changes_nothing(runs, tmp_path: Path) -> None:
     config = settings(tmp_path / "r", "seed=1", "baselines=[]")
     train(config)
@@ -118,6 +119,7 @@ def test_the_csv_file_has_the_same_names_and_w_and_b_changes_nothing(runs, tmp_p
     assert torch.equal(plain.text_features, logged.text_features)
 
 
+@pytest.mark.slow
 def test_a_failure_run_logs_its_head_and_its_table(tmp_path: Path) -> None:
     config = settings(tmp_path / "f", "data.shots=16", "n_resamples=20", task="failure")
     train_failure(config)
@@ -257,6 +259,7 @@ def test_a_killed_part_leaves_its_rows(tmp_path: Path) -> None:
     assert [json.loads(line)[STEP] for line in kept] == [1, 3, 5]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) -> None:
     from calib.prompts.module import PromptTuningModule
 
@@ -283,6 +286,7 @@ def test_a_resumed_run_keeps_its_id_and_its_curves(tmp_path: Path, monkeypatch) 
     assert {epoch: pytest.approx(value) for epoch, value in old.items()} == {e: new[e] for e in (0, 1)}
 
 
+@pytest.mark.slow
 def test_the_run_of_an_agent_is_the_one_it_asked_for(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "asked4")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")

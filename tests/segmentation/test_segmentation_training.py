@@ -21,7 +21,7 @@ from calib.segmentation.masks import MaskClasses
 from calib.segmentation.module import SegmentationModule
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import load_pixels
-from calib.segmentation.words import results_text
+from calib.segmentation.words import lean_in_words, results_text, what_to_try
 
 CLASSES = {"background": 0, "square": 1}
 SMALL = {
@@ -209,6 +209,35 @@ def test_images_that_a_mean_hides_are_named():
     told = comparison_text(compare({"plain": plain, "lost": lost}, n_resamples=20))
     assert "lost: the Dice of 1 of 4 images is more than 20 points below plain's (1 100 → 33 %)" in told
     assert "Look at them" not in comparison_text(compare({"a": plain, "b": plain}, n_resamples=20))
+
+
+def test_bad_calibration_is_said_in_words_with_what_to_try():
+    labels = (torch.arange(10) < 4).long().view(1, 1, 10)
+    high = torch.where(torch.arange(10) < 6, 0.9, 0.2)  # of 6 pixels at 90 % only 4 are: over-confident
+    low = torch.where(torch.arange(10) < 4, 0.6, 0.02)  # all 4 at 60 % are: under-confident
+    said = {}
+    for name, p in (("high", high), ("low", low), ("sure", labels.flatten().float())):
+        sums = image_sums(torch.stack([1 - p, p]).view(1, 2, 1, 10), labels)
+        said[name] = Evaluated(sums, ["0.png"], None, ["rest", "cell"]).metrics()
+    told = results_text(said["high"])
+    assert told.endswith(
+        "cell gets too high a probability: 62.0 % on average, where 40.0 % of the pixels are cell. Above one "
+        "half it gets 90.0 %, where 66.7 % are: over-confident."
+    )
+    assert lean_in_words(said["low"]).startswith("cell gets too low a probability: 25.2 % on average")
+    assert lean_in_words(said["low"]).endswith("it gets 60.0 %, where 100.0 % are: under-confident.")
+    assert lean_in_words(said["sure"]) == ""
+    ran = {"temperature": 1.0, "losses": {"dice": {}, "ml1_ace": {}}, "val": {}}
+    assert what_to_try(ran, said["high"]) == "Try calibrate=temperature."
+    rising = {**ran, "temperature": 1.3, "still_rising": True}
+    assert what_to_try(rising, said["high"]).startswith(
+        "Try more epochs (trainer.max_epochs; the validation Dice"
+    )
+    assert what_to_try({**rising, "still_rising": False}, said["high"]) == ""
+    assert what_to_try(rising, said["sure"]) == ""
+    both = sums_of([10, 2], cells=5)  # certain of 12 pixels of 20, of which 7 are
+    each = Evaluated(both, ["0", "1"], None, ["rest", "cell"])
+    assert "two: cell gets too high" in comparison_text(compare({"one": each, "two": each}, n_resamples=20))
 
 
 def test_a_class_without_a_number_is_a_dash_and_an_empty_cell():

@@ -115,7 +115,7 @@ BAD_ITEMS = [
     ([{**ITEM, "correct_index": None}], "row 1: column 'correct_index' is empty"),
     ([{**ITEM, "options": "CT"}], "column 'options': expected a list of texts"),
     ([{**ITEM, "schema_version": 2}], "is of version 2"),
-    ([{"item_id": "a"}], "has no column 'option_ids'"),
+    ([{"item_id": "a"}], "has no columns 'option_ids', 'correct_index'; it has item_id"),
 ]
 
 

@@ -13,7 +13,7 @@ from calib.vqa.evaluation.foresight import ONE_LOGIT
 from calib.vqa.evaluation.page import page
 from calib.vqa.evaluation.phrases import probability
 from calib.vqa.evaluation.tables import Field, ResultTable
-from calib.vqa.evaluation.words import MANY, sentences
+from calib.vqa.evaluation.words import MANY, in_short, sentences
 
 METHODS = ("option_msp", "number_of_options", "best_distractor")
 QUICK = Protocol(methods=METHODS, n_resamples=20, n_permutations=20)
@@ -21,6 +21,10 @@ QUICK = Protocol(methods=METHODS, n_resamples=20, n_permutations=20)
 
 def said_of(places: int, **changes: Any) -> list[str]:
     """Return the sentences of tables of so many systems on one data set; the last is changed."""
+    return sentences(result_of(places, **changes), Protocol())
+
+
+def result_of(places: int, **changes: Any) -> Evaluation:
     tables: dict[str, list[dict[str, Any]]] = {}
     for k in range(places):
         last = k == places - 1
@@ -40,7 +44,7 @@ def said_of(places: int, **changes: Any) -> list[str]:
         found.tables[name] = ResultTable(name, "", (), [])
     lacking = [{"method": name, "systems": 0, "why": "not recorded"} for name in ("p_true", "verbalised")]
     found.tables["methods"] = ResultTable("methods", "", (), lacking)
-    return sentences(found, Protocol())
+    return found
 
 
 def test_of_one_case_the_baselines_are_told_and_tenths_of_a_point_are_no_difference() -> None:
@@ -90,6 +94,18 @@ def test_a_case_with_too_few_wrong_answers_is_counted_apart() -> None:
     rows = said_of(MANY + 1, msp=few, entropy=lacking, prior=lacking)
     assert "better than chance (50 %) in 4 of 4" in rows[1]
     assert "better than dataset_prior (error rate of questions of its modality and type) in 4 of 4" in rows[1]
+
+
+def test_many_cases_begin_with_plain_sentences_and_what_their_words_mean() -> None:
+    found = result_of(MANY + 1, gap=-0.23)
+    del found.tables["errors"].rows[-3]["auroc"]  # of the last case, which has too few wrong answers
+    found.tables["orders"] = ResultTable("orders", "", (), [{"changed": 0.18}, {"changed": 0.45}])
+    ordered, true, orders, legend = in_short(found, Protocol())
+    assert ordered.startswith("Are wrong answers the less sure ones? AUROC 75 to 75 % in 4 of 5 cases")
+    assert true == "Is the confidence true? It is up to 23 points from the share of right answers."
+    assert orders == "Does the order of the options matter? 18 to 45 % of the answers change with it."
+    assert legend.startswith("Below, option_msp is 1 - largest probability of an option; nota (NOTA) is None")
+    assert in_short(result_of(MANY), Protocol()) == []
 
 
 @pytest.mark.parametrize(("p", "told"), [(0.0005, "p < 0.001"), (0.02, "p 0.020"), (1.0, "p 1.00")])

@@ -270,7 +270,12 @@ def _with_own_shots(
         outside += there
         kept += mine if limit is None else mine[: max(0, limit - len(there))]
     rows = [*outside, *own.train[kept].tolist()]
-    log.info("%d images outside the prompt's shots, and %d of these cross-fitted.", len(outside), len(kept))
+    log.info(
+        "%d images outside the prompt's shots, and %d of these cross-fitted.%s",
+        len(outside),
+        len(kept),
+        _left_out_words(config, task.train, shots, free, copies),
+    )
     split = replace(
         own,
         train=torch.tensor(rows, dtype=torch.int64),
@@ -279,6 +284,19 @@ def _with_own_shots(
         seed=config.seed,
     )
     return _Draw(split, outside, own, tuple(kept))
+
+
+def _left_out_words(
+    config: FailureRun, table: Table, shots: FewShotSplit, free: list[int], copies: set[str]
+) -> str:
+    """Return how many images are no shots and yet not free, in a sentence, and why; empty where none is."""
+    if config.fit_on == "cross_fitted":
+        return ""
+    known = {*shots.train_ids, *shots.val_ids, *copies}
+    count = sum(id_ not in known for id_ in table.ids) - len(free)
+    if not count:
+        return ""
+    return f" {count} more {'shares' if count == 1 else 'share'} a patient (or group) with a shot: left out."
 
 
 def _without(shots: FewShotSplit, table: Table, copies: set[str]) -> FewShotSplit:

@@ -13,7 +13,7 @@ from typing import Any
 
 from calib.commands.search.grid import Sweep
 from calib.commands.search.stacks import STACK, Run, new_run, stack_folder, stacks, train_stack
-from calib.commands.search.table import chosen_on, sweep_table
+from calib.commands.search.table import chosen_on, evidence, sweep_table
 from calib.core.hashing import json_digest
 from calib.data.notices import pace
 from calib.io.files import blocking_file, is_strings, read_json, write_json, write_text
@@ -33,8 +33,9 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
         wanted: From `calib.commands.search.grid.sweep_of`.
 
     Returns:
-        {"table": Markdown, "best": settings with the best metric, "chosen_on": of which images, "folder":
-        path, "trained": number of runs trained now, "failed": {name: why}}.
+        {"table": Markdown, "best": settings with the best metric, "evidence": whether it differs from the
+        next by more than seeds do, "chosen_on": of which images, "folder": path, "trained": number of runs
+        trained now, "failed": {name: why}}.
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -57,9 +58,9 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
             log.info("%d of %d runs to train are done%s.", trained, total, told)
         _remove_finished_stacks(runs, folder)
         results = [(run, run.folder.results()) for run in runs if run.point.name not in failed]
-        table, best = sweep_table(
-            [(run.point, run.config.seed, values) for run, values in results], by=settings.by
-        )
+        rows = [(run.point, run.config.seed, values) for run, values in results]
+        table, best = sweep_table(rows, by=settings.by)
+        tie = evidence(rows, by=settings.by)
         lines = [table, *(f"Failed: {name}: {why}" for name, why in failed.items())]
         write_text(RunFolder(folder).table, "\n\n".join(lines) + "\n")
         write_json(
@@ -68,6 +69,7 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
                 "arguments": wanted.arguments,
                 "settings": asdict(settings),
                 "best": best,
+                "evidence": tie,
                 "failed": failed,
                 "runs": [
                     {"folder": run.folder.path.name, **run.point.changes, **values} for run, values in results
@@ -77,6 +79,7 @@ def sweep(wanted: Sweep) -> dict[str, Any]:
     return {
         "table": "\n\n".join(lines),
         "best": best,
+        "evidence": tie,
         "chosen_on": chosen_on([values for _, values in results]),
         "folder": str(folder),
         "trained": trained,
@@ -150,5 +153,8 @@ def main(wanted: Sweep) -> int:
     if results["trained"]:
         say(f"Trained and evaluated {results['trained']} runs in {time.monotonic() - started:.0f} s.\n")
     best = results["best"] or "unknown (there are none; data.val_shots says how many)"
-    say(f"Best on the {results['chosen_on']}: {best}\nRuns and table: {results['folder']}\n")
+    say(f"Best on the {results['chosen_on']}: {best}\n")
+    if results["evidence"] is not None:
+        say(f"{results['evidence']}\n")
+    say(f"Runs and table: {results['folder']}\n")
     return 1 if results["failed"] else 0

@@ -20,7 +20,7 @@ from calib.commands.search.grid import Point
 from calib.commands.search.space import Search
 from calib.commands.search.stacks import Run, new_run, stacks, train_stack
 from calib.commands.search.study import AGAIN, PATIENCE, Claimed, Study, StudyError
-from calib.commands.search.table import chosen_by, chosen_on, sweep_table
+from calib.commands.search.table import chosen_by, chosen_on, evidence, sweep_table
 from calib.config import handed_on
 from calib.core.hashing import json_digest
 from calib.data.notices import pace
@@ -79,8 +79,9 @@ def tune(search: Search) -> dict[str, Any]:
         search: From `calib.commands.search.space.search_of`.
 
     Returns:
-        {"table": Markdown, "best": {"trial", "value", "changes", "command"} or None, "folder": path,
-        "finished", "stopped", "elsewhere" (at work in other processes), "unfinished": numbers of trials}.
+        {"table": Markdown, "best": {"trial", "value", "changes", "command"} or None, "evidence": whether it
+        differs from the next by more than seeds do, "folder": path, "finished", "stopped", "elsewhere" (at
+        work in other processes), "unfinished": numbers of trials}.
 
     Raises:
         FileNotFoundError: Images or weights are not there.
@@ -272,7 +273,8 @@ def report(search: Search, folder: Path) -> dict[str, Any]:
     ]
     write_json(RunFolder(folder).tune, {"best": best, **counts, "trials": listed})
     told = chosen_on([values for _, _, values in results])
-    return {"table": text, "best": best, "chosen_on": told, "folder": str(folder), **counts}
+    tie = evidence(results, by=search.settings.by)
+    return {"table": text, "best": best, "evidence": tie, "chosen_on": told, "folder": str(folder), **counts}
 
 
 def _check_value(
@@ -308,6 +310,8 @@ def main(search: Search) -> int:
         words = " ".join(f"{key}={value}" for key, value in best["changes"].items())
         value = f"{search.settings.by} {best['value']:.4f}"
         say(f"Best on the {found['chosen_on']}: trial {best['trial']}, {words} ({value})\n")
+        if found["evidence"] is not None:
+            say(f"{found['evidence']}\n")
         say(f"Train it alone: {best['command']}\n")
     say(f"Runs, table and study: {found['folder']}\n")
     if found["elsewhere"]:

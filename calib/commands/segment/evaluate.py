@@ -22,7 +22,7 @@ from calib.segmentation.evaluation import FALL, METRICS, Evaluated, evaluate
 from calib.segmentation.export import Segmenter
 from calib.segmentation.masks import MEAN
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
-from calib.segmentation.words import TITLES, means_in_words, results_text, shown
+from calib.segmentation.words import TITLES, lean_in_words, means_in_words, results_text, shown
 
 N_BINS = 20  # where a run does not say
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def comparison_text(rows: Mapping[str, Mapping[str, Any]], *, level: float = 0.9
     told = [_fallen(name, row, first) for name, row in rows.items() if row.get("fallen")]
     if not told:
         told = [f"The Dice of no image is more than {100 * FALL:g} points below {first}'s."]
-    return "\n".join([f"{aligned(head, lines)}\n\n{note}", *told])
+    leans = [f"{name}: {line}" for name, row in rows.items() for line in lean_in_words(row).splitlines()]
+    return "\n".join([f"{aligned(head, lines)}\n\n{note}", *told, *leans])
 
 
 def _fallen(name: str, row: Mapping[str, Any], first: str) -> str:

@@ -29,9 +29,10 @@ from calib.runs.trainer import check_trainer, close_loggers, fit, make_trainer, 
 from calib.segmentation.evaluation import Evaluated, evaluate
 from calib.segmentation.export import Segmenter
 from calib.segmentation.fit import fit_segmenter, with_temperature
+from calib.segmentation.module import SegmentationModule
 from calib.segmentation.network import build_network
 from calib.segmentation.tables import UNSPLIT, PixelTable, load_pixels
-from calib.segmentation.words import results_text
+from calib.segmentation.words import results_text, still_rising, what_to_try
 
 CHECKPOINTS = 20  # per run
 log = logging.getLogger(__name__)
@@ -175,12 +176,19 @@ def _train(
         if config.calibrate == "temperature":
             assert val is not None  # checked by `check_trainable`
             segmenter = with_temperature(segmenter, val, seed=config.seed)
-        written = _measure(config, segmenter, tables, folder)
+        module = trainer.lightning_module
+        rising = isinstance(module, SegmentationModule) and still_rising(module.dice)
+        written = _measure(config, segmenter, tables, folder, rising=rising)
         close_loggers(loggers, written.get("test", {}), folder)
 
 
 def _measure(
-    config: SegmentRun, segmenter: Segmenter, tables: Mapping[str, PixelTable], folder: RunFolder
+    config: SegmentRun,
+    segmenter: Segmenter,
+    tables: Mapping[str, PixelTable],
+    folder: RunFolder,
+    *,
+    rising: bool,
 ) -> dict[str, Any]:
     """Measure on validation and test images, write everything, and return what metrics.json says."""
     found = {
@@ -188,11 +196,16 @@ def _measure(
         for split in ("val", "test")
         if split in tables
     }
-    return ranks.decided(lambda: _write(config, segmenter, found, folder))
+    return ranks.decided(lambda: _write(config, segmenter, found, folder, rising=rising))
 
 
 def _write(
-    config: SegmentRun, segmenter: Segmenter, found: Mapping[str, Evaluated], folder: RunFolder
+    config: SegmentRun,
+    segmenter: Segmenter,
+    found: Mapping[str, Evaluated],
+    folder: RunFolder,
+    *,
+    rising: bool,
 ) -> dict[str, Any]:
     segmenter.network.cpu()
     segmenter.save(folder.segment, run=folder.mark)
@@ -203,6 +216,7 @@ def _write(
         "data": Path(str(config.data.root)).name,
         "losses": segmenter.about["objective"],
         "temperature": segmenter.temperature,
+        "still_rising": rising,
         "n_bins": config.n_bins,
         "level": config.level,
         **{split: each.metrics(**settings) for split, each in found.items()},
@@ -253,7 +267,8 @@ def shown(config: SegmentRun, written: Mapping[str, Any]) -> str:
     if split is None:
         return f"{head}.\n\nThere are neither test nor validation images, so there are no results."
     images = "test images" if split == "test" else "validation images (there are no test images)"
-    return f"{head}: {images}.\n\n{results_text(written[split], level=written['level'])}"
+    told = results_text(written[split], level=written["level"])
+    return "\n".join(filter(None, (f"{head}: {images}.\n\n{told}", what_to_try(written, written[split]))))
 
 
 @ranks.by_first
@@ -280,6 +295,9 @@ def main(config: SegmentRun) -> int:
         say(REUSED)
     else:
         say(f"Trained and evaluated in {time.monotonic() - started:.0f} s.\n")
+    if "test" in results:
+        figure = RunFolder(results["folder"]).unit_reliability
+        say(f"Probability against share of pixels, image by image: {figure}\n")
     say(f"Network, ready for use: {results['segment']}\n")
     say(f"  calib segment predict {results['folder']} IMAGES --out FOLDER\n")
     return 0

@@ -32,6 +32,7 @@ OUTPUTS, RECORD = "outputs.parquet", "answers.json"  # of `calib vqa answer`: wh
 def main(given: Given) -> int:
     """Run `calib vqa evaluate`. Returns the exit status."""
     from calib.vqa import Protocol, evaluate
+    from calib.vqa.evaluation.words import in_short
 
     asked = given.settings
     protocol = Protocol(**protocol_of(asked))
@@ -42,6 +43,8 @@ def main(given: Given) -> int:
         raise ValueError(f"out={asked['out']}: there is a file {blocking_file(asked['out'])}; name a folder.")
     items, outputs = _tables(given.files)
     result = evaluate(items, outputs, protocol)
+    if short := in_short(result, protocol):
+        print("\n".join(short), end="\n\n")
     print(result.text())
     for name in asked["show"]:
         print(f"\n{result.table(name)}", end="")

@@ -1,4 +1,4 @@
-"""`calib vqa items`: the table of items from a classification task or a published set."""
+"""`calib vqa items`: the table of items from a classification task, a published set or own questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(given: Given) -> int:
     """Run `calib vqa items`. Returns the exit status."""
     asked = given.settings
     if given.files:
-        raise ValueError(f"'{given.files[0]}' is no setting; the file of a published set is path=FILE.")
+        raise ValueError(f"'{given.files[0]}' is no setting; the file of questions is path=FILE.")
     check_out(asked["out"], [asked["path"]])
     if asked["source"] == "task":
         task = load_data(asked["data"], asked["root"], needs=(asked["split"],))
@@ -30,6 +30,9 @@ def main(given: Given) -> int:
         items = read_source(asked["source"], asked["path"], root=asked["root"], folder=asked["images"])
     items.write(asked["out"])
     print(told(items, asked["out"]))
-    if asked["source"] != "task":
+    if asked["source"] == "table":
+        print(f"Look at them: calib data check {asked['out']}. Then have a model answer them:")
+        print(f"  calib vqa answer {asked['out']} model=embedded out=runs/vqa")
+    elif asked["source"] != "task":
         print(SOURCES[asked["source"]].told())
     return 0

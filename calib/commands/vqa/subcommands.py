@@ -52,25 +52,39 @@ def _check_items(given: Mapping[str, Any]) -> None:
     if (given["source"] == "task") != (given["data"] is not None):
         raise ValueError("source=task and data=NAME go together.")
     if (given["source"] == "task") == (given["path"] is not None):
-        raise ValueError("path=FILE is the file of a published source; a task is named by data= and root=.")
+        raise ValueError(
+            "path=FILE is the file of own questions (source=table) or of a published set; a task is named by "
+            "data= and root=."
+        )
 
 
 SUBCOMMANDS: dict[str, Subcommand] = {
     "items": Subcommand(
-        summary="make the table of items from a classification task or a published set",
+        summary="make the table of items from own questions, a classification task or a published set",
         main="calib.commands.vqa.items:main",
         usage="""\
 calib vqa items source=SOURCE out=FILE
 
+  calib vqa items source=table path=own.csv out=items.jsonl
   calib vqa items source=task data=cxr3 out=items.parquet
   calib vqa items source=task data=folder root=IMAGES options=4 limit=500 out=items.parquet
   calib vqa items source=omnimedvqa path=QA_information/Open-access root=IMAGES out=items.parquet
+
+Own questions (source=table) are a .csv, .tsv, .jsonl or .parquet file with the columns
+  question
+  option_a, option_b, ...    2 to 26, the last ones may be empty; or options: a JSON list
+  answer                     a letter (A, B, ...), or the text of the right option
+  image                      its path, relative to the table, or to root= (may be left out, as what follows)
+  patient, modality, type, id
+Other columns are kept: results can be split by them.
 """,
         options={
             "source": Option(
-                None, "task, or a published set", allowed=("calib.vqa.adapters.sources", "SOURCES")
+                None,
+                "table (own questions), task, or a published set",
+                allowed=("calib.vqa.adapters.sources", "SOURCES"),
             ),
-            "path": Option(None, "the file of a published set"),
+            "path": Option(None, "the file of own questions or of a published set"),
             "data": Option(None, "the classification task, as data.name"),
             "root": Option(None, "the folder of the images"),
             "images": Option(None, "where images may be written that have no file of their own"),

@@ -51,6 +51,8 @@ PLUGINS = {
     "1.2.840.10008.1.2.4.202": "dicom-jpeg-2000",
     "1.2.840.10008.1.2.4.203": "dicom-jpeg-2000",
 }
+# Those of decoders log whole tracebacks, and more than one of them for a file, before they raise.
+LOGGERS = ("pydicom", "PIL", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "rle")
 
 
 class _RefusedError(ValueError):
@@ -253,7 +255,10 @@ def _bits(data: Any, name: str) -> int:
         usable = False
     if not usable:
         part = PLUGINS.get(str(syntax))
-        how = f"{OPTIONAL[part].missing()}" if part else "That is not read. Save it uncompressed, or as PNG."
+        if part and not OPTIONAL[part].is_here():
+            how = OPTIONAL[part].missing()
+        else:
+            how = "That is not read. Save it uncompressed, or as PNG."
         raise _RefusedError(f"{name} is compressed as {syntax.name}. {how}")
     bits, allocated = int(data.BitsStored), int(data.BitsAllocated)
     if not 1 <= bits <= allocated <= 32:
@@ -285,9 +290,12 @@ def _decoded(data: Any, frame: int, name: str) -> np.ndarray:
         raise
     except Exception as error:  # of many types, as the file may be anything
         part = PLUGINS.get(str(syntax))
-        needs = f" or compressed as needs more: {OPTIONAL[part].install}" if part else ""
+        if part and not OPTIONAL[part].is_here():
+            why = f"it is damaged, or compressed as needs more: {OPTIONAL[part].install}"
+        else:
+            why = "it is damaged, or of a kind that the decoders installed here do not read"
         raise _RefusedError(
-            f"{name} is a DICOM file whose pixels ({syntax.name}) cannot be decoded: it is damaged{needs}."
+            f"{name} is a DICOM file whose pixels ({syntax.name}) cannot be decoded: {why}."
         ) from error
 
 
@@ -313,7 +321,7 @@ def guarded(name: str) -> Iterator[None]:
         name: What messages call the file.
     """
     try:
-        with quiet(), _silent(logging.getLogger("pydicom")):
+        with quiet(), _silent():
             yield
     except (_RefusedError, MemoryError):
         raise
@@ -325,9 +333,13 @@ def guarded(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    was, logger.disabled = logger.disabled, True
+def _silent() -> Iterator[None]:
+    """Let no decoder log anything; a level holds for all loggers below a name, `disabled` for one alone."""
+    levels = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
+    for logger, _ in levels:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = was
+        for logger, level in levels:
+            logger.setLevel(level)

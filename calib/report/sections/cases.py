@@ -33,13 +33,16 @@ def cases(subject: Subject) -> Section:
         ],
     }
     rows_of = _rows_of(subject)
+    learn = (
+        "Mistakes nobody doubts are the ones to learn from: a wrong label, an image of poor quality, "
+        "or a kind of case the model does not know."
+    )
     section = Section(
         "cases",
         "Single cases",
         said=[
-            "Mistakes nobody doubts are the ones to learn from: a wrong label, an image of poor quality, "
-            "or a kind of case the model does not know. Cases are sorted by their doubt "
-            f"({parts.doubt_name})."
+            f"{learn if wrong.any() else 'There are no mistakes among these images.'} Cases are sorted by "
+            f"{parts.their_doubt}."
         ],
         cases={title: [_case(subject, int(row), rows_of) for row in rows] for title, rows in kinds.items()},
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib.core.text import few
 from calib.metrics import Column, net_benefit
+from calib.report.compare import ends_of
 from calib.report.document import Picture, Section, Table, Value
 from calib.report.sections.overview import percent
 from calib.report.subject import Subject
@@ -43,7 +44,7 @@ def decisions(subject: Subject) -> Section:
         "all": Column("of treating all", decimals=4),
         "gain": Column("model minus better default", decimals=4, signed=True),
     }
-    title = "Net benefit in numbers, with bootstrap intervals"
+    title = "Net benefit in numbers, with bootstrap intervals where resamples differ"
     section = Section(
         "decisions",
         "Decision curves: is acting on it better than not?",
@@ -135,8 +136,7 @@ def _rows(subject: Subject, drawn: Sequence[int]) -> dict[str, dict[str, Value]]
         value = float(means[c, threshold][name].mean())
         if joint is None:
             return Cell(value)
-        found = joint.interval("mean", [(c, threshold, name)])
-        return Cell(value, interval=(found.low, found.high))
+        return Cell(value, interval=ends_of(joint.interval("mean", [(c, threshold, name)])))
 
     return {
         f"{subject.class_names[c]} at {percent(threshold, 0)}": {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from calib.core.text import few
 from calib.metrics import METRICS, Column, columns_of, needed_by, summarize
-from calib.report.compare import compared, differences_of, joint_bootstrap, over_seeds
+from calib.metrics.outcomes import Outcomes
+from calib.report.compare import compared, differences_of, ends_of, joint_bootstrap, over_seeds
 from calib.report.document import Section, Table
 from calib.report.subject import Subject
 from calib.report.tables import Cell, Difference
@@ -15,6 +16,9 @@ from calib.stats import JointBootstrap, proportion_interval
 
 FEW_ERRORS = 20  # below which shares of the errors say little
 FEW_IMAGES = 200  # below which a calibration error is mostly chance
+NONE_WRONG = (
+    "No prediction is wrong: these images cannot say what a reader of the doubtful ones would change."
+)
 Joint: TypeAlias = JointBootstrap[tuple[str, int]]
 Metrics: TypeAlias = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method, seed, name
 
@@ -71,7 +75,7 @@ def overview(
 
 
 def _what(subject: Subject) -> str:
-    names, data = subject.class_names, subject.predicted.about.get("data")
+    names, data = subject.class_names, subject.data_name
     n = len(subject.correct)
     groups = f", which belong to {subject.n_groups:,} groups (patients, slides)" if subject.n_groups else ""
     of = f" of {data}" if data else ""
@@ -87,7 +91,7 @@ def _accuracy(subject: Subject, metrics: Metrics) -> str:
     wrong = int((~subject.correct).sum())
     text = (
         f"It was right in {percent(right)} of them ({percent(subject.parts.level, 0)} interval "
-        f"{between(low, high)}) and wrong in {wrong:,}."
+        f"{between(low, high)}) and wrong in {f'{wrong:,}' if wrong else 'none'}."
     )
     if subject.several:
         cell = over_seeds([each["accuracy"] for each in metrics[subject.main].values()])
@@ -120,6 +124,8 @@ def _triage(subject: Subject) -> str:
     if kept < 1:
         return "There are too few images to say what reviewing some of them would change."
     wrong = ~subject.correct[order]
+    if not wrong.any():
+        return NONE_WRONG
     share = wrong[:kept].mean()
     return (
         f"If a reader looks at the fifth with the most doubt ({n - kept:,} images), {percent(share)} of the "
@@ -153,13 +159,15 @@ def _compared(subject: Subject, found: Mapping[str, Difference]) -> str:
 
 def _beware(subject: Subject) -> list[str]:
     n, wrong = len(subject.correct), int((~subject.correct).sum())
-    notes = []
-    if min(wrong, n - wrong) < FEW_ERRORS:
+    fewer, notes = min(wrong, n - wrong), []
+    if fewer < FEW_ERRORS:
         kind = "wrong" if wrong < n - wrong else "right"
-        notes.append(
-            f"Only {min(wrong, n - wrong)} predictions are {kind}: what is said about them says little, "
-            "however narrow an interval looks."
+        of_them = (
+            f"Only {fewer} prediction{' is' if fewer == 1 else 's are'} {kind}: what is said about them"
+            if fewer
+            else f"No prediction is {kind}: what is said of sorting {kind} ones out"
         )
+        notes.append(f"{of_them} says little, however narrow an interval looks.")
     if n < FEW_IMAGES:
         notes.append(f"There are {n} images: calibration errors are mostly chance in so small a set.")
     if subject.groups is None:
@@ -207,24 +215,30 @@ def comparison(subject: Subject, metrics: Metrics) -> tuple[Section, dict[str, d
     for method, runs in metrics.items():
         row = {name: over_seeds([each[name] for each in runs.values()]) for name in columns}
         rows[method] = {
-            name: Cell(cell.value, cell.sd, _ends(joint, name, method, runs)) for name, cell in row.items()
+            name: Cell(cell.value, cell.sd, _ends(subject, joint, name, method)) for name, cell in row.items()
         }
+    notes = [f"No intervals but those of the accuracy: {unable}"] if unable else []
+    if joint is not None and any(row[name].interval is None for row in rows.values() for name in compared()):
+        notes.append(
+            "Where no brackets stand, every resample gives the same number, as where all predictions are "
+            "right: that is no certainty, and the interval of the accuracy says how far it may be off."
+        )
     tables = [Table("comparison", "Methods", "method", columns, rows)]
     differences = {} if joint is None else _differences(subject, joint)
     if differences:
-        compared = {name: columns[name] for name in next(iter(differences.values()))}
+        differing = {name: columns[name] for name in next(iter(differences.values()))}
         cells = {
             name: {key: Cell(d.estimate, interval=(d.low, d.high)) for key, d in row.items()}
             for name, row in differences.items()
         }
         title = f"Minus {subject.baseline}, on the same images"
-        tables.append(Table("differences", title, "method", compared, cells, difference=True))
+        tables.append(Table("differences", title, "method", differing, cells, difference=True))
     return Section(
         "comparison",
         "Comparison",
         said=[_reading(subject)],
         tables=tables,
-        notes=[f"No intervals: {unable}"] if unable else [],
+        notes=notes,
     ), differences
 
 
@@ -232,21 +246,33 @@ def _reading(subject: Subject) -> str:
     parts = subject.parts
     unit = "image" if subject.groups is None else "group of images"
     spread = "Behind a mean stands ± its standard deviation over the seeds. " if subject.several else ""
+    exact = "exact" if subject.groups is None else "exact, as wide as the groups make it"
+    seeds = {len(runs) > 1 for runs in subject.by_method.values()}
+    one_seed = "" if seeds == {False} else ", of one seed,"
+    accuracy = "" if seeds == {True} else f"; that of the accuracy{one_seed} is {exact}"
     return (
         f"{spread}In brackets stand {percent(parts.level, 0)} bootstrap intervals ({parts.n_resamples:,} "
-        f"resamples by {unit}). More is better for accuracies and F1, less for ECE, NLL and Brier; "
+        f"resamples by {unit}){accuracy}. More is better for accuracies and F1, less for ECE, NLL and Brier; "
         "confidence minus accuracy is best at 0. An ECE says something only beside that of chance; NLL and "
         f"Brier score are the safer judges. ECE with {parts.n_bins} bins."
     )
 
 
-def _ends(joint: Joint | None, name: str, method: str, runs: Iterable[int]) -> tuple[float, float] | None:
-    """Return the interval of a metric over the seeds of a method. None: it has none."""
+def _ends(subject: Subject, joint: Joint | None, name: str, method: str) -> tuple[float, float] | None:
+    """Return the interval of a metric over the seeds of a method. None: it has none.
+
+    The accuracy of one seed is a share, and has the interval that the sentences have; that of several draws
+    seeds, too.
+    """
+    runs = subject.by_method[method]
+    if name == "accuracy" and len(runs) == 1:
+        (each,) = runs.values()
+        correct = Outcomes.from_logits(each.logits, each.labels).correct.cpu().numpy()
+        return proportion_interval(correct, subject.groups, level=subject.parts.level)[1:]
     if joint is None or name not in compared():
         return None
     keys = [(method, seed) for seed in sorted(runs)]
-    interval = joint.interval(name, keys, kind=METRICS[name].interval_kind)
-    return interval.low, interval.high
+    return ends_of(joint.interval(name, keys, kind=METRICS[name].interval_kind))
 
 
 def _differences(subject: Subject, joint: Joint) -> dict[str, dict[str, Difference]]:

@@ -55,7 +55,7 @@ def provenance(subject: Subject, origin: Origin) -> Section:
     """
     predicted = subject.predicted
     data = {
-        "data set": str(predicted.about.get("data") or "not said"),
+        "data set": subject.data_name or "not said",
         "images": f"{len(subject.correct):,}",
         "classes": ", ".join(subject.class_names),
         "groups": "not known" if subject.n_groups is None else f"{subject.n_groups:,}",

@@ -70,8 +70,8 @@ def _reading(subject: Subject) -> str:
         "Each dot is a group of predictions of similar confidence: how sure they were on average, and how "
         "many of them were right. On the dotted line both agree; below it the model claims too much. A grey "
         f"box holds {percent(BAND, 0)} of the dots that a perfectly calibrated model shows there by chance; "
-        "a full dot lies outside of its box, a hollow one inside. Of ten full boxes of a perfect model one "
-        f"dot lies outside in four of ten pictures.{shared}{seed}"
+        "a full dot lies outside of its box, a hollow one inside. By chance alone, about 4 in 10 such "
+        f"pictures of ten boxes have a dot outside, even of a perfect model.{shared}{seed}"
     )
 
 

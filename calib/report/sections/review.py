@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from calib.metrics import FAILURE_METRICS, Column, columns_of
 from calib.metrics.failure import aurc, failures_of_counts, summarize_failure
-from calib.report.document import NO_TEST, Picture, Section, Table, Value
-from calib.report.sections.overview import between, percent
+from calib.posthoc.review_fitted import FittedReview
+from calib.posthoc.review_words import result_of
+from calib.report.compare import ends_of
+from calib.report.document import NO_TEST, PROMISED, Picture, Section, Table, Value, sentences_of
+from calib.report.sections.overview import NONE_WRONG, between, percent
 from calib.report.sections.steps import Steps, steps_of
 from calib.report.subject import Review, Subject
 from calib.report.svg import Chart
@@ -36,7 +40,7 @@ def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Sect
     judged, can = subject.judged.numpy(), subject.judged.isfinite().numpy()
     scores = {parts.doubt_name: subject.doubt, **(others or {})}
     said = (
-        f"Predictions are sorted by their doubt ({parts.doubt_name}). What lies below a threshold is "
+        f"Predictions are sorted by {parts.their_doubt}. What lies below a threshold is "
         "accepted, the rest is looked at by a reader. The curve shows how many of the accepted ones "
         "are wrong."
     )
@@ -45,6 +49,8 @@ def review(subject: Subject, others: Mapping[str, Tensor] | None = None) -> Sect
         said += (
             f" {unlike:,} of {len(can):,} are unlike the images seen: a reader sees them at any threshold."
         )
+    if not wrong.any():
+        said += f" {NONE_WRONG}"
     section = Section("review", "Which cases a reader should see", said=[said])
     if can.any():
         groups = None if subject.groups is None else subject.groups[can]
@@ -181,7 +187,8 @@ def _ends(
         )
     except ValueError:  # a single image or group: there is nothing to resample
         return {}
-    return {name: (each.low, each.high) for name, each in zip(names, found, strict=True) if each is not None}
+    pairs = {name: ends_of(each) for name, each in zip(names, found, strict=True)}
+    return {name: ends for name, ends in pairs.items() if ends is not None}
 
 
 def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
@@ -208,8 +215,21 @@ def _slider(subject: Subject, steps: Steps) -> dict[str, Any]:
 
 def _fitted(subject: Subject, fitted: Review, section: Section) -> None:
     """Say what the fitted threshold promises, and what it does on these images."""
-    section.said.append(f"The fitted threshold: {fitted.guarantee}")
+    points = sentences_of(fitted.guarantee)
+    lead = points[0]
+    if isinstance(fitted, FittedReview):
+        (_, accept), *found = result_of(fitted)
+        lead = f"accept {accept}."
+        told = [f"{title}: {said}." for title, said in found]
+        points = [*told, *points] if fitted.achievable else told  # else its guarantee says the same again
+    else:
+        points = points[1:]
+    section.said.append(f"The fitted threshold: {lead}")
+    if points:
+        section.points[PROMISED] = points
     if not fitted.achievable:
+        if isinstance(fitted, FittedReview):
+            return
         needed = f" About {fitted.needed:,} would be needed." if fitted.needed is not None else ""
         section.said.append(f"No threshold keeps the promise with the cases it was fitted on.{needed}")
     else:
@@ -228,11 +248,19 @@ def _applied(subject: Subject, fitted: Review) -> str:
     groups = None if subject.groups is None else subject.groups[accepted]
     share, low, high = proportion_interval(~subject.correct[accepted], groups, level=subject.parts.level)
     at = "" if fitted.threshold is None else f"; doubt below {fitted.threshold:.4g}"
+    at = "; whatever their doubt" if fitted.threshold == math.inf else at
     return (
         f"On {PAGE} it accepts {kept:,} of {n:,} ({percent(kept / n)}{at}), of which "
         f"{percent(share)} are wrong ({between(low, high)}); {n - kept:,} go to a reader. "
         f"{NO_TEST}"
     )
+
+
+def _plain(value: Any) -> Value:
+    """Return a value of a point of the curve; an endless threshold in words."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return "any" if value == math.inf else float(value)
 
 
 def _fit_curve(fitted: Review) -> Table | None:
@@ -251,8 +279,7 @@ def _fit_curve(fitted: Review) -> Table | None:
     keys: dict[str, Column] = {}
     for number, said in enumerate(steps, start=1):
         rows[f"{number} (taken)" if said is taken else str(number)] = {
-            str(key): value if value is None or isinstance(value, str | int) else float(value)
-            for key, value in said.items()
+            str(key): _plain(value) for key, value in said.items()
         }
         keys |= {str(key): Column(str(key).replace("_", " "), decimals=4) for key in said}
     title = "What the threshold was chosen from: the cases it was fitted on"

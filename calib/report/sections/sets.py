@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib.metrics import Column
-from calib.report.document import COUNT, NO_TEST, Section, Table, Value
+from calib.report.document import COUNT, NO_TEST, PROMISED, Section, Table, Value, sentences_of
 from calib.report.sections.overview import between, percent
 from calib.report.subject import Sets, Subject
 from calib.report.tables import Cell
 from calib.stats import proportion_interval
+
+BREAK = "\x1e"  # between points, which may hold any name
 
 
 def prediction_sets(subject: Subject, sets: Sets) -> Section:
@@ -32,27 +34,37 @@ def prediction_sets(subject: Subject, sets: Sets) -> Section:
     n = len(inside)
     holds, size = inside[np.arange(n), labels.cpu().numpy()], inside.sum(axis=1)
     share, low, high = proportion_interval(holds, subject.groups, level=subject.parts.level)
+    wanted = getattr(sets, "coverage", None)
+    often = "with a chosen probability" if wanted is None else f"for {100 * wanted:.3g} % of new cases"
     said = [
-        "Instead of one class the model names a set of classes that shall hold the true one with a chosen "
-        f"probability. {promise(sets, subject.class_names)}",
+        f"Instead of one class the model names a set of classes that shall hold the true one {often}.",
         f"On the images of this page the set holds the true class in {percent(share)} "
         f"({between(low, high)}). It has {size.mean():.2f} classes on average; "
         f"{percent((size == 1).mean())} of the sets are a single class, {percent((size == 0).mean())} are "
         f"empty. {NO_TEST}",
     ]
     tables = [_sizes(subject, size, holds), _by_class(subject, holds, size)]
-    return Section("sets", "Prediction sets", said=said, tables=tables, notes=_gap(tables[1]))
+    return Section(
+        "sets",
+        "Prediction sets",
+        said=said,
+        points={PROMISED: promises(sets, subject.class_names)},
+        tables=tables,
+        notes=_gap(tables[1]),
+    )
 
 
-def promise(sets: Sets, class_names: Sequence[str]) -> str:
-    """Return the guarantee, with the names of the classes where the sets can say it so.
+def promises(sets: Sets, class_names: Sequence[str]) -> list[str]:
+    """Return the guarantee point by point, with the names of the classes where the sets can say it so.
 
     Args:
         sets: Fitted.
         class_names: C names.
     """
     described = getattr(sets, "described", None)
-    return str(described(list(class_names))) if callable(described) else sets.guarantee
+    if callable(described):
+        return str(described(list(class_names), between=BREAK)).split(BREAK)
+    return sentences_of(sets.guarantee)
 
 
 def _cell(subject: Subject, hits: np.ndarray, among: np.ndarray) -> Value:
@@ -100,6 +112,11 @@ def _gap(table: Table) -> list[str]:
     }
     if len(shares) < 2:
         return []
+    if len(set(shares.values())) == 1:
+        share = percent(next(iter(shares.values())))
+        return [
+            f"The coverage is {share} in every class. A guarantee over all images is none for each class."
+        ]
     least, most = (pick(shares, key=lambda name: shares[name]) for pick in (min, max))
     return [
         f"Between classes the coverage lies from {percent(shares[least])} ({least}) to "

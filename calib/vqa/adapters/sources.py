@@ -1,6 +1,6 @@
-"""Published sets of questions as items: readers of the files they come in, and what holds of them.
+"""Sets of questions as items: readers of the files they come in, and what holds of them; also own tables.
 
-None of them is downloaded here; `root` is the folder of the images where they are files.
+No published one is downloaded here; `root` is the folder of the images where they are files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 from calib.core.errors import unknown_name
 from calib.io.files import atomic_path
+from calib.vqa.adapters.own_columns import SUFFIXES
+from calib.vqa.adapters.own_table import read_own
 from calib.vqa.adapters.rows import Collector, column, listed, rows_of
 from calib.vqa.parsing import LETTERS
 from calib.vqa.tables import Items
@@ -25,7 +27,7 @@ YES_NO = ("yes", "no")
 
 @dataclass(frozen=True)
 class Source:
-    """A published set of questions.
+    """A published set of questions, or the layout of an own one.
 
     Attributes:
         read: Reads it: `read(path, root, folder)` returns items.
@@ -55,12 +57,13 @@ class Source:
 def read_source(
     name: str, path: str | Path, *, root: str | Path | None = None, folder: str | Path | None = None
 ) -> Items:
-    """Return the items of a published set.
+    """Return the items of a published set, or of a table of one's own questions.
 
     Args:
-        name: A key of `SOURCES`.
+        name: A key of `SOURCES`; "table" is one's own, whose columns `read_own` says.
         path: Its file.
-        root: The folder its image paths are relative to. None: paths stay as they are.
+        root: The folder its image paths are relative to. None: paths stay as they are; of an own table they
+            are relative to the table.
         folder: Where images are written that stand in the file itself (base64).
 
     Raises:
@@ -284,7 +287,12 @@ def _literal(text: str, where: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
+def _table(path: Path, root: Path | None, folder: Path | None) -> Items:
+    return read_own(path, root)
+
+
 SOURCES: dict[str, Source] = {
+    "table": Source(_table, f"your own: {', '.join(f'*{suffix}' for suffix in SUFFIXES)}", "yours"),
     "pmc_vqa": Source(
         _pmc_vqa,
         "test_clean.csv, test_2.csv",

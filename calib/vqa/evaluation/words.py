@@ -68,6 +68,39 @@ def sentences(result: Evaluation, protocol: Protocol) -> list[str]:
     return [each for each in said if each]
 
 
+def in_short(result: Evaluation, protocol: Protocol) -> list[str]:
+    """Return plain sentences to begin with, and what their words mean; none where cases are few.
+
+    Args:
+        result: An evaluation with its tables.
+        protocol: How it was made.
+    """
+    cases = len(result.rows("overview", condition=ORIGINAL))
+    if cases <= MANY:
+        return []
+    name = protocol.reference
+    said: list[str] = []
+    ranked = result.rows("errors", condition=ORIGINAL, method=name)
+    if quality := [row["auroc"] for row in ranked if "auroc" in row]:
+        said.append(
+            f"Are wrong answers the less sure ones? AUROC {_range(quality)} in {len(quality)} of {cases} "
+            "cases (50 % is chance); where few answers are wrong, none is given."
+        )
+    sure = result.rows("calibration", condition=ORIGINAL, method="option_msp")
+    if points := [round(100 * abs(row["gap"])) for row in sure if "ece" in row]:
+        said.append(
+            f"Is the confidence true? It is up to {max(points)} points from the share of right answers."
+        )
+    if changed := [row["changed"] for row in result.rows("orders")]:
+        said.append(f"Does the order of the options matter? {_range(changed)} of the answers change with it.")
+    return [
+        *said,
+        f"Below, {name} is {METHODS[name].title}; nota (NOTA) is None of the above; 'of 5' says that "
+        "5 cases have both numbers that are compared: with too few wrong answers, or one model alone, "
+        "there is none.",
+    ]
+
+
 def _of_place(result: Evaluation, place: Place, protocol: Protocol) -> list[tuple[str, str]]:
     """Return what is found of one case, each thing with what it is about."""
 
