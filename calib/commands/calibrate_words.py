@@ -216,7 +216,7 @@ def _moved(away: Tensor, groups: Sequence[str] | None) -> str:
     if error is None:
         return f"NLL {mean:+.4f}: of one {'row' if groups is None else 'group'}, no spread is known."
     noise = ": within noise" if abs(mean) <= error else ""
-    return f"NLL after minus before: {mean:+.4f} ± {error:.4f} (standard error){noise}."
+    return f"NLL after minus before: {mean:+.4f} ± {error:.4f} (standard error), less is better{noise}."
 
 
 def _labels(outputs: Outputs, label: str) -> tuple[Tensor, Tensor] | None:

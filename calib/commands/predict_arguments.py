@@ -65,7 +65,8 @@ def predict_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--window",
         type=_window,
         metavar="CENTRE,WIDTH",
-        help="what lies between black and white in DICOM files, e.g. 40,400 (default: as in training)",
+        help="what lies between black and white in all DICOM files of this call, also those that say it "
+        "themselves, e.g. 40,400 (default: as in training)",
     )
     parser.add_argument(
         "--frame",

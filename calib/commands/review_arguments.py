@@ -128,7 +128,10 @@ def _check(given: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Refuse what does not belong to the source: a threshold is applied, anything else is fitted on."""
     fitted = given.source.lower().endswith(".json")
     if given.dry_run and (fitted or given.apply is not None):
-        raise ValueError("--dry-run only fits: nothing is decided with a threshold that is not kept.")
+        raise ValueError(
+            "--dry-run only fits: nothing is decided with a threshold that is not kept. Leave --apply and "
+            "--out out."
+        )
     if fitted and given.apply is None:
         raise ValueError(f"{given.source} is applied with --apply FILE --out FILE.")
     if (given.apply is not None) and given.out is None:

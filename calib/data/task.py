@@ -294,8 +294,8 @@ def _number(found: list[str], class_names: ClassNames | None, what: str) -> tupl
     if labels and (out_of_place or len(names) != len(found)):
         stranger = next(key for key in found if key not in labels)
         raise ValueError(
-            f"{unknown_name(what, stranger, names)} Give a name for every label, in the order of the "
-            f"labels: {few(found, 10)}. Those that are labels have to stand in their own place."
+            f"{unknown_name(what, stranger, names)} Give a name for every label (data.class_names), in the "
+            f"order of the labels: {few(found, 10)}. Those that are labels have to stand in their own place."
         )
     if len(names) != len(found):
         raise ValueError(

@@ -141,7 +141,8 @@ def check_outputs(outputs: OutputArrays) -> None:
         rows < 0,
         lambda row: (
             f"column 'item_id': there is no item '{outputs.texts('item_id')[row]}' in "
-            f"{items.origin.names[0]}."
+            f"{few(items.origin.names)}. Answers to further items, such as another condition, need their "
+            "file of items as well."
         ),
     )
     _unique_rows(outputs)

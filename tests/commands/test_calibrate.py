@@ -188,7 +188,7 @@ def test_labelled_rows_are_compared_before_and_after(tmp_path: Path, capsys, mon
         assert [cell.strip() for cell in line.split("|")[2:-1]] == wanted
     moved = away[1] - away[0]
     error = float(moved.std() / 50**0.5)
-    assert f"{moved.mean():+.4f} ± {error:.4f} (standard error)." in printed
+    assert f"{moved.mean():+.4f} ± {error:.4f} (standard error), less is better." in printed
     assert run(*apply, "val.csv") == 0
     assert "These are the rows it was fitted to" in capsys.readouterr().out
     # a column by another name, half of it empty; then one that holds no classes

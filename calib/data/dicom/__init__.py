@@ -305,7 +305,8 @@ def _no_window(name: str, low: float, high: float) -> str:
         f"{name} says no window, and its values, {low:g} to {high:g}, are a small part of what it could "
         "hold, so that it would have no contrast. Say what lies between black and white, as centre and "
         f"width: data.options.window=[{centre:g},{width:g}] in training, --window {centre:g},{width:g} in "
-        "predictions (which is from the smallest to the largest value of this one)."
+        "predictions (which is from the smallest to the largest value of this one). It then replaces the "
+        "windows of all files of the call: predict those that say none by themselves."
     )
 
 
