@@ -207,9 +207,19 @@ def progress_of(checkpoint: Mapping[str, Any]) -> str:
     return f"after {steps} steps of epoch {epochs['processed'] + 1}"
 
 
-def saved_in(path: Path) -> str:
-    """Return how far the run of a checkpoint had come, in words, also where there is none yet."""
+def saved_in(path: Path, epochs: int | None) -> str:
+    """Return how far the run of a checkpoint had come, in words, also where there is none yet.
+
+    Args:
+        path: The checkpoint.
+        epochs: How many the run has.
+
+    Returns:
+        Empty where the file cannot be read: what it holds is not known.
+    """
+    if not path.is_file():
+        return f"before the end of epoch 1 of {epochs}"
     try:
-        return progress_of(read_checkpoint(path))
-    except Exception:  # of many types; that a file cannot be read is said when the run goes on
-        return "before the end of epoch 1"
+        return f"{progress_of(read_checkpoint(path))} of {epochs}"
+    except Exception:  # torch's readers raise errors of many types on damaged files
+        return ""

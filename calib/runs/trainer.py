@@ -216,7 +216,7 @@ def fit(trainer: Trainer, module: LightningModule, *batches: Any, folder: RunFol
     except MisconfigurationException as error:
         raise ValueError(f"The trainer settings do not fit this training: {first_line(error)}") from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; an unfinished run is not exported
-        raise KeyboardInterrupt(f"{saved_in(folder.checkpoint)} of {trainer.max_epochs}") from stop
+        raise KeyboardInterrupt(saved_in(folder.checkpoint, trainer.max_epochs)) from stop
 
 
 def resume_point(folder: RunFolder) -> str | None:

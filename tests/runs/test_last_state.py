@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def test_ctrl_c_says_which_epoch_is_saved(tmp_path: Path) -> None:
         fit(trainer, trainer, folder=RunFolder(tmp_path))
     with pytest.raises(KeyboardInterrupt, match=r"^after epoch 2 of 5$"):
         fit(trainer, trainer, folder=written(tmp_path))
+    (tmp_path / "damaged").mkdir()
+    damaged = written(tmp_path / "damaged")
+    trainer.fit = lambda *_, **__: (damaged.checkpoint.write_bytes(b"half a file"), sys.exit(1))
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):  # nothing is made up of what cannot be read
+        fit(trainer, trainer, folder=damaged)
 
 
 def test_a_flipped_bit_in_the_weights_is_noticed_though_torch_does_not(tmp_path: Path) -> None:
