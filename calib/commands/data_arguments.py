@@ -171,7 +171,7 @@ def _columns(table: Path) -> list[str]:
 
         try:
             return list(pyarrow.parquet.read_schema(table).names)
-        except Exception:  # of many types, on damaged files
+        except Exception:  # pyarrow raises errors of many types on damaged files
             return []
     try:
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:

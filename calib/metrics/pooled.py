@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -21,9 +22,9 @@ class Pooled(torchmetrics.Metric):
     is_differentiable: ClassVar[bool] = False
     full_state_update: ClassVar[bool] = False
 
+    @abstractmethod
     def nothing(self) -> dict[str, Tensor]:
         """Return what is kept of no sample, (0, ...), of every state that is put side by side."""
-        raise NotImplementedError
 
     def sync(self, *arguments: Any, **settings: Any) -> None:
         """Pool the states over processes. One without a sample sends no rows of the type of the others' rows.

@@ -129,12 +129,15 @@ def hidden(n: int, rng: np.random.Generator, model: str, dataset: str, options: 
     return items, said
 
 
+def evaluated(*parts: tuple[list[dict], list[dict]]) -> Any:
+    """Return the evaluation of all items and answers together."""
+    items = Items.of_rows([row for rows, _ in parts for row in rows])
+    return evaluate(items, Outputs.of_rows([row for _, rows in parts for row in rows], items), QUICK)
+
+
 def test_systems_asked_questions_of_fewer_options_than_others_and_none_of_the_above_as_one_logit() -> None:
     rng = np.random.default_rng(5)
-    parts = [hidden(150, rng, "a", "four", 4), hidden(150, rng, "b", "six", 6)]
-    items = Items.of_rows([row for rows, _ in parts for row in rows])
-    outputs = Outputs.of_rows([row for _, rows in parts for row in rows], items)
-    found = evaluate(items, outputs, QUICK)
+    found = evaluated(hidden(150, rng, "a", "four", 4), hidden(150, rng, "b", "six", 6))
     for system in "ab":
         (row,) = found.rows("collapse", system=system, method="option_msp")
         assert row["null_auroc"] == pytest.approx(row["auroc"])
@@ -144,10 +147,7 @@ def test_systems_asked_questions_of_fewer_options_than_others_and_none_of_the_ab
 
 def test_a_baseline_that_is_the_same_for_all_questions_of_a_data_set_ranks_none_of_them() -> None:
     rng = np.random.default_rng(6)
-    parts = [hidden(100, rng, "m", "four", 4), hidden(100, rng, "m", "six", 6)]
-    items = Items.of_rows([row for rows, _ in parts for row in rows])
-    outputs = Outputs.of_rows([row for _, rows in parts for row in rows], items)
-    found = evaluate(items, outputs, QUICK)
+    found = evaluated(hidden(100, rng, "m", "four", 4), hidden(100, rng, "m", "six", 6))
     # Over both data sets the number of options differs, within each it tells nothing.
     assert not found.rows("errors", method="number_of_options")
     (row,) = found.rows("methods", method="number_of_options")
